@@ -1,0 +1,1 @@
+"""Run configurations: each file defines `get_config(preset)`."""

@@ -1,0 +1,149 @@
+"""What every configuration starts from: the tiny run on a CPU.
+
+Not a run by itself. Countdown with three numbers, a transformer of 0.24M
+parameters, a base model trained on a limited set of demonstrations, and RL on
+prompts of the whole training split.
+"""
+
+from ml_collections import config_dict
+
+PLACEHOLDER = config_dict.placeholder
+
+
+def get_config(arg: str = '') -> config_dict.ConfigDict:
+  """The shared defaults; `arg` is not used here."""
+  del arg
+  config = config_dict.ConfigDict()
+  config.seed = 0
+  config.data_dir = ''  # public test files; '' is the generated test split
+
+  config.task = config_dict.ConfigDict(
+    {
+      'name': 'countdown',
+      'count': 3,
+      'max_number': 30,
+      'max_target': 90,
+      'operators': '+-',
+      'prompt_style': 'terse',
+      'reasoning': 'values',
+      'parity': False,
+    }
+  )
+  config.data = config_dict.ConfigDict(
+    {
+      'cache_dir': '',
+      'num_demonstrations': 1000,
+      'num_validation': 512,
+      'num_test': 896,
+    }
+  )
+  config.model = config_dict.ConfigDict(
+    {
+      'hidden_size': 96,
+      'num_layers': 2,
+      'num_heads': 4,
+      'num_kv_heads': 4,
+      'head_dim': 24,
+      'mlp_size': 256,
+      'rope_theta': 10_000.0,
+      'norm_eps': 1e-5,
+      'causal': False,
+      'qk_norm': False,
+      'attention_bias': False,
+      'tie_embeddings': False,
+      'logit_shift': False,
+      'dtype': 'float32',
+      'param_dtype': 'float32',
+      'remat': False,
+      'lora_rank': 0,
+      'lora_alpha': 64.0,
+      'embed_init_std': 0.3,
+    }
+  )
+  config.rollout = config_dict.ConfigDict(
+    {
+      'num_prompts': 32,
+      'group_size': 8,
+      'max_prompt_length': 6,
+      'gen_length': 12,
+      'block_length': 12,
+      'num_steps': 6,
+      'temperature': 1.0,
+      'order': 'confidence',
+      'stop_at_eos': False,
+    }
+  )
+  config.method = config_dict.ConfigDict(
+    {
+      'name': 'sft',
+      'policy': {
+        'num_inner': 1,
+        'num_micro': 4,
+        'eps': 0.2,
+        'beta': 0.0,
+        'guided_beta': PLACEHOLDER(float),
+        'max_kl_difference': 10.0,
+        'estimator': 'trajectory',
+        'mask_prob': 0.15,
+        'num_views': 3,
+      },
+      'advantage': {
+        'baseline': 'shared',
+        'leave_one_out': False,
+        'divide_by_std': False,
+      },
+      'reward': {'solution': 1.0},
+      'reward_past_eos': False,
+      'guided': {
+        'num_guided': 0,
+        'num_steps': 6,
+        'answer_steps': PLACEHOLDER(int),
+        'margin': 0,
+        'max_anchor': 7,
+        'template': 'wanted',
+        'suppress_eos': False,
+      },
+    }
+  )
+  config.base = config_dict.ConfigDict(
+    {
+      'path': '',
+      'batch_size': 64,
+      'num_steps': 2400,
+      'eval_every': 150,
+      'patience': 4,
+      'min_ratio': 1e-3,
+      'num_micro': 1,
+      'optim': _optim(learning_rate=3e-3, warmup_steps=100, weight_decay=0.01),
+    }
+  )
+  config.train = config_dict.ConfigDict(
+    {
+      'num_steps': 250,
+      'eval_every': 25,
+      'patience': 0,
+      'control': True,
+      'optim': _optim(learning_rate=1e-3, warmup_steps=10, max_grad_norm=0.5),
+    }
+  )
+  config.eval = config_dict.ConfigDict(
+    {'num_steps': (12, 6, 4, 3), 'batch_size': 128}
+  )
+  config.checkpoint = config_dict.ConfigDict({'every': 100, 'keep': 2})
+  config.mesh = config_dict.ConfigDict({'data': -1, 'fsdp': 1, 'tensor': 1})
+  return config
+
+
+def _optim(**changes) -> config_dict.ConfigDict:
+  values = {
+    'learning_rate': 1e-3,
+    'warmup_steps': 0,
+    'schedule': 'constant',
+    'decay_steps': 0,
+    'b1': 0.9,
+    'b2': 0.99,
+    'eps': 1e-8,
+    'weight_decay': 0.0,
+    'max_grad_norm': 1.0,
+  }
+  return config_dict.ConfigDict(values | changes)

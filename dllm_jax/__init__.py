@@ -1,0 +1,1 @@
+"""RL post-training and fast decoding for diffusion language models."""

@@ -1,0 +1,1 @@
+"""Host-only data: TFDS builders, public test files, row pipelines."""

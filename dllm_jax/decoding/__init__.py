@@ -1,0 +1,1 @@
+"""Decoders: pure steps inside `lax.while_loop`, for any `types.Denoiser`."""

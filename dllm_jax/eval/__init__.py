@@ -1,0 +1,1 @@
+"""Accuracy, steps and speed of a policy on held-out rows."""

@@ -1,0 +1,110 @@
+"""What a person sees of a long run: a progress bar with ETA, or plain lines.
+
+On a terminal a bar with the newest metrics; elsewhere (a log file, CI) one
+line every `LINE_SECONDS`, so that progress shows there too.
+"""
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+
+from rich import console as rich_console
+from rich import progress, table
+
+LINE_SECONDS = 15.0
+METRICS_SHOWN = 4
+
+
+class Bar:
+  """Progress of one stage."""
+
+  def __init__(self, advance, total: int, done: int):
+    self._advance, self._total, self._done = advance, total, done
+
+  def step(self, metrics: Mapping[str, float] | None = None) -> None:
+    """One more unit done; `metrics` replace those shown."""
+    self._done += 1
+    self._advance(self._done, metrics)
+
+  def add(self, count: int) -> None:
+    """Several more units done."""
+    self._done += count
+    self._advance(self._done, None)
+
+
+class Console:
+  """Prints to one stream; everything that a command shows goes through it."""
+
+  def __init__(self, *, show: Sequence[str] = (), file=None):
+    """`show` names the metrics of the live line, in order of interest."""
+    self._rich = rich_console.Console(file=file, highlight=False)
+    self._show = tuple(show)
+
+  def line(self, text: str) -> None:
+    """A line that stays."""
+    self._rich.print(text, markup=False)
+
+  @contextlib.contextmanager
+  def stage(self, title: str, total: int, done: int = 0) -> Iterator[Bar]:
+    """A bar from `done` to `total` for the time of the block."""
+    if not self._rich.is_terminal:
+      yield Bar(_Lines(self, title, total, done), total, done)
+      return
+    columns = (
+      progress.TextColumn('{task.description}'),
+      progress.BarColumn(bar_width=24),
+      progress.MofNCompleteColumn(),
+      progress.TimeElapsedColumn(),
+      progress.TextColumn('eta'),
+      progress.TimeRemainingColumn(),
+      progress.TextColumn('{task.fields[metrics]}'),
+    )
+    with progress.Progress(*columns, console=self._rich) as live:
+      bar = live.add_task(title, total=total, completed=done, metrics='')
+
+      def advance(done, metrics):
+        fields = {'metrics': self.brief(metrics)} if metrics else {}
+        live.update(bar, completed=done, **fields)
+
+      yield Bar(advance, total, done)
+
+  def brief(self, metrics: Mapping[str, float]) -> str:
+    """The first few of the metrics to show, short."""
+    names = [name for name in self._show if name in metrics]
+    return '  '.join(
+      f'{name} {metrics[name]:.3g}' for name in names[:METRICS_SHOWN]
+    )
+
+  def table(
+    self, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
+  ) -> None:
+    """A table; the first column is left-aligned, numbers are right-aligned."""
+    view = table.Table(title=title, title_justify='left')
+    for i, name in enumerate(header):
+      view.add_column(name, justify='right' if i else 'left')
+    for row in rows:
+      view.add_row(*row)
+    self._rich.print(view)
+
+
+class _Lines:
+  """A line now and then, for output that is not a terminal."""
+
+  def __init__(self, console: Console, title: str, total: int, done: int):
+    self._console, self._title, self._total = console, title, total
+    self._began = self._last = time.monotonic()
+    self._first = done
+    self._metrics = {}
+
+  def __call__(self, done: int, metrics: Mapping[str, float] | None) -> None:
+    self._metrics = metrics or self._metrics
+    now = time.monotonic()
+    if now - self._last < LINE_SECONDS and done < self._total:
+      return
+    self._last = now
+    speed = (done - self._first) / max(now - self._began, 1e-9)
+    left = (self._total - done) / max(speed, 1e-9)
+    self._console.line(
+      f'{self._title}  {done}/{self._total}  eta {left:.0f} s  '
+      f'{self._console.brief(self._metrics)}'
+    )

@@ -1,0 +1,132 @@
+"""Metrics of a run: metrics.jsonl, and TensorBoard beside it.
+
+One JSON row a line: `{"phase": "rl", "step": 7, "reward/mean": 0.25}`. JSON has
+no NaN and no infinity, so such a value is written as null, and the row's
+`"nonfinite"` entry says which it was: `{"nonfinite": {"loss/kl": "nan"}}`.
+"""
+
+import json
+import math
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import SupportsFloat
+
+import tensorboardX
+
+from dllm_jax import errors
+
+METRICS_FILE = 'metrics.jsonl'
+
+
+class MetricsLog:
+  """Writes rows to metrics.jsonl line by line, and scalars to TensorBoard."""
+
+  def __init__(
+    self,
+    workdir: str | os.PathLike,
+    *,
+    resume_step: Mapping[str, int] | None,
+  ):
+    """Opens the log, dropping the rows that the run is about to write again.
+
+    Args:
+      workdir: the directory of the run; exists.
+      resume_step: by phase, the last step whose rows stay: that of the
+        checkpoint. Rows of a phase without an entry go, all of them; None
+        drops every row. A last line that was cut off goes in any case.
+    """
+    self._workdir = pathlib.Path(workdir)
+    self._resume_step = dict(resume_step or {})
+    path = self._workdir / METRICS_FILE
+    if path.exists():
+      self._drop_repeats(path)
+    self._file = path.open('a', encoding='utf-8')
+    self._boards = {}
+
+  def write(
+    self, phase: str, step: int, values: Mapping[str, SupportsFloat]
+  ) -> None:
+    """Adds one row, on disk when this returns; keys are 'group/name'."""
+    row = {'phase': phase, 'step': int(step)}
+    nonfinite = {}
+    for name, value in values.items():
+      if '/' not in name:
+        raise ValueError(f"metric {name!r} is not named 'group/name'")
+      value = float(value)
+      if not math.isfinite(value):
+        nonfinite[name] = str(value)
+      row[name] = value if math.isfinite(value) else None
+    if nonfinite:
+      row['nonfinite'] = nonfinite
+    self._file.write(json.dumps(row, allow_nan=False) + '\n')
+    self._file.flush()
+    board = self._board(phase)
+    for name, value in values.items():
+      board.add_scalar(f'{phase}/{name}', float(value), step)
+    board.flush()
+
+  def close(self) -> None:
+    self._file.close()
+    for board in self._boards.values():
+      board.close()
+
+  def _board(self, phase: str) -> tensorboardX.SummaryWriter:
+    # A writer a phase: `purge_step` hides the steps that a resumed run writes
+    # again, and the steps of one phase say nothing about another's.
+    if phase not in self._boards:
+      step = self._resume_step.get(phase)
+      self._boards[phase] = tensorboardX.SummaryWriter(
+        str(self._workdir / 'tensorboard' / phase),
+        purge_step=0 if step is None else step + 1,
+      )
+    return self._boards[phase]
+
+  def _drop_repeats(self, path: pathlib.Path) -> None:
+    kept = [
+      line
+      for line, row in _rows(path)
+      if row['step'] <= self._resume_step.get(row['phase'], -1)
+    ]
+    temporary = path.with_name(path.name + '.tmp')
+    with temporary.open('w', encoding='utf-8') as f:
+      f.writelines(kept)
+      f.flush()
+      os.fsync(f.fileno())
+    temporary.replace(path)
+
+
+def read(workdir: str | os.PathLike) -> list[dict]:
+  """The rows of a run, non-finite values restored; a cut last line is left out.
+
+  Raises:
+    UserError: where there is no metrics.jsonl, or a line of it is broken.
+  """
+  path = pathlib.Path(workdir) / METRICS_FILE
+  if not path.exists():
+    raise errors.UserError(f'{path} is missing; is this the workdir of a run?')
+  rows = []
+  for _, row in _rows(path):
+    for name, value in row.pop('nonfinite', {}).items():
+      row[name] = float(value)
+    rows.append(row)
+  return rows
+
+
+def _rows(path: pathlib.Path) -> list[tuple[str, dict]]:
+  """(line, row) of each whole line; only the last line may be broken."""
+  lines = path.read_text('utf-8', errors='replace').splitlines(keepends=True)
+  rows = []
+  for number, line in enumerate(lines, 1):
+    try:
+      row = json.loads(line)
+      whole = line.endswith('\n') and {'phase', 'step'} <= row.keys()
+    except (ValueError, AttributeError):
+      whole = False
+    if whole:
+      rows.append((line, row))
+    elif number < len(lines):
+      raise errors.UserError(
+        f'{path}, line {number}, is not a row of metrics; remove the line'
+      )
+  return rows

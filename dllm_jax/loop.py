@@ -1,0 +1,275 @@
+"""The generic training loop: collect, update, log, evaluate, save, resume.
+
+A method says what a step is; the loop runs it. Position is state: rows, draws
+and evaluations are functions of (seed, step), so a checkpoint of the arrays
+and the step is all that an exact resume needs.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+
+from dllm_jax import errors, types
+from dllm_jax.data import pipeline
+from dllm_jax.io import checkpoint, console, metrics, workdir
+from dllm_jax.tasks import task as task_lib
+from dllm_jax.train import state as state_lib
+
+
+@runtime_checkable
+class Method(Protocol):
+  """One file of `train/methods`.
+
+  Attributes:
+    phase: of its rows in metrics.jsonl.
+  """
+
+  phase: str
+
+  def collect(
+    self, state: state_lib.TrainState, rows: Sequence[task_lib.Row], step: int
+  ) -> tuple[Any, dict[str, float]]:
+    """A batch on the devices, and metrics that are on the host already."""
+    ...
+
+  def update(
+    self, state: state_lib.TrainState, batch: Any, step: int
+  ) -> tuple[state_lib.TrainState, list[dict[str, Any]]]:
+    """The next state, and the metrics of every inner step on the device."""
+    ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoopConfig:
+  """When the loop stops, evaluates and saves.
+
+  Attributes:
+    num_steps: most steps.
+    eval_every: steps between evaluations; 0 is never.
+    patience: evaluations without a better score after which the loop stops,
+      with the parameters of the best; 0 runs to the end and keeps the last.
+    checkpoint_every: steps between checkpoints.
+  """
+
+  num_steps: int
+  eval_every: int
+  patience: int
+  checkpoint_every: int
+
+  def __post_init__(self):
+    if self.checkpoint_every < 1:
+      raise ValueError(f'checkpoint.every {self.checkpoint_every} is below 1')
+    if self.num_steps < 0 or self.eval_every < 0 or self.patience < 0:
+      raise ValueError(
+        f'num_steps {self.num_steps}, eval_every {self.eval_every} and '
+        f'patience {self.patience} must not be negative'
+      )
+    if self.patience and not self.eval_every:
+      raise ValueError('patience needs eval_every > 0')
+
+
+class Saved(NamedTuple):
+  """The arrays of a checkpoint; `best` is None unless patience asks for it."""
+
+  train: state_lib.TrainState
+  best: types.Params | None
+
+
+@dataclasses.dataclass
+class Progress:
+  """What a checkpoint says beside its arrays.
+
+  Attributes:
+    step: steps done.
+    best_step: of the best evaluation; -1 before the first.
+    best_score: its score.
+    stale: evaluations since.
+    seconds: wall time spent in the loop, over all its runs.
+    cpu_seconds: processor time, likewise.
+    finished: the loop came to its end.
+  """
+
+  step: int = 0
+  best_step: int = -1
+  best_score: float = -1.0
+  stale: int = 0
+  seconds: float = 0.0
+  cpu_seconds: float = 0.0
+  finished: bool = False
+
+
+class Interrupted(Exception):
+  """A signal asked to stop; everything is saved."""
+
+
+def run(
+  method: Method,
+  state: state_lib.TrainState,
+  batches: pipeline.Batches,
+  *,
+  title: str,
+  cfg: LoopConfig,
+  score: Callable[[types.Params], dict[str, float]],
+  checkpoints: checkpoint.Checkpoints,
+  log: metrics.MetricsLog,
+  screen: console.Console,
+  stop: workdir.StopRequest,
+) -> tuple[types.Params, Progress]:
+  """Runs `method` from its newest checkpoint, or from `state`, to its end.
+
+  Args:
+    method: what a step is.
+    state: where a new run begins; its buffers are donated.
+    batches: rows by step.
+    title: of the progress bar.
+    cfg: when to stop, evaluate and save.
+    score: metrics of the parameters on validation rows; 'eval/accuracy' is
+      what patience watches.
+    checkpoints: of this loop.
+    log: rows go here, those of a step with its evaluation.
+    screen: where progress shows.
+    stop: its flag is read once a step.
+
+  Returns:
+    The parameters (the best, with patience; else the last), and the progress.
+
+  Raises:
+    Interrupted: after saving, when `stop` was requested.
+    errors.UserError: a loss is not finite.
+  """
+  saved, progress = _restore(state, cfg, checkpoints)
+  state, best = saved
+  if progress.finished:
+    return (best if cfg.patience else state.params), progress
+  clock = _Clock(progress)
+  pending = None
+
+  def flush():
+    nonlocal pending
+    if pending is not None:
+      row, pending = pending, None
+      bar.step(_write(log, method.phase, row))
+
+  def save():
+    flush()
+    clock.stamp()
+    checkpoints.save(
+      progress.step, Saved(state, best), dataclasses.asdict(progress)
+    )
+
+  with screen.stage(title, cfg.num_steps, progress.step) as bar:
+    while progress.step < cfg.num_steps:
+      step = progress.step
+      began = time.perf_counter()
+      batch, host = method.collect(state, batches.rows(step), step)
+      host['time/collect'] = time.perf_counter() - began
+      state, device = method.update(state, batch, step)
+      flush()  # of the step before: this one is on its way
+      progress.step = step + 1
+      pending = _Row(progress.step, host, device, began)
+      if cfg.eval_every and progress.step % cfg.eval_every == 0:
+        host |= score(state.params)
+        if cfg.patience:
+          best = _keep_best(progress, host['eval/accuracy'], state, best)
+      progress.finished = (
+        progress.step == cfg.num_steps or progress.stale >= cfg.patience > 0
+      )
+      if progress.finished or progress.step % cfg.checkpoint_every == 0:
+        save()
+      elif stop.requested:
+        save()
+      if progress.finished:
+        break
+      if stop.requested:
+        raise Interrupted
+  return (best if cfg.patience else state.params), progress
+
+
+class _Row(NamedTuple):
+  """A step whose device metrics are still on their way."""
+
+  step: int
+  host: dict[str, float]
+  device: list[dict[str, Any]]
+  began: float
+
+
+class _Clock:
+  """Adds the time since the last stamp to the progress."""
+
+  def __init__(self, progress: Progress):
+    self._progress = progress
+    self._wall, self._cpu = time.perf_counter(), time.process_time()
+
+  def stamp(self) -> None:
+    wall, cpu = time.perf_counter(), time.process_time()
+    self._progress.seconds += wall - self._wall
+    self._progress.cpu_seconds += cpu - self._cpu
+    self._wall, self._cpu = wall, cpu
+
+
+def _restore(
+  state: state_lib.TrainState,
+  cfg: LoopConfig,
+  checkpoints: checkpoint.Checkpoints,
+) -> tuple[Saved, Progress]:
+  """The newest checkpoint; a fresh start where there is none."""
+  # The best parameters must not share buffers with those that are donated.
+  best = jax.tree.map(jax.numpy.copy, state.params) if cfg.patience else None
+  fresh = Saved(state, best)
+  latest = checkpoints.latest()
+  if latest is None:
+    return fresh, Progress()
+  saved, meta = checkpoints.restore(latest, fresh)
+  return saved, Progress(**meta)
+
+
+def _keep_best(
+  progress: Progress,
+  score: float,
+  state: state_lib.TrainState,
+  best: types.Params,
+) -> types.Params:
+  """Updates the progress by an evaluation; the best parameters so far."""
+  if score <= progress.best_score:
+    progress.stale += 1
+    return best
+  progress.best_score, progress.best_step = score, progress.step
+  progress.stale = 0
+  return jax.tree.map(jax.numpy.copy, state.params)
+
+
+def _write(
+  log: metrics.MetricsLog, phase: str, row: _Row
+) -> Mapping[str, float]:
+  """Fetches the device metrics of a step, checks them, and logs the row.
+
+  The first inner step stands for the update (its ratio is on-policy); what
+  grows along the inner steps is logged from the last under `last_`.
+
+  Raises:
+    errors.UserError: the loss or the gradient of an inner step is not finite.
+  """
+  device = jax.device_get(row.device)
+  values = {k: float(v) for k, v in device[0].items()}
+  if len(device) > 1:
+    values |= {
+      f'{k.split("/")[0]}/last_{k.split("/")[1]}': float(v)
+      for k, v in device[-1].items()
+    }
+  for inner, measured in enumerate(device):
+    for name, value in measured.items():
+      if name.endswith(('/loss', '/grad_norm')) and not np.isfinite(value):
+        raise errors.UserError(
+          f'{name} is {value} at {phase} step {row.step} (inner step {inner}): '
+          'stopped, with the last checkpoint as it was; lower the learning '
+          'rate or raise the clipping, in a new --workdir'
+        )
+  values = row.host | values
+  values['time/step'] = time.perf_counter() - row.began
+  log.write(phase, row.step, values)
+  return values

@@ -1,0 +1,1 @@
+"""Flax Linen models: tokens in, hidden states and logits out."""

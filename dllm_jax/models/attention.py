@@ -1,0 +1,72 @@
+"""Grouped-query attention under a per-row mask.
+
+Dims: B rows, S columns, H query heads, K key heads, d head dim, D model.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from dllm_jax.models import config, layers
+
+# Finite, so that a row without a single key gives a finite (uniform) average.
+NEGATIVE = -1e30
+
+
+def visible(
+  attention_mask: Bool[Array, 'B S'], *, causal: bool
+) -> Bool[Array, 'B S S']:
+  """Which key column each query column may read, per row."""
+  size = attention_mask.shape[-1]
+  allowed = jnp.broadcast_to(
+    attention_mask[:, None, :], (attention_mask.shape[0], size, size)
+  )
+  if causal:
+    allowed &= jnp.tril(jnp.ones((size, size), bool))[None]
+  return allowed
+
+
+class Attention(nn.Module):
+  """softmax(q k^T / sqrt(d)) v with RoPE; scores and softmax in float32."""
+
+  cfg: config.ModelConfig
+
+  @nn.compact
+  def __call__(
+    self,
+    x: Float[Array, 'B S D'],
+    allowed: Bool[Array, 'B S S'],
+    position: Int[Array, 'B S'],
+  ) -> Float[Array, 'B S D']:
+    cfg = self.cfg
+    rows, size, _ = x.shape
+
+    def heads(name, count):
+      y = layers.Linear(
+        cfg, count * cfg.head_dim, use_bias=cfg.attention_bias, name=name
+      )(x)
+      return y.reshape(rows, size, count, cfg.head_dim)
+
+    q = heads('q_proj', cfg.num_heads)
+    k = heads('k_proj', cfg.num_kv_heads)
+    v = heads('v_proj', cfg.num_kv_heads)
+    if cfg.qk_norm:
+      q = layers.RMSNorm(cfg, name='q_norm')(q)
+      k = layers.RMSNorm(cfg, name='k_norm')(k)
+    q = layers.rope(q, position, theta=cfg.rope_theta)
+    k = layers.rope(k, position, theta=cfg.rope_theta)
+
+    shared = cfg.num_heads // cfg.num_kv_heads  # query heads a key head serves
+    q = q.reshape(rows, size, cfg.num_kv_heads, shared, cfg.head_dim)
+    scores = jnp.einsum(
+      'bqkgd,bskd->bkgqs', q, k, preferred_element_type=jnp.float32
+    )
+    scores = jnp.where(
+      allowed[:, None, None], scores * cfg.head_dim**-0.5, NEGATIVE
+    )
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    mixed = jnp.einsum('bkgqs,bskd->bqkgd', weights, v)
+    return layers.Linear(cfg, cfg.hidden_size, name='o_proj')(
+      mixed.reshape(rows, size, cfg.num_heads * cfg.head_dim)
+    )

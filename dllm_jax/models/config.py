@@ -1,0 +1,74 @@
+"""One frozen record from which every transformer of the library is built."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+  """Shape and variant of a transformer.
+
+  Attributes:
+    vocab_size: rows of the embedding table.
+    hidden_size: D.
+    num_layers: blocks in the stack.
+    num_heads: H query heads.
+    num_kv_heads: K key and value heads; K divides H (K < H is GQA).
+    head_dim: d.
+    mlp_size: F, hidden width of the SwiGLU.
+    rope_theta: base of the rotary frequencies.
+    norm_eps: epsilon of RMSNorm.
+    causal: True for autoregressive models, False for masked diffusion.
+    qk_norm: RMSNorm on queries and keys, per head (Qwen3).
+    attention_bias: biases of the q, k, v projections (Qwen2, Dream).
+    tie_embeddings: the unembedding is the embedding table.
+    logit_shift: logits at column k predict column k + 1 (Dream).
+    dtype: of weights in use and activations; logits and norms are float32.
+    param_dtype: of stored weights.
+    remat: recompute each block in the backward pass.
+    lora_rank: rank of the adapters of every Linear; 0 is none.
+    lora_alpha: adapters are scaled by alpha / rank.
+    embed_init_std: of the initial embedding table.
+  """
+
+  vocab_size: int
+  hidden_size: int
+  num_layers: int
+  num_heads: int
+  num_kv_heads: int
+  head_dim: int
+  mlp_size: int
+  rope_theta: float = 10_000.0
+  norm_eps: float = 1e-5
+  causal: bool = False
+  qk_norm: bool = False
+  attention_bias: bool = False
+  tie_embeddings: bool = False
+  logit_shift: bool = False
+  dtype: str = 'float32'
+  param_dtype: str = 'float32'
+  remat: bool = False
+  lora_rank: int = 0
+  lora_alpha: float = 64.0
+  embed_init_std: float = 0.02
+
+  def __post_init__(self):
+    for name in (
+      'vocab_size',
+      'hidden_size',
+      'num_layers',
+      'num_heads',
+      'num_kv_heads',
+      'head_dim',
+      'mlp_size',
+    ):
+      if getattr(self, name) < 1:
+        raise ValueError(f'{name} {getattr(self, name)} is not positive')
+    if self.num_heads % self.num_kv_heads:
+      raise ValueError(
+        f'num_heads {self.num_heads} is not a multiple of num_kv_heads '
+        f'{self.num_kv_heads}'
+      )
+    if self.head_dim % 2:
+      raise ValueError(f'head_dim {self.head_dim} is odd; RoPE needs pairs')
+    if self.lora_rank < 0:
+      raise ValueError(f'lora_rank {self.lora_rank} is negative')

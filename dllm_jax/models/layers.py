@@ -1,0 +1,107 @@
+"""The parts of a block: Linear with its adapter, RMSNorm, RoPE, SwiGLU.
+
+Dims: B rows, S columns, H heads, d head dim, D model, F mlp.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from dllm_jax.models import config
+
+
+class Linear(nn.Module):
+  """y = x W + b + (alpha / rank) (x A) B, the adapter only where rank > 0.
+
+  The kernel is in `param_dtype` and frozen when adapters are trained; A and B
+  are float32, and B starts at zero, so a new adapter changes nothing.
+
+  References:
+    Hu et al. 2021, LoRA, eq. 3 (arXiv:2106.09685).
+  """
+
+  cfg: config.ModelConfig
+  features: int
+  use_bias: bool = False
+
+  @nn.compact
+  def __call__(self, x: Float[Array, '*n i']) -> Float[Array, '*n o']:
+    cfg, size = self.cfg, x.shape[-1]
+    kernel = self.param(
+      'kernel',
+      nn.initializers.lecun_normal(),
+      (size, self.features),
+      jnp.dtype(cfg.param_dtype),
+    )
+    y = x @ kernel.astype(x.dtype)
+    if self.use_bias:
+      bias = self.param(
+        'bias', nn.initializers.zeros, (self.features,), cfg.param_dtype
+      )
+      y += jnp.broadcast_to(bias.astype(x.dtype), y.shape)
+    if cfg.lora_rank:
+      lora_a = self.param(
+        'lora_a', nn.initializers.lecun_normal(), (size, cfg.lora_rank)
+      )
+      lora_b = self.param(
+        'lora_b', nn.initializers.zeros, (cfg.lora_rank, self.features)
+      )
+      scale = cfg.lora_alpha / cfg.lora_rank
+      y += (scale * ((x.astype(jnp.float32) @ lora_a) @ lora_b)).astype(x.dtype)
+    return y
+
+
+class RMSNorm(nn.Module):
+  """x / rms(x) * weight, computed in float32."""
+
+  cfg: config.ModelConfig
+
+  @nn.compact
+  def __call__(self, x: Float[Array, '*n D']) -> Float[Array, '*n D']:
+    weight = self.param(
+      'weight', nn.initializers.ones, x.shape[-1:], self.cfg.param_dtype
+    )
+    wide = x.astype(jnp.float32)
+    wide *= jax.lax.rsqrt(
+      jnp.mean(wide * wide, axis=-1, keepdims=True) + self.cfg.norm_eps
+    )
+    weight = jnp.broadcast_to(weight.astype(jnp.float32), x.shape)
+    return (wide * weight).astype(x.dtype)
+
+
+def rope(
+  x: Float[Array, 'B S H d'], position: Int[Array, 'B S'], *, theta: float
+) -> Float[Array, 'B S H d']:
+  """Rotary position embedding, halves convention, angles in float32.
+
+  (x1, x2) -> (x1 cos a - x2 sin a, x2 cos a + x1 sin a),
+  a = position * theta^(-2i/d): column i turns with column i + d/2, as in the
+  Hugging Face weights of LLaMA, Qwen and LLaDA.
+
+  References:
+    Su et al. 2021, RoFormer, eq. 34 (arXiv:2104.09864).
+  """
+  half = x.shape[-1] // 2
+  frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+  angle = position[:, :, None, None].astype(jnp.float32) * frequency.reshape(
+    1, 1, 1, half
+  )
+  cos, sin = jnp.cos(angle), jnp.sin(angle)  # [B, S, 1, d/2]
+  x1, x2 = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+  turned = jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], -1)
+  return turned.astype(x.dtype)
+
+
+class SwiGLU(nn.Module):
+  """down(silu(gate(x)) * up(x))."""
+
+  cfg: config.ModelConfig
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'B S D']) -> Float[Array, 'B S D']:
+    gate = Linear(self.cfg, self.cfg.mlp_size, name='gate_proj')(x)
+    up = Linear(self.cfg, self.cfg.mlp_size, name='up_proj')(x)
+    return Linear(self.cfg, self.cfg.hidden_size, name='down_proj')(
+      nn.silu(gate) * up
+    )

@@ -1,0 +1,1 @@
+"""Functions from arrays to arrays: no Flax, no configuration."""

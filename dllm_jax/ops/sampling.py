@@ -1,0 +1,73 @@
+"""Token proposals and their confidences, in float32.
+
+Dims: B rows, W columns of the active block, V vocabulary.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from dllm_jax import types
+
+
+def allowed_logits(
+  logits: Float[Array, '*n V'], vocab: types.Vocabulary
+) -> Float[Array, '*n V']:
+  """Float32 logits with [MASK] and ids beyond the vocabulary ruled out.
+
+  Sampler and learner both pass through here, so that they mean the same
+  distribution: a position that proposed [MASK] would never be revealed.
+  """
+  ids = jnp.arange(logits.shape[-1])
+  allowed = (ids < vocab.size) & (ids != vocab.mask_token)
+  # Broadcast by hand: rank promotion is an error in the tests.
+  allowed = jnp.broadcast_to(allowed, logits.shape)
+  return jnp.where(allowed, logits.astype(jnp.float32), -jnp.inf)
+
+
+def gumbel_argmax(
+  keys: Key[Array, ' B'],
+  logits: Float[Array, 'B W V'],
+  temperature: Float[Array, ''],
+) -> Int[Array, 'B W']:
+  """A draw of softmax(logits / T) per position; the argmax where T = 0.
+
+  argmax_v [ l_v + T g_v ],   g_v = -ln(-ln u_v),   u_v ~ U(0, 1)
+
+  The log-space form of LLaDA's exp(l) / (-ln u)^T. The noise is float32 and
+  belongs to a row and a column of its block, so that neither padding nor the
+  other rows of a batch change it.
+
+  Args:
+    keys: one key a row; consumed.
+    logits: float32; -inf rules a token out.
+    temperature: T >= 0, traced. Equal logits go to the lowest id at T = 0.
+
+  Returns:
+    Token ids.
+
+  References:
+    Nie et al. 2025, LLaDA, arXiv:2502.09992 (`generate.py`).
+  """
+  noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:]))(keys)
+  return jnp.argmax(logits + temperature * noise, axis=-1).astype(jnp.int32)
+
+
+def token_logp(
+  logits: Float[Array, '*n V'], tokens: Int[Array, '*n']
+) -> Float[Array, '*n']:
+  """log softmax(logits)[tokens], nats, without a table of log-probabilities."""
+  chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
+  return chosen - jax.nn.logsumexp(logits, axis=-1)
+
+
+def top_quota(
+  score: Float[Array, 'B W'],
+  eligible: Bool[Array, 'B W'],
+  quota: Int[Array, ' B'],
+) -> Bool[Array, 'B W']:
+  """Marks each row's `quota` best eligible columns; the leftmost of equals."""
+  ranked = jnp.where(eligible, score, -jnp.inf)
+  order = jnp.argsort(-ranked, axis=-1, stable=True)
+  rank = jnp.argsort(order, axis=-1, stable=True)
+  return eligible & (rank < quota[:, None])

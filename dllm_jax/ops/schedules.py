@@ -1,0 +1,50 @@
+"""How many tokens each denoising step commits, and where each row stands.
+
+Dims: B rows, L completion columns.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
+
+
+def step_quota(
+  num_masks: Int[Array, ' B'],
+  num_steps: Int[Array, ''],
+  step: Int[Array, ' B'],
+) -> Int[Array, ' B']:
+  """Tokens to commit at `step` of a block: floor(n/s), one more if t < n mod s.
+
+  The quotas of a block sum to its n masks for every n and s; with s > n the
+  block is full after n steps.
+
+  Args:
+    num_masks: n, masks of the row's block when the block began.
+    num_steps: s >= 1, denoising steps of a block.
+    step: t, 0-based step within the block.
+
+  References:
+    Nie et al. 2025, LLaDA, arXiv:2502.09992 (`get_num_transfer_tokens`).
+  """
+  return num_masks // num_steps + (step < num_masks % num_steps)
+
+
+def largest_quota(num_masks: int, num_steps: int) -> int:
+  """The most tokens that one step of `step_quota` commits."""
+  return -(-num_masks // num_steps)
+
+
+def first_true(mask: Bool[Array, 'B L']) -> Int[Array, ' B']:
+  """Column of the first True of every row; L where there is none."""
+  length = mask.shape[-1]
+  return jnp.where(jnp.any(mask, -1), jnp.argmax(mask, -1), length).astype(
+    jnp.int32
+  )
+
+
+def positions(attention_mask: Bool[Array, 'B S']) -> Int[Array, 'B S']:
+  """Position ids that count real tokens only, from each row's first.
+
+  Padding, on either side or between prompt and completion, moves nothing.
+  """
+  count = jnp.cumsum(attention_mask.astype(jnp.int32), axis=-1)
+  return jnp.maximum(count - 1, 0)

@@ -1,0 +1,32 @@
+"""Every draw of a run as a function of (seed, stream, step, row).
+
+A run has one root key. `step_key` folds in the stream and the step, `row_keys`
+the global number of each row; loops fold in their own step. So no draw depends
+on the order of computation, the batch, or the number of devices, and a run
+that resumes at step s needs nothing but s.
+"""
+
+from typing import Literal
+
+import jax
+from jaxtyping import Array, Int, Key
+
+Stream = Literal['init', 'sft', 'rollout', 'estimator', 'eval', 'control']
+STREAMS = {
+  'init': 0,
+  'sft': 1,
+  'rollout': 2,
+  'estimator': 3,
+  'eval': 4,
+  'control': 5,
+}
+
+
+def step_key(root: Key[Array, ''], stream: Stream, step: int) -> Key[Array, '']:
+  """The key of one stream at one step."""
+  return jax.random.fold_in(jax.random.fold_in(root, STREAMS[stream]), step)
+
+
+def row_keys(key: Key[Array, ''], row_id: Int[Array, ' B']) -> Key[Array, ' B']:
+  """One key a row, by the row's global number."""
+  return jax.vmap(jax.random.fold_in, (None, 0))(key, row_id)

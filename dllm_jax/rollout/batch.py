@@ -1,0 +1,157 @@
+"""Trajectories and verdicts to a `RolloutBatch`, with the metrics of a rollout.
+
+Dims: B rows, P prompt columns, L completion columns, N prompts.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Int
+
+from dllm_jax import sharding, types
+from dllm_jax.rl import advantages
+from dllm_jax.rollout import context, prompts, score
+from dllm_jax.tasks import task as task_lib
+
+
+class Rollouts(NamedTuple):
+  """What the sampler made of a batch of prompts, on the host.
+
+  Attributes:
+    prompts: one prompt a row.
+    trajectory: of numpy arrays.
+    prompt_id: group of each row.
+    guided: True on answer-guided rows.
+    row_id: global number of each row.
+  """
+
+  prompts: prompts.Prompts
+  trajectory: types.Trajectory
+  prompt_id: Int[np.ndarray, ' B']
+  guided: Bool[np.ndarray, ' B']
+  row_id: Int[np.ndarray, ' B']
+
+
+def interleave(
+  first: types.Trajectory,
+  second: types.Trajectory,
+  is_second: Bool[np.ndarray, ' B'],
+) -> types.Trajectory:
+  """Rows of two trajectories, each in its order, put at their places."""
+
+  def place(a, b):
+    out = np.empty((len(is_second), *a.shape[1:]), a.dtype)
+    out[~is_second], out[is_second] = a, b
+    return out
+
+  return jax.tree.map(place, first, second)
+
+
+def judge(
+  ctx: context.Context,
+  rows: Sequence[task_lib.Row],
+  rollouts: Rollouts,
+  *,
+  reward: score.RewardConfig,
+  advantage: advantages.AdvantageConfig,
+) -> tuple[types.RolloutBatch, dict[str, float]]:
+  """Verifies the completions; the batch on the mesh, and metrics to log.
+
+  A row whose reward is not finite is masked out: it counts neither in its
+  group's baseline nor in the loss.
+
+  Args:
+    ctx: the run.
+    rows: the task's row of each prompt id.
+    rollouts: of those prompts.
+    reward: from verdicts to rewards.
+    advantage: from rewards to advantages.
+  """
+  trajectory = rollouts.trajectory
+  scored = score.score(
+    ctx.task,
+    ctx.tokenizer,
+    [rows[i] for i in rollouts.prompt_id],
+    trajectory.tokens,
+    reward,
+  )
+  group = jax.device_get(
+    _advantages(
+      scored.reward,
+      rollouts.prompt_id,
+      rollouts.guided,
+      num_prompts=len(rows),
+      cfg=advantage,
+    )
+  )
+  through_eos = score.completion_mask(
+    trajectory.tokens, ctx.vocab.eos_token
+  )
+  counted = through_eos & group.counted[:, None]
+  batch = types.RolloutBatch(
+    prompt_ids=rollouts.prompts.ids,
+    prompt_mask=rollouts.prompts.mask,
+    maskable=rollouts.prompts.mask,
+    tokens=trajectory.tokens,
+    sampler_logp=trajectory.logp,
+    commit_step=trajectory.commit_step,
+    num_steps=trajectory.num_steps,
+    completion_mask=counted,
+    advantage=group.advantage,
+    guided=rollouts.guided,
+    row_id=rollouts.row_id,
+  )
+  metrics = rollout_metrics(rollouts, scored, through_eos)
+  metrics['group/zero_variance'] = float(np.mean(group.tied))
+  metrics['reward/not_finite'] = float(np.mean(~group.counted))
+  return jax.device_put(batch, sharding.rows(ctx.mesh)), metrics
+
+
+_advantages = jax.jit(
+  advantages.group_advantages, static_argnames=('num_prompts', 'cfg')
+)
+
+
+def rollout_metrics(
+  rollouts: Rollouts,
+  scored: score.Scored,
+  completion_mask: Bool[np.ndarray, 'B L'],
+) -> dict[str, float]:
+  """Means over the rows; `free/` and `guided/` over those of one kind."""
+  trajectory = rollouts.trajectory
+  length = completion_mask.sum(axis=1)
+  committed = trajectory.commit_step < trajectory.num_steps[:, None]
+  columns = {
+    'reward/mean': scored.reward,
+    'reward/correct': scored.correct,
+    'rollout/length': length,
+    'rollout/num_steps': trajectory.num_steps,
+    'rollout/tokens_per_step': committed.sum(1)
+    / np.maximum(trajectory.num_steps, 1),
+    'rollout/has_eos': length < completion_mask.shape[1],
+    'rollout/leaked_gold': scored.leaked,
+  }
+  columns |= {f'reward/{k}': v for k, v in scored.terms.items()}
+  columns |= {f'task/{k}': v for k, v in scored.metrics.items()}
+  metrics = {name: float(np.mean(value)) for name, value in columns.items()}
+  metrics['rollout/confidence'] = float(
+    np.mean(np.exp(trajectory.logp[committed]))
+  )
+  if rollouts.guided.any():
+    for kind, rows in (
+      ('free', ~rollouts.guided),
+      ('guided', rollouts.guided),
+    ):
+      if rows.any():
+        metrics |= {
+          f'{kind}/{name.split("/")[1]}': float(np.mean(columns[name][rows]))
+          for name in (
+            'reward/mean',
+            'reward/correct',
+            'rollout/length',
+            'rollout/leaked_gold',
+          )
+        }
+  return metrics

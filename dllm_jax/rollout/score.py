@@ -1,0 +1,129 @@
+"""Completions to text to verdicts, on the host.
+
+Dims: B rows, L completion columns.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from dllm_jax import errors
+from dllm_jax.tasks import task as task_lib
+from dllm_jax.text import tokenizer as tokenizer_lib
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RewardConfig:
+  """From reward terms to a reward.
+
+  Attributes:
+    weights: (term, weight) pairs; the reward is the weighted sum.
+    past_eos: judge the text after the first EOS too, as the published rewards
+      do, although no gradient reaches it (specification D13).
+  """
+
+  weights: tuple[tuple[str, float], ...]
+  past_eos: bool = False
+
+
+class Scored(NamedTuple):
+  """Verdicts of a batch, as arrays with one entry a row.
+
+  Attributes:
+    reward: weighted sum of the reward terms.
+    terms: every term that the task reports, weighted or not.
+    correct: what accuracy counts.
+    metrics: what else the task reports.
+    leaked: the reasoning spells the gold answer.
+    texts: the completions.
+  """
+
+  reward: Float[np.ndarray, ' B']
+  terms: dict[str, Float[np.ndarray, ' B']]
+  correct: Bool[np.ndarray, ' B']
+  metrics: dict[str, Float[np.ndarray, ' B']]
+  leaked: Bool[np.ndarray, ' B']
+  texts: list[str]
+
+
+def completion_mask(
+  tokens: Int[np.ndarray, 'B L'], eos_token: int
+) -> Bool[np.ndarray, 'B L']:
+  """True up to and including the first EOS; all True without one."""
+  is_eos = tokens == eos_token
+  return np.cumsum(is_eos, axis=1) - is_eos == 0
+
+
+def texts(
+  tokenizer: tokenizer_lib.Tokenizer,
+  tokens: Int[np.ndarray, 'B L'],
+  *,
+  past_eos: bool,
+) -> list[str]:
+  """The text of every row, up to its first EOS.
+
+  Args:
+    tokenizer: of the ids.
+    tokens: completions.
+    past_eos: keep the text after the first EOS too.
+  """
+  keep = completion_mask(tokens, tokenizer.eos_token)
+  if past_eos:
+    keep[:] = True
+  return tokenizer.decode_batch(
+    [row[mask].tolist() for row, mask in zip(tokens, keep, strict=True)]
+  )
+
+
+def score(
+  task: task_lib.Task,
+  tokenizer: tokenizer_lib.Tokenizer,
+  rows: Sequence[task_lib.Row],
+  tokens: Int[np.ndarray, 'B L'],
+  cfg: RewardConfig,
+) -> Scored:
+  """Judges every completion against its row.
+
+  Args:
+    task: the verifier.
+    tokenizer: of the ids.
+    rows: the task's row of each completion.
+    tokens: completions.
+    cfg: the reward.
+
+  Raises:
+    errors.UserError: a weight names a term that the task does not have.
+  """
+  written = texts(tokenizer, tokens, past_eos=cfg.past_eos)
+  verdicts = [
+    task.score(row, text) for row, text in zip(rows, written, strict=True)
+  ]
+  column = lambda field, name: np.array(
+    [getattr(verdict, field)[name] for verdict in verdicts], np.float32
+  )
+  terms = {name: column('terms', name) for name in verdicts[0].terms}
+  if unknown := sorted(set(dict(cfg.weights)) - set(terms)):
+    raise errors.UserError(
+      f'reward.{unknown[0]} is no reward term of task {task.name!r}; '
+      f'it has {", ".join(sorted(terms))}'
+    )
+  reward = np.zeros(len(rows), np.float32)
+  for name, weight in cfg.weights:
+    reward += weight * terms[name]
+  return Scored(
+    reward=reward,
+    terms=terms,
+    correct=np.array([verdict.correct for verdict in verdicts], bool),
+    metrics={name: column('metrics', name) for name in verdicts[0].metrics},
+    leaked=np.array(
+      [
+        task.reasoning_has_gold(row, text)
+        for row, text in zip(rows, written, strict=True)
+      ],
+      bool,
+    ),
+    texts=written,
+  )

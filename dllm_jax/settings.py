@@ -1,0 +1,185 @@
+"""The boundary between a config file and the library.
+
+Above it a ConfigDict, below it frozen dataclasses; nothing below reads a
+config. A value that a dataclass refuses becomes one line with its key.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from dllm_jax import errors, loop, sharding, tasks, types
+from dllm_jax.models import config as model_config
+from dllm_jax.rl import advantages
+from dllm_jax.rollout import answer_free, answer_guided, score
+from dllm_jax.tasks import task as task_lib
+from dllm_jax.train import optim, policy
+from dllm_jax.train.methods import sft
+
+METHODS = ('sft', 'diffu_grpo', 'ag_grpo')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig:
+  """Which rows a run uses.
+
+  Attributes:
+    cache_dir: of generated data sets; '' is the user's cache.
+    num_demonstrations: training rows with a demonstration that supervised
+      training sees; RL draws prompts from all training rows. 0 is all.
+    num_validation: rows that settings and the base model are chosen on.
+    num_test: held-out rows that are reported.
+  """
+
+  cache_dir: str
+  num_demonstrations: int
+  num_validation: int
+  num_test: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+  """How policies are evaluated, greedily.
+
+  Attributes:
+    num_steps: denoising steps to try; the one at which the base does best on
+      validation rows is the setting of the run.
+    batch_size: rows decoded together.
+  """
+
+  num_steps: tuple[int, ...]
+  batch_size: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BaseConfig:
+  """Where the base model comes from, and how a missing one is trained.
+
+  Attributes:
+    path: directory of kept parameters; '' trains one by `sft` in the workdir.
+    batch_size: demonstrations of a step.
+  """
+
+  path: str
+  batch_size: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+  """All of a run's hyper-parameters, checked.
+
+  Attributes:
+    seed: of every draw.
+    data_dir: of public test files; '' evaluates on the generated test split.
+    method: name of the method; 'sft' ends after the base model.
+    control: spend RL's processor time on more supervised training, beside it.
+    keep: checkpoints kept.
+    model: arguments of `ModelConfig` but for `vocab_size`.
+  """
+
+  seed: int
+  data_dir: str
+  method: str
+  control: bool
+  keep: int
+  model: Mapping[str, Any]
+  task: task_lib.Task
+  data: DataConfig
+  rollout: answer_free.RolloutConfig
+  guided: answer_guided.GuidedConfig
+  reward: score.RewardConfig
+  advantage: advantages.AdvantageConfig
+  policy: policy.PolicyConfig
+  optim: optim.OptimConfig
+  loop: loop.LoopConfig
+  base: BaseConfig
+  base_sft: sft.SftConfig
+  base_optim: optim.OptimConfig
+  base_loop: loop.LoopConfig
+  eval: EvalConfig
+  mesh: sharding.MeshConfig
+
+  def model_config(self, vocab: types.Vocabulary) -> model_config.ModelConfig:
+    """The model's record, once the tokenizer says how many ids there are."""
+    values = dict(self.model) | {'vocab_size': vocab.size}
+    return _make('model', model_config.ModelConfig, values)
+
+
+def from_config(config: Mapping[str, Any]) -> Settings:
+  """The settings that a config (as nested dicts) describes.
+
+  Raises:
+    errors.UserError: one line that names the group and what is wrong.
+  """
+  base, train, method = config['base'], config['train'], config['method']
+  every = config['checkpoint']['every']
+  if method['name'] not in METHODS:
+    raise errors.UserError(
+      f'config key method.name is {method["name"]!r}; there are {METHODS}'
+    )
+  task = dict(config['task'])
+  if task['name'] not in tasks.TASKS:
+    raise errors.UserError(
+      f'config key task.name is {task["name"]!r}; there are '
+      f'{tuple(tasks.TASKS)}'
+    )
+  rollout = _make('rollout', answer_free.RolloutConfig, config['rollout'])
+
+  def schedule(group, values):
+    return _make(
+      group,
+      loop.LoopConfig,
+      {
+        'num_steps': values['num_steps'],
+        'eval_every': values['eval_every'],
+        'patience': values['patience'],
+        'checkpoint_every': every,
+      },
+    )
+
+  return Settings(
+    seed=config['seed'],
+    data_dir=config['data_dir'],
+    method=method['name'],
+    control=train['control'],
+    keep=config['checkpoint']['keep'],
+    model=config['model'],
+    task=_make('task', tasks.TASKS[task.pop('name')], task),
+    data=_make('data', DataConfig, config['data']),
+    rollout=rollout,
+    guided=_make(
+      'method.guided', answer_guided.GuidedConfig, method['guided']
+    ),
+    reward=score.RewardConfig(
+      weights=tuple(sorted(method['reward'].items())),
+      past_eos=method['reward_past_eos'],
+    ),
+    advantage=_make(
+      'method.advantage', advantages.AdvantageConfig, method['advantage']
+    ),
+    policy=_make('method.policy', policy.PolicyConfig, method['policy']),
+    optim=_make('train.optim', optim.OptimConfig, train['optim']),
+    loop=schedule('train', train),
+    base=BaseConfig(path=base['path'], batch_size=base['batch_size']),
+    base_sft=sft.SftConfig(
+      max_prompt_length=rollout.max_prompt_length,
+      gen_length=rollout.gen_length,
+      min_ratio=base['min_ratio'],
+      num_micro=base['num_micro'],
+    ),
+    base_optim=_make('base.optim', optim.OptimConfig, base['optim']),
+    base_loop=schedule('base', base),
+    eval=EvalConfig(
+      num_steps=tuple(config['eval']['num_steps']),
+      batch_size=config['eval']['batch_size'],
+    ),
+    mesh=_make('mesh', sharding.MeshConfig, config['mesh']),
+  )
+
+
+def _make(group: str, cls: Callable[..., Any], values: Mapping[str, Any]):
+  """cls(**values); what is wrong with the values is one line with the group."""
+  try:
+    return cls(**values)
+  except (TypeError, ValueError) as e:
+    raise errors.UserError(f'config group {group!r}: {e}') from e

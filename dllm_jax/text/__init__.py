@@ -1,0 +1,1 @@
+"""Host-only text handling: tokenizers."""

@@ -1,0 +1,1 @@
+"""States, optimisers, the policy update, and one file a method."""

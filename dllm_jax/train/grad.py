@@ -1,0 +1,109 @@
+"""The one place that differentiates: micro-batched gradients, one update."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float
+
+from dllm_jax import types
+from dllm_jax.train import state as state_lib
+
+Loss = Callable[[types.Params, Any], tuple[Float[Array, ''], dict[str, Any]]]
+
+
+def micro_batches(batch: Any, count: int) -> Any:
+  """Splits the leading axis of every leaf into [count, rows / count].
+
+  Rows are dealt out in turn, so that under a sharded leading axis every
+  micro-batch has rows on every device.
+  """
+
+  def deal(x):
+    if x.shape[0] % count:
+      raise ValueError(
+        f'{x.shape[0]} rows do not split into {count} micro-batches'
+      )
+    return jnp.swapaxes(
+      x.reshape(x.shape[0] // count, count, *x.shape[1:]), 0, 1
+    )
+
+  return jax.tree.map(deal, batch)
+
+
+def undo_micro_batches(x: Any) -> Any:
+  """Puts rows that `micro_batches` dealt out back in their order."""
+  join = lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])
+  return jax.tree.map(join, x)
+
+
+def update(
+  state: state_lib.TrainState,
+  batch: Any,
+  loss: Loss,
+  optimizer: optax.GradientTransformation,
+  *,
+  num_micro: int,
+  counts: Callable[[Any], Bool[Array, '']] | None = None,
+) -> tuple[state_lib.TrainState, dict[str, Any]]:
+  """One optimiser step on the sum of the micro-batches' losses.
+
+  A loss or gradient that is not finite changes nothing: the state comes back
+  as it was, so that no checkpoint ever holds it, and the loop stops the run
+  when it reads the loss.
+
+  Args:
+    state: before the step.
+    batch: a tree whose leaves share a leading axis of rows.
+    loss: (params, micro-batch) -> (share of the loss, auxiliaries); shares are
+      normalised by the whole batch, so that they add up to its loss.
+    optimizer: of the trained leaves.
+    num_micro: micro-batches, one after the other.
+    counts: whether a micro-batch has a gradient at all; the others are skipped
+      and give zeros. None computes all.
+
+  Returns:
+    The next state, and the auxiliaries, one entry a micro-batch, with the
+    scalars 'loss' and 'grad_norm' beside them.
+  """
+  trained, frozen = state_lib.split(state.params)
+
+  def share(trained, micro):
+    return loss(state_lib.merge(trained, frozen), micro)
+
+  def compute(micro):
+    (value, aux), grads = jax.value_and_grad(share, has_aux=True)(
+      trained, micro
+    )
+    return (value, grads), aux
+
+  def skip(micro):
+    shapes = jax.eval_shape(compute, micro)
+    return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+  def accumulate(total, micro):
+    if counts is None:
+      part, aux = compute(micro)
+    else:
+      part, aux = jax.lax.cond(counts(micro), compute, skip, micro)
+    return jax.tree.map(jnp.add, total, part), aux
+
+  nothing = (jnp.float32(0.0), jax.tree.map(jnp.zeros_like, trained))
+  (value, grads), aux = jax.lax.scan(
+    accumulate, nothing, micro_batches(batch, num_micro)
+  )
+  norm = optax.global_norm(grads)
+  updates, opt_state = optimizer.update(grads, state.opt_state, trained)
+  moved = (optax.apply_updates(trained, updates), opt_state)
+  finite = jnp.isfinite(value) & jnp.isfinite(norm)
+  trained, opt_state = jax.tree.map(
+    lambda new, old: jnp.where(finite, new, old),
+    moved,
+    (trained, state.opt_state),
+  )
+  new = state_lib.TrainState(
+    state.step + 1, state_lib.merge(trained, frozen), opt_state
+  )
+  return new, aux | {'loss': value, 'grad_norm': norm}

@@ -1,0 +1,1 @@
+"""The methods: each file reads from top to bottom."""

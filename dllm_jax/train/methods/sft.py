@@ -1,0 +1,147 @@
+"""Supervised fine-tuning on demonstrations, by masked diffusion.
+
+Also makes the base model that the RL methods start from. Dims: B rows, P
+prompt columns, L completion columns.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Bool, Int, Key
+
+from dllm_jax import errors, sharding, types
+from dllm_jax.ops import streams
+from dllm_jax.rl import masked_diffusion
+from dllm_jax.rollout import context, prompts
+from dllm_jax.tasks import task as task_lib
+from dllm_jax.train import grad
+from dllm_jax.train import state as state_lib
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SftConfig:
+  """Shapes and loss of supervised training.
+
+  Attributes:
+    max_prompt_length: P.
+    gen_length: L; a demonstration is filled up with EOS, which is trained.
+    min_ratio: smallest masking ratio t.
+    num_micro: micro-batches of a step.
+  """
+
+  max_prompt_length: int
+  gen_length: int
+  min_ratio: float
+  num_micro: int
+
+
+class SftBatch(NamedTuple):
+  """Prompts and the completions to learn."""
+
+  prompt_ids: Int[Array, 'B P']
+  prompt_mask: Bool[Array, 'B P']
+  tokens: Int[Array, 'B L']
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sft:
+  """`loop.Method`: rows of demonstrations to updates of the parameters.
+
+  Attributes:
+    ctx: the run.
+    optimizer: of the trained leaves.
+    cfg: shapes and loss.
+    phase: 'sft', or 'control' for more training of a finished base; also the
+      stream of its draws.
+  """
+
+  ctx: context.Context
+  optimizer: optax.GradientTransformation
+  cfg: SftConfig
+  phase: str = 'sft'
+
+  def collect(
+    self, state: state_lib.TrainState, rows: Sequence[task_lib.Row], step: int
+  ) -> tuple[SftBatch, dict[str, float]]:
+    """Tokenizes the demonstrations of the rows.
+
+    Raises:
+      errors.UserError: a demonstration longer than `gen_length`.
+    """
+    del state, step
+    ctx, cfg = self.ctx, self.cfg
+    encoded = prompts.encode(
+      ctx.task, ctx.tokenizer, rows, cfg.max_prompt_length
+    )
+    tokens = np.full((len(rows), cfg.gen_length), ctx.vocab.eos_token, np.int32)
+    texts = [ctx.task.demonstration(row) for row in rows]
+    for i, ids in enumerate(ctx.tokenizer.encode_batch(texts)):
+      if len(ids) > cfg.gen_length:
+        raise errors.UserError(
+          f'demonstration of row {rows[i]["id"]!r} has {len(ids)} tokens, more '
+          f'than rollout.gen_length={cfg.gen_length}: raise that key'
+        )
+      tokens[i, : len(ids)] = ids
+    batch = SftBatch(encoded.ids, encoded.mask, tokens)
+    return jax.device_put(batch, sharding.rows(ctx.mesh)), {}
+
+  def update(
+    self, state: state_lib.TrainState, batch: SftBatch, step: int
+  ) -> tuple[state_lib.TrainState, list[dict[str, Any]]]:
+    """One optimiser step."""
+    state, metrics = _update(
+      state,
+      batch,
+      streams.step_key(self.ctx.root, self.phase, step),
+      denoiser=self.ctx.denoiser,
+      vocab=self.ctx.vocab,
+      optimizer=self.optimizer,
+      cfg=self.cfg,
+    )
+    return state, [metrics]
+
+
+@functools.partial(
+  jax.jit,
+  static_argnames=('denoiser', 'vocab', 'optimizer', 'cfg'),
+  donate_argnames=('state',),
+)
+def _update(
+  state: state_lib.TrainState,
+  batch: SftBatch,
+  key: Key[Array, ''],
+  *,
+  denoiser: types.Denoiser,
+  vocab: types.Vocabulary,
+  optimizer: optax.GradientTransformation,
+  cfg: SftConfig,
+) -> tuple[state_lib.TrainState, dict[str, Any]]:
+  num_tokens = jnp.float32(batch.tokens.size)
+  views = masked_diffusion.masked_views(
+    key,
+    batch.prompt_ids,
+    batch.prompt_mask,
+    batch.tokens,
+    vocab,
+    min_ratio=cfg.min_ratio,
+  )
+
+  def loss(params, micro):
+    share = masked_diffusion.loss(
+      denoiser, params, micro, vocab, num_tokens=num_tokens
+    )
+    return share, {}
+
+  state, aux = grad.update(
+    state, views, loss, optimizer, num_micro=cfg.num_micro
+  )
+  return state, {
+    'sft/loss': aux['loss'],
+    'sft/grad_norm': aux['grad_norm'],
+  }

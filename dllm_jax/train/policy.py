@@ -1,0 +1,296 @@
+"""The policy update that the GRPO methods share: mu inner steps on a batch.
+
+Specification diffu_grpo 3.4 to 3.6. Inner iteration j draws its views from
+fold_in(key, j): old, reference and new policies see the same views, and all mu
+of them are used (defect D19). The old policy of iteration 0 is the policy
+itself, so its ratio is exactly 1. Dims: B rows, K views, Q slots, J inner
+iterations.
+"""
+
+import dataclasses
+import functools
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Key
+
+from dllm_jax import types
+from dllm_jax.ops import masked
+from dllm_jax.rl import logprobs, losses
+from dllm_jax.rollout import context
+from dllm_jax.train import grad
+from dllm_jax.train import state as state_lib
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PolicyConfig:
+  """Loss and estimator of a policy update.
+
+  Attributes:
+    num_inner: mu, optimiser steps on a batch.
+    num_micro: micro-batches of an optimiser step.
+    eps: clip radius.
+    beta: weight of the KL term; 0 leaves it and the reference out.
+    guided_beta: the same on answer-guided rows; None is `beta`.
+    max_kl_difference: clamp of the k3 estimate (nats); None is unbounded.
+    estimator: 'one_step' or 'trajectory'.
+    mask_prob: of 'one_step'.
+    num_views: denoising steps that 'trajectory' samples of a row.
+  """
+
+  num_inner: int
+  num_micro: int
+  eps: float
+  beta: float
+  guided_beta: float | None
+  max_kl_difference: float | None
+  estimator: Literal['one_step', 'trajectory']
+  mask_prob: float
+  num_views: int
+
+  def __post_init__(self):
+    if self.num_inner < 1 or self.num_micro < 1:
+      raise ValueError(
+        f'num_inner {self.num_inner} and num_micro {self.num_micro} must be '
+        'positive'
+      )
+    if self.eps <= 0 or self.beta < 0 or (self.guided_beta or 0) < 0:
+      raise ValueError(
+        f'eps {self.eps} must be positive, beta {self.beta} and guided_beta '
+        f'{self.guided_beta} not negative'
+      )
+    if self.estimator not in ('one_step', 'trajectory'):
+      raise ValueError(
+        f"estimator {self.estimator!r} is not 'one_step' or 'trajectory'"
+      )
+
+  def make_estimator(self, max_commits: int) -> logprobs.Estimator:
+    """The estimator; `max_commits` bounds the tokens that a step commits."""
+    if self.estimator == 'one_step':
+      return logprobs.OneStep(mask_prob=self.mask_prob)
+    return logprobs.SampledSteps(
+      num_steps=self.num_views, max_commits=max_commits
+    )
+
+  @property
+  def weight_of_guided_kl(self) -> float:
+    return self.beta if self.guided_beta is None else self.guided_beta
+
+  @property
+  def has_kl(self) -> bool:
+    return self.beta > 0 or self.weight_of_guided_kl > 0
+
+
+class _Inner(NamedTuple):
+  """What one inner step reads, row by row."""
+
+  batch: types.RolloutBatch
+  old_logp: Float[Array, 'B K Q']
+  ref_logp: Float[Array, 'B K Q']
+
+
+def update(
+  ctx: context.Context,
+  state: state_lib.TrainState,
+  reference: types.Params | None,
+  batch: types.RolloutBatch,
+  key: Key[Array, ''],
+  optimizer: optax.GradientTransformation,
+  *,
+  estimator: logprobs.Estimator,
+  cfg: PolicyConfig,
+) -> tuple[state_lib.TrainState, list[dict[str, Any]]]:
+  """mu optimiser steps on one batch of rollouts.
+
+  Args:
+    ctx: the run.
+    state: before the update; its buffers are donated.
+    reference: parameters of the policy in the KL term; None where beta is 0.
+    batch: rollouts.
+    key: of the update's views; consumed.
+    optimizer: of the trained leaves.
+    estimator: of token log-probabilities.
+    cfg: the loss.
+
+  Returns:
+    The next state, and the metrics of every inner step, on the device.
+  """
+  static = {
+    'denoiser': ctx.denoiser,
+    'vocab': ctx.vocab,
+    'estimator': estimator,
+    'num_micro': cfg.num_micro,
+  }
+  keys = [jax.random.fold_in(key, j) for j in range(cfg.num_inner)]
+  read = functools.partial(_logp, **static)
+  # Before the first step, since it donates the rollout policy. Iteration 0
+  # needs no old log-probabilities, and without KL nothing needs reference ones.
+  old = [None] + [read(state.params, batch, k) for k in keys[1:]]
+  ref = [read(reference, batch, k) if cfg.has_kl else None for k in keys]
+  history = []
+  for j, inner_key in enumerate(keys):
+    state, metrics = _inner_step(
+      state,
+      batch,
+      old[j],
+      ref[j],
+      inner_key,
+      optimizer=optimizer,
+      cfg=cfg,
+      **static,
+    )
+    history.append(metrics)
+  return state, history
+
+
+@functools.partial(
+  jax.jit, static_argnames=('denoiser', 'vocab', 'estimator', 'num_micro')
+)
+def _logp(
+  params: types.Params,
+  batch: types.RolloutBatch,
+  key: Key[Array, ''],
+  *,
+  denoiser: types.Denoiser,
+  vocab: types.Vocabulary,
+  estimator: logprobs.Estimator,
+  num_micro: int,
+) -> Float[Array, 'B K Q']:
+  """Log-probabilities of a fixed policy at the views of `key`."""
+
+  def read(micro):
+    views = estimator(key, micro, vocab)
+    return logprobs.view_logp(
+      denoiser, params, views, vocab, gen_length=micro.tokens.shape[1]
+    )
+
+  logp = jax.lax.map(read, grad.micro_batches(batch, num_micro))
+  return grad.undo_micro_batches(logp)
+
+
+@functools.partial(
+  jax.jit,
+  static_argnames=(
+    'denoiser',
+    'vocab',
+    'estimator',
+    'num_micro',
+    'optimizer',
+    'cfg',
+  ),
+  donate_argnames=('state',),
+)
+def _inner_step(
+  state: state_lib.TrainState,
+  batch: types.RolloutBatch,
+  old_logp: Float[Array, 'B K Q'] | None,
+  ref_logp: Float[Array, 'B K Q'] | None,
+  key: Key[Array, ''],
+  *,
+  denoiser: types.Denoiser,
+  vocab: types.Vocabulary,
+  estimator: logprobs.Estimator,
+  num_micro: int,
+  optimizer: optax.GradientTransformation,
+  cfg: PolicyConfig,
+) -> tuple[state_lib.TrainState, dict[str, Any]]:
+  """One optimiser step; `old_logp` None means that the policy is its own."""
+  count = jnp.sum(batch.completion_mask).astype(jnp.float32)
+
+  def loss(params, micro):
+    rows = micro.batch
+    views = estimator(key, rows, vocab)
+    logp = logprobs.view_logp(
+      denoiser, params, views, vocab, gen_length=rows.tokens.shape[1]
+    )
+    constant = jax.lax.stop_gradient(logp)
+    old = constant if micro.old_logp is None else micro.old_logp
+    return _loss(logp, old, micro.ref_logp, views, rows, count, cfg)
+
+  # Rows of tied groups have no gradient without KL. They are gathered in
+  # micro-batches of their own, which are then skipped: the sum is the same.
+  inner = _Inner(batch, old_logp, ref_logp)
+  counts = None
+  if not cfg.has_kl:
+    idle = jnp.argsort(batch.advantage == 0, stable=True)
+    order = grad.undo_micro_batches(idle.reshape(num_micro, -1))
+    inner = jax.tree.map(lambda x: x[order], inner)
+    counts = lambda micro: jnp.any(micro.batch.advantage != 0)
+  state, aux = grad.update(
+    state, inner, loss, optimizer, num_micro=num_micro, counts=counts
+  )
+  return state, _reduce(aux)
+
+
+def _loss(
+  logp: Float[Array, 'B K Q'],
+  old_logp: Float[Array, 'B K Q'],
+  ref_logp: Float[Array, 'B K Q'] | None,
+  views: logprobs.Views,
+  rows: types.RolloutBatch,
+  count: Float[Array, ''],
+  cfg: PolicyConfig,
+) -> tuple[Float[Array, ''], dict[str, Float[Array, '']]]:
+  """A micro-batch's share of the loss; sums, counts and maxima to log."""
+  wide = lambda x: jnp.broadcast_to(x[:, None, None], logp.shape)
+  credit = views.credit
+  weight = jnp.broadcast_to(views.weight[..., None], logp.shape)
+  advantage, guided = wide(rows.advantage), wide(rows.guided)
+
+  loss = losses.clipped_surrogate(logp, old_logp, advantage, eps=cfg.eps)
+  if ref_logp is not None:
+    kl = losses.k3(logp, ref_logp, max_difference=cfg.max_kl_difference)
+    beta = jnp.where(guided, cfg.weight_of_guided_kl, cfg.beta)
+    loss += beta * kl
+  total = losses.token_mean(loss, credit, weight, count)
+
+  sampler_logp = jnp.take_along_axis(
+    jnp.broadcast_to(
+      rows.sampler_logp[:, None], (*logp.shape[:2], rows.tokens.shape[1])
+    ),
+    views.slot,
+    axis=-1,
+  )
+  ratio = losses.ratio(logp, old_logp)
+  gap = jnp.abs(logp - sampler_logp)
+  clipped = losses.is_clipped(logp, old_logp, advantage, eps=cfg.eps)
+  aux = {
+    'sum/ratio': masked.total(ratio, credit),
+    'sum/clipped': masked.total(clipped.astype(jnp.float32), credit),
+    'sum/logp': masked.total(logp, credit),
+    'sum/free_gap': masked.total(gap, credit & ~guided),
+    'sum/guided_gap': masked.total(gap, credit & guided),
+    'sum/credit': jnp.sum(credit).astype(jnp.float32),
+    'sum/free': jnp.sum(credit & ~guided).astype(jnp.float32),
+    'sum/guided': jnp.sum(credit & guided).astype(jnp.float32),
+    'max/ratio': masked.maximum(ratio, credit),
+  }
+  if ref_logp is not None:
+    aux['sum/free_kl'] = masked.total(kl, credit & ~guided)
+    aux['sum/guided_kl'] = masked.total(kl, credit & guided)
+  return total, aux
+
+
+def _reduce(aux: dict[str, Any]) -> dict[str, Float[Array, '']]:
+  """Means over the whole batch from the micro-batches' sums."""
+  sums = {k: jnp.sum(v) for k, v in aux.items() if k.startswith('sum/')}
+
+  def mean(name, count='credit'):
+    return sums[f'sum/{name}'] / jnp.maximum(sums[f'sum/{count}'], 1.0)
+
+  metrics = {
+    'policy/loss': aux['loss'],
+    'policy/grad_norm': aux['grad_norm'],
+    'policy/ratio_mean': mean('ratio'),
+    'policy/ratio_max': jnp.max(aux['max/ratio']),
+    'policy/clip_fraction': mean('clipped'),
+    'policy/logp': mean('logp'),
+    'policy/sampler_gap': mean('free_gap', 'free'),
+    'policy/sampler_gap_guided': mean('guided_gap', 'guided'),
+  }
+  if 'sum/free_kl' in sums:
+    metrics['policy/kl'] = mean('free_kl', 'free')
+    metrics['policy/kl_guided'] = mean('guided_kl', 'guided')
+  return metrics

@@ -1,0 +1,115 @@
+"""Array records and Protocols that every layer speaks.
+
+Dims: B rows (prompts x group), P prompt columns, L completion columns,
+S = P + L canvas columns, Q queried columns, V vocabulary.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from jaxtyping import Array, Bool, Float, Int
+
+Params = Mapping[str, Any]  # a tree of arrays, as Flax makes it
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Vocabulary:
+  """The token ids that decoding and losses must know.
+
+  Attributes:
+    size: number of ids that text can use; a model's table may have more rows.
+    mask_token: id of [MASK]; never proposed.
+    eos_token: id that ends a completion, and that fills what follows it.
+  """
+
+  size: int
+  mask_token: int
+  eos_token: int
+
+  def __post_init__(self):
+    for name in ('mask_token', 'eos_token'):
+      value = getattr(self, name)
+      if not 0 <= value < self.size:
+        raise ValueError(f'{name} {value} is outside [0, {self.size})')
+    if self.mask_token == self.eos_token:
+      raise ValueError(f'mask_token and eos_token are both {self.mask_token}')
+
+
+class Canvas(NamedTuple):
+  """Prompts and completions side by side; the completion is the last L columns.
+
+  Attributes:
+    tokens: ids; undecided completion positions hold [MASK].
+    attention_mask: True on real tokens, False on padding, on either side.
+  """
+
+  tokens: Int[Array, 'B S']
+  attention_mask: Bool[Array, 'B S']
+
+
+class Trajectory(NamedTuple):
+  """What a decoder returns: the completion, and when each token was committed.
+
+  No decoder here remasks, so the completion that denoising step t reads is
+  `where(commit_step < t, tokens, mask_token)`; nothing else need be kept.
+
+  Attributes:
+    tokens: completion ids, no [MASK] among them.
+    logp: log-probability of each token when it was committed (nats, under the
+      untempered model with [MASK] excluded); 0 where no step committed it.
+    commit_step: 0-based denoising step that committed the token; `num_steps`
+      of the row where none did (EOS fill after an early exit).
+    num_steps: denoiser calls in which the row still had undecided positions.
+  """
+
+  tokens: Int[Array, 'B L']
+  logp: Float[Array, 'B L']
+  commit_step: Int[Array, 'B L']
+  num_steps: Int[Array, ' B']
+
+
+class RolloutBatch(NamedTuple):
+  """Scored rollouts, ready for the update; holds no gold token.
+
+  Attributes:
+    prompt_ids: prompt ids, padded on the left.
+    prompt_mask: True on real prompt tokens.
+    maskable: True on prompt tokens that an estimator may mask (content, not
+      chat template or padding).
+    tokens: completion ids.
+    sampler_logp: `Trajectory.logp`.
+    commit_step: `Trajectory.commit_step`.
+    num_steps: `Trajectory.num_steps`.
+    completion_mask: True up to and including the first EOS.
+    advantage: one scalar a row.
+    guided: True on answer-guided rows.
+    row_id: the row's number in the whole run's order; it seeds its draws.
+  """
+
+  prompt_ids: Int[Array, 'B P']
+  prompt_mask: Bool[Array, 'B P']
+  maskable: Bool[Array, 'B P']
+  tokens: Int[Array, 'B L']
+  sampler_logp: Float[Array, 'B L']
+  commit_step: Int[Array, 'B L']
+  num_steps: Int[Array, ' B']
+  completion_mask: Bool[Array, 'B L']
+  advantage: Float[Array, ' B']
+  guided: Bool[Array, ' B']
+  row_id: Int[Array, ' B']
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+  """A model as decoders and losses see it. Hashable: it is a static argument."""
+
+  def __call__(
+    self,
+    params: Params,
+    tokens: Int[Array, 'B S'],
+    attention_mask: Bool[Array, 'B S'],
+    query: Int[Array, 'B Q'],
+  ) -> Float[Array, 'B Q V']:
+    """Float32 logits of the tokens at canvas columns `query`, and of no other."""
+    ...

@@ -1,0 +1,136 @@
+"""What every command shares: flags, config files, errors in one line.
+
+A command defines its own flags with absl, and ends with
+
+  if __name__ == '__main__':
+    cli.run(main, 'Trains a model.', example='launch/train.py --config ...')
+
+Exit codes: what `main` returns, 1 for a UserError, 2 for a wrong command line,
+130 for Ctrl-C. Any other exception is a bug and keeps its traceback.
+"""
+
+import os
+import pathlib
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from absl import flags
+
+import config_file
+from dllm_jax import errors
+
+
+def run(
+  main: Callable[..., int | None],
+  description: str,
+  *,
+  example: str,
+  takes: Sequence[str] = ('config', 'workdir'),
+) -> NoReturn:
+  """Parses the command line, calls `main`, and exits.
+
+  Args:
+    main: called with what `takes` names; returns an exit code (None: 0).
+    description: one sentence for --help.
+    example: the rest of a command line, for --help: 'launch/x.py --flag ...'.
+    takes: what `main` is given, in this order. 'config': the loaded ConfigDict
+      of --config FILE[:preset]; 'workdir': the --workdir, None where it is not
+      given; 'args': the list of arguments that are not flags.
+  """
+  try:
+    code = main(*_parse(sys.argv, description, example, takes))
+  except errors.UserError as e:
+    name = pathlib.Path(sys.argv[0]).name
+    print(f'{name}: {" ".join(str(e).split())}', file=sys.stderr)
+    code = 2 if isinstance(e, errors.UsageError) else 1
+  except KeyboardInterrupt:
+    print('interrupted', file=sys.stderr)
+    code = 130
+  sys.exit(code or 0)
+
+
+def build(cls: Callable[..., Any], config: Any, name: str, **more: Any) -> Any:
+  """cls(**config[name], **more), its ValueError turned into a UserError."""
+  try:
+    return cls(**config[name].to_dict(), **more)
+  except ValueError as e:
+    raise errors.UserError(f'config.{name}: {e}') from e
+
+
+def setup_jax(cache_dir: str | os.PathLike | None = None) -> None:
+  """Turns the persistent compilation cache on; call before computing.
+
+  Args:
+    cache_dir: its parent; None stands for $DLLM_JAX_CACHE, and that for
+      ~/.cache/dllm_jax. A cache that JAX was given already is left alone.
+  """
+  import jax  # Late, so that --help and wrong flags answer at once.
+
+  root = cache_dir or os.environ.get('DLLM_JAX_CACHE') or '~/.cache/dllm_jax'
+  if not jax.config.jax_compilation_cache_dir:
+    path = pathlib.Path(root).expanduser() / 'xla'
+    jax.config.update('jax_compilation_cache_dir', str(path))
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
+  jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
+
+
+def _parse(
+  argv: Sequence[str], description: str, example: str, takes: Sequence[str]
+) -> list[Any]:
+  if 'config' in takes:
+    flags.DEFINE_string(
+      'config', None, 'FILE[:preset]; --config.a.b=VALUE sets'
+    )
+  if 'workdir' in takes:
+    flags.DEFINE_string('workdir', None, 'the directory of the run')
+  if any(a in ('-h', '-help', '--help', '--helpfull') for a in argv[1:]):
+    print(_help(description, example))
+    sys.exit(0)
+  overrides, rest = [], []
+  for arg in argv:
+    match = re.match(r'--?config\.(.*)', arg) if 'config' in takes else None
+    if match:
+      overrides.append(match[1])
+    else:
+      rest.append(arg)
+  flags.FLAGS.set_gnu_getopt(True)
+  try:
+    args = flags.FLAGS(rest)[1:]
+  except flags.UnrecognizedFlagError as e:
+    near = config_file.nearest(e.flagname, _flags(), '--')
+    raise errors.UsageError(
+      f'unknown flag --{e.flagname}{near or "; see --help"}'
+    ) from None
+  except flags.Error as e:
+    raise errors.UsageError(f'{e}; see --help') from None
+  if args and 'args' not in takes:
+    raise errors.UsageError(f'unexpected argument {args[0]!r}; see --help')
+  if 'config' in takes and not flags.FLAGS.config:
+    raise errors.UsageError(f'--config FILE is missing; for example: {example}')
+  given = {'args': args}
+  if 'config' in takes:
+    given['config'] = config_file.load_config(flags.FLAGS.config, overrides)
+  if 'workdir' in takes:
+    given['workdir'] = flags.FLAGS.workdir
+  return [given[name] for name in takes]
+
+
+def _flags() -> dict[str, flags.Flag]:
+  """The flags that the command and the modules beside it define."""
+  found = {}
+  for name, defined in flags.FLAGS.flags_by_module_dict().items():
+    module = sys.modules.get(name)
+    file = pathlib.Path(getattr(module, '__file__', None) or name).resolve()
+    if file.parent == pathlib.Path(__file__).resolve().parent:
+      found |= {flag.name: flag for flag in defined}
+  return found
+
+
+def _help(description: str, example: str) -> str:
+  lines = [description, '', f'Example:\n  python {example}', '', 'Flags:']
+  for name, flag in sorted(_flags().items()):
+    default = '' if flag.default is None else f' (default: {flag.default})'
+    lines.append(f'  --{name}: {flag.help}{default}')
+  return '\n'.join(lines)

@@ -1,0 +1,33 @@
+"""Trains a policy: base model, RL, evaluation before and after.
+
+  python launch/train.py --config configs/ag_grpo.py --workdir runs/ag_grpo
+
+The same command continues a run that was stopped.
+"""
+
+import pathlib
+
+import cli
+
+
+def main(config, workdir: str | None) -> int:
+  cli.setup_jax()
+  from dllm_jax import experiment, loop  # Late: --help answers at once.
+  from dllm_jax.io import console
+
+  directory = pathlib.Path(workdir or f'runs/{config.method.name}')
+  screen = console.Console(show=experiment.SHOWN)
+  try:
+    experiment.run(config.to_dict(), directory, screen)
+  except loop.Interrupted:
+    screen.line(f'stopped and saved; the same command continues {directory}')
+    return 3
+  return 0
+
+
+if __name__ == '__main__':
+  cli.run(
+    main,
+    'Trains a policy and evaluates it, or continues an unfinished run.',
+    example='launch/train.py --config configs/ag_grpo.py --workdir runs/ag',
+  )

@@ -1,0 +1,49 @@
+"""Settings for every test; pytest-xdist's workers import this file too.
+
+Tests run on the CPU with eight fake devices. For a GPU:
+JAX_PLATFORMS=cuda,cpu pytest -m gpu
+"""
+
+import os
+import pathlib
+import sys
+
+if 'jax' in sys.modules:
+  raise RuntimeError('jax was imported before tests/conftest.py set XLA_FLAGS')
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+_flags = os.environ.get('XLA_FLAGS', '')
+if 'xla_force_host_platform_device_count' not in _flags:
+  _flags += ' --xla_force_host_platform_device_count=8'
+  os.environ['XLA_FLAGS'] = _flags.strip()
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+_REPO = pathlib.Path(__file__).resolve().parents[1]
+_CACHE = os.environ.get('DLLM_JAX_CACHE') or '~/.cache/dllm_jax'
+
+jax.config.update('jax_numpy_rank_promotion', 'raise')
+jax.config.update('jax_debug_key_reuse', True)
+jax.config.update('jax_default_matmul_precision', 'highest')
+jax.config.update(
+  'jax_compilation_cache_dir', str(pathlib.Path(_CACHE).expanduser() / 'xla')
+)
+jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
+jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
+
+
+def pytest_collection_modifyitems(items):
+  for item in items:
+    if item.get_closest_marker('gpu') and jax.default_backend() == 'cpu':
+      item.add_marker(pytest.mark.skip(reason='JAX sees no accelerator'))
+
+
+@pytest.fixture(scope='session')
+def shared_dir() -> pathlib.Path:
+  """The recordings and data beside the checkout, or $DLLM_JAX_SHARED."""
+  path = pathlib.Path(
+    os.environ.get('DLLM_JAX_SHARED') or _REPO.parent / 'shared'
+  )
+  if not path.is_dir():
+    pytest.skip(f'the shared data are not at {path}; set DLLM_JAX_SHARED')
+  return path

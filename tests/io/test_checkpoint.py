@@ -1,0 +1,304 @@
+"""Checkpoints: the same bits back, all or nothing, damage never silent."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from dllm_jax import errors
+from dllm_jax.io import checkpoint
+
+
+class State(NamedTuple):
+  step: jax.Array
+  params: dict
+  opt_state: tuple
+  key: jax.Array
+  nothing: None
+
+
+def make_state(seed, *, width=4):
+  keys = jax.random.split(jax.random.key(seed), 4)
+  params = {
+    'layers': {'kernel': jax.random.normal(keys[0], (3, 8, width))},
+    'embed': jax.random.normal(keys[1], (8, width)).astype(jnp.bfloat16),
+    'count': jnp.arange(5, dtype=jnp.int32) + seed,
+    'odd': jnp.array([jnp.nan, -0.0, jnp.inf, 1e-45]),
+  }
+  weights = {k: params[k] for k in ('layers', 'embed')}
+  optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
+  opt_state = optimizer.init(weights)
+  _, opt_state = optimizer.update(weights, opt_state, weights)
+  return State(jnp.int32(seed), params, opt_state, keys[2:], None)
+
+
+def bits(tree):
+  def one(leaf):
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+      leaf = jax.random.key_data(leaf)
+    return (str(leaf.dtype), leaf.shape, np.asarray(leaf).tobytes())
+
+  return jax.tree.structure(tree), [one(x) for x in jax.tree.leaves(tree)]
+
+
+def abstract(tree):
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+
+
+@pytest.mark.parametrize('like', [lambda state: state, abstract])
+def test_the_same_bits_come_back(tmp_path, like):
+  state = make_state(7)
+  want = bits(state)
+  ckpt = checkpoint.Checkpoints(tmp_path / 'c', max_to_keep=2)
+  assert ckpt.latest() is None
+  ckpt.save(3, state, {'cursor': [1, 2], 'text': 'π'})
+  ckpt.wait()
+  again = checkpoint.Checkpoints(tmp_path / 'c', max_to_keep=2)
+  assert again.latest() == 3
+  restored, meta = again.restore(3, like(make_state(0)))
+  assert bits(restored) == want
+  assert isinstance(restored, State)
+  assert meta == {'cursor': [1, 2], 'text': 'π'}
+  again.close()
+
+
+def test_leaves_go_where_their_shardings_say(tmp_path):
+  value = jnp.arange(32.0).reshape(8, 4)
+  meshes = [
+    jax.make_mesh((n,), ('data',), axis_types=(AxisType.Auto,)) for n in (8, 2)
+  ]
+  saved = jax.device_put(value, NamedSharding(meshes[0], P('data')))
+  checkpoint.save_params(tmp_path / 'p', {'w': saved}, {})
+  target = NamedSharding(meshes[1], P(None, 'data'))
+  like = {'w': jax.ShapeDtypeStruct((8, 4), jnp.float32, sharding=target)}
+  restored, _ = checkpoint.load_params(tmp_path / 'p', like)
+  assert restored['w'].sharding == target
+  np.testing.assert_array_equal(restored['w'], value)
+
+
+def save_small(directory, steps, **kwargs):
+  ckpt = checkpoint.Checkpoints(directory, **{'max_to_keep': 3, **kwargs})
+  for step in steps:
+    ckpt.save(step, {'a': {'w': jnp.full((64,), step)}}, {'step': step})
+  return ckpt
+
+
+LIKE = {'a': {'w': jax.ShapeDtypeStruct((64,), jnp.int32)}}
+
+
+def test_the_newest_are_kept(tmp_path):
+  ckpt = save_small(tmp_path, [1, 5, 20, 100], max_to_keep=2)
+  assert ckpt.latest() == 100
+  assert sorted(os.listdir(tmp_path)) == ['100', '20']
+  assert ckpt.restore(20, LIKE)[1] == {'step': 20}
+
+
+def files_of(directory):
+  return sorted(p for p in directory.rglob('*') if p.is_file())
+
+
+def flip(path):
+  data = bytearray(path.read_bytes())
+  data[len(data) // 2] ^= 1
+  path.write_bytes(data)
+
+
+def truncate(path):
+  path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize('damage', [flip, truncate, pathlib.Path.unlink])
+def test_damage_to_any_file_is_found(tmp_path, damage):
+  ckpt = save_small(tmp_path, [10])
+  files = [p for p in files_of(tmp_path) if p.name != 'manifest.json']
+  # Orbax leaves empty files too: they cannot be cut or flipped.
+  files = [
+    p for p in files if p.stat().st_size or damage is pathlib.Path.unlink
+  ]
+  assert len(files) > 5
+  for path in files:
+    whole = path.read_bytes()
+    damage(path)
+    state_on_disk = [(p, p.read_bytes()) for p in files_of(tmp_path)]
+    with pytest.raises(errors.UserError) as caught:
+      ckpt.restore(10, LIKE)
+    message = str(caught.value)
+    name = str(path.relative_to(tmp_path / '10'))
+    assert str(tmp_path / '10') in message and name in message
+    assert 'remove' in message and '\n' not in message
+    assert [(p, p.read_bytes()) for p in files_of(tmp_path)] == state_on_disk
+    path.write_bytes(whole)
+  assert ckpt.restore(10, LIKE)[1] == {'step': 10}
+
+
+def test_a_damaged_manifest_is_found(tmp_path):
+  ckpt = save_small(tmp_path, [4, 10])
+  path = tmp_path / '10' / 'manifest.json'
+  path.write_bytes(path.read_bytes()[:40])
+  with pytest.raises(errors.UserError, match='manifest.json.*from step 4'):
+    ckpt.restore(10, LIKE)
+  path.write_text('[]')
+  with pytest.raises(errors.UserError, match='manifest.json'):
+    ckpt.restore(10, LIKE)
+
+
+def test_a_step_without_a_manifest_is_unfinished(tmp_path):
+  ckpt = save_small(tmp_path, [4, 10])
+  (tmp_path / '10' / 'manifest.json').unlink()
+  assert ckpt.latest() == 4
+  with pytest.raises(errors.UserError, match='no finished checkpoint'):
+    ckpt.restore(10, LIKE)
+  ckpt.save(10, {'a': {'w': jnp.full((64,), 11)}}, {})
+  assert ckpt.latest() == 10
+  assert ckpt.restore(10, LIKE)[0]['a']['w'][0] == 11
+
+
+def test_a_finished_step_is_not_overwritten(tmp_path):
+  ckpt = save_small(tmp_path, [10])
+  with pytest.raises(errors.UserError, match='there already'):
+    save_small(tmp_path, [10])
+  assert ckpt.restore(10, LIKE)[1] == {'step': 10}
+
+
+def test_a_missing_step_is_an_error(tmp_path):
+  ckpt = save_small(tmp_path, [10])
+  with pytest.raises(errors.UserError, match='no checkpoint .*/11'):
+    ckpt.restore(11, LIKE)
+
+
+@pytest.mark.parametrize(
+  'like, message',
+  [
+    (
+      {'a': {'w': jax.ShapeDtypeStruct((32,), jnp.int32)}},
+      r'a.w is int32\[64\] there and int32\[32\] here',
+    ),
+    (
+      {'a': {'w': jax.ShapeDtypeStruct((64,), jnp.float32)}},
+      r'a.w is int32\[64\] there and float32\[64\] here',
+    ),
+    (
+      {'a': {'w': LIKE['a']['w'], 'b': LIKE['a']['w']}},
+      'a.b is in the program alone',
+    ),
+    ({'a': {}}, 'a.w is in the checkpoint alone'),
+  ],
+)
+def test_another_model_is_refused_naming_the_leaf(tmp_path, like, message):
+  ckpt = save_small(tmp_path, [10])
+  with pytest.raises(errors.UserError, match=message):
+    ckpt.restore(10, like)
+
+
+@pytest.mark.parametrize('leaf', [np.int64(3), 3, np.ones(2), jnp.ones((0, 3))])
+def test_leaves_that_would_not_come_back_are_refused(tmp_path, leaf):
+  ckpt = checkpoint.Checkpoints(tmp_path, max_to_keep=1)
+  with pytest.raises(TypeError, match='leaf a.b'):
+    ckpt.save(0, {'a': {'b': leaf}}, {})
+  assert os.listdir(tmp_path) == []
+
+
+def test_a_directory_that_cannot_be_written_is_an_error(tmp_path):
+  (tmp_path / 'file').touch()
+  ckpt = checkpoint.Checkpoints(tmp_path / 'file', max_to_keep=1)
+  with pytest.raises(errors.UserError, match='cannot write checkpoint'):
+    ckpt.save(0, {'a': jnp.ones(2)}, {})
+
+
+def test_a_full_disk_is_one_line_and_the_last_step_stays(tmp_path):
+  """A limit on the size of a file stands in for the full disk."""
+  code = f"""
+    import resource
+    import jax, jax.numpy as jnp
+    from dllm_jax import errors
+    from dllm_jax.io import checkpoint
+    ckpt = checkpoint.Checkpoints({str(tmp_path)!r}, max_to_keep=2)
+    ckpt.save(1, {{'w': jnp.ones((4,))}}, {{}})
+    big = {{'w': jax.random.normal(jax.random.key(0), (200_000,))}}
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    try:
+      ckpt.save(2, big, {{}})
+    except errors.UserError as e:
+      print(e)
+  """
+  done = subprocess.run(
+    [sys.executable, '-c', textwrap.dedent(code)],
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  assert 'cannot write checkpoint' in done.stdout
+  assert 'File too large' in done.stdout
+  assert done.stdout.count('\n') == 1 and done.stderr == ''
+  assert os.listdir(tmp_path) == ['1']
+
+
+def test_params_round_trip_and_refuse_to_overwrite(tmp_path):
+  params = make_state(3).params
+  want = bits(params)
+  checkpoint.save_params(tmp_path / 'base', params, {'steps': 9})
+  restored, meta = checkpoint.load_params(tmp_path / 'base', abstract(params))
+  assert bits(restored) == want and meta == {'steps': 9}
+  with pytest.raises(errors.UserError, match='there already'):
+    checkpoint.save_params(tmp_path / 'base', params, {})
+  flip(files_of(tmp_path / 'base' / 'arrays')[0])
+  with pytest.raises(errors.UserError, match='damaged'):
+    checkpoint.load_params(tmp_path / 'base', abstract(params))
+
+
+@pytest.mark.parametrize(
+  'num_kills', [3, pytest.param(20, marks=pytest.mark.slow)]
+)
+def test_kills_in_the_middle_of_saves_leave_whole_checkpoints(
+  tmp_path, num_kills
+):
+  """Each process goes on from the last and is killed at another moment."""
+  code = f"""
+    import sys
+    import jax, jax.numpy as jnp
+    from dllm_jax.io import checkpoint
+    ckpt = checkpoint.Checkpoints({str(tmp_path)!r}, max_to_keep=2)
+    step = ckpt.latest()
+    if step is not None:
+      like = {{'w': jax.ShapeDtypeStruct((200_000,), jnp.int32)}}
+      state, meta = ckpt.restore(step, like)
+      assert meta == {{'step': step}} and (state['w'] == step).all()
+    step = -1 if step is None else step
+    print('ready', step, flush=True)
+    while True:
+      step += 1
+      ckpt.save(step, {{'w': jnp.full((200_000,), step)}}, {{'step': step}})
+  """
+  environment = os.environ | {'XLA_FLAGS': ''}
+  seen = []
+  for kill in range(num_kills):
+    with subprocess.Popen(
+      [sys.executable, '-c', textwrap.dedent(code)],
+      stdout=subprocess.PIPE,
+      text=True,
+      env=environment,
+    ) as process:
+      line = process.stdout.readline().split()
+      assert line[:1] == ['ready'], 'the last kill left something unreadable'
+      seen.append(int(line[1]))
+      time.sleep(0.3 + 0.037 * (kill % 10))
+      process.send_signal(signal.SIGKILL)
+  assert seen == sorted(seen) and seen[-1] > 0
+  finished = [p for p in tmp_path.iterdir() if (p / 'manifest.json').exists()]
+  assert 1 <= len(finished) <= 3
+  for path in finished:
+    manifest = json.loads((path / 'manifest.json').read_text())
+    assert manifest['leaves'] == {'w': [[200_000], 'int32']}

@@ -1,0 +1,177 @@
+"""A workdir has one owner and one config; signals wait for a step's end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from dllm_jax import errors
+from dllm_jax.io import workdir
+
+CONFIG = {'seed': 1, 'train': {'num_steps': 4, 'lr': 0.1}, 'dims': (2, 3)}
+
+
+def changed(**train):
+  return CONFIG | {'train': CONFIG['train'] | train}
+
+
+def claim_once(path, config=CONFIG, **kwargs):
+  with workdir.claim(path, config, extra={}, **kwargs) as resumed:
+    return resumed
+
+
+def test_first_claim_is_new_and_later_ones_resume(tmp_path):
+  path = tmp_path / 'a' / 'b'
+  assert claim_once(path) is False
+  assert claim_once(path) is True
+
+
+def test_config_json_says_what_ran(tmp_path):
+  with workdir.claim(tmp_path, CONFIG, extra={'command': 'x'}):
+    record = json.loads((tmp_path / 'config.json').read_text())
+  assert record['config'] == CONFIG | {'dims': [2, 3]}
+  assert record['command'] == 'x'
+  assert record['versions']['jax'] and record['versions']['python']
+  assert record['devices'] == ['cpu'] * 8
+  assert 'git' in record
+
+
+def test_another_config_is_refused_naming_the_keys(tmp_path):
+  claim_once(tmp_path)
+  before = (tmp_path / 'config.json').read_bytes()
+  with pytest.raises(errors.UserError) as caught:
+    claim_once(tmp_path, changed(lr=0.2, extra=1))
+  message = str(caught.value)
+  assert str(tmp_path) in message and '\n' not in message
+  assert 'train.lr (0.1 there, 0.2 now)' in message
+  assert 'train.extra (absent there, 1 now)' in message
+  assert 'use another --workdir' in message
+  assert (tmp_path / 'config.json').read_bytes() == before
+
+
+def test_at_most_three_keys_are_named(tmp_path):
+  claim_once(tmp_path, {c: 0 for c in 'abcde'})
+  with pytest.raises(errors.UserError, match=r'c \(0 .*\) and 2 more;'):
+    claim_once(tmp_path, {c: 1 for c in 'abcde'})
+
+
+def test_free_keys_may_change_and_are_recorded(tmp_path):
+  claim_once(tmp_path)
+  assert claim_once(tmp_path, changed(num_steps=9), free=('train.num_steps',))
+  record = json.loads((tmp_path / 'config.json').read_text())
+  assert record['config']['train']['num_steps'] == 9
+  assert claim_once(tmp_path, changed(lr=3.0), free=('train',))
+
+
+def test_a_directory_of_something_else_is_refused(tmp_path):
+  (tmp_path / 'thesis.tex').write_text('x')
+  with pytest.raises(errors.UserError, match='thesis.tex.*another --workdir'):
+    claim_once(tmp_path)
+  assert not (tmp_path / 'config.json').exists()
+
+
+def test_a_claim_that_died_before_its_config_does_not_stand_in_the_way(
+  tmp_path,
+):
+  (tmp_path / '.lock').touch()
+  (tmp_path / 'config.json.123.tmp').touch()
+  assert claim_once(tmp_path) is False
+
+
+def test_a_broken_config_json_is_refused(tmp_path):
+  (tmp_path / 'config.json').write_text('{"config": ')
+  with pytest.raises(errors.UserError, match='config.json cannot be read'):
+    claim_once(tmp_path)
+
+
+def test_a_path_that_is_a_file_is_refused(tmp_path):
+  (tmp_path / 'x').touch()
+  with pytest.raises(errors.UserError, match='cannot write to workdir'):
+    claim_once(tmp_path / 'x')
+
+
+def test_a_second_trainer_is_refused_until_the_first_ends(tmp_path):
+  with workdir.claim(tmp_path, CONFIG, extra={}):
+    with pytest.raises(errors.UserError, match='in use by another run'):
+      claim_once(tmp_path)
+  assert claim_once(tmp_path) is True
+
+
+def test_the_lock_of_a_killed_process_is_gone(tmp_path):
+  code = f"""
+    import time
+    from dllm_jax.io import workdir
+    with workdir.claim({str(tmp_path)!r}, {CONFIG!r}, extra={{}}):
+      print('claimed', flush=True)
+      time.sleep(60)
+  """
+  with subprocess.Popen(
+    [sys.executable, '-c', textwrap.dedent(code)], stdout=subprocess.PIPE
+  ) as process:
+    assert process.stdout.readline() == b'claimed\n'
+    with pytest.raises(errors.UserError, match='in use'):
+      claim_once(tmp_path)
+    process.kill()
+    process.wait()
+  assert claim_once(tmp_path) is True
+
+
+def test_write_json_leaves_the_old_file_when_it_fails(tmp_path):
+  path = tmp_path / 'a.json'
+  workdir.write_json(path, {'a': 1})
+  with pytest.raises(TypeError):
+    workdir.write_json(path, {'a': object()})
+  assert json.loads(path.read_text()) == {'a': 1}
+  assert os.listdir(tmp_path) == ['a.json']
+
+
+def test_nonfinite_values_are_strings_and_resume(tmp_path):
+  config = {'clip': float('inf'), 'dims': (float('nan'), 1)}
+  claim_once(tmp_path, config)
+  text = (tmp_path / 'config.json').read_text()
+  record = json.loads(text, parse_constant=pytest.fail)
+  assert record['config'] == {'clip': 'inf', 'dims': ['nan', 1]}
+  assert claim_once(tmp_path, config) is True
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_only_asks(number):
+  before = signal.getsignal(number)
+  with workdir.StopRequest() as stop:
+    assert not stop.requested
+    signal.raise_signal(number)
+    assert stop.requested
+  assert signal.getsignal(number) is before
+
+
+def test_only_the_second_interrupt_interrupts():
+  with pytest.raises(KeyboardInterrupt):
+    with workdir.StopRequest():
+      signal.raise_signal(signal.SIGTERM)
+      signal.raise_signal(signal.SIGTERM)
+      signal.raise_signal(signal.SIGINT)
+      signal.raise_signal(signal.SIGINT)
+  assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_process_under_sigterm_ends_its_step():
+  code = """
+    import time
+    from dllm_jax.io import workdir
+    with workdir.StopRequest() as stop:
+      print('ready', flush=True)
+      while not stop.requested:
+        time.sleep(0.01)
+    print('saved')
+  """
+  with subprocess.Popen(
+    [sys.executable, '-c', textwrap.dedent(code)], stdout=subprocess.PIPE
+  ) as process:
+    assert process.stdout.readline() == b'ready\n'
+    process.terminate()
+    assert process.stdout.read() == b'saved\n'
+  assert process.returncode == 0
