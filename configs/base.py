@@ -130,7 +130,9 @@ def get_config(arg: str = '') -> config_dict.ConfigDict:
     {'num_steps': (12, 6, 4, 3), 'batch_size': 128}
   )
   config.checkpoint = config_dict.ConfigDict({'every': 100, 'keep': 2})
-  config.mesh = config_dict.ConfigDict({'data': -1, 'fsdp': 1, 'tensor': 1})
+  config.mesh = config_dict.ConfigDict(
+    {'data': -1, 'fsdp': 1, 'tensor': 1, 'cpu_devices': 2}
+  )
   return config
 
 

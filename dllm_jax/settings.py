@@ -147,9 +147,7 @@ def from_config(config: Mapping[str, Any]) -> Settings:
     task=_make('task', tasks.TASKS[task.pop('name')], task),
     data=_make('data', DataConfig, config['data']),
     rollout=rollout,
-    guided=_make(
-      'method.guided', answer_guided.GuidedConfig, method['guided']
-    ),
+    guided=_make('method.guided', answer_guided.GuidedConfig, method['guided']),
     reward=score.RewardConfig(
       weights=tuple(sorted(method['reward'].items())),
       past_eos=method['reward_past_eos'],

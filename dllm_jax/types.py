@@ -102,7 +102,7 @@ class RolloutBatch(NamedTuple):
 
 @runtime_checkable
 class Denoiser(Protocol):
-  """A model as decoders and losses see it. Hashable: it is a static argument."""
+  """A model as decoders and losses see it; hashable, a static argument."""
 
   def __call__(
     self,
@@ -111,5 +111,5 @@ class Denoiser(Protocol):
     attention_mask: Bool[Array, 'B S'],
     query: Int[Array, 'B Q'],
   ) -> Float[Array, 'B Q V']:
-    """Float32 logits of the tokens at canvas columns `query`, and of no other."""
+    """Float32 logits of the tokens at columns `query`, and of no other."""
     ...

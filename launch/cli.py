@@ -51,29 +51,28 @@ def run(
   sys.exit(code or 0)
 
 
-def build(cls: Callable[..., Any], config: Any, name: str, **more: Any) -> Any:
-  """cls(**config[name], **more), its ValueError turned into a UserError."""
-  try:
-    return cls(**config[name].to_dict(), **more)
-  except ValueError as e:
-    raise errors.UserError(f'config.{name}: {e}') from e
+def setup_jax(cpu_devices: int) -> None:
+  """Settings of JAX that must precede the first computation.
 
-
-def setup_jax(cache_dir: str | os.PathLike | None = None) -> None:
-  """Turns the persistent compilation cache on; call before computing.
+  The persistent compilation cache is on, in `workdir.cache_dir()`, unless JAX
+  was given one already.
 
   Args:
-    cache_dir: its parent; None stands for $DLLM_JAX_CACHE, and that for
-      ~/.cache/dllm_jax. A cache that JAX was given already is left alone.
+    cpu_devices: devices to make of the CPU, where that is the backend.
   """
   import jax  # Late, so that --help and wrong flags answer at once.
 
-  root = cache_dir or os.environ.get('DLLM_JAX_CACHE') or '~/.cache/dllm_jax'
+  from dllm_jax.io import workdir
+
   if not jax.config.jax_compilation_cache_dir:
-    path = pathlib.Path(root).expanduser() / 'xla'
+    path = workdir.cache_dir() / 'xla'
     jax.config.update('jax_compilation_cache_dir', str(path))
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
   jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
+  if 'xla_force_host_platform_device_count' not in os.environ.get(
+    'XLA_FLAGS', ''
+  ):
+    jax.config.update('jax_num_cpu_devices', cpu_devices)
 
 
 def _parse(

@@ -11,14 +11,15 @@ import cli
 
 
 def main(config, workdir: str | None) -> int:
-  cli.setup_jax()
-  from dllm_jax import experiment, loop  # Late: --help answers at once.
+  cli.setup_jax(config.mesh.cpu_devices)
+  from dllm_jax import loop  # Late: --help answers at once.
+  from dllm_jax.experiment import run
   from dllm_jax.io import console
 
   directory = pathlib.Path(workdir or f'runs/{config.method.name}')
-  screen = console.Console(show=experiment.SHOWN)
+  screen = console.Console(show=run.SHOWN)
   try:
-    experiment.run(config.to_dict(), directory, screen)
+    run.run(config.to_dict(), directory, screen)
   except loop.Interrupted:
     screen.line(f'stopped and saved; the same command continues {directory}')
     return 3

@@ -23,6 +23,8 @@ RANK = {
   'train': 5,
   'eval': 5,
   'loop': 6,
+  'settings': 7,
+  'experiment': 8,
 }
 FORBIDDEN = (
   'tensorflow',

@@ -101,9 +101,7 @@ def pick(
   """
   if num_rows > len(source):
     raise ValueError(f'{num_rows} rows wanted, {len(source)} there')
-  return batches(
-    source, seed=seed, batch_size=num_rows or len(source)
-  ).rows(0)
+  return batches(source, seed=seed, batch_size=num_rows or len(source)).rows(0)
 
 
 def open_split(

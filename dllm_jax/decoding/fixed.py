@@ -177,9 +177,7 @@ def fixed_step(
 
   current = jnp.take_along_axis(state.tokens, column, axis=1)
   eligible = (current == vocab.mask_token) & live[:, None]
-  quota = schedules.step_quota(
-    state.block_masks, block_steps, state.block_step
-  )
+  quota = schedules.step_quota(state.block_masks, block_steps, state.block_step)
   commit = sampling.top_quota(score, eligible, quota)
 
   row = jnp.arange(rows)[:, None]

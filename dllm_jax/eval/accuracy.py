@@ -77,9 +77,7 @@ def evaluate(
   Returns:
     The evaluation; a row's result does not depend on `batch_size`.
   """
-  encoded = prompts.encode(
-    ctx.task, ctx.tokenizer, rows, cfg.max_prompt_length
-  )
+  encoded = prompts.encode(ctx.task, ctx.tokenizer, rows, cfg.max_prompt_length)
   row_id = np.arange(len(rows), dtype=np.int32)
   key = streams.step_key(ctx.root, 'eval', 0)
   parts, seconds = [], 0.0
@@ -133,7 +131,7 @@ def sweep(
   batch_size: int,
   advance: Callable[[int], None] | None = None,
 ) -> dict[int, Evaluation]:
-  """`evaluate` at each number of denoising steps; one compilation serves all."""
+  """`evaluate` at each number of denoising steps, by one compilation."""
   return {
     steps: evaluate(
       ctx,

@@ -2,7 +2,8 @@
 
 The blocks are one `Block`, stacked: every leaf of `params['layers']` has a
 leading [num_layers] axis, and a run of layers is a slice of it. Leaf names are
-Hugging Face's. Dims: B rows, S columns, Q queried columns, D model, V vocabulary.
+Hugging Face's. Dims: B rows, S columns, Q queried columns, D model, V
+vocabulary.
 """
 
 import dataclasses
@@ -73,7 +74,9 @@ def run_layers(
   """
 
   def body(x, block_params):
-    y = Block(cfg, parent=None).apply({'params': block_params}, x, allowed, position)
+    y = Block(cfg, parent=None).apply(
+      {'params': block_params}, x, allowed, position
+    )
     return y, None
 
   if cfg.remat:

@@ -9,23 +9,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 
-def total(
-  x: Float[Array, '*n'], mask: Bool[Array, '*n']
-) -> Float[Array, '']:
+def total(x: Float[Array, '*n'], mask: Bool[Array, '*n']) -> Float[Array, '']:
   """Sum of x over the entries where mask is True."""
   return jnp.sum(jnp.where(mask, x, 0.0))
 
 
-def mean(
-  x: Float[Array, '*n'], mask: Bool[Array, '*n']
-) -> Float[Array, '']:
+def mean(x: Float[Array, '*n'], mask: Bool[Array, '*n']) -> Float[Array, '']:
   """Mean of x where mask is True; 0 where nothing counts."""
   return total(x, mask) / jnp.maximum(jnp.sum(mask), 1)
 
 
-def maximum(
-  x: Float[Array, '*n'], mask: Bool[Array, '*n']
-) -> Float[Array, '']:
+def maximum(x: Float[Array, '*n'], mask: Bool[Array, '*n']) -> Float[Array, '']:
   """Largest counted x; 0 where nothing counts."""
   peak = jnp.max(jnp.where(mask, x, -jnp.inf))
   return jnp.where(jnp.any(mask), peak, 0.0)

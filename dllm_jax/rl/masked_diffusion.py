@@ -81,7 +81,5 @@ def loss(
     num_tokens: B * L of the whole batch, so that micro-batches add up.
   """
   length = views.slot.shape[-1]
-  logp = logprobs.view_logp(
-    denoiser, params, views, vocab, gen_length=length
-  )
+  logp = logprobs.view_logp(denoiser, params, views, vocab, gen_length=length)
   return -jnp.sum(logp * views.weight[..., None]) / num_tokens

@@ -1,1 +1,1 @@
-"""Where host and device meet: prompts, decoding, text, verification, batches."""
+"""Where host and device meet: prompts, decoding, verification, batches."""

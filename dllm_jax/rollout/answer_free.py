@@ -159,6 +159,4 @@ def sample(
     # The loop's carry starts from constants, which the checker would call
     # unvarying; nothing in it crosses shards.
     check_vma=False,
-  )(
-    params, key, prompt_ids, prompt_mask, row_id, block_steps, temperature
-  )
+  )(params, key, prompt_ids, prompt_mask, row_id, block_steps, temperature)

@@ -33,7 +33,9 @@ class OptimConfig:
     if self.learning_rate <= 0:
       raise ValueError(f'learning_rate {self.learning_rate} is not positive')
     if self.schedule not in ('constant', 'cosine'):
-      raise ValueError(f"schedule {self.schedule!r} is not 'constant', 'cosine'")
+      raise ValueError(
+        f"schedule {self.schedule!r} is not 'constant', 'cosine'"
+      )
     if self.schedule == 'cosine' and self.decay_steps <= self.warmup_steps:
       raise ValueError(
         f'decay_steps {self.decay_steps} must exceed warmup_steps '

@@ -43,9 +43,7 @@ def create(
 ) -> TrainState:
   """Step 0 with the given parameters."""
   trained, _ = split(params)
-  return TrainState(
-    jax.numpy.int32(0), params, optimizer.init(trained)
-  )
+  return TrainState(jax.numpy.int32(0), params, optimizer.init(trained))
 
 
 def reference(params: types.Params) -> types.Params:

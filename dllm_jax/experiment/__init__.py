@@ -1,0 +1,1 @@
+"""Whole runs: the stages, their order, and their results."""

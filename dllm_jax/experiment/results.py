@@ -1,0 +1,150 @@
+"""Evaluation of finished policies: results files, and the closing table."""
+
+import json
+import pathlib
+from typing import Any
+
+from dllm_jax import errors, settings, types
+from dllm_jax.eval import accuracy
+from dllm_jax.experiment import setup
+from dllm_jax.io import checkpoint, console, workdir
+from dllm_jax.text import tokenizer as tokenizer_lib
+
+EVAL_FILE = 'eval.json'
+TOKENIZER_FILE = 'tokenizer.json'
+
+
+def evaluate_all(
+  run: setup.Run, policies: dict[str, types.Params], chosen: int
+) -> dict[str, Any]:
+  """Test accuracy of every policy at every setting; see DESIGN of eval.json."""
+  cfg = run.cfg
+  total = len(run.rows.test) * len(policies) * len(cfg.eval.num_steps)
+  swept = {}
+  with run.screen.stage('evaluation', total) as bar:
+    for name, params in policies.items():
+      swept[name] = accuracy.sweep(
+        run.ctx,
+        params,
+        run.rows.test,
+        run.greedy(),
+        cfg.eval.num_steps,
+        batch_size=cfg.eval.batch_size,
+        advance=bar.add,
+      )
+  results = {
+    'task': cfg.task.name,
+    'method': cfg.method,
+    'num': len(run.rows.test),
+    'chosen_steps': chosen,
+  }
+  for name, by_steps in swept.items():
+    results[name] = by_steps[chosen].summary() | {
+      'sweep': {
+        str(steps): found.summary() for steps, found in by_steps.items()
+      }
+    }
+    run.log.write(
+      'eval',
+      0 if name == 'base' else cfg.loop.num_steps,
+      {f'{name}/accuracy': results[name]['accuracy']},
+    )
+  return results
+
+
+def show(results: dict[str, Any], screen: console.Console) -> None:
+  """The closing table: every policy at every setting."""
+  names = [n for n in ('base', 'control', 'final') if n in results]
+  chosen = str(results['chosen_steps'])
+  rows = []
+  for steps in results['base']['sweep']:
+    cells = [results[name]['sweep'][steps] for name in names]
+    rows.append(
+      [f'{steps} steps' + (' *' if steps == chosen else '')]
+      + [
+        f'{100 * c["accuracy"]:.1f} ± {100 * c["interval"]:.1f}' for c in cells
+      ]
+    )
+  screen.table(
+    f'{results["task"]}: greedy accuracy (%) on {results["num"]} held-out '
+    f'problems',
+    ['', *names],
+    rows,
+  )
+  gain = results['final']['accuracy'] - results['base']['accuracy']
+  screen.line(
+    f'* the setting at which the base is best on validation rows; there '
+    f'{results["method"]} - base = {100 * gain:+.1f} points'
+  )
+
+
+def evaluate_model(
+  cfg: settings.Settings,
+  directory: pathlib.Path,
+  name: str,
+  *,
+  out: pathlib.Path | None,
+  screen: console.Console,
+) -> dict[str, Any]:
+  """Everything that `launch/eval.py` does.
+
+  Args:
+    cfg: task, model and decoding; its temperature is used as it is.
+    directory: workdir of a run.
+    name: which of its models: 'base', 'control' or 'final'.
+    out: results file; the generations go beside it.
+    screen: where progress and accuracy go.
+
+  Returns:
+    What the results file says.
+
+  Raises:
+    errors.UserError: a model that is missing or of another shape.
+  """
+  kept = directory / name
+  if not kept.exists():
+    there = [
+      n for n in ('base', 'control', 'final') if (directory / n).exists()
+    ]
+    raise errors.UserError(
+      f'{directory} holds no model {name!r}'
+      + (f'; it has {", ".join(there)} (--params)' if there else '')
+    )
+  tokenizer = tokenizer_lib.Tokenizer.load(directory / TOKENIZER_FILE)
+  ctx = setup.make_context(cfg, tokenizer)
+  like = setup.fresh_params(ctx)
+  params, _ = checkpoint.load_params(kept, like)
+  rows = setup.load_rows(cfg).test
+  with screen.stage(f'{cfg.task.name}, {name}', len(rows)) as bar:
+    found = accuracy.evaluate(
+      ctx,
+      params,
+      rows,
+      cfg.rollout,
+      batch_size=cfg.eval.batch_size,
+      advance=bar.add,
+    )
+  summary = {'task': cfg.task.name, 'params': name} | found.summary()
+  screen.line(
+    f'{cfg.task.name}, {name}: accuracy {100 * found.accuracy:.1f} % '
+    f'± {100 * summary["interval"]:.1f} on {len(rows)} problems, '
+    f'{found.mean_steps:.1f} steps, {found.tokens_per_second:.0f} tokens/s'
+  )
+  if out is not None:
+    workdir.write_json(out, summary)
+    generations = out.with_suffix('.generations.jsonl')
+    with generations.open('w', encoding='utf-8') as file:
+      for i, row in enumerate(rows):
+        record = {
+          'id': row['id'],
+          'question': cfg.task.prompt(row),
+          'generation': found.texts[i],
+          'ground_truth': cfg.task.gold(row),
+          'correct': bool(found.correct[i]),
+          'completion_ids': found.tokens[i].tolist(),
+          'commit_step': found.commit_step[i].tolist(),
+          'num_steps': int(found.num_steps[i]),
+        }
+        file.write(json.dumps(record) + '\n')
+    screen.line(f'written: {out}, {generations}')
+  return summary

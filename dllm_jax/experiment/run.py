@@ -1,0 +1,108 @@
+"""A whole run: base model, RL, the control, and evaluation of all of them.
+
+Stages run in order and each resumes by itself, so a run that was stopped at
+any point goes on where it was when the same command is given again.
+"""
+
+import json
+import pathlib
+import time
+from typing import Any
+
+import jax
+
+from dllm_jax import settings
+from dllm_jax.experiment import results, setup, stages
+from dllm_jax.io import console, metrics, workdir
+from dllm_jax.text import tokenizer as tokenizer_lib
+
+# Metrics of the live line, in order of interest.
+SHOWN = (
+  'reward/correct',
+  'free/correct',
+  'guided/correct',
+  'eval/accuracy',
+  'policy/kl',
+  'policy/ratio_max',
+  'sft/loss',
+)
+
+
+def run(
+  config: dict[str, Any], directory: pathlib.Path, screen: console.Console
+) -> dict[str, Any]:
+  """Everything that `launch/train.py` does.
+
+  Args:
+    config: as nested dicts.
+    directory: the workdir; an unfinished run in it is continued.
+    screen: where progress and the closing table go.
+
+  Returns:
+    What eval.json says.
+
+  Raises:
+    errors.UserError: what the user can put right, in one line.
+    loop.Interrupted: stopped by a signal, after saving.
+  """
+  cfg = settings.from_config(config)
+  with (
+    workdir.StopRequest() as stop,
+    workdir.claim(directory, config, extra={}) as resumed,
+  ):
+    finished = directory / results.EVAL_FILE
+    if finished.exists():
+      screen.line(f'{directory} holds a finished run; its results:')
+      found = json.loads(finished.read_text())
+      results.show(found, screen)
+      return found
+    tokenizer = tokenizer_lib.Tokenizer.from_words(cfg.task.words())
+    ctx = setup.make_context(cfg, tokenizer)
+    setup.check_shapes(cfg, ctx)
+    tokenizer.save(directory / results.TOKENIZER_FILE)
+    latest = {
+      phase: setup.stage_checkpoints(directory, phase, cfg.keep).latest() or 0
+      for phase in ('sft', 'rl', 'control')
+    }
+    screen.line(
+      f'{"continuing" if resumed else "starting"} {directory} on '
+      f'{jax.device_count()} {jax.default_backend()} device(s)'
+    )
+    log = metrics.MetricsLog(directory, resume_step=latest)
+    this = setup.Run(
+      cfg=cfg,
+      ctx=ctx,
+      rows=setup.load_rows(cfg),
+      directory=directory,
+      log=log,
+      screen=screen,
+      stop=stop,
+    )
+    found = _stages(this)
+    workdir.write_json(finished, found)
+    log.close()
+    results.show(found, screen)
+    return found
+
+
+def _stages(run: setup.Run) -> dict[str, Any]:
+  """Base, RL, control, evaluation."""
+  cfg = run.cfg
+  base, base_progress = stages.train_base(run)
+  chosen = stages.choose_steps(run, base)
+  policies = {'base': base, 'final': base}
+  seconds = {'base': base_progress.seconds}
+  if cfg.method != 'sft':
+    policies['final'], progress = stages.train_policy(run, base, chosen)
+    seconds['rl'] = progress.seconds
+    stages.keep(run, 'final', policies['final'], progress)
+    if cfg.control:
+      policies['control'], extra = stages.train_control(
+        run, base, base_progress, progress
+      )
+      seconds['control'] = extra.seconds
+      stages.keep(run, 'control', policies['control'], extra)
+  began = time.perf_counter()
+  found = results.evaluate_all(run, policies, chosen)
+  seconds['eval'] = time.perf_counter() - began
+  return found | {'seconds': seconds}

@@ -1,0 +1,140 @@
+"""What the stages of a run share: rows, context, directory, outlets."""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+
+import jax
+
+from dllm_jax import errors, settings, sharding, types
+from dllm_jax.data import pipeline, public
+from dllm_jax.io import checkpoint, console, metrics, workdir
+from dllm_jax.models import transformer
+from dllm_jax.ops import streams
+from dllm_jax.rollout import answer_free, context
+from dllm_jax.tasks import task as task_lib
+from dllm_jax.text import tokenizer as tokenizer_lib
+
+# The validation and test rows are the same for every seed.
+SPLIT_SEED = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rows:
+  """The rows of a run: demonstrations, prompts, validation, test."""
+
+  demonstrations: Sequence[task_lib.Row]
+  prompts: Sequence[task_lib.Row]
+  validation: Sequence[task_lib.Row]
+  test: Sequence[task_lib.Row]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+  """What the stages of a run share."""
+
+  cfg: settings.Settings
+  ctx: context.Context
+  rows: Rows
+  directory: pathlib.Path
+  log: metrics.MetricsLog
+  screen: console.Console
+  stop: workdir.StopRequest
+
+  def checkpoints(self, stage: str) -> checkpoint.Checkpoints:
+    """Those of one stage."""
+    return stage_checkpoints(self.directory, stage, self.cfg.keep)
+
+  def greedy(self) -> answer_free.RolloutConfig:
+    """The decoding of evaluations."""
+    return dataclasses.replace(self.cfg.rollout, temperature=0.0)
+
+
+def stage_checkpoints(
+  directory: pathlib.Path, stage: str, keep: int
+) -> checkpoint.Checkpoints:
+  """The checkpoints of one stage of a workdir."""
+  return checkpoint.Checkpoints(
+    directory / 'checkpoints' / stage, max_to_keep=keep
+  )
+
+
+def make_context(
+  cfg: settings.Settings, tokenizer: tokenizer_lib.Tokenizer
+) -> context.Context:
+  """Task, text, model and mesh of a run."""
+  vocab = types.Vocabulary(
+    size=tokenizer.vocab_size,
+    mask_token=tokenizer.mask_token,
+    eos_token=tokenizer.eos_token,
+  )
+  return context.Context(
+    task=cfg.task,
+    tokenizer=tokenizer,
+    vocab=vocab,
+    denoiser=transformer.TransformerDenoiser(cfg=cfg.model_config(vocab)),
+    mesh=sharding.make_mesh(cfg.mesh),
+    root=jax.random.key(cfg.seed),
+  )
+
+
+def fresh_params(ctx: context.Context) -> types.Params:
+  """Random parameters, whole on every device."""
+  init = jax.jit(
+    transformer.init,
+    static_argnums=1,
+    out_shardings=sharding.replicated(ctx.mesh),
+  )
+  return init(streams.step_key(ctx.root, 'init', 0), ctx.denoiser.cfg)
+
+
+def load_rows(cfg: settings.Settings) -> Rows:
+  """Generates the data set where it is absent, and picks the run's rows.
+
+  Raises:
+    errors.UserError: a public file is missing or malformed.
+  """
+  cache = cfg.data.cache_dir or workdir.cache_dir() / 'data'
+  builder = pipeline.prepare(cfg.task, cache)
+  train = pipeline.open_split(builder, 'train')
+  try:
+    test = (
+      public.load(cfg.task.name, cfg.data_dir)
+      if cfg.data_dir
+      else pipeline.open_split(builder, 'test')
+    )
+  except (FileNotFoundError, ValueError) as e:
+    raise errors.UserError(str(e)) from e
+  pick = pipeline.pick
+  return Rows(
+    demonstrations=pick(train, cfg.data.num_demonstrations, seed=cfg.seed),
+    prompts=train,
+    validation=pick(
+      pipeline.open_split(builder, 'validation'),
+      cfg.data.num_validation,
+      seed=SPLIT_SEED,
+    ),
+    test=pick(test, cfg.data.num_test, seed=SPLIT_SEED),
+  )
+
+
+def check_shapes(cfg: settings.Settings, ctx: context.Context) -> None:
+  """Refuses, before any work, batches that do not fit the mesh or the split."""
+  rows = cfg.rollout.num_prompts * cfg.rollout.group_size
+  guided = cfg.rollout.num_prompts * cfg.guided.num_guided
+  check = sharding.check_divides
+  check(cfg.base.batch_size, ctx.mesh, 'base.batch_size')
+  check(cfg.eval.batch_size, ctx.mesh, 'eval.batch_size')
+  check(rows, ctx.mesh, 'rollout.num_prompts * rollout.group_size')
+  if cfg.method == 'ag_grpo':
+    what = 'rollout.num_prompts * method.guided.num_guided'
+    check(guided, ctx.mesh, what)
+  for count, micro, what in (
+    (rows, cfg.policy.num_micro, 'method.policy.num_micro'),
+    (cfg.base.batch_size, cfg.base_sft.num_micro, 'base.num_micro'),
+  ):
+    if count % (micro * ctx.mesh.shape['data']):
+      raise errors.UserError(
+        f'{count} rows do not split into {what}={micro} micro-batches on '
+        f'{ctx.mesh.shape["data"]} data shard(s): change one of them'
+      )

@@ -1,0 +1,173 @@
+"""The stages that train: base model, RL, and the supervised control.
+
+Each stage resumes from its own checkpoints and keeps its result under a name.
+"""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+
+from dllm_jax import errors, loop, types
+from dllm_jax.data import pipeline
+from dllm_jax.eval import accuracy
+from dllm_jax.experiment import setup
+from dllm_jax.io import checkpoint
+from dllm_jax.train import optim
+from dllm_jax.train import state as state_lib
+from dllm_jax.train.methods import ag_grpo, diffu_grpo, sft
+
+
+def train_base(run: setup.Run) -> tuple[types.Params, loop.Progress]:
+  """The base model.
+
+  In this order: 1. kept by an earlier run of this workdir; 2. `base.path`;
+  3. trained here by `sft`, from random parameters or its own checkpoint.
+  """
+  cfg, ctx = run.cfg, run.ctx
+  fresh = setup.fresh_params(ctx)
+  kept = run.directory / 'base'
+  if not kept.exists() and cfg.base.path:
+    kept = pathlib.Path(cfg.base.path)
+    if not kept.exists():
+      raise errors.UserError(
+        f'config key base.path names {kept}, which is missing; give the base '
+        "directory of a finished run, or '' to train one"
+      )
+  if kept.exists():
+    params, meta = checkpoint.load_params(kept, fresh)
+    run.screen.line(f'base model from {kept}')
+    return params, loop.Progress(**meta)
+  optimizer = optim.make(cfg.base_optim)
+  params, progress = loop.run(
+    sft.Sft(ctx=ctx, optimizer=optimizer, cfg=cfg.base_sft),
+    state_lib.create(fresh, optimizer),
+    pipeline.batches(
+      run.rows.demonstrations, seed=cfg.seed, batch_size=cfg.base.batch_size
+    ),
+    title='base (sft)',
+    cfg=cfg.base_loop,
+    score=_scorer(run, cfg.eval.num_steps[0]),
+    **_outlets(run, 'sft'),
+  )
+  keep(run, 'base', params, progress)
+  return params, progress
+
+
+def train_policy(
+  run: setup.Run, base: types.Params, num_steps: int
+) -> tuple[types.Params, loop.Progress]:
+  """RL from the base model, watched on validation rows at `num_steps`."""
+  cfg, ctx = run.cfg, run.ctx
+  optimizer = optim.make(cfg.optim)
+  shared = {
+    'ctx': ctx,
+    'optimizer': optimizer,
+    'reference': state_lib.reference(base) if cfg.policy.has_kl else None,
+    'rollout': cfg.rollout,
+    'reward': cfg.reward,
+    'advantage': cfg.advantage,
+    'policy': cfg.policy,
+  }
+  if cfg.method == 'ag_grpo':
+    method = ag_grpo.AgGrpo(**shared, guided=cfg.guided)
+  else:
+    method = diffu_grpo.DiffuGrpo(**shared)
+  return loop.run(
+    method,
+    state_lib.create(_copy(base), optimizer),
+    pipeline.batches(
+      run.rows.prompts, seed=cfg.seed, batch_size=cfg.rollout.num_prompts
+    ),
+    title=cfg.method,
+    cfg=cfg.loop,
+    score=_scorer(run, num_steps),
+    **_outlets(run, 'rl'),
+  )
+
+
+def train_control(
+  run: setup.Run,
+  base: types.Params,
+  base_progress: loop.Progress,
+  rl_progress: loop.Progress,
+) -> tuple[types.Params, loop.Progress]:
+  """More supervised training on the same demonstrations, for RL's CPU time."""
+  cfg = run.cfg
+  per_step = base_progress.cpu_seconds / max(base_progress.step, 1)
+  num_steps = max(1, round(rl_progress.cpu_seconds / max(per_step, 1e-9)))
+  optimizer = optim.make(cfg.base_optim)
+  return loop.run(
+    sft.Sft(
+      ctx=run.ctx, optimizer=optimizer, cfg=cfg.base_sft, phase='control'
+    ),
+    state_lib.create(_copy(base), optimizer),
+    pipeline.batches(
+      run.rows.demonstrations,
+      seed=cfg.seed + 1,
+      batch_size=cfg.base.batch_size,
+    ),
+    title='control (more sft)',
+    cfg=dataclasses.replace(cfg.base_loop, num_steps=num_steps, patience=0),
+    score=_scorer(run, cfg.eval.num_steps[0]),
+    **_outlets(run, 'control'),
+  )
+
+
+def choose_steps(run: setup.Run, base: types.Params) -> int:
+  """The denoising steps at which the base is best on validation rows."""
+  found = accuracy.sweep(
+    run.ctx,
+    base,
+    run.rows.validation,
+    run.greedy(),
+    run.cfg.eval.num_steps,
+    batch_size=run.cfg.eval.batch_size,
+  )
+  return max(found, key=lambda steps: found[steps].accuracy)
+
+
+def keep(
+  run: setup.Run, name: str, params: types.Params, progress: loop.Progress
+) -> None:
+  """Parameters under a name of their own, for later runs and `--model`."""
+  if not (run.directory / name).exists():
+    checkpoint.save_params(
+      run.directory / name, params, dataclasses.asdict(progress)
+    )
+
+
+def _outlets(run: setup.Run, stage: str) -> dict[str, Any]:
+  return {
+    'checkpoints': run.checkpoints(stage),
+    'log': run.log,
+    'screen': run.screen,
+    'stop': run.stop,
+  }
+
+
+def _scorer(run: setup.Run, num_steps: int):
+  """Validation metrics of parameters, for `loop.run`."""
+  cfg = dataclasses.replace(run.greedy(), num_steps=num_steps)
+
+  def score(params):
+    found = accuracy.evaluate(
+      run.ctx,
+      params,
+      run.rows.validation,
+      cfg,
+      batch_size=run.cfg.eval.batch_size,
+    )
+    means = {f'eval/{k}': v for k, v in found.metrics.items()}
+    return {
+      'eval/accuracy': found.accuracy,
+      'eval/mean_steps': found.mean_steps,
+    } | means
+
+  return score
+
+
+def _copy(params: types.Params) -> types.Params:
+  """Buffers of their own: training donates the ones that it is given."""
+  return jax.tree.map(jax.numpy.copy, params)

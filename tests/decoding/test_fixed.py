@@ -1,0 +1,467 @@
+"""The fixed schedule: recordings, twins, invariants, distributions."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from dllm_jax import types
+from dllm_jax.decoding import fixed
+from dllm_jax.ops import sampling, schedules
+from tests import tiny
+
+L, W = 12, 4
+CFG = fixed.FixedConfig(gen_length=L, block_length=W)
+TABLE = tiny.Table(gen_length=L)
+PARAMS = tiny.table_params(0, L)
+PROMPTS = tiny.random_prompts(1, [3, 5, 1, 4, 2, 5])
+STATIC = ('denoiser', 'vocab', 'cfg')
+decode = jax.jit(fixed.decode, static_argnames=STATIC)
+step = jax.jit(fixed.fixed_step, static_argnames=STATIC)
+
+
+def run(
+  canvas,
+  *,
+  params=PARAMS,
+  steps=2,
+  temperature=1.0,
+  row_id=None,
+  seed=0,
+  cfg=CFG,
+):
+  """`decode` with the table; rows are numbered from 0."""
+  rows = range(len(canvas.tokens)) if row_id is None else row_id
+  return decode(
+    TABLE,
+    params,
+    tiny.row_keys(seed, list(rows)),
+    canvas,
+    jnp.int32(steps),
+    jnp.float32(temperature),
+    vocab=tiny.VOCAB,
+    cfg=cfg,
+  )
+
+
+def blank(rows=6):
+  return tiny.canvas(PROMPTS[:rows], L, width=5)
+
+
+def same(a, b):
+  """Equal trajectories; log-probabilities up to the last bits."""
+  for name in ('tokens', 'commit_step', 'num_steps'):
+    np.testing.assert_array_equal(getattr(a, name), getattr(b, name), name)
+  np.testing.assert_allclose(a.logp, b.logp, rtol=1e-5, atol=1e-5)
+
+
+def pick(trajectory, rows):
+  return jax.tree.map(lambda x: x[jnp.asarray(rows)], trajectory)
+
+
+# Recordings.
+
+RECORDED = (
+  'llada_g32_b32_s32',
+  'llada_g32_b8_s16',
+  'llada_g64_b16_s32',
+  'llada_g24_b12_s10',
+  'fast_g32_b16_s16',
+)
+
+
+@pytest.mark.parametrize('name', RECORDED)
+def test_recorded_llada_decodes(shared_dir, name):
+  folder = shared_dir / 'golden' / 'llada_tiny'
+  case = next(
+    c for c in tiny.cases(folder / 'decode_cases.json') if c['name'] == name
+  )
+  assert case['cfg_scale'] == 0 and case['threshold'] is None
+  data = tiny.recorded(folder, 'decode.npz')
+  length = case['gen_length']
+  cfg = fixed.FixedConfig(gen_length=length, block_length=case['block_length'])
+  prompts = [
+    row[:n].tolist()
+    for row, n in zip(data[f'{name}.prompt'], data[f'{name}.prompt_len'])
+  ]
+  width = max(map(len, prompts))
+
+  def check(rows, side):
+    canvas = tiny.canvas(
+      [prompts[i] for i in rows],
+      length,
+      width=width,
+      side=side,
+      mask_token=tiny.LLADA_VOCAB.mask_token,
+    )
+    got = decode(
+      dataclasses.replace(tiny.DENOISER, cfg=tiny.LLADA),
+      tiny.llada(folder),
+      tiny.row_keys(0, rows),
+      canvas,
+      jnp.int32(cfg.steps_per_block(case['steps'])),
+      jnp.float32(0.0),
+      vocab=tiny.LLADA_VOCAB,
+      cfg=cfg,
+    )
+    np.testing.assert_array_equal(got.tokens, data[f'{name}.output'][rows])
+    np.testing.assert_array_equal(
+      got.commit_step, data[f'{name}.unmask_step'][rows]
+    )
+    np.testing.assert_array_equal(got.num_steps, data[f'{name}.nfe'][rows])
+
+  everyone = list(range(len(prompts)))
+  assert len({len(p) for p in prompts}) > 1
+  check(everyone, 'left')
+  for row in everyone:
+    check([row], 'right')
+
+
+# Twins.
+
+
+def python_loop(canvas, *, steps, temperature, cfg=CFG, seed=0):
+  """`decode` as a Python loop, with the canvases that its steps read."""
+  state = fixed.init_state(canvas, tiny.VOCAB, cfg)
+  rows = list(range(len(canvas.tokens)))
+  seen, states = [], []
+  while not bool(jnp.all(fixed.is_done(state, tiny.VOCAB, cfg))):
+    seen.append(np.asarray(state.tokens))
+    states.append(state)
+    keys = jax.vmap(jax.random.fold_in, (0, None))(
+      tiny.row_keys(seed, rows), len(seen) - 1
+    )
+    state = step(
+      TABLE,
+      PARAMS,
+      keys,
+      state,
+      canvas.attention_mask,
+      jnp.int32(steps),
+      jnp.float32(temperature),
+      vocab=tiny.VOCAB,
+      cfg=cfg,
+    )
+  return fixed.finish(state, tiny.VOCAB, cfg), seen, states + [state]
+
+
+def test_while_loop_equals_python_loop_and_replay_its_canvases():
+  got = run(blank(), steps=3)
+  want, seen, _ = python_loop(blank(), steps=3, temperature=1.0)
+  same(got, want)
+  assert len(seen) == 9
+  for t, canvas in enumerate(seen):
+    now = fixed.replay(got, jnp.full(6, t, jnp.int32), tiny.MASK)
+    np.testing.assert_array_equal(now, canvas[:, -L:])
+    # Prompts and padding never change.
+    np.testing.assert_array_equal(canvas[:, :-L], seen[0][:, :-L])
+
+
+def numpy_row(prompt, steps, completion=None, params=PARAMS):
+  """Greedy decoding of one row, from the definition."""
+  tokens = list(completion or [tiny.MASK] * L)
+  logp, when, now = np.zeros(L), np.full(L, -1), 0
+  for first in range(0, L, W):
+    columns = [k for k in range(first, first + W) if tokens[k] == tiny.MASK]
+    masks, t = len(columns), 0
+    while columns:
+      visible = params['context'][prompt + tokens].sum(0)
+      best = []
+      for k in columns:
+        lp = tiny.allowed_logp(params['table'][k] + visible)
+        best.append((-lp.max(), k, int(lp.argmax())))
+      quota = masks // steps + (t < masks % steps)
+      for negative, k, token in sorted(best)[:quota]:
+        tokens[k], logp[k], when[k] = token, -negative, now
+        columns.remove(k)
+      t, now = t + 1, now + 1
+  when[when < 0] = now
+  return tokens, logp, when, now
+
+
+@pytest.mark.parametrize('steps', [1, 2, 3, 4, 7])
+def test_greedy_equals_numpy(steps):
+  got = run(blank(), steps=steps, temperature=0.0)
+  for row, prompt in enumerate(PROMPTS):
+    tokens, logp, when, taken = numpy_row(prompt, steps)
+    np.testing.assert_array_equal(got.tokens[row], tokens)
+    np.testing.assert_array_equal(got.commit_step[row], when)
+    np.testing.assert_allclose(got.logp[row], logp, rtol=1e-4, atol=1e-5)
+    assert got.num_steps[row] == taken == 3 * min(steps, W)
+
+
+@pytest.mark.parametrize('temperature', [0.0, 0.3, 1.0, 3.0])
+def test_confidence_is_untempered_whatever_the_temperature(temperature):
+  _, _, states = python_loop(blank(), steps=2, temperature=temperature)
+  for t, (before, after) in enumerate(zip(states, states[1:])):
+    column = 5 + np.asarray(before.block)[:, None] * W + np.arange(W)
+    mask = blank().attention_mask
+    logits = TABLE(PARAMS, before.tokens, mask, jnp.asarray(column))
+    logp = tiny.allowed_logp(logits)
+    keys = jax.vmap(jax.random.fold_in, (0, None))(
+      tiny.row_keys(0, list(range(6))), t
+    )
+    draw = jax.vmap(jax.random.split)(keys)[:, 1]
+    proposal = np.asarray(
+      sampling.gumbel_argmax(
+        draw,
+        sampling.allowed_logits(logits, tiny.VOCAB),
+        jnp.float32(temperature),
+      )
+    )
+    for row in range(6):
+      old = np.asarray(before.tokens[row])[column[row]]
+      new = np.asarray(after.tokens[row])[column[row]]
+      changed = np.flatnonzero(old != new)
+      eligible = np.flatnonzero(old == tiny.MASK)
+      assert len(changed) == 2
+      score = logp[row, np.arange(W), proposal[row]]
+      best = sorted(eligible, key=lambda k: -score[k])[:2]
+      assert set(best) == set(changed)
+      np.testing.assert_array_equal(new[changed], proposal[row][changed])
+      np.testing.assert_allclose(
+        np.asarray(after.logp[row])[column[row] - 5][changed],
+        score[changed],
+        rtol=1e-4,
+        atol=1e-5,
+      )
+
+
+# Invariants.
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+  steps=st.integers(1, 9),
+  temperature=st.sampled_from([0.0, 1e-6, 0.9, 5.0, 1e6]),
+  seed=st.integers(0, 2**31 - 1),
+  order=st.sampled_from(['confidence', 'random']),
+)
+def test_schedule_and_vocabulary(steps, temperature, seed, order):
+  cfg = dataclasses.replace(CFG, order=order)
+  got = run(blank(), steps=steps, temperature=temperature, seed=seed, cfg=cfg)
+  tokens, when = np.asarray(got.tokens), np.asarray(got.commit_step)
+  # The table's top logits are [MASK] and ids beyond the text.
+  assert tokens.min() >= 0 and tokens.max() < tiny.MASK
+  assert (np.asarray(got.logp) < 0).all() and np.isfinite(got.logp).all()
+  taken = min(steps, W)
+  quota = [W // steps + (t < W % steps) for t in range(taken)]
+  for row in when:
+    for block in range(3):
+      inside = row[block * W : (block + 1) * W] - block * taken
+      np.testing.assert_array_equal(np.bincount(inside, minlength=taken), quota)
+  np.testing.assert_array_equal(got.num_steps, 3 * taken)
+
+
+def test_nothing_is_committed_twice():
+  _, seen, states = python_loop(blank(), steps=4, temperature=1.0)
+  last = np.asarray(states[-1].tokens)
+  for canvas in seen:
+    decided = canvas != tiny.MASK
+    np.testing.assert_array_equal(canvas[decided], last[decided])
+
+
+def test_random_order_is_uniform_and_ignores_confidence():
+  # One block of 4, a token a step: each column comes first as often.
+  cfg = dataclasses.replace(CFG, order='random')
+  rows = 400
+  canvas = tiny.canvas([[1, 2]] * rows, L)
+  got = run(canvas, steps=4, temperature=0.0, cfg=cfg, row_id=range(rows))
+  first = np.argmin(np.asarray(got.commit_step)[:, :W], axis=1)
+  assert stats.chisquare(np.bincount(first, minlength=W)).pvalue > 1e-3
+  second = np.argmin(np.asarray(got.commit_step)[:, W : 2 * W], axis=1)
+  table = np.zeros((W, W))
+  np.add.at(table, (first, second), 1)
+  assert stats.chi2_contingency(table).pvalue > 1e-3
+  ordered = run(canvas, steps=4, temperature=0.0, row_id=range(rows))
+  assert len(np.unique(ordered.commit_step, axis=0)) == 1
+
+
+def test_first_token_follows_the_softmax():
+  # One row of logits for all columns, one step: every column is a draw.
+  params = tiny.table_params(5, L, context=0.0)
+  params['table'][:] = params['table'][0]
+  rows = 500
+  canvas = tiny.canvas([[1]] * rows, L)
+  got = run(canvas, params=params, steps=1, temperature=0.8, seed=3)
+  count = np.bincount(np.asarray(got.tokens).ravel(), minlength=tiny.ROWS)
+  logits = params['table'][0].copy()
+  logits[tiny.MASK :] = -np.inf
+  p = np.exp(tiny.log_softmax(logits / 0.8))
+  assert count[tiny.MASK :].sum() == 0
+  likely = p * rows * L > 5
+  observed = [*count[likely], count[~likely].sum()]
+  expected = [*p[likely], p[~likely].sum()]
+  expected = np.array(expected) * rows * L
+  assert stats.chisquare(observed, expected).pvalue > 1e-3
+
+
+def test_ties_take_the_lowest_id_and_the_leftmost_column():
+  params = {
+    'table': np.zeros((L, tiny.ROWS), np.float32),
+    'context': np.zeros((tiny.ROWS, tiny.ROWS), np.float32),
+  }
+  got = run(blank(1), params=params, steps=2, temperature=0.0)
+  np.testing.assert_array_equal(got.tokens, np.zeros((1, L)))
+  np.testing.assert_array_equal(
+    got.commit_step[0], [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+  )
+
+
+def eos_params(*columns):
+  """A table that proposes EOS at the given columns alone."""
+  params = tiny.table_params(0, L)
+  params['table'][:, tiny.EOS] = -64.0
+  params['table'][list(columns), tiny.EOS] = 64.0
+  params['context'][:, tiny.EOS] = 0.0
+  return params
+
+
+@pytest.mark.parametrize('order', ['confidence', 'random'])
+@pytest.mark.parametrize('column', [0, 5, 11])
+def test_stop_at_eos_keeps_the_prefix_and_saves_steps(column, order):
+  params = eos_params(column)
+  full = dataclasses.replace(CFG, order=order)
+  early = dataclasses.replace(full, stop_at_eos=True)
+  want = run(blank(), params=params, cfg=full)
+  got = run(blank(), params=params, cfg=early)
+  upto = column + 1
+  np.testing.assert_array_equal(got.tokens[:, :upto], want.tokens[:, :upto])
+  np.testing.assert_array_equal(got.tokens[:, column], tiny.EOS)
+  np.testing.assert_array_equal(
+    got.commit_step[:, :upto], want.commit_step[:, :upto]
+  )
+  np.testing.assert_array_equal(got.logp[:, :upto], want.logp[:, :upto])
+  needed = np.asarray(want.commit_step)[:, :upto].max(1) + 1
+  np.testing.assert_array_equal(got.num_steps, needed)
+  assert (np.asarray(got.num_steps) <= np.asarray(want.num_steps)).all()
+  if column < 8:
+    assert (np.asarray(got.num_steps) < np.asarray(want.num_steps)).all()
+  # What no step committed is EOS, with the row's number of steps, logp 0.
+  late = np.asarray(want.commit_step) >= needed[:, None]
+  assert (np.asarray(got.tokens)[late] == tiny.EOS).all()
+  assert (np.asarray(got.logp)[late] == 0.0).all()
+  np.testing.assert_array_equal(
+    np.asarray(got.commit_step)[late],
+    np.broadcast_to(needed[:, None], late.shape)[late],
+  )
+
+
+def test_suppressed_eos_is_never_proposed_but_counts_in_logp():
+  params = eos_params(0, 6)
+  # By logp, so that a probability of exp(-64) is seen.
+  cfg = dataclasses.replace(CFG, suppress_eos=True)
+  got = run(blank(), params=params, cfg=cfg, temperature=1.0)
+  assert (np.asarray(got.tokens) != tiny.EOS).all()
+  logp = np.asarray(got.logp)
+  assert (logp[:, [0, 6]] < -20).all()
+  assert (np.delete(logp, [0, 6], axis=1) > -20).all()
+
+
+def test_decided_positions_stay():
+  completion = np.full((2, L), tiny.MASK, np.int32)
+  held = {0: [3, 4, 5, 6, 7, 9], 1: [0]}
+  for row, columns in held.items():
+    completion[row, columns] = np.arange(len(columns)) + 10
+  ids, mask = tiny.pad(PROMPTS[:2], 5)
+  canvas = types.Canvas(
+    jnp.asarray(np.concatenate([ids, completion], 1)),
+    jnp.asarray(np.concatenate([mask, completion >= 0], 1)),
+  )
+  got = run(canvas, steps=2, temperature=0.0)
+  for row, columns in held.items():
+    want = numpy_row(PROMPTS[row], 2, completion[row].tolist())
+    np.testing.assert_array_equal(
+      np.asarray(got.tokens)[row, columns], completion[row, columns]
+    )
+    np.testing.assert_array_equal(got.tokens[row], want[0])
+    np.testing.assert_array_equal(got.commit_step[row], want[2])
+    assert got.num_steps[row] == want[3]
+    assert (np.asarray(got.logp)[row, columns] == 0).all()
+  # Row 0 has 3, 0 and 3 masks in its blocks: 2 + 0 + 2 steps.
+  np.testing.assert_array_equal(got.num_steps, [4, 6])
+
+
+def test_finished_rows_are_frozen():
+  full = np.full((2, L), 7, np.int32)
+  full[1, 2] = tiny.MASK
+  canvas = types.Canvas(jnp.asarray(full), jnp.ones((2, L), bool))
+  alone = run(pick(canvas, [1]), row_id=[1])
+  got = run(canvas)
+  np.testing.assert_array_equal(got.num_steps, [0, 1])
+  np.testing.assert_array_equal(got.tokens[0], full[0])
+  same(pick(got, [1]), alone)
+  state = fixed.init_state(canvas, tiny.VOCAB, CFG)
+  for t in range(3):
+    state = step(
+      TABLE,
+      PARAMS,
+      tiny.row_keys(t, [0, 1]),
+      state,
+      canvas.attention_mask,
+      jnp.int32(2),
+      jnp.float32(1.0),
+      vocab=tiny.VOCAB,
+      cfg=CFG,
+    )
+    if t == 0:
+      first = state
+  for name, value in first._asdict().items():
+    if name != 'step':
+      np.testing.assert_array_equal(value, getattr(state, name), name)
+
+
+# A row's result depends on nothing but the row.
+
+
+@pytest.mark.parametrize('temperature', [0.0, 1.0])
+def test_rows_do_not_depend_on_their_batch(temperature):
+  whole = run(blank(), temperature=temperature)
+  args = {'temperature': temperature}
+  for row in range(6):
+    lone = tiny.canvas([PROMPTS[row]], L, width=5, side='right')
+    same(run(lone, row_id=[row], **args), pick(whole, [row]))
+  longer = tiny.canvas([*PROMPTS, list(range(9))], L)
+  same(pick(run(longer, **args), range(6)), whole)
+  right = tiny.canvas(PROMPTS, L, width=9, side='right')
+  same(run(right, **args), whole)
+  order = [4, 2, 0, 5, 1, 3]
+  mixed = tiny.canvas([PROMPTS[i] for i in order], L, width=5)
+  same(run(mixed, row_id=order, **args), pick(whole, order))
+  if temperature:
+    other = run(blank(), row_id=[9, 8, 7, 6, 11, 10], **args)
+    assert (np.asarray(other.tokens) != np.asarray(whole.tokens)).any(1).all()
+
+
+def test_transformer_rows_do_not_depend_on_their_batch():
+  def go(prompts, side, width, row_id):
+    return decode(
+      tiny.DENOISER,
+      tiny.params(),
+      tiny.row_keys(0, row_id),
+      tiny.canvas(prompts, L, side=side, width=width),
+      jnp.int32(2),
+      jnp.float32(1.0),
+      vocab=tiny.VOCAB,
+      cfg=CFG,
+    )
+
+  whole = go(PROMPTS[:4], 'left', 5, [0, 1, 2, 3])
+  peers = [PROMPTS[3], list(range(9)), PROMPTS[2], PROMPTS[0]]
+  mixed = go(peers, 'right', 9, [3, 17, 2, 0])
+  same(pick(mixed, [3, 2, 0]), pick(whole, [0, 2, 3]))
+
+
+def test_config():
+  assert CFG.num_blocks == 3
+  assert [CFG.steps_per_block(s) for s in (1, 3, 7, 12)] == [1, 1, 2, 4]
+  assert fixed.largest_commit(CFG, 9) == 2
+  assert fixed.largest_commit(CFG, 1) == schedules.largest_quota(W, 1) == 4
+  for wrong in ({'block_length': 5}, {'block_length': 0}, {'order': 'left'}):
+    with pytest.raises(ValueError):
+      dataclasses.replace(CFG, **wrong)

@@ -1,0 +1,108 @@
+"""Attention under a per-row mask, against NumPy."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dllm_jax.models import attention
+from dllm_jax.ops import schedules
+from tests import tiny
+
+X = jax.random.normal(jax.random.key(0), (3, 5, 16))
+MASK = jnp.array([[1, 1, 1, 1, 1], [0, 0, 1, 1, 1], [1, 1, 1, 0, 0]], bool)
+
+
+def apply(cfg, x, mask):
+  params = jax.tree.map(lambda p: p[0], tiny.params(cfg)['layers']['self_attn'])
+  allowed = attention.visible(mask, causal=cfg.causal)
+  got = attention.Attention(cfg).apply(
+    {'params': params}, x, allowed, schedules.positions(mask)
+  )
+  return np.asarray(got), params
+
+
+def test_visible_by_hand():
+  mask = jnp.array([[False, True, True]])
+  np.testing.assert_array_equal(
+    attention.visible(mask, causal=False)[0], [[0, 1, 1]] * 3
+  )
+  np.testing.assert_array_equal(
+    attention.visible(mask, causal=True)[0], [[0, 0, 0], [0, 1, 0], [0, 1, 1]]
+  )
+
+
+def rotate(x, position, theta):
+  half = x.shape[-1] // 2
+  z = x[..., :half] + 1j * x[..., half:]
+  z = z * np.exp(1j * position * theta ** (-np.arange(half) / half))
+  return np.concatenate([z.real, z.imag])
+
+
+@pytest.mark.parametrize('causal', [False, True])
+def test_equals_a_loop_over_heads_and_queries(causal):
+  cfg = dataclasses.replace(tiny.MODEL, causal=causal)
+  got, params = apply(cfg, X, MASK)
+  kernel = {k: np.float64(v['kernel']) for k, v in params.items()}
+  for row in range(3):
+    real = np.flatnonzero(MASK[row])
+    x = np.float64(X[row, real])
+    q, k, v = (x @ kernel[f'{n}_proj'] for n in 'qkv')
+    out = np.zeros((len(real), 16))
+    for head in range(4):
+      own, shared = slice(4 * head, 4 * head + 4), 4 * (head // 2)
+      of = slice(shared, shared + 4)
+      for i in range(len(real)):
+        last = i + 1 if causal else len(real)
+        turned = rotate(q[i, own], i, cfg.rope_theta)
+        score = [
+          turned @ rotate(k[j, of], j, cfg.rope_theta) / 2.0
+          for j in range(last)
+        ]
+        weight = np.exp(tiny.log_softmax(score))
+        out[i, own] = weight @ v[:last, of]
+    np.testing.assert_allclose(
+      got[row, real], out @ kernel['o_proj'], rtol=1e-4, atol=1e-5
+    )
+
+
+def test_padding_does_not_reach_real_columns():
+  noisy = jnp.where(MASK[..., None], X, 1e3)
+  clean, _ = apply(tiny.MODEL, X, MASK)
+  got, _ = apply(tiny.MODEL, noisy, MASK)
+  np.testing.assert_array_equal(got[np.asarray(MASK)], clean[np.asarray(MASK)])
+
+
+def test_a_row_without_keys_is_finite():
+  none = jnp.zeros_like(MASK)
+  got, params = apply(tiny.MODEL, X, none)
+  assert np.isfinite(got).all()
+
+  def loss(x):
+    allowed = attention.visible(none, causal=False)
+    return (
+      attention.Attention(tiny.MODEL)
+      .apply({'params': params}, x, allowed, schedules.positions(none))
+      .sum()
+    )
+
+  assert np.isfinite(jax.grad(loss)(X)).all()
+
+
+def test_query_and_key_norms_act_per_head():
+  cfg = dataclasses.replace(tiny.MODEL, qk_norm=True)
+  got, params = apply(cfg, X, MASK)
+  assert params['q_norm']['weight'].shape == (4,)
+  scaled = jax.tree.map(np.copy, params)
+  # The norm takes away the size of the queries.
+  scaled['q_proj']['kernel'] *= 8.0
+  allowed = attention.visible(MASK, causal=False)
+  again = attention.Attention(cfg).apply(
+    {'params': scaled}, X, allowed, schedules.positions(MASK)
+  )
+  real = np.asarray(MASK)
+  np.testing.assert_allclose(
+    np.asarray(again)[real], got[real], rtol=1e-3, atol=1e-4
+  )

@@ -1,0 +1,77 @@
+"""The parts of a block, against numbers by hand and NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dllm_jax.models import layers
+from tests import tiny
+
+X = jax.random.normal(jax.random.key(0), (2, 3, 16))
+
+
+def test_rms_norm_by_hand():
+  x = jnp.array([[3.0, 4.0]])  # rms = sqrt(12.5)
+  got = layers.RMSNorm(tiny.MODEL).apply(
+    {'params': {'weight': jnp.array([1.0, 2.0])}}, x
+  )
+  np.testing.assert_allclose(got, [[3.0, 8.0]] / np.sqrt(12.5), rtol=1e-5)
+
+
+def test_rms_norm_of_zeros_is_finite():
+  norm = lambda x: (
+    layers.RMSNorm(tiny.MODEL)
+    .apply({'params': {'weight': jnp.ones(4)}}, x)
+    .sum()
+  )
+  value, grad = jax.value_and_grad(norm)(jnp.zeros((1, 4)))
+  assert value == 0.0 and np.isfinite(grad).all()
+
+
+def test_linear():
+  kernel, bias = X[0, :, :4], X[1, 0, :4]
+  got = layers.Linear(tiny.MODEL, 4, use_bias=True).apply(
+    {'params': {'kernel': kernel, 'bias': bias}}, X[..., :3]
+  )
+  np.testing.assert_allclose(
+    got, X[..., :3] @ kernel + bias, rtol=1e-5, atol=1e-6
+  )
+
+
+def test_swiglu():
+  params = tiny.params()['layers']['mlp']
+  params = jax.tree.map(lambda leaf: leaf[0], params)
+  got = layers.SwiGLU(tiny.MODEL).apply({'params': params}, X)
+  gate, up, down = (
+    np.float64(params[f'{n}_proj']['kernel']) for n in ('gate', 'up', 'down')
+  )
+  x = np.float64(X)
+  hidden = x @ gate
+  want = (hidden / (1 + np.exp(-hidden)) * (x @ up)) @ down
+  np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_rope_by_hand():
+  # d = 4: column 0 turns with column 2 by p, column 1 with 3 by p / 10.
+  x = jnp.array([[[[1.0, 0.0, 0.0, 2.0]]]])
+  got = layers.rope(x, jnp.array([[3]]), theta=100.0)[0, 0, 0]
+  want = [np.cos(3), -2 * np.sin(0.3), np.sin(3), 2 * np.cos(0.3)]
+  np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+def test_rope_keeps_norms_and_sees_only_distances():
+  q, k = X[:1, :, None, :8], X[1:, :, None, :8]
+  turn = lambda x, p: layers.rope(x, jnp.array([p]), theta=10_000.0)
+  np.testing.assert_allclose(turn(q, [0, 0, 0]), q, rtol=1e-6)
+  scores = lambda shift: jnp.sum(
+    turn(q, [4 + shift, 1 + shift, shift])
+    * turn(k, [shift, 5 + shift, 9 + shift]),
+    -1,
+  )
+  np.testing.assert_allclose(scores(0), scores(100), rtol=1e-4, atol=1e-5)
+  assert np.abs(scores(0) - (q * k).sum(-1)).max() > 0.1
+  np.testing.assert_allclose(
+    jnp.linalg.norm(turn(q, [7, 8, 9]), axis=-1),
+    jnp.linalg.norm(q, axis=-1),
+    rtol=1e-5,
+  )

@@ -1,0 +1,213 @@
+"""The transformer against the recorded LLaDA and Dream, and itself."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dllm_jax.models import attention, config, transformer
+from dllm_jax.ops import schedules
+from tests import tiny
+
+
+@pytest.fixture(scope='module')
+def llada(shared_dir):
+  return shared_dir / 'golden' / 'llada_tiny'
+
+
+@pytest.fixture(scope='module')
+def dream(shared_dir):
+  return shared_dir / 'golden' / 'dream_tiny'
+
+
+@functools.partial(jax.jit, static_argnames='cfg')
+def forward(params, tokens, mask, *, cfg):
+  return transformer.Transformer(cfg).apply({'params': params}, tokens, mask)
+
+
+def everywhere(tokens):
+  return jnp.ones(tokens.shape, bool)
+
+
+def test_llada_logits(llada):
+  want = tiny.recorded(llada, 'golden.npz')
+  got = forward(
+    tiny.llada(llada),
+    want['tokens'],
+    everywhere(want['tokens']),
+    cfg=tiny.LLADA,
+  )
+  np.testing.assert_allclose(got, want['logits'], atol=5e-4, rtol=0)
+
+
+def test_llada_hidden_states(llada):
+  want = tiny.recorded(llada, 'golden.npz')
+  params, cfg = tiny.llada(llada), tiny.LLADA
+  tokens = jnp.asarray(want['tokens'][:1])
+  mask = everywhere(tokens)
+  x = jnp.asarray(params['embed_tokens'])[tokens]
+  np.testing.assert_array_equal(x[0], want['hidden_states'][0])
+  args = attention.visible(mask, causal=False), schedules.positions(mask)
+  run = functools.partial(transformer.run_layers, cfg, params['layers'])
+  middle = run(x, *args, 0, 1)
+  close = functools.partial(np.testing.assert_allclose, atol=5e-4, rtol=0)
+  close(middle[0], want['hidden_states'][1])
+  final = transformer.Transformer(cfg).apply(
+    {'params': params}, tokens, mask, method=transformer.Transformer.hidden
+  )
+  close(final[0], want['hidden_states'][2])
+  # A run of layers is a slice of the stack.
+  np.testing.assert_allclose(
+    run(middle, *args, 1, 2), run(x, *args), rtol=1e-5, atol=1e-5
+  )
+
+
+@pytest.mark.parametrize('side', ['left', 'right', 'alone'])
+def test_llada_ragged_rows(llada, side):
+  want = tiny.recorded(llada, 'golden.npz')
+  params = tiny.llada(llada)
+  lengths = want['mixed_lengths']
+  assert len(set(lengths.tolist())) > 1
+  rows = [r[:n].tolist() for r, n in zip(want['mixed_tokens'], lengths)]
+  if side == 'alone':
+    got = [
+      forward(params, *tiny.pad([row], len(row)), cfg=tiny.LLADA)[0]
+      for row in rows
+    ]
+  else:
+    ids, mask = tiny.pad(rows, 27, 123, side=side)
+    logits = np.asarray(forward(params, ids, mask, cfg=tiny.LLADA))
+    got = [logits[i, mask[i]] for i in range(len(rows))]
+  for i, n in enumerate(lengths):
+    np.testing.assert_allclose(
+      got[i], want['mixed_logits'][i, :n], atol=5e-4, rtol=0
+    )
+
+
+@pytest.mark.parametrize('side', ['left', 'right'])
+def test_dream_ragged_rows(dream, side):
+  want = tiny.recorded(dream, 'golden.npz')
+  rows = [
+    r[:n].tolist() for r, n in zip(want['mixed_tokens'], want['mixed_lengths'])
+  ]
+  ids, mask = tiny.pad(rows, 25, 99, side=side)
+  logits = np.asarray(forward(tiny.dream(dream), ids, mask, cfg=tiny.DREAM))
+  for i, n in enumerate(want['mixed_lengths']):
+    np.testing.assert_allclose(
+      logits[i, mask[i]], want['mixed_logits'][i, :n], atol=5e-4, rtol=0
+    )
+
+
+TOKENS = jax.random.randint(jax.random.key(3), (3, 7), 0, 28)
+MASKS = jnp.array([[1] * 7, [0, 0, 1, 1, 1, 1, 1], [1, 1, 0, 0, 1, 1, 1]], bool)
+QUERY = jnp.array([[6, 4], [5, 5], [4, 1]])
+denoise = jax.jit(
+  lambda cfg, *args: transformer.TransformerDenoiser(cfg=cfg)(*args),
+  static_argnums=0,
+)
+
+
+def test_denoiser_reads_the_queried_columns():
+  logits = forward(tiny.params(), TOKENS, MASKS, cfg=tiny.MODEL)
+  got = denoise(tiny.MODEL, tiny.params(), TOKENS, MASKS, QUERY)
+  want = jnp.take_along_axis(logits, QUERY[..., None], axis=1)
+  np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+  assert got.dtype == jnp.float32
+
+
+def test_shifted_logits_come_from_the_real_column_before():
+  cfg = dataclasses.replace(tiny.MODEL, logit_shift=True)
+  logits = np.asarray(forward(tiny.params(), TOKENS, MASKS, cfg=tiny.MODEL))
+  got = denoise(cfg, tiny.params(), TOKENS, MASKS, QUERY)
+  # In row 2, column 4 is preceded by padding: its token before is column 1.
+  before = np.array([[5, 3], [4, 4], [1, 0]])
+  want = np.take_along_axis(logits, before[..., None], axis=1)
+  np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
+def test_shift_at_column_0_reads_itself():
+  cfg = dataclasses.replace(tiny.MODEL, logit_shift=True)
+  query = jnp.array([[0, 1]] * 3)
+  got = denoise(cfg, tiny.params(), TOKENS, everywhere(TOKENS), query)
+  np.testing.assert_array_equal(got[:, 0], got[:, 1])
+
+
+def test_causal_reads_nothing_to_its_right():
+  cfg = dataclasses.replace(tiny.MODEL, causal=True)
+  other = TOKENS.at[:, 4:].set((TOKENS[:, 4:] + 1) % 28)
+  args = everywhere(TOKENS)
+  a, b = (
+    np.asarray(forward(tiny.params(), x, args, cfg=cfg))
+    for x in (TOKENS, other)
+  )
+  np.testing.assert_array_equal(a[:, :4], b[:, :4])
+  assert np.abs(a[:, 4:] - b[:, 4:]).max() > 1e-3
+  both = np.asarray(forward(tiny.params(), other, args, cfg=tiny.MODEL))
+  one = np.asarray(forward(tiny.params(), TOKENS, args, cfg=tiny.MODEL))
+  assert np.abs(both[:, :4] - one[:, :4]).min() > 0
+
+
+def test_tied_embeddings():
+  cfg = dataclasses.replace(tiny.MODEL, tie_embeddings=True)
+  tied = tiny.params(cfg)
+  assert 'lm_head' not in tied
+  untied = tied | {'lm_head': {'kernel': tied['embed_tokens'].T}}
+  mask = everywhere(TOKENS)
+  np.testing.assert_allclose(
+    forward(tied, TOKENS, mask, cfg=cfg),
+    forward(untied, TOKENS, mask, cfg=tiny.MODEL),
+    rtol=1e-5,
+    atol=1e-5,
+  )
+
+
+def test_remat_changes_no_gradient():
+  def grads(cfg):
+    @jax.jit
+    def loss(params):
+      logits = transformer.Transformer(cfg).apply(
+        {'params': params}, TOKENS, MASKS
+      )
+      return jnp.mean(logits**2)
+
+    return jax.grad(loss)(tiny.params())
+
+  a = grads(tiny.MODEL)
+  b = grads(dataclasses.replace(tiny.MODEL, remat=True))
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-7), a, b
+  )
+  assert max(float(jnp.abs(x).max()) for x in jax.tree.leaves(a)) > 1e-3
+
+
+def test_bfloat16_is_near_and_logits_stay_float32():
+  cfg = dataclasses.replace(tiny.MODEL, dtype='bfloat16')
+  mask = everywhere(TOKENS)
+  got = forward(tiny.params(), TOKENS, mask, cfg=cfg)
+  want = forward(tiny.params(), TOKENS, mask, cfg=tiny.MODEL)
+  assert got.dtype == jnp.float32
+  gap = np.abs(np.asarray(got) - np.asarray(want))
+  assert 0 < gap.max() < 0.15
+
+
+@pytest.mark.parametrize(
+  'wrong',
+  [
+    {'vocab_size': 0},
+    {'num_kv_heads': 3},
+    {'head_dim': 5},
+    {'lora_rank': -1},
+  ],
+)
+def test_config_refuses(wrong):
+  with pytest.raises(ValueError, match=next(iter(wrong))):
+    dataclasses.replace(tiny.MODEL, **wrong)
+
+
+def test_config_is_hashable():
+  assert hash(tiny.MODEL) == hash(
+    config.ModelConfig(**dataclasses.asdict(tiny.MODEL))
+  )

@@ -1,0 +1,74 @@
+"""Quotas, first columns and positions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dllm_jax.ops import schedules
+
+MOST = 300
+step_quota = jax.jit(schedules.step_quota)
+
+
+def quotas(n, s):
+  """The quota of each of the first `MOST` steps."""
+  steps = jnp.arange(MOST, dtype=jnp.int32)
+  got = step_quota(jnp.full(MOST, n, jnp.int32), jnp.int32(s), steps)
+  return np.asarray(got)
+
+
+@pytest.mark.parametrize(
+  ('n', 's', 'want'),
+  [
+    (8, 4, [2, 2, 2, 2]),
+    (12, 5, [3, 3, 2, 2, 2]),
+    (3, 5, [1, 1, 1, 0, 0]),
+    (7, 1, [7]),
+    (0, 3, [0, 0, 0]),
+  ],
+)
+def test_quota_by_hand(n, s, want):
+  np.testing.assert_array_equal(quotas(n, s)[:s], want)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 256), st.integers(1, MOST))
+def test_quotas_sum_to_the_masks(n, s):
+  got = quotas(n, s)[:s]
+  assert got.sum() == n
+  assert got.min() >= 0
+  assert got.max() - got.min() <= 1
+  assert (np.diff(got) <= 0).all()  # the remainder goes first
+  assert got.max() == schedules.largest_quota(n, s)
+  assert np.count_nonzero(got) == min(n, s)
+
+
+def test_quotas_of_a_guided_reasoning_pass():
+  # L = 256, La = 12, S = 64: 244 = 52 * 4 + 12 * 3.
+  got = quotas(256 - 12, 64)[:64]
+  np.testing.assert_array_equal(got, [4] * 52 + [3] * 12)
+
+
+def test_first_true():
+  mask = jnp.array([[False, True, True], [False] * 3, [True, False, True]])
+  got = schedules.first_true(mask)
+  assert got.dtype == jnp.int32
+  np.testing.assert_array_equal(got, [1, 3, 0])
+
+
+def test_positions_count_real_tokens():
+  mask = jnp.array(
+    [
+      [1, 1, 1, 1, 1],
+      [0, 0, 1, 1, 1],
+      [1, 1, 0, 0, 1],
+      [0, 1, 0, 1, 0],
+      [0, 0, 0, 0, 0],
+    ],
+    bool,
+  )
+  real = np.asarray(schedules.positions(mask))[np.asarray(mask)]
+  np.testing.assert_array_equal(real, [0, 1, 2, 3, 4, 0, 1, 2, 0, 1, 2, 0, 1])

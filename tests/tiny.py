@@ -1,0 +1,275 @@
+"""Small denoisers, batches and recorded models that the tests share.
+
+Dims: B rows, P prompt columns, L completion columns, S canvas columns.
+"""
+
+import dataclasses
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors.numpy import load_file
+
+from dllm_jax import types
+from dllm_jax.models import config, transformer
+
+MASK, EOS = 29, 28
+# Tables and models below have 32 rows: ids 30 and 31 are beyond the text.
+VOCAB = types.Vocabulary(size=30, mask_token=MASK, eos_token=EOS)
+ROWS = 32
+
+MODEL = config.ModelConfig(
+  vocab_size=ROWS,
+  hidden_size=16,
+  num_layers=2,
+  num_heads=4,
+  num_kv_heads=2,
+  head_dim=4,
+  mlp_size=24,
+)
+DENOISER = transformer.TransformerDenoiser(cfg=MODEL)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Table:
+  """Logits from a table: a row a completion column, plus one a visible token.
+
+  logits[k] = table[k] + sum over the real canvas tokens x of context[x]
+
+  Every value is a multiple of 1/64, so the sums are exact in any order.
+
+  Attributes:
+    gen_length: L.
+  """
+
+  gen_length: int
+
+  def __call__(self, params, tokens, attention_mask, query):
+    first = tokens.shape[1] - self.gen_length
+    seen = jnp.where(attention_mask[..., None], params['context'][tokens], 0.0)
+    return params['table'][query - first] + seen.sum(1)[:, None]
+
+
+def table_params(
+  seed: int, gen_length: int, *, context: float = 1.0, size: int = ROWS
+):
+  """A random `Table`; [MASK] and ids beyond the text have the top logits."""
+  rng = np.random.default_rng(seed)
+  grid = lambda x: np.round(64 * x).astype(np.float32) / 64
+  table = grid(2.0 * rng.standard_normal((gen_length, size)))
+  if size == ROWS:
+    table[:, MASK:] = 20.0
+  seen = grid(context * rng.standard_normal((size, size)))
+  return {'table': table, 'context': seen}
+
+
+@functools.cache
+def params(cfg: config.ModelConfig = MODEL, seed: int = 0):
+  """Random parameters with norms that are not 1; adapters that act."""
+  init = jax.jit(transformer.init, static_argnames='cfg')
+  leaves, tree = jax.tree.flatten_with_path(init(jax.random.key(seed), cfg))
+  rng = np.random.default_rng(seed)
+
+  def jitter(path, leaf):
+    noise = rng.standard_normal(leaf.shape).astype(np.float32)
+    name = path[-1].key
+    scale = {'kernel': 0.0, 'embed_tokens': 0.5}.get(name, 0.1)
+    return np.asarray(leaf) + scale * noise
+
+  return jax.tree.unflatten(tree, [jitter(*leaf) for leaf in leaves])
+
+
+def pad(rows, width: int, fill: int = 0, *, side: str = 'left'):
+  """Rows of ids as (ids, mask) of `width` columns."""
+  ids = np.full((len(rows), width), fill, np.int32)
+  mask = np.zeros(ids.shape, bool)
+  for i, row in enumerate(rows):
+    at = slice(width - len(row), None) if side == 'left' else slice(len(row))
+    ids[i, at], mask[i, at] = row, True
+  return ids, mask
+
+
+def canvas(
+  prompts, gen_length: int, *, width=None, side='left', mask_token=MASK
+) -> types.Canvas:
+  """Prompts beside blank completions."""
+  width = max(map(len, prompts)) if width is None else width
+  ids, mask = pad(prompts, width, side=side)
+  blank = np.full((len(prompts), gen_length), mask_token, np.int32)
+  return types.Canvas(
+    jnp.asarray(np.concatenate([ids, blank], 1)),
+    jnp.asarray(np.concatenate([mask, blank >= 0], 1)),
+  )
+
+
+def random_prompts(seed: int, lengths) -> list[list[int]]:
+  rng = np.random.default_rng(seed)
+  return [rng.integers(0, EOS, n).tolist() for n in lengths]
+
+
+def row_keys(seed: int, row_id):
+  """Keys as `ops.streams.row_keys` makes them."""
+  return jax.vmap(jax.random.fold_in, (None, 0))(
+    jax.random.key(seed), jnp.asarray(row_id)
+  )
+
+
+def rollouts(
+  seed: int, *, rows: int, gen_length: int, prompt: int = 5, steps: int = 4
+) -> types.RolloutBatch:
+  """Random rollouts of ragged prompts; some rows end early, some are guided.
+
+  Every step of `steps` commits as many tokens as every other.
+  """
+  rng = np.random.default_rng(seed)
+  lengths = rng.integers(1, prompt + 1, rows)
+  ids, mask = pad(random_prompts(seed + 1, lengths), prompt, EOS)
+  tokens = rng.integers(0, EOS, (rows, gen_length)).astype(np.int32)
+  for row in range(0, rows, 3):
+    tokens[row, rng.integers(1, gen_length) :] = EOS
+  step = np.arange(gen_length, dtype=np.int32) % steps
+  is_eos = tokens == EOS
+  return types.RolloutBatch(
+    prompt_ids=jnp.asarray(ids),
+    prompt_mask=jnp.asarray(mask),
+    maskable=jnp.asarray(mask),
+    tokens=jnp.asarray(tokens),
+    sampler_logp=jnp.asarray(
+      -rng.random((rows, gen_length)).astype(np.float32)
+    ),
+    commit_step=jnp.asarray(
+      np.stack([rng.permutation(step) for _ in range(rows)])
+    ),
+    num_steps=jnp.full(rows, steps, jnp.int32),
+    completion_mask=jnp.asarray(np.cumsum(is_eos, 1) - is_eos == 0),
+    advantage=jnp.asarray(rng.standard_normal(rows).astype(np.float32)),
+    guided=jnp.asarray(np.arange(rows) % 2 == 1),
+    row_id=jnp.arange(rows, dtype=jnp.int32) + 7,
+  )
+
+
+def log_softmax(logits):
+  """Of the last axis, in float64."""
+  x = np.asarray(logits, np.float64)
+  top = x.max(-1, keepdims=True)
+  return x - top - np.log(np.exp(x - top).sum(-1, keepdims=True))
+
+
+def allowed_logp(logits):
+  """log softmax over the ids that may be proposed under `VOCAB`."""
+  x = np.asarray(logits, np.float64).copy()
+  x[..., MASK:] = -np.inf
+  return log_softmax(x)
+
+
+LLADA_VOCAB = types.Vocabulary(size=500, mask_token=498, eos_token=497)
+LLADA = config.ModelConfig(
+  vocab_size=500,
+  hidden_size=64,
+  num_layers=2,
+  num_heads=4,
+  num_kv_heads=4,
+  head_dim=16,
+  mlp_size=160,
+  rope_theta=500_000.0,
+  norm_eps=1e-5,
+)
+# Our leaf, stacked or not, and LLaDA's name of it.
+LLADA_BLOCK = {
+  'input_layernorm/weight': 'attn_norm',
+  'post_attention_layernorm/weight': 'ff_norm',
+  'self_attn/q_proj/kernel': 'q_proj',
+  'self_attn/k_proj/kernel': 'k_proj',
+  'self_attn/v_proj/kernel': 'v_proj',
+  'self_attn/o_proj/kernel': 'attn_out',
+  'mlp/gate_proj/kernel': 'ff_proj',
+  'mlp/up_proj/kernel': 'up_proj',
+  'mlp/down_proj/kernel': 'ff_out',
+}
+LLADA_TOP = {
+  'embed_tokens': 'wte',
+  'norm/weight': 'ln_f',
+  'lm_head/kernel': 'ff_out',
+}
+DREAM = config.ModelConfig(
+  vocab_size=480,
+  hidden_size=64,
+  num_layers=2,
+  num_heads=4,
+  num_kv_heads=2,
+  head_dim=16,
+  mlp_size=144,
+  rope_theta=1_000_000.0,
+  norm_eps=1e-6,
+  attention_bias=True,
+  logit_shift=True,
+)
+DREAM_VOCAB = types.Vocabulary(size=480, mask_token=470, eos_token=465)
+DREAM_BLOCK = {
+  f'{part}/{leaf}': f'{part.replace("/", ".")}.{name}'
+  for part, leaf, name in (
+    ('input_layernorm', 'weight', 'weight'),
+    ('post_attention_layernorm', 'weight', 'weight'),
+    *((f'self_attn/{p}_proj', 'kernel', 'weight') for p in 'qkvo'),
+    *((f'self_attn/{p}_proj', 'bias', 'bias') for p in 'qkv'),
+    *((f'mlp/{p}_proj', 'kernel', 'weight') for p in ('gate', 'up', 'down')),
+  )
+}
+
+
+def _nest(flat):
+  tree = {}
+  for path, leaf in flat.items():
+    *parents, last = path.split('/')
+    node = tree
+    for name in parents:
+      node = node.setdefault(name, {})
+    node[last] = leaf
+  return tree
+
+
+def _turn(path, weight):
+  """Torch's Linear is [out, in]."""
+  return weight.T if path.endswith('kernel') else weight
+
+
+@functools.cache
+def llada(folder):
+  """The recorded LLaDA as our parameters."""
+  stored = load_file(folder / 'model.safetensors')
+  name = lambda n: stored[f'model.transformer.{n}.weight']
+  flat = {ours: _turn(ours, name(n)) for ours, n in LLADA_TOP.items()}
+  for ours, n in LLADA_BLOCK.items():
+    flat[f'layers/{ours}'] = np.stack(
+      [_turn(ours, name(f'blocks.{i}.{n}')) for i in range(2)]
+    )
+  return _nest(flat)
+
+
+@functools.cache
+def dream(folder):
+  """The recorded Dream as our parameters."""
+  stored = load_file(folder / 'model.safetensors')
+  flat = {
+    'embed_tokens': stored['model.embed_tokens.weight'],
+    'norm/weight': stored['model.norm.weight'],
+    'lm_head/kernel': stored['lm_head.weight'].T,
+  }
+  for ours, n in DREAM_BLOCK.items():
+    flat[f'layers/{ours}'] = np.stack(
+      [_turn(ours, stored[f'model.layers.{i}.{n}']) for i in range(2)]
+    )
+  return _nest(flat)
+
+
+def recorded(folder, name: str) -> dict:
+  """The arrays of one npz file."""
+  with np.load(folder / name) as arrays:
+    return dict(arrays)
+
+
+def cases(path) -> list[dict]:
+  """The cases of one JSON file."""
+  return json.loads(path.read_text())['cases']
