@@ -90,14 +90,14 @@ def get_config(arg: str = '') -> config_dict.ConfigDict:
       'advantage': {
         'baseline': 'shared',
         'leave_one_out': False,
-        'divide_by_std': False,
+        'divide_by_std': True,
       },
-      'reward': {'solution': 1.0},
+      'reward': {'solution': 1.0, 'valid': 0.2},
       'reward_past_eos': False,
       'guided': {
         'num_guided': 0,
         'num_steps': 6,
-        'answer_steps': PLACEHOLDER(int),
+        'answer_steps': 4,
         'margin': 0,
         'max_anchor': 7,
         'template': 'wanted',
@@ -119,11 +119,11 @@ def get_config(arg: str = '') -> config_dict.ConfigDict:
   )
   config.train = config_dict.ConfigDict(
     {
-      'num_steps': 250,
-      'eval_every': 25,
+      'num_steps': 300,
+      'eval_every': 50,
       'patience': 0,
       'control': True,
-      'optim': _optim(learning_rate=1e-3, warmup_steps=10, max_grad_norm=0.5),
+      'optim': _optim(learning_rate=5e-4, warmup_steps=10, max_grad_norm=0.5),
     }
   )
   config.eval = config_dict.ConfigDict(

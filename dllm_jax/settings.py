@@ -124,6 +124,17 @@ def from_config(config: Mapping[str, Any]) -> Settings:
       f'{tuple(tasks.TASKS)}'
     )
   rollout = _make('rollout', answer_free.RolloutConfig, config['rollout'])
+  guided = _make('method.guided', answer_guided.GuidedConfig, method['guided'])
+  if guided.num_guided > rollout.group_size:
+    raise errors.UserError(
+      f'config key method.guided.num_guided is {guided.num_guided}, more than '
+      f'rollout.group_size {rollout.group_size}'
+    )
+  if guided.max_anchor >= rollout.gen_length:
+    raise errors.UserError(
+      f'config key method.guided.max_anchor is {guided.max_anchor}; it must be '
+      f'below rollout.gen_length {rollout.gen_length}'
+    )
 
   def schedule(group, values):
     return _make(
@@ -147,7 +158,7 @@ def from_config(config: Mapping[str, Any]) -> Settings:
     task=_make('task', tasks.TASKS[task.pop('name')], task),
     data=_make('data', DataConfig, config['data']),
     rollout=rollout,
-    guided=_make('method.guided', answer_guided.GuidedConfig, method['guided']),
+    guided=guided,
     reward=score.RewardConfig(
       weights=tuple(sorted(method['reward'].items())),
       past_eos=method['reward_past_eos'],

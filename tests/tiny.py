@@ -48,8 +48,9 @@ class Table:
 
   def __call__(self, params, tokens, attention_mask, query):
     first = tokens.shape[1] - self.gen_length
-    seen = jnp.where(attention_mask[..., None], params['context'][tokens], 0.0)
-    return params['table'][query - first] + seen.sum(1)[:, None]
+    table, context = map(jnp.asarray, (params['table'], params['context']))
+    seen = jnp.where(attention_mask[..., None], context[tokens], 0.0)
+    return table[query - first] + seen.sum(1)[:, None]
 
 
 def table_params(

@@ -163,7 +163,8 @@ def fixed_step(
 
   logits = denoiser(params, state.tokens, attention_mask, column)
   logits = sampling.allowed_logits(logits, vocab)
-  order_keys, draw_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+  pairs = jax.vmap(jax.random.split)(keys)
+  order_keys, draw_keys = pairs[:, 0], pairs[:, 1]
   choices = logits
   if cfg.suppress_eos:
     choices = logits.at[..., vocab.eos_token].set(-jnp.inf)

@@ -45,7 +45,14 @@ def run(
     errors.UserError: what the user can put right, in one line.
     loop.Interrupted: stopped by a signal, after saving.
   """
+  # Everything that can be refused is, before the workdir is touched: a config
+  # that never ran must not own it.
   cfg = settings.from_config(config)
+  tokenizer = tokenizer_lib.Tokenizer.from_words(cfg.task.words())
+  ctx = setup.make_context(cfg, tokenizer)
+  setup.check_shapes(cfg, ctx)
+  rows = setup.load_rows(cfg)
+  setup.check_prompts(cfg, ctx, rows)
   with (
     workdir.StopRequest() as stop,
     workdir.claim(directory, config, extra={}) as resumed,
@@ -56,9 +63,6 @@ def run(
       found = json.loads(finished.read_text())
       results.show(found, screen)
       return found
-    tokenizer = tokenizer_lib.Tokenizer.from_words(cfg.task.words())
-    ctx = setup.make_context(cfg, tokenizer)
-    setup.check_shapes(cfg, ctx)
     tokenizer.save(directory / results.TOKENIZER_FILE)
     latest = {
       phase: setup.stage_checkpoints(directory, phase, cfg.keep).latest() or 0
@@ -66,13 +70,13 @@ def run(
     }
     screen.line(
       f'{"continuing" if resumed else "starting"} {directory} on '
-      f'{jax.device_count()} {jax.default_backend()} device(s)'
+      f'{ctx.mesh.size} {jax.default_backend()} device(s)'
     )
     log = metrics.MetricsLog(directory, resume_step=latest)
     this = setup.Run(
       cfg=cfg,
       ctx=ctx,
-      rows=setup.load_rows(cfg),
+      rows=rows,
       directory=directory,
       log=log,
       screen=screen,

@@ -11,7 +11,7 @@ from dllm_jax.data import pipeline, public
 from dllm_jax.io import checkpoint, console, metrics, workdir
 from dllm_jax.models import transformer
 from dllm_jax.ops import streams
-from dllm_jax.rollout import answer_free, context
+from dllm_jax.rollout import answer_free, context, prompts
 from dllm_jax.tasks import task as task_lib
 from dllm_jax.text import tokenizer as tokenizer_lib
 
@@ -96,26 +96,43 @@ def load_rows(cfg: settings.Settings) -> Rows:
   """
   cache = cfg.data.cache_dir or workdir.cache_dir() / 'data'
   builder = pipeline.prepare(cfg.task, cache)
+
+  def pick(source, name, seed):
+    wanted = getattr(cfg.data, name)
+    if wanted > len(source):
+      raise errors.UserError(
+        f'config key data.{name} is {wanted}, but there are {len(source)} '
+        'rows: lower it'
+      )
+    return pipeline.pick(source, wanted, seed=seed)
+
   train = pipeline.open_split(builder, 'train')
-  try:
-    test = (
-      public.load(cfg.task.name, cfg.data_dir)
-      if cfg.data_dir
-      else pipeline.open_split(builder, 'test')
+  if cfg.data_dir:
+    try:
+      public_rows = public.load(cfg.task.name, cfg.data_dir)
+    except (FileNotFoundError, ValueError) as e:
+      raise errors.UserError(str(e)) from e
+    test = pipeline.pick(
+      public_rows, min(cfg.data.num_test, len(public_rows)), seed=SPLIT_SEED
     )
-  except (FileNotFoundError, ValueError) as e:
-    raise errors.UserError(str(e)) from e
-  pick = pipeline.pick
+  else:
+    test = pick(pipeline.open_split(builder, 'test'), 'num_test', SPLIT_SEED)
   return Rows(
-    demonstrations=pick(train, cfg.data.num_demonstrations, seed=cfg.seed),
+    demonstrations=pick(train, 'num_demonstrations', cfg.seed),
     prompts=train,
     validation=pick(
-      pipeline.open_split(builder, 'validation'),
-      cfg.data.num_validation,
-      seed=SPLIT_SEED,
+      pipeline.open_split(builder, 'validation'), 'num_validation', SPLIT_SEED
     ),
-    test=pick(test, cfg.data.num_test, seed=SPLIT_SEED),
+    test=test,
   )
+
+
+def check_prompts(
+  cfg: settings.Settings, ctx: context.Context, rows: Rows
+) -> None:
+  """Refuses rows that do not fit the prompt window or the lexicon."""
+  for part in (rows.demonstrations, rows.validation, rows.test):
+    prompts.encode(ctx.task, ctx.tokenizer, part, cfg.rollout.max_prompt_length)
 
 
 def check_shapes(cfg: settings.Settings, ctx: context.Context) -> None:

@@ -38,6 +38,20 @@ def segment_sum(
   )
 
 
+def segment_min(
+  x: Float[Array, ' B'],
+  segment: Int[Array, ' B'],
+  mask: Bool[Array, ' B'],
+  *,
+  num_segments: int,
+) -> Float[Array, ' N']:
+  """Smallest counted x of every segment; 0 where nothing counts."""
+  least = jax.ops.segment_min(
+    jnp.where(mask, x, jnp.inf), segment, num_segments=num_segments
+  )
+  return jnp.where(jnp.isinf(least), 0.0, least)
+
+
 def through_first(
   tokens: Int[Array, 'B L'], stop_token: int
 ) -> Bool[Array, 'B L']:

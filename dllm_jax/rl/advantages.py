@@ -87,7 +87,12 @@ def group_advantages(
     Advantages. With 'shared' they sum to 0 over each group.
   """
   counted = jnp.isfinite(reward)
-  reward = jnp.where(counted, reward, 0.0)
+  # Counted from the group's lowest: the sums of tied rewards are then exact,
+  # and large rewards keep their differences.
+  low = masked.segment_min(
+    reward, prompt_id, counted, num_segments=num_prompts
+  )
+  reward = jnp.where(counted, reward - low[prompt_id], 0.0)
 
   def centred(members):
     """r minus the mean of its prompt's `members`; 0 where it is alone."""

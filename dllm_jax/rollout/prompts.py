@@ -54,10 +54,16 @@ def encode(
   """Tokenizes the prompts of `rows`.
 
   Raises:
-    errors.UserError: a prompt of more than `max_length` tokens; cutting it
-      would drop instructions, so such rows are to be filtered out.
+    errors.UserError: a prompt of more than `max_length` tokens (cutting it
+      would drop instructions), or with text that the tokenizer cannot spell.
   """
-  sequences = tokenizer.encode_batch([task.prompt(row) for row in rows])
+  try:
+    sequences = tokenizer.encode_batch([task.prompt(row) for row in rows])
+  except ValueError as e:
+    raise errors.UserError(
+      f'a prompt of task {task.name!r} does not fit the lexicon: {e}; raise '
+      'the bounds under the config group task'
+    ) from e
   for row, sequence in zip(rows, sequences, strict=True):
     if len(sequence) > max_length:
       raise errors.UserError(

@@ -462,6 +462,6 @@ def test_config():
   assert [CFG.steps_per_block(s) for s in (1, 3, 7, 12)] == [1, 1, 2, 4]
   assert fixed.largest_commit(CFG, 9) == 2
   assert fixed.largest_commit(CFG, 1) == schedules.largest_quota(W, 1) == 4
-  for wrong in ({'block_length': 5}, {'block_length': 0}, {'order': 'left'}):
-    with pytest.raises(ValueError):
-      dataclasses.replace(CFG, **wrong)
+  for wrong in (5, 0):
+    with pytest.raises(ValueError, match=f'block_length {wrong}'):
+      dataclasses.replace(CFG, block_length=wrong)

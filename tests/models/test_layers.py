@@ -33,9 +33,8 @@ def test_linear():
   got = layers.Linear(tiny.MODEL, 4, use_bias=True).apply(
     {'params': {'kernel': kernel, 'bias': bias}}, X[..., :3]
   )
-  np.testing.assert_allclose(
-    got, X[..., :3] @ kernel + bias, rtol=1e-5, atol=1e-6
-  )
+  want = np.asarray(X[..., :3] @ kernel) + np.asarray(bias)
+  np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 
 def test_swiglu():

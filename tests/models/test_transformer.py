@@ -45,10 +45,10 @@ def test_llada_logits(llada):
 
 def test_llada_hidden_states(llada):
   want = tiny.recorded(llada, 'golden.npz')
-  params, cfg = tiny.llada(llada), tiny.LLADA
+  params, cfg = jax.tree.map(jnp.asarray, tiny.llada(llada)), tiny.LLADA
   tokens = jnp.asarray(want['tokens'][:1])
   mask = everywhere(tokens)
-  x = jnp.asarray(params['embed_tokens'])[tokens]
+  x = params['embed_tokens'][tokens]
   np.testing.assert_array_equal(x[0], want['hidden_states'][0])
   args = attention.visible(mask, causal=False), schedules.positions(mask)
   run = functools.partial(transformer.run_layers, cfg, params['layers'])

@@ -47,6 +47,8 @@ def test_segment_sum():
   counted = jnp.array([True, True, False, True, True])
   got = masked.segment_sum(x, segment, counted, num_segments=4)
   np.testing.assert_array_equal(got, [18.0, 0.0, 9.0, 0.0])
+  got = masked.segment_min(x, segment, counted, num_segments=4)
+  np.testing.assert_array_equal(got, [2.0, 0.0, 1.0, 0.0])
 
 
 def test_through_first_by_hand():

@@ -57,18 +57,6 @@ class AgGrpo:
   policy: policy.PolicyConfig
   phase: str = 'rl'
 
-  def __post_init__(self):
-    if self.guided.num_guided > self.rollout.group_size:
-      raise ValueError(
-        f'method.num_guided {self.guided.num_guided} exceeds '
-        f'rollout.group_size {self.rollout.group_size}'
-      )
-    if self.guided.max_anchor >= self.rollout.gen_length:
-      raise ValueError(
-        f'method.max_anchor {self.guided.max_anchor} must be below '
-        f'rollout.gen_length {self.rollout.gen_length}'
-      )
-
   def collect(
     self, state: state_lib.TrainState, rows: Sequence[task_lib.Row], step: int
   ) -> tuple[types.RolloutBatch, dict[str, float]]:
