@@ -1,12 +1,28 @@
-"""AG-GRPO."""
+"""AG-GRPO on Countdown: the whole method on a laptop.
+
+  python launch/train.py --config configs/ag_grpo.py --workdir runs/ag_grpo
+
+Base model, AG-GRPO, the supervised control, evaluation: see docs/results.md
+for the hardware, the time and the expected figures.
+
+Presets, after a colon:
+  equations           reasoning that spells out the equations, few
+                      demonstrations (docs/results.md, second table).
+  sudoku              4x4 Sudoku.
+  llada_8b,TASK       hyper-parameters of the release (Kim et al. 2026) for
+                      gsm8k, math, countdown, sudoku, kodcode; base.path names
+                      the converted weights.
+"""
 
 from ml_collections import config_dict
 
-from configs import base
+from configs import base, presets
 
 
 def get_config(arg: str = '') -> config_dict.ConfigDict:
+  """The run's configuration; `arg` is the preset."""
   config = base.get_config()
   config.method.name = 'ag_grpo'
   config.method.guided.num_guided = 4
+  presets.apply(config, arg)
   return config.lock()

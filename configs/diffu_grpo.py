@@ -1,11 +1,21 @@
-"""diffu-GRPO."""
+"""diffu-GRPO on Countdown: AG-GRPO without its guided rows.
+
+  python launch/train.py --config configs/diffu_grpo.py --workdir runs/diffu \
+    --config.base.path=runs/ag_grpo/base
+
+`base.path` starts from the base model of another run; without it one is
+trained. Figures: docs/results.md. Presets: those of configs/ag_grpo.py;
+llada_8b,TASK has the values of d1 (Zhao et al. 2025).
+"""
 
 from ml_collections import config_dict
 
-from configs import base
+from configs import base, presets
 
 
 def get_config(arg: str = '') -> config_dict.ConfigDict:
+  """The run's configuration; `arg` is the preset."""
   config = base.get_config()
   config.method.name = 'diffu_grpo'
+  presets.apply(config, arg)
   return config.lock()

@@ -12,8 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import load_file
 
-from dllm_jax import types
+from dllm_jax import sharding, types
 from dllm_jax.models import config, transformer
+from dllm_jax.rollout import context
+from dllm_jax.tasks import task
+from dllm_jax.text import tokenizer
 
 MASK, EOS = 29, 28
 # Tables and models below have 32 rows: ids 30 and 31 are beyond the text.
@@ -274,3 +277,47 @@ def recorded(folder, name: str) -> dict:
 def cases(path) -> list[dict]:
   """The cases of one JSON file."""
   return json.loads(path.read_text())['cases']
+
+
+class Task:
+  """A task of one word, for contexts that never judge a completion."""
+
+  name = 'tiny'
+
+  def words(self):
+    return ('<answer>', '</answer>', '\n', *'0123456789', 'add', ' ')
+
+  def prompt(self, row):
+    return row['question']
+
+  def demonstration(self, row):
+    return f'<answer>\n{row["gold"]}\n</answer>'
+
+  def gold(self, row):
+    return row['gold']
+
+  def reasoning_has_gold(self, row, completion):
+    return False
+
+  def score(self, row, completion):
+    return task.Score(terms={'length': float(len(completion))}, correct=True,
+                      metrics={})
+
+
+@functools.cache
+def words() -> tokenizer.Tokenizer:
+  return tokenizer.Tokenizer.from_words(Task().words())
+
+
+def context_of(denoiser, *, data: int = 1, fsdp: int = 1, tensor: int = 1):
+  """A run with the given model on a mesh of the given sizes."""
+  return context.Context(
+    task=Task(),
+    tokenizer=words(),
+    vocab=VOCAB,
+    denoiser=denoiser,
+    mesh=sharding.make_mesh(
+      sharding.MeshConfig(data=data, fsdp=fsdp, tensor=tensor)
+    ),
+    root=jax.random.key(0),
+  )

@@ -1,0 +1,160 @@
+"""What presets change: tiny variants, and the published runs.
+
+Published values are those of the released scripts of d1 and AG-GRPO (the
+papers' tables were not readable). `train.num_steps` counts rollout batches:
+the released optimiser steps over mu.
+"""
+
+from ml_collections import config_dict
+
+TINY = ('equations', 'sudoku')
+MODELS = ('llada_8b',)
+TASKS = ('gsm8k', 'math', 'countdown', 'sudoku', 'kodcode')
+NAMES = TINY + tuple(f'{m},{t}' for m in MODELS for t in TASKS)
+
+
+def apply(config: config_dict.ConfigDict, arg: str) -> None:
+  """Changes `config` as the preset `arg` says; '' changes nothing.
+
+  Raises:
+    ValueError: a preset that does not exist; the message has all names.
+  """
+  if arg and arg not in NAMES:
+    raise ValueError(f'unknown preset {arg!r}; there are {", ".join(NAMES)}')
+  if arg == 'equations':
+    _equations(config)
+  elif arg == 'sudoku':
+    _tiny_sudoku(config)
+  elif arg:
+    _llada_8b(config, arg.split(',')[1])
+
+
+def _equations(config: config_dict.ConfigDict) -> None:
+  """Reasoning that spells the equations: an answer can be read off it.
+
+  Few demonstrations, so that rollouts alone find little.
+  """
+  config.task.reasoning = 'equations'
+  config.data.num_demonstrations = 400
+  config.rollout.gen_length = config.rollout.block_length = 20
+  config.rollout.num_steps = 10
+  config.method.guided.num_steps = 10
+  config.eval.num_steps = (20, 10, 7, 5)
+
+
+def _tiny_sudoku(config: config_dict.ConfigDict) -> None:
+  """4x4 Sudoku, one character a token."""
+  config.task = config_dict.ConfigDict(
+    {'name': 'sudoku', 'prompt_style': 'terse', 'parity': False}
+  )
+  config.data.num_demonstrations = 4000
+  config.data.num_test = 512
+  config.rollout.max_prompt_length = 17
+  config.rollout.gen_length = config.rollout.block_length = 36
+  config.rollout.num_steps = 18
+  config.method.reward = config_dict.ConfigDict({'cells': 1.0, 'solved': 1.0})
+  config.method.guided.num_steps = 18
+  config.method.guided.answer_steps = 9
+  config.method.guided.max_anchor = 18
+  config.eval.num_steps = (36, 18, 9)
+
+
+def _llada_8b(config: config_dict.ConfigDict, task: str) -> None:
+  """LLaDA-8B-Instruct with LoRA, hyper-parameters of the released scripts."""
+  config.model.update(
+    hidden_size=4096,
+    num_layers=32,
+    num_heads=32,
+    num_kv_heads=32,
+    head_dim=128,
+    mlp_size=12288,
+    rope_theta=500_000.0,
+    dtype='bfloat16',
+    param_dtype='bfloat16',
+    remat=True,
+    lora_rank=128,
+    lora_alpha=64.0,
+  )
+  config.task = config_dict.ConfigDict(_task(task))
+  config.base.path = 'checkpoints/llada_8b'
+  is_guided = config.method.name == 'ag_grpo'
+  steps = 128 if task == 'kodcode' or not is_guided else 64
+  config.rollout.update(
+    num_prompts=2 if is_guided else 16,
+    group_size=6,
+    max_prompt_length=200,
+    gen_length=256,
+    block_length=32,
+    num_steps=steps,
+    temperature=0.9,
+  )
+  config.method.policy.update(
+    num_inner=8 if task in ('countdown', 'sudoku') and not is_guided else 12,
+    num_micro=2,
+    eps=0.5,
+    beta=0.1 if task == 'kodcode' else 0.04,
+    estimator='one_step',
+    mask_prob=0.15,
+  )
+  config.method.advantage.divide_by_std = False
+  config.method.reward = config_dict.ConfigDict(_REWARDS[task])
+  config.method.guided.update(
+    num_guided=3 if is_guided else 0,
+    num_steps=steps,
+    answer_steps=16,
+    margin={'gsm8k': 2, 'kodcode': 10}.get(task, 4),
+    max_anchor=128,
+  )
+  optimizer_steps = _GUIDED_STEPS if is_guided else _DIFFU_STEPS
+  config.train.num_steps = round(
+    optimizer_steps[task] / config.method.policy.num_inner
+  )
+  config.train.control = False
+  config.train.optim.update(
+    learning_rate=3e-6,
+    warmup_steps=1,
+    b2=0.99,
+    weight_decay=0.1,
+    max_grad_norm=0.2,
+  )
+  config.eval.num_steps = (128,)
+  config.mesh.cpu_devices = 1
+
+
+_DIFFU_STEPS = {
+  'gsm8k': 7700,
+  'math': 6600,
+  'countdown': 5000,
+  'sudoku': 3800,
+  'kodcode': 2000,
+}
+_GUIDED_STEPS = {
+  'gsm8k': 4000,
+  'math': 4000,
+  'countdown': 4000,
+  'sudoku': 4000,
+  'kodcode': 2000,
+}
+_FORMAT = {'xmlcount': 1.0, 'soft_format': 1.0, 'strict_format': 1.0}
+_REWARDS = {
+  'gsm8k': _FORMAT | {'integer': 1.0, 'correctness': 1.0},
+  'math': {'correctness': 1.0, 'boxed': 1.0},
+  'countdown': {'solution': 1.0},
+  'sudoku': {'cells': 1.0},
+  'kodcode': {'tests': 1.0, 'soft_format': 1.0, 'strict_format': 1.0},
+}
+
+
+def _task(name: str) -> dict:
+  if name == 'countdown':
+    return {
+      'name': name,
+      'count': 3,
+      'max_number': 100,
+      'max_target': 100,
+      'operators': '+-*/',
+      'prompt_style': 'd1',
+      'reasoning': 'equations',
+      'parity': False,
+    }
+  return {'name': name, 'prompt_style': 'd1', 'parity': False}

@@ -1,0 +1,1 @@
+"""Offline: reads what runs wrote."""

@@ -1,0 +1,49 @@
+"""The table over seeds, by hand."""
+
+import json
+import math
+
+import pytest
+
+from dllm_jax.analysis import seeds
+
+
+def test_estimate_by_hand():
+  found = seeds.estimate([0.1, 0.2, 0.3])
+  assert found.mean == pytest.approx(0.2)
+  # s = 0.1, t_{2, 0.975} = 4.30265
+  assert found.half_width == pytest.approx(4.30265 * 0.1 / math.sqrt(3), 1e-5)
+  assert math.isnan(seeds.estimate([0.5]).half_width)
+
+
+def _run(directory, base, final, steps=('4', '2')):
+  sweep = lambda value: {s: {'accuracy': value} for s in steps}
+  directory.mkdir()
+  (directory / 'eval.json').write_text(
+    json.dumps(
+      {
+        'num': 10,
+        'chosen_steps': int(steps[0]),
+        'base': {'accuracy': base, 'sweep': sweep(base)},
+        'final': {'accuracy': final, 'sweep': sweep(final)},
+      }
+    )
+  )
+  return directory
+
+
+def test_difference_is_paired(tmp_path):
+  # Bases differ, the gain does not: its interval is zero.
+  a = _run(tmp_path / 'a', 0.1, 0.3)
+  b = _run(tmp_path / 'b', 0.5, 0.7)
+  lines = seeds.table([a, b]).splitlines()
+  assert lines[0] == '| steps | base | final | final - base |'
+  assert lines[2].endswith('| 20.0 ± 0.0 |')
+  assert lines[2].startswith('| 4 | 30.0 ± 254.1 |')
+
+
+def test_different_settings_are_refused(tmp_path):
+  a = _run(tmp_path / 'a', 0.1, 0.3)
+  b = _run(tmp_path / 'b', 0.1, 0.3, steps=('8', '2'))
+  with pytest.raises(ValueError, match='different settings'):
+    seeds.table([a, b])

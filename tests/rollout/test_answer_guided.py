@@ -1,0 +1,259 @@
+"""Answer-guided rollouts: the gold answer guides, and never leaks."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from dllm_jax.ops import schedules
+from dllm_jax.rollout import answer_guided, prompts
+from tests import tiny
+
+L, A = 16, 6
+TABLE = tiny.Table(gen_length=L)
+TEXTS = tiny.random_prompts(0, [3, 5, 1, 4, 2, 5, 5, 1])
+LENGTHS = [6, 3, 1, 5, 4, 6, 2, 3]
+CFG = answer_guided.GuidedConfig(
+  num_guided=2, num_steps=5, answer_steps=4, margin=1, max_anchor=A
+)
+GOLD = range(20, 26)  # ids that the model reads and never writes
+
+
+def gold_params(seed=0):
+  params = tiny.table_params(seed, L)
+  params['table'][:, GOLD] = -64.0
+  params['context'][:, GOLD] = 0.0
+  return params
+
+
+PARAMS = gold_params()
+
+
+def anchors_of(seed=0):
+  rng = np.random.default_rng(seed)
+  return [rng.choice(list(GOLD), n).tolist() for n in LENGTHS]
+
+
+def sample(
+  rows,
+  *,
+  anchors=None,
+  data=1,
+  temperature=1.0,
+  params=PARAMS,
+  cfg=CFG,
+  order='confidence',
+  denoiser=TABLE,
+  width=5,
+):
+  """Rows by their place in TEXTS, which is their number too."""
+  anchors = anchors_of() if anchors is None else anchors
+  ids, mask = tiny.pad([TEXTS[i] for i in rows], width)
+  anchor, anchor_mask = tiny.pad([anchors[i] for i in rows], A, 20)
+  return answer_guided.sample(
+    denoiser,
+    params,
+    jax.random.key(0),
+    ids,
+    mask,
+    anchor,
+    anchor_mask,
+    np.int32(rows),
+    np.float32(temperature),
+    mesh=tiny.context_of(denoiser, data=data).mesh,
+    vocab=tiny.VOCAB,
+    gen_length=L,
+    order=order,
+    cfg=cfg,
+  )
+
+
+def same(a, b):
+  for name in ('tokens', 'commit_step', 'num_steps'):
+    np.testing.assert_array_equal(getattr(a, name), getattr(b, name), name)
+  np.testing.assert_allclose(a.logp, b.logp, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('order', ['confidence', 'random'])
+@pytest.mark.parametrize('temperature', [0.0, 1.0])
+def test_gold_never_leaks_and_quotas_hold(temperature, order):
+  got = sample(range(8), temperature=temperature, order=order)
+  tokens, when = np.asarray(got.tokens), np.asarray(got.commit_step)
+  assert not np.isin(tokens, GOLD).any()
+  assert tokens.min() >= 0 and tokens.max() < tiny.MASK
+  assert (np.asarray(got.logp) < 0).all()
+  for row, n in enumerate(LENGTHS):
+    reasoning, answer = when[row, : L - n], when[row, L - n :]
+    quota = [(L - n) // 5 + (t < (L - n) % 5) for t in range(5)]
+    np.testing.assert_array_equal(np.bincount(reasoning), quota)
+    steps = min(4, n)
+    quota = [n // 4 + (t < n % 4) for t in range(steps)]
+    assert answer.min() == 5
+    np.testing.assert_array_equal(np.bincount(answer - 5), quota)
+    assert got.num_steps[row] == 5 + steps
+
+
+def one_block(prompt, completion, columns, steps, params=PARAMS):
+  """Greedy denoising of the given columns, from the definition."""
+  tokens, left, t = list(completion), list(columns), 0
+  total, when = len(left), {}
+  while left:
+    visible = params['context'][prompt + tokens].sum(0)
+    best = []
+    for k in left:
+      logp = tiny.allowed_logp(params['table'][k] + visible)
+      best.append((-logp.max(), k, int(logp.argmax())))
+    for _, k, token in sorted(best)[: total // steps + (t < total % steps)]:
+      tokens[k], when[k] = token, t
+      left.remove(k)
+    t += 1
+  return tokens, when, t
+
+
+def test_greedy_equals_numpy():
+  got = sample(range(8), temperature=0.0)
+  for row, n in enumerate(LENGTHS):
+    blank = [tiny.MASK] * (L - n)
+    first, when, taken = one_block(
+      TEXTS[row], blank + anchors_of()[row], range(L - n), 5
+    )
+    assert first[L - n :] == anchors_of()[row]
+    again = first[: L - n] + [tiny.MASK] * n
+    tokens, later, _ = one_block(TEXTS[row], again, range(L - n, L), 4)
+    when |= {k: taken + t for k, t in later.items()}
+    np.testing.assert_array_equal(got.tokens[row], tokens)
+    np.testing.assert_array_equal(
+      got.commit_step[row], [when[k] for k in range(L)]
+    )
+
+
+def test_the_anchor_guides_only_where_it_is_read():
+  one = sample(range(8), temperature=0.0)
+  two = sample(range(8), temperature=0.0, anchors=anchors_of(1))
+  changed = [
+    (np.asarray(one.tokens)[i, :-n] != np.asarray(two.tokens)[i, :-n]).any()
+    for i, n in enumerate(LENGTHS)
+  ]
+  assert sum(changed) >= 6
+  # A model to which all gold ids look alike gives the same whatever they are.
+  deaf = gold_params()
+  deaf['context'][list(GOLD)] = deaf['context'][20]
+  for temperature in (0.0, 1.0):
+    args = {'params': deaf, 'temperature': temperature}
+    same(
+      sample(range(8), **args), sample(range(8), anchors=anchors_of(1), **args)
+    )
+
+
+def test_suppressed_eos_in_the_reasoning_alone():
+  params = gold_params()
+  params['table'][:, tiny.EOS] = 60.0
+  cfg = dataclasses.replace(CFG, suppress_eos=True)
+  tokens = np.asarray(sample(range(8), params=params, cfg=cfg).tokens)
+  assert (sample(range(8), params=params).tokens == tiny.EOS).all()
+  for row, n in enumerate(LENGTHS):
+    assert (tokens[row, :-n] != tiny.EOS).all()
+    assert (tokens[row, -n:] == tiny.EOS).all()
+
+
+def test_rows_do_not_depend_on_their_batch():
+  whole = sample(range(8))
+  order = [5, 2, 7, 0, 1, 6, 4, 3]
+  pick = lambda rows: jax.tree.map(lambda x: x[np.array(rows)], whole)
+  same(sample(order), pick(order))
+  same(sample([4], width=9), pick([4]))
+
+
+def test_any_number_of_devices():
+  one, eight = sample(range(8)), sample(range(8), data=8)
+  assert len(eight.tokens.sharding.device_set) == 8
+  same(eight, one)
+  args = {'denoiser': tiny.DENOISER, 'params': tiny.params()}
+  same(sample(range(8), data=8, **args), sample(range(8), **args))
+
+
+def test_passes_draw_from_different_streams():
+  # A uniform model: equal draws would show as equal tokens.
+  flat = {
+    'table': np.zeros((L, tiny.ROWS), np.float32),
+    'context': np.zeros((tiny.ROWS, tiny.ROWS), np.float32),
+  }
+  free = sample(range(8), params=flat)
+  tokens = np.asarray(free.tokens)
+  assert len(np.unique(tokens, axis=0)) == 8
+  assert (tokens[:, :A] != tokens[:, -A:]).mean() > 0.8
+
+
+def test_rollout_pads_rows_and_drops_them():
+  got = answer_guided.rollout(
+    tiny.context_of(TABLE),
+    PARAMS,
+    jax.random.key(0),
+    prompts.pad_left(TEXTS[:3], 5, tiny.EOS),
+    anchors_of()[:3],
+    np.arange(3, dtype=np.int32),
+    temperature=1.0,
+    gen_length=L,
+    order='confidence',
+    num_rows=8,
+    cfg=CFG,
+  )
+  assert all(isinstance(x, np.ndarray) for x in got)
+  same(got, jax.tree.map(lambda x: x[:3], sample(range(8))))
+
+
+# Anchors.
+
+ROWS = [{'gold': '42'}, {'gold': '7'}, {'gold': '12345'}]
+
+
+def test_anchor_templates_and_margin():
+  words, task = tiny.words(), tiny.Task()
+  cfg = dataclasses.replace(CFG, max_anchor=9, margin=2)
+  got = answer_guided.anchors(task, words, ROWS, cfg)
+  assert got[0] == words.encode('<answer>\n42\n</answer>') + [
+    words.eos_token
+  ] * 2
+  assert [None if a is None else len(a) for a in got] == [8, 7, None]
+  released = dataclasses.replace(cfg, template='released', margin=1)
+  got = answer_guided.anchors(task, words, ROWS, released)
+  assert [len(a) for a in got] == [5, 4, 8]
+  assert got[1] == words.encode('<answer>7</answer>') + [words.eos_token]
+
+
+def test_an_anchor_of_the_cap_stays_and_one_more_falls_back():
+  # 2 tags, 2 newlines, digits and the margin.
+  for digits, margin in (('42', 0), ('4', 1)):
+    for cap, kept in ((6, True), (5, False)):
+      cfg = dataclasses.replace(CFG, max_anchor=cap, margin=margin)
+      (got,) = answer_guided.anchors(
+        tiny.Task(), tiny.words(), [{'gold': digits}], cfg
+      )
+      assert (got is not None) == kept
+
+
+def test_steps_of_the_answer():
+  cfg = dataclasses.replace(CFG, num_steps=64, answer_steps=None)
+  steps = lambda cap: dataclasses.replace(
+    cfg, max_anchor=cap
+  ).steps_of_answer(256)
+  assert [steps(n) for n in (1, 12, 16, 64)] == [1, 3, 4, 16]
+  assert CFG.steps_of_answer(256) == 4
+  assert schedules.largest_quota(12, steps(12)) == 4
+
+
+@pytest.mark.parametrize(
+  'wrong',
+  [
+    {'num_guided': -1},
+    {'template': 'none'},
+    {'num_steps': 0},
+    {'max_anchor': 0},
+    {'margin': -1},
+    {'answer_steps': 0},
+  ],
+)
+def test_config_refuses(wrong):
+  with pytest.raises(ValueError, match=next(iter(wrong))):
+    dataclasses.replace(CFG, **wrong)

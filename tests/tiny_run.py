@@ -1,0 +1,115 @@
+"""A whole run that is over in seconds: a config file, and its parts.
+
+  --config tests/tiny_run.py:ag_grpo
+"""
+
+import jax
+import numpy as np
+
+from configs import base
+from dllm_jax import settings
+from dllm_jax.experiment import setup
+from dllm_jax.io import checkpoint
+from dllm_jax.text import tokenizer as tokenizer_lib
+
+SHAPE = {
+  'hidden_size': 16,
+  'num_layers': 1,
+  'num_heads': 2,
+  'num_kv_heads': 2,
+  'head_dim': 8,
+  'mlp_size': 32,
+}
+# A reward that an untrained model gets some of, so that RL moves.
+REWARD = {'solution': 1.0, 'xmlcount': 1.0}
+
+
+def get_config(arg: str = 'ag_grpo'):
+  """The tiny run of a method, or 'sudoku': AG-GRPO on that task."""
+  config = base.get_config()
+  config.method.name = 'ag_grpo' if arg == 'sudoku' else arg
+  config.method.guided.num_guided = 2
+  config.method.reward = REWARD
+  config.method.policy.num_micro = 2
+  config.task.max_number = 9
+  config.task.max_target = 20
+  config.model.update(SHAPE)
+  config.rollout.update({'num_prompts': 4, 'group_size': 4})
+  config.data.update(
+    {'num_demonstrations': 32, 'num_validation': 12, 'num_test': 12}
+  )
+  config.base.update(
+    {'num_steps': 4, 'batch_size': 8, 'eval_every': 2, 'patience': 0}
+  )
+  config.train.update({'num_steps': 6, 'eval_every': 3, 'control': False})
+  config.eval.update({'num_steps': (6, 3), 'batch_size': 8})
+  config.checkpoint.every = 1
+  if arg == 'sudoku':
+    config.task = {'name': 'sudoku', 'prompt_style': 'terse', 'parity': False}
+    config.method.reward = {'cells': 1.0, 'xmlcount': 1.0}
+    config.rollout.update(
+      {'max_prompt_length': 17, 'gen_length': 40, 'block_length': 40}
+    )
+    config.method.guided.max_anchor = 20
+  return config.lock()
+
+
+def values(arg: str = 'ag_grpo', **changes) -> dict:
+  """The config as nested dicts; `rollout__gen_length=16` changes a key."""
+  config = get_config(arg).unlock()
+  with config.ignore_type():
+    for name, value in changes.items():
+      *groups, last = name.split('__')
+      group = config
+      for part in groups:
+        group = group[part]
+      group[last] = value
+  return config.to_dict()
+
+
+def flags(**changes) -> list[str]:
+  """The same changes for a command line."""
+  return [
+    f'--config.{name.replace("__", ".")}={value}'
+    for name, value in changes.items()
+  ]
+
+
+def parts(arg: str = 'ag_grpo', *, devices: int = 1, task=None, **changes):
+  """(settings, context) of the tiny run, on some of the fake devices."""
+  cfg = settings.from_config(
+    values(arg, **({'mesh__data': devices} | changes))
+  )
+  tokenizer = tokenizer_lib.Tokenizer.from_words(cfg.task.words())
+  if task is not None:
+    cfg = settings.dataclasses.replace(cfg, task=task)
+  return cfg, setup.make_context(cfg, tokenizer)
+
+
+def rows(*solutions: str, numbers=(5, 3, 1)) -> list[dict]:
+  """Countdown rows with the given gold answers, right or not."""
+  return [
+    {
+      'id': f'row{i}',
+      'numbers': list(numbers),
+      'target': 7,
+      'solution': solution,
+      'num_solutions': 1,
+    }
+    for i, solution in enumerate(solutions)
+  ]
+
+
+def kept(directory) -> dict[str, np.ndarray]:
+  """The leaves of kept parameters or of a checkpoint, by path."""
+  manifest = checkpoint.json.loads((directory / 'manifest.json').read_text())
+  like = {
+    name: jax.ShapeDtypeStruct(tuple(shape), dtype)
+    for name, (shape, dtype) in manifest['leaves'].items()
+  }
+  return jax.device_get(checkpoint.load_params(directory, like)[0])
+
+
+def assert_same(got, want):
+  """Trees that are equal bit for bit."""
+  jax.tree.map(np.testing.assert_array_equal, got, want)

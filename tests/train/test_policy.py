@@ -1,0 +1,333 @@
+"""The policy update: on-policy facts, micro-batches, meshes, adapters."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from dllm_jax import sharding
+from dllm_jax.models import transformer
+from dllm_jax.rl import logprobs
+from dllm_jax.train import optim, policy, state
+from tests import tiny
+
+L = 8
+TABLE = tiny.Table(gen_length=L)
+BATCH = tiny.rollouts(0, rows=8, gen_length=L)
+SGD, STILL = optax.sgd(0.5), optax.sgd(0.0)
+ADAM = optim.make(optim.OptimConfig(learning_rate=0.1))
+CFG = policy.PolicyConfig(
+  num_inner=1,
+  num_micro=2,
+  eps=0.2,
+  beta=0.0,
+  guided_beta=None,
+  max_kl_difference=None,
+  estimator='one_step',
+  mask_prob=0.5,
+  num_views=2,
+)
+ONE_STEP = CFG.make_estimator(2)
+TRAJECTORY = dataclasses.replace(CFG, estimator='trajectory').make_estimator(2)
+ESTIMATORS = {'one_step': ONE_STEP, 'trajectory': TRAJECTORY}
+
+
+def fresh(params):
+  """A copy: an update donates its state."""
+  return jax.tree.map(jnp.array, params)
+
+
+def update(
+  batch=BATCH,
+  *,
+  params=None,
+  denoiser=TABLE,
+  reference=None,
+  estimator=ONE_STEP,
+  optimizer=SGD,
+  seed=0,
+  ctx=None,
+  **cfg,
+):
+  """One `policy.update`; (state, metrics of every inner step)."""
+  params = tiny.table_params(0, L) if params is None else params
+  return policy.update(
+    ctx or tiny.context_of(denoiser),
+    state.create(fresh(params), optimizer),
+    reference,
+    batch,
+    jax.random.key(seed),
+    optimizer,
+    estimator=estimator,
+    cfg=dataclasses.replace(CFG, **cfg),
+  )
+
+
+def near(a, b, tolerance):
+  """Equal trees, relative to each leaf's largest entry."""
+
+  def one(x, y):
+    x, y = np.asarray(x), np.asarray(y)
+    np.testing.assert_allclose(x, y, rtol=0, atol=tolerance * np.abs(y).max())
+
+  jax.tree.map(one, a, b)
+
+
+def views_of(estimator, seed, j, batch=BATCH):
+  key = jax.random.fold_in(jax.random.key(seed), j)
+  return estimator(key, batch, tiny.VOCAB)
+
+
+@pytest.mark.parametrize('name', ESTIMATORS)
+@pytest.mark.parametrize('num_inner', [1, 3])
+def test_ratio_is_exactly_1_at_first(name, num_inner):
+  new, history = update(estimator=ESTIMATORS[name], num_inner=num_inner)
+  assert len(history) == num_inner and new.step == num_inner
+  first = history[0]
+  assert first['policy/ratio_mean'] == first['policy/ratio_max'] == 1.0
+  assert first['policy/clip_fraction'] == 0.0
+  for metrics in history[1:]:
+    assert abs(metrics['policy/ratio_max'] - 1.0) > 1e-4
+  assert all(np.isfinite(v) for m in history for v in m.values())
+
+
+@pytest.mark.parametrize('name', ESTIMATORS)
+def test_all_inner_steps_have_views_of_their_own_and_old_shares_them(name):
+  # The policy stands still, so only the views can move anything.
+  params = tiny.table_params(0, L)
+  _, history = update(
+    optimizer=STILL,
+    estimator=ESTIMATORS[name],
+    num_inner=3,
+    beta=0.1,
+    reference=params,
+  )
+  assert len({float(m['policy/logp']) for m in history}) == 3
+  for metrics in history:
+    for what in ('policy/ratio_mean', 'policy/ratio_max'):
+      np.testing.assert_allclose(metrics[what], 1.0, rtol=1e-5)
+    assert abs(metrics['policy/kl']) < 1e-9
+    assert abs(metrics['policy/kl_guided']) < 1e-9
+
+
+def test_first_loss_is_minus_the_token_mean_of_advantages():
+  _, (metrics,) = update()
+  mask = np.asarray(BATCH.completion_mask)
+  assert mask.sum(1).min() < mask.sum(1).max()
+  want = -(np.asarray(BATCH.advantage)[:, None] * mask).sum() / mask.sum()
+  np.testing.assert_allclose(metrics['policy/loss'], want, rtol=1e-5)
+
+
+@pytest.mark.parametrize('name', ESTIMATORS)
+@pytest.mark.parametrize('num_micro', [1, 4])
+def test_first_step_is_the_policy_gradient(name, num_micro):
+  views = views_of(ESTIMATORS[name], 5, 0)
+  params = fresh(tiny.table_params(0, L))
+
+  def objective(params):
+    logp = logprobs.view_logp(
+      TABLE, params, views, tiny.VOCAB, gen_length=L
+    )
+    per_row = jnp.sum(logp * views.weight[..., None], (1, 2))
+    return -jnp.sum(per_row * BATCH.advantage) / BATCH.completion_mask.sum()
+
+  grads = jax.grad(objective)(params)
+  new, (metrics,) = update(
+    estimator=ESTIMATORS[name], seed=5, num_micro=num_micro
+  )
+  moved = jax.tree.map(lambda a, b: (a - b) / 0.5, params, new.params)
+  near(moved, grads, 2e-4)
+  np.testing.assert_allclose(
+    metrics['policy/grad_norm'],
+    np.sqrt(sum(np.sum(np.square(g)) for g in grads.values())),
+    rtol=1e-4,
+  )
+
+
+TIED = BATCH._replace(
+  advantage=jnp.array([0.0, 1.0, 0.0, 0.0, -2.0, 0.0, 0.0, 0.0])
+)
+
+
+@pytest.mark.parametrize('beta', [0.0, 0.1])
+@pytest.mark.parametrize('name', ESTIMATORS)
+def test_micro_batches_change_nothing(name, beta):
+  reference = tiny.table_params(1, L)
+  run = lambda num_micro: update(
+    TIED,
+    num_micro=num_micro,
+    num_inner=2,
+    beta=beta,
+    estimator=ESTIMATORS[name],
+    reference=reference,
+  )
+  (one, first), (four, second) = run(1), run(4)
+  near(four.params, one.params, 1e-6)
+  before = tiny.table_params(0, L)
+  assert np.abs(np.asarray(one.params['table']) - before['table']).max() > 0.01
+  for a, b in zip(first, second):
+    np.testing.assert_allclose(
+      a['policy/loss'], b['policy/loss'], rtol=1e-5, atol=1e-6
+    )
+    if beta:  # without KL the metrics leave skipped rows out
+      for what in a:
+        np.testing.assert_allclose(a[what], b[what], rtol=1e-4, atol=1e-6)
+
+
+def test_no_advantage_moves_nothing():
+  nothing = BATCH._replace(advantage=jnp.zeros(8))
+  before = tiny.table_params(0, L)
+  new, history = update(nothing, optimizer=ADAM, num_inner=2, num_micro=4)
+  jax.tree.map(np.testing.assert_array_equal, new.params, before)
+  assert all(m['policy/loss'] == m['policy/grad_norm'] == 0 for m in history)
+  # The KL term acts on tied groups.
+  new, _ = update(nothing, beta=0.1, reference=tiny.table_params(1, L))
+  assert (np.asarray(new.params['table']) != before['table']).any()
+
+
+@pytest.mark.parametrize('num_micro', [1, 4])
+def test_permuted_rows_give_the_same_step(num_micro):
+  order = jnp.array([3, 1, 7, 0, 2, 6, 5, 4])
+  shuffled = jax.tree.map(lambda x: x[order], BATCH)
+  one, _ = update(num_micro=num_micro)
+  two, _ = update(shuffled, num_micro=num_micro)
+  near(two.params, one.params, 1e-6)
+
+
+@pytest.mark.parametrize('name', ESTIMATORS)
+def test_masked_out_positions_do_not_matter(name):
+  counted = BATCH.completion_mask
+  assert not counted.all()
+  bad = BATCH._replace(
+    sampler_logp=jnp.where(counted, BATCH.sampler_logp, jnp.nan)
+  )
+  if name == 'one_step':  # it reads no completion token
+    bad = bad._replace(tokens=jnp.where(counted, BATCH.tokens, tiny.MASK))
+  run = lambda batch: update(
+    batch,
+    estimator=ESTIMATORS[name],
+    num_inner=2,
+    beta=0.1,
+    reference=tiny.table_params(1, L),
+  )
+  (want, clean), (got, history) = run(BATCH), run(bad)
+  jax.tree.map(np.testing.assert_array_equal, got.params, want.params)
+  for a, b in zip(history, clean):
+    assert {k: float(v) for k, v in a.items()} == {
+      k: float(v) for k, v in b.items()
+    }
+    assert all(np.isfinite(v) for v in a.values())
+
+
+@pytest.mark.parametrize('bad', [np.nan, np.inf])
+def test_a_loss_that_is_not_finite_keeps_the_state(bad):
+  batch = BATCH._replace(advantage=BATCH.advantage.at[2].set(bad))
+  before = state.create(tiny.table_params(0, L), ADAM)
+  new, (metrics,) = update(batch, optimizer=ADAM)
+  assert not np.isfinite(metrics['policy/loss'])
+  jax.tree.map(np.testing.assert_array_equal, new.params, before.params)
+  jax.tree.map(np.testing.assert_array_equal, new.opt_state, before.opt_state)
+
+
+def test_guided_beta_weighs_guided_rows_alone():
+  reference = tiny.table_params(1, L)
+  run = lambda **cfg: update(reference=reference, **cfg)[1][0]
+  none = update()[1][0]['policy/loss']
+  free = run(beta=0.3, guided_beta=0.0)
+  guided = run(beta=0.0, guided_beta=0.3)
+  both = run(beta=0.3)
+  mask, rows = np.asarray(BATCH.completion_mask), np.asarray(BATCH.guided)
+  total = mask.sum()
+  for metrics, share in (
+    (free, 0.3 * free['policy/kl'] * mask[~rows].sum()),
+    (guided, 0.3 * guided['policy/kl_guided'] * mask[rows].sum()),
+  ):
+    assert share > 0.01
+    np.testing.assert_allclose(
+      metrics['policy/loss'], none + share / total, rtol=1e-4
+    )
+  np.testing.assert_allclose(
+    both['policy/loss'] - none,
+    free['policy/loss'] + guided['policy/loss'] - 2 * none,
+    rtol=1e-4,
+  )
+
+
+def test_reference_terms_by_hand():
+  reference = tiny.table_params(1, L)
+  _, (metrics,) = update(beta=0.3, reference=reference, seed=2)
+  views = views_of(ONE_STEP, 2, 0)
+  read = lambda params: logprobs.view_logp(
+    TABLE, params, views, tiny.VOCAB, gen_length=L
+  )
+  ours, theirs = (
+    np.float64(read(p)[:, 0]) for p in (tiny.table_params(0, L), reference)
+  )
+  d = theirs - ours
+  k3 = np.exp(d) - d - 1
+  free = np.asarray(BATCH.completion_mask & ~BATCH.guided[:, None])
+  np.testing.assert_allclose(metrics['policy/kl'], k3[free].mean(), rtol=1e-4)
+  gap = np.abs(ours - np.asarray(BATCH.sampler_logp))
+  np.testing.assert_allclose(
+    metrics['policy/sampler_gap'], gap[free].mean(), rtol=1e-4
+  )
+
+
+def test_eight_devices_equal_one():
+  params = tiny.params()
+  common = {
+    'params': params,
+    'estimator': TRAJECTORY,
+    'num_inner': 2,
+    'beta': 0.1,
+    'optimizer': SGD,
+  }
+  ctx = tiny.context_of(tiny.DENOISER, data=2, fsdp=2, tensor=2)
+  one, alone = update(denoiser=tiny.DENOISER, reference=params, **common)
+  sharded = jax.device_put(params, sharding.param_shardings(params, ctx.mesh))
+  place = sharding.rows(ctx.mesh)
+  two, history = update(
+    jax.device_put(BATCH, place),
+    ctx=ctx,
+    reference=sharded,
+    **(common | {'params': sharded}),
+  )
+  kernel = two.params['layers']['mlp']['up_proj']['kernel']
+  assert len(kernel.sharding.device_set) == 8
+  near(two.params, one.params, 1e-5)
+  for a, b in zip(alone, history):
+    for what in a:
+      np.testing.assert_allclose(a[what], b[what], rtol=1e-4, atol=1e-5)
+
+
+def test_only_adapters_are_trained():
+  cfg = dataclasses.replace(tiny.MODEL, lora_rank=2)
+  params = tiny.params(cfg)
+  optimizer = optim.make(
+    optim.OptimConfig(learning_rate=0.1, weight_decay=0.1)
+  )
+  new, history = update(
+    params=params,
+    denoiser=transformer.TransformerDenoiser(cfg=cfg),
+    reference=state.reference(params),
+    optimizer=optimizer,
+    beta=0.1,
+    num_inner=2,
+  )
+  changed = jax.tree.map(
+    lambda a, b: bool((np.asarray(a) != b).any()), new.params, params
+  )
+  for path, moved in jax.tree.leaves_with_path(changed):
+    assert moved == path[-1].key.startswith('lora_'), path
+  assert history[0]['policy/kl'] > 0
+
+
+@pytest.mark.parametrize(
+  'wrong', [{'num_inner': 0}, {'num_micro': 0}, {'eps': 0.0}, {'beta': -1.0}]
+)
+def test_config_refuses(wrong):
+  with pytest.raises(ValueError, match=next(iter(wrong))):
+    dataclasses.replace(CFG, **wrong)
