@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import numpy as np
 
-from dllm_jax import errors, types
+from dllm_jax import errors, sharding, types
 from dllm_jax.data import pipeline
 from dllm_jax.io import checkpoint, console, metrics, workdir
 from dllm_jax.tasks import task as task_lib
@@ -218,6 +218,7 @@ def _restore(
   checkpoints: checkpoint.Checkpoints,
 ) -> tuple[Saved, Progress]:
   """The newest checkpoint; a fresh start where there is none."""
+  state = _on_one_mesh(state)
   # The best parameters must not share buffers with those that are donated.
   best = jax.tree.map(jax.numpy.copy, state.params) if cfg.patience else None
   fresh = Saved(state, best)
@@ -226,6 +227,24 @@ def _restore(
     return fresh, Progress()
   saved, meta = checkpoints.restore(latest, fresh)
   return saved, Progress(**meta)
+
+
+def _on_one_mesh(state: state_lib.TrainState) -> state_lib.TrainState:
+  """The state with all of its leaves on the devices of the parameters.
+
+  Scalars are made on the first device; a step moves them to all of them, and
+  a checkpoint brings every leaf back to where the one before it was.
+  """
+  like = jax.tree.leaves(state.params)[0].sharding
+  if not isinstance(like, jax.sharding.NamedSharding):
+    return state
+  whole = sharding.replicated(like.mesh)
+
+  def place(leaf):
+    on_mesh = isinstance(leaf.sharding, jax.sharding.NamedSharding)
+    return leaf if on_mesh else jax.device_put(leaf, whole)
+
+  return jax.tree.map(place, state)
 
 
 def _keep_best(

@@ -5,10 +5,13 @@ config. A value that a dataclass refuses becomes one line with its key.
 """
 
 import dataclasses
+import fnmatch
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from dllm_jax import errors, loop, sharding, tasks, types
+from dllm_jax.io import workdir
 from dllm_jax.models import config as model_config
 from dllm_jax.rl import advantages
 from dllm_jax.rollout import answer_free, answer_guided, score
@@ -17,6 +20,39 @@ from dllm_jax.train import optim, policy
 from dllm_jax.train.methods import sft
 
 METHODS = ('sft', 'diffu_grpo', 'ag_grpo')
+DTYPES = ('float32', 'bfloat16', 'float16')
+
+# Bounds that no record below checks; '*' is any one group.
+_POSITIVE = (
+  'base.batch_size',
+  'base.min_ratio',
+  'base.num_micro',
+  '*.optim.max_grad_norm',
+  'checkpoint.keep',
+  'eval.batch_size',
+  'mesh.cpu_devices',
+  'mesh.fsdp',
+  'mesh.tensor',
+  'method.policy.num_views',
+  'model.norm_eps',
+  'model.rope_theta',
+)
+_NOT_NEGATIVE = (
+  'data.num_*',
+  'method.policy.max_kl_difference',
+  'model.embed_init_std',
+  'model.lora_alpha',
+  '*.optim.eps',
+  '*.optim.warmup_steps',
+  '*.optim.weight_decay',
+  'seed',
+)
+_SHARES = (
+  'base.min_ratio',
+  'method.policy.mask_prob',
+  '*.optim.b1',
+  '*.optim.b2',
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,6 +85,10 @@ class EvalConfig:
 
   num_steps: tuple[int, ...]
   batch_size: int
+
+  def __post_init__(self):
+    if not self.num_steps or min(self.num_steps) < 1:
+      raise ValueError(f'num_steps {self.num_steps} must be positive numbers')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,6 +151,7 @@ def from_config(config: Mapping[str, Any]) -> Settings:
   Raises:
     errors.UserError: one line that names the group and what is wrong.
   """
+  _check_values(workdir.flatten(config))
   base, train, method = config['base'], config['train'], config['method']
   every = config['checkpoint']['every']
   if method['name'] not in METHODS:
@@ -178,12 +219,39 @@ def from_config(config: Mapping[str, Any]) -> Settings:
     ),
     base_optim=_make('base.optim', optim.OptimConfig, base['optim']),
     base_loop=schedule('base', base),
-    eval=EvalConfig(
-      num_steps=tuple(config['eval']['num_steps']),
-      batch_size=config['eval']['batch_size'],
+    eval=_make(
+      'eval',
+      EvalConfig,
+      config['eval'] | {'num_steps': tuple(config['eval']['num_steps'])},
     ),
     mesh=_make('mesh', sharding.MeshConfig, config['mesh']),
   )
+
+
+def _check_values(flat: Mapping[str, Any]) -> None:
+  """Refuses values out of bounds, by their dotted keys."""
+  for key, value in flat.items():
+    fits = lambda patterns, key=key: any(
+      fnmatch.fnmatchcase(key, pattern) for pattern in patterns
+    )
+    wrong = None
+    if isinstance(value, float) and not math.isfinite(value):
+      wrong = 'it must be finite'
+    elif value is None or isinstance(value, str | bool | tuple | list):
+      continue
+    elif fits(_POSITIVE) and value <= 0:
+      wrong = 'it must be above 0'
+    elif fits(_NOT_NEGATIVE) and value < 0:
+      wrong = 'it must not be negative'
+    elif fits(_SHARES) and not 0 <= value <= 1:
+      wrong = 'it must be in 0..1'
+    if wrong:
+      raise errors.UserError(f'config key {key} is {value}; {wrong}')
+  for key in ('model.dtype', 'model.param_dtype'):
+    if flat[key] not in DTYPES:
+      raise errors.UserError(
+        f'config key {key} is {flat[key]!r}; there are {DTYPES}'
+      )
 
 
 def _make(group: str, cls: Callable[..., Any], values: Mapping[str, Any]):

@@ -47,3 +47,13 @@ def shared_dir() -> pathlib.Path:
   if not path.is_dir():
     pytest.skip(f'the shared data are not at {path}; set DLLM_JAX_SHARED')
   return path
+
+
+@pytest.fixture(scope='session')
+def commands(tmp_path_factory):
+  """Runs launch/ commands in processes of their own."""
+  from tests import commands as module
+
+  server = module.Server(tmp_path_factory.mktemp('commands'))
+  yield server
+  server.close()

@@ -300,8 +300,9 @@ class Task:
     return False
 
   def score(self, row, completion):
-    return task.Score(terms={'length': float(len(completion))}, correct=True,
-                      metrics={})
+    return task.Score(
+      terms={'length': float(len(completion))}, correct=True, metrics={}
+    )
 
 
 @functools.cache

@@ -28,9 +28,11 @@ def get_config(arg: str = 'ag_grpo'):
   """The tiny run of a method, or 'sudoku': AG-GRPO on that task."""
   config = base.get_config()
   config.method.name = 'ag_grpo' if arg == 'sudoku' else arg
-  config.method.guided.num_guided = 2
+  config.method.guided.update({'num_guided': 2, 'answer_steps': 4})
   config.method.reward = REWARD
   config.method.policy.num_micro = 2
+  config.method.advantage.divide_by_std = False
+  config.train.optim.learning_rate = 1e-3
   config.task.max_number = 9
   config.task.max_target = 20
   config.model.update(SHAPE)

@@ -52,7 +52,8 @@ def run(
   ctx = setup.make_context(cfg, tokenizer)
   setup.check_shapes(cfg, ctx)
   rows = setup.load_rows(cfg)
-  setup.check_prompts(cfg, ctx, rows)
+  setup.check_rows(cfg, ctx, rows)
+  setup.check_base(cfg, directory)
   with (
     workdir.StopRequest() as stop,
     workdir.claim(directory, config, extra={}) as resumed,

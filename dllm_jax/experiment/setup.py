@@ -5,13 +5,14 @@ import pathlib
 from collections.abc import Sequence
 
 import jax
+import numpy as np
 
 from dllm_jax import errors, settings, sharding, types
 from dllm_jax.data import pipeline, public
 from dllm_jax.io import checkpoint, console, metrics, workdir
 from dllm_jax.models import transformer
 from dllm_jax.ops import streams
-from dllm_jax.rollout import answer_free, context, prompts
+from dllm_jax.rollout import answer_free, context, prompts, score
 from dllm_jax.tasks import task as task_lib
 from dllm_jax.text import tokenizer as tokenizer_lib
 
@@ -127,12 +128,33 @@ def load_rows(cfg: settings.Settings) -> Rows:
   )
 
 
-def check_prompts(
+def check_rows(
   cfg: settings.Settings, ctx: context.Context, rows: Rows
 ) -> None:
-  """Refuses rows that do not fit the prompt window or the lexicon."""
+  """Refuses rows that fit neither the window nor the lexicon nor the reward."""
   for part in (rows.demonstrations, rows.validation, rows.test):
     prompts.encode(ctx.task, ctx.tokenizer, part, cfg.rollout.max_prompt_length)
+  if not cfg.base.path or cfg.control:
+    texts = [ctx.task.demonstration(row) for row in rows.demonstrations]
+    longest = max(map(len, ctx.tokenizer.encode_batch(texts)))
+    if longest > cfg.rollout.gen_length:
+      raise errors.UserError(
+        f'the longest demonstration has {longest} tokens, more than '
+        f'rollout.gen_length={cfg.rollout.gen_length}: raise that key'
+      )
+  if cfg.method != 'sft':  # a term is only known once something was judged
+    nothing = np.full((1, 1), ctx.vocab.eos_token, np.int32)
+    score.score(ctx.task, ctx.tokenizer, rows.test[:1], nothing, cfg.reward)
+
+
+def check_base(cfg: settings.Settings, directory: pathlib.Path) -> None:
+  """Refuses a base model that is not there and is wanted."""
+  wanted = cfg.base.path and not (directory / 'base').exists()
+  if wanted and not pathlib.Path(cfg.base.path).exists():
+    raise errors.UserError(
+      f'config key base.path names {cfg.base.path}, which is missing; give the '
+      "base directory of a finished run, or '' to train one"
+    )
 
 
 def check_shapes(cfg: settings.Settings, ctx: context.Context) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from dllm_jax import errors, loop, types
+from dllm_jax import loop, types
 from dllm_jax.data import pipeline
 from dllm_jax.eval import accuracy
 from dllm_jax.experiment import setup
@@ -30,11 +30,6 @@ def train_base(run: setup.Run) -> tuple[types.Params, loop.Progress]:
   kept = run.directory / 'base'
   if not kept.exists() and cfg.base.path:
     kept = pathlib.Path(cfg.base.path)
-    if not kept.exists():
-      raise errors.UserError(
-        f'config key base.path names {kept}, which is missing; give the base '
-        "directory of a finished run, or '' to train one"
-      )
   if kept.exists():
     params, meta = checkpoint.load_params(kept, fresh)
     run.screen.line(f'base model from {kept}')

@@ -50,9 +50,9 @@ def update(
 ) -> tuple[state_lib.TrainState, dict[str, Any]]:
   """One optimiser step on the sum of the micro-batches' losses.
 
-  A loss or gradient that is not finite changes nothing: the state comes back
-  as it was, so that no checkpoint ever holds it, and the loop stops the run
-  when it reads the loss.
+  A loss or gradient that is not finite leaves parameters and optimiser as they
+  were, so that no checkpoint ever holds it; the loop stops the run when it
+  reads the loss.
 
   Args:
     state: before the step.
@@ -94,7 +94,7 @@ def update(
   (value, grads), aux = jax.lax.scan(
     accumulate, nothing, micro_batches(batch, num_micro)
   )
-  norm = optax.global_norm(grads)
+  norm = optax.tree.norm(grads)
   updates, opt_state = optimizer.update(grads, state.opt_state, trained)
   moved = (optax.apply_updates(trained, updates), opt_state)
   finite = jnp.isfinite(value) & jnp.isfinite(norm)

@@ -87,7 +87,9 @@ def test_recorded_llada_decodes(shared_dir, name):
   cfg = fixed.FixedConfig(gen_length=length, block_length=case['block_length'])
   prompts = [
     row[:n].tolist()
-    for row, n in zip(data[f'{name}.prompt'], data[f'{name}.prompt_len'])
+    for row, n in zip(
+      data[f'{name}.prompt'], data[f'{name}.prompt_len'], strict=True
+    )
   ]
   width = max(map(len, prompts))
 
@@ -198,7 +200,9 @@ def test_greedy_equals_numpy(steps):
 @pytest.mark.parametrize('temperature', [0.0, 0.3, 1.0, 3.0])
 def test_confidence_is_untempered_whatever_the_temperature(temperature):
   _, _, states = python_loop(blank(), steps=2, temperature=temperature)
-  for t, (before, after) in enumerate(zip(states, states[1:])):
+  for t, (before, after) in enumerate(
+    zip(states[:-1], states[1:], strict=True)
+  ):
     column = 5 + np.asarray(before.block)[:, None] * W + np.arange(W)
     mask = blank().attention_mask
     logits = TABLE(PARAMS, before.tokens, mask, jnp.asarray(column))

@@ -71,7 +71,9 @@ def test_llada_ragged_rows(llada, side):
   params = tiny.llada(llada)
   lengths = want['mixed_lengths']
   assert len(set(lengths.tolist())) > 1
-  rows = [r[:n].tolist() for r, n in zip(want['mixed_tokens'], lengths)]
+  rows = [
+    r[:n].tolist() for r, n in zip(want['mixed_tokens'], lengths, strict=True)
+  ]
   if side == 'alone':
     got = [
       forward(params, *tiny.pad([row], len(row)), cfg=tiny.LLADA)[0]
@@ -91,7 +93,8 @@ def test_llada_ragged_rows(llada, side):
 def test_dream_ragged_rows(dream, side):
   want = tiny.recorded(dream, 'golden.npz')
   rows = [
-    r[:n].tolist() for r, n in zip(want['mixed_tokens'], want['mixed_lengths'])
+    r[:n].tolist()
+    for r, n in zip(want['mixed_tokens'], want['mixed_lengths'], strict=True)
   ]
   ids, mask = tiny.pad(rows, 25, 99, side=side)
   logits = np.asarray(forward(tiny.dream(dream), ids, mask, cfg=tiny.DREAM))

@@ -3,7 +3,6 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -78,9 +77,7 @@ def test_divide_by_std():
 def test_order_of_rows_does_not_matter(baseline):
   order = np.random.default_rng(0).permutation(8)
   want = compute(baseline=baseline).advantage
-  got = compute(
-    REWARD[order], PROMPT[order], GUIDED[order], baseline=baseline
-  )
+  got = compute(REWARD[order], PROMPT[order], GUIDED[order], baseline=baseline)
   np.testing.assert_allclose(got.advantage, want[order], atol=1e-5)
 
 
@@ -141,9 +138,7 @@ def test_ties_are_exactly_0(reward, size, baseline):
 
 
 @settings(max_examples=50, deadline=None)
-@given(
-  st.lists(st.integers(0, 4), min_size=8, max_size=8), st.integers(-8, 8)
-)
+@given(st.lists(st.integers(0, 4), min_size=8, max_size=8), st.integers(-8, 8))
 def test_sums_are_0_and_a_shift_changes_nothing(rewards, shift):
   r = np.float32(rewards) / 4
   got = np.asarray(compute(r).advantage)
@@ -179,7 +174,9 @@ def test_recorded_groups(shared_dir, dtype):
         np.pad(rewards.ravel(), (0, fill), constant_values=np.nan).astype(
           dtype
         ),
-        np.repeat(np.arange(prompts + 1, dtype=np.int32), [size] * prompts + [fill]),
+        np.repeat(
+          np.arange(prompts + 1, dtype=np.int32), [size] * prompts + [fill]
+        ),
         np.zeros(128, bool),
         num_prompts=32,
       )
@@ -210,9 +207,5 @@ def test_recorded_shared_baselines(shared_dir):
     guided += [k >= free for k in range(both)]
   order = np.random.default_rng(0).permutation(len(reward))
   shuffle = lambda x: np.array(x)[order]
-  got = compute(
-    shuffle(reward), shuffle(prompt), shuffle(guided), len(cases)
-  )
-  np.testing.assert_allclose(
-    got.advantage, shuffle(want), rtol=1e-5, atol=2e-6
-  )
+  got = compute(shuffle(reward), shuffle(prompt), shuffle(guided), len(cases))
+  np.testing.assert_allclose(got.advantage, shuffle(want), rtol=1e-5, atol=2e-6)

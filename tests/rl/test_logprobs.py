@@ -50,7 +50,7 @@ def one_step_views(prompts, completions, hide, mask_token):
 
 def cut(rows, lengths=None):
   lengths = [rows.shape[1]] * len(rows) if lengths is None else lengths
-  return [row[:n].tolist() for row, n in zip(rows, lengths)]
+  return [row[:n].tolist() for row, n in zip(rows, lengths, strict=True)]
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,9 @@ def test_recorded_gradients(shared_dir):
       name = tiny.LLADA_BLOCK[ours.removeprefix('layers/')]
       flat |= {f'blocks.{i}.{name}': leaf[i] for i in range(2)}
   assert len(flat) == len(data['grad.norms_names'])
-  for name, want in zip(data['grad.norms_names'], data['grad.norms']):
+  for name, want in zip(
+    data['grad.norms_names'], data['grad.norms'], strict=True
+  ):
     short = name.removeprefix('model.transformer.').removesuffix('.weight')
     got = jnp.linalg.norm(flat[short].ravel())
     np.testing.assert_allclose(got, want, rtol=1e-4, err_msg=name)
@@ -330,9 +332,7 @@ def test_learner_equals_sampler(steps, order):
     num_steps=2 * steps, max_commits=fixed.largest_commit(cfg, 2 * steps)
   )
   views = views_of(jax.random.key(0), batch, estimator=estimator)
-  got = view_logp(
-    tiny.DENOISER, tiny.params(), views, tiny.VOCAB, gen_length=L
-  )
+  got = view_logp(tiny.DENOISER, tiny.params(), views, tiny.VOCAB, gen_length=L)
   want = jnp.take_along_axis(trajectory.logp[:, None], views.slot, axis=-1)
   credit = np.asarray(views.credit)
   assert credit.sum() == 4 * L

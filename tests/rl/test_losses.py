@@ -32,9 +32,7 @@ def surrogate(logp, old, advantage):
 )
 def test_clipped_surrogate_by_hand(ratio, advantage, loss, slope):
   logp = np.log(ratio)
-  value, grad = jax.value_and_grad(surrogate)(
-    jnp.float32(logp), 0.0, advantage
-  )
+  value, grad = jax.value_and_grad(surrogate)(jnp.float32(logp), 0.0, advantage)
   np.testing.assert_allclose(value, loss, rtol=1e-5, atol=1e-7)
   np.testing.assert_allclose(grad, slope, rtol=1e-5, atol=1e-7)
   clipped = losses.is_clipped(
@@ -51,17 +49,13 @@ def test_on_policy():
     x, jax.lax.stop_gradient(x), advantage, eps=EPS
   ).sum()
   np.testing.assert_array_equal(jax.grad(loss)(logp), -advantage)
-  np.testing.assert_array_equal(
-    losses.k3(logp, logp, max_difference=None), 0.0
-  )
+  np.testing.assert_array_equal(losses.k3(logp, logp, max_difference=None), 0.0)
 
 
 @pytest.mark.parametrize('gap', [1e3, -1e3, 88.0, -88.0])
 @pytest.mark.parametrize('advantage', [1.0, -1.0, 0.0, 1e6])
 def test_overflow_is_finite(gap, advantage):
-  value, grad = jax.value_and_grad(surrogate)(
-    jnp.float32(gap), 0.0, advantage
-  )
+  value, grad = jax.value_and_grad(surrogate)(jnp.float32(gap), 0.0, advantage)
   assert np.isfinite(value) and np.isfinite(grad)
   bounded = lambda x: losses.k3(x, jnp.float32(0.0), max_difference=10.0)
   value, grad = jax.value_and_grad(bounded)(jnp.float32(gap))

@@ -66,9 +66,7 @@ def test_hidden_share_is_t():
 
 def test_loss_equals_numpy():
   got, _ = views(jax.random.key(2), 5)
-  value = loss(
-    TABLE, PARAMS, got, tiny.VOCAB, num_tokens=jnp.float32(5 * L)
-  )
+  value = loss(TABLE, PARAMS, got, tiny.VOCAB, num_tokens=jnp.float32(5 * L))
   want = 0.0
   for row in range(5):
     real = np.asarray(got.attention_mask[row, 0])

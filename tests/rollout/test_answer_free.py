@@ -87,7 +87,10 @@ def test_rows_are_their_number_and_prompt():
   same(mixed, jax.tree.map(lambda x: x[np.array(order)], whole))
   alone = sample([3])
   same(alone, jax.tree.map(lambda x: x[3:4], whole))
-  for other in (sample(range(8), seed=1), sample(range(8), row_id=range(8, 16))):
+  for other in (
+    sample(range(8), seed=1),
+    sample(range(8), row_id=range(8, 16)),
+  ):
     differs = np.asarray(other.tokens) != np.asarray(whole.tokens)
     assert differs.any(1).all()
 
@@ -109,8 +112,13 @@ def test_rollout_pads_rows_and_drops_them():
 
 @pytest.mark.parametrize(
   'wrong',
-  [{'num_prompts': 0}, {'group_size': 0}, {'num_steps': 0},
-   {'temperature': -1.0}, {'block_length': 5}],
+  [
+    {'num_prompts': 0},
+    {'group_size': 0},
+    {'num_steps': 0},
+    {'temperature': -1.0},
+    {'block_length': 5},
+  ],
 )
 def test_config_refuses(wrong):
   with pytest.raises(ValueError, match=next(iter(wrong))):

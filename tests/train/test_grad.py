@@ -66,9 +66,7 @@ def test_equals_one_gradient_of_the_whole(num_micro):
   np.testing.assert_allclose(aux['loss'], value, rtol=1e-6)
   norm = np.sqrt(sum(np.sum(np.square(x)) for x in g.values()))
   np.testing.assert_allclose(aux['grad_norm'], norm, rtol=1e-5)
-  np.testing.assert_array_equal(
-    grad.undo_micro_batches(aux['rows']), Y
-  )
+  np.testing.assert_array_equal(grad.undo_micro_batches(aux['rows']), Y)
   assert new.step == 1
 
 
@@ -77,9 +75,7 @@ def test_skipped_micro_batches_give_nothing():
   everything, _ = update(PARAMS, X, Y, num_micro=4)
   counted, _ = update(PARAMS, X, Y, num_micro=4, counts=is_counted)
   for name in PARAMS:
-    np.testing.assert_array_equal(
-      counted.params[name], everything.params[name]
-    )
+    np.testing.assert_array_equal(counted.params[name], everything.params[name])
   # With NaN in the rows of micro-batch 1, skipping it leaves the others.
   y = np.where(np.arange(8) % 4 == 1, 0.0, Y)
   bad = np.where(y[:, None] == Y[:, None], X, np.nan)
@@ -88,9 +84,7 @@ def test_skipped_micro_batches_give_nothing():
   keep = np.arange(8) % 4 != 1
   g = jax.grad(lambda p: loss(p, (X[keep], y[keep]))[0])(PARAMS)
   assert np.isfinite(aux['loss'])
-  np.testing.assert_allclose(
-    got.opt_state[0].mu['w'], 0.1 * g['w'], rtol=1e-5
-  )
+  np.testing.assert_allclose(got.opt_state[0].mu['w'], 0.1 * g['w'], rtol=1e-5)
 
 
 @pytest.mark.parametrize('bad', [np.nan, np.inf])

@@ -1,0 +1,162 @@
+"""A run that is stopped at any point ends as if nothing had happened."""
+
+import json
+import random
+import shutil
+import signal
+import time
+
+import pytest
+
+from dllm_jax.io import metrics
+from tests import tiny_run
+
+NAMES = ('base', 'final')
+# Momentum, a reference and a best-so-far: all that an update can depend on.
+RUN = tiny_run.flags(method__policy__beta=0.01, base__patience=3)
+
+
+def measured(directory):
+  """Rows of metrics.jsonl without the times, and eval.json likewise."""
+  rows = [
+    {k: v for k, v in row.items() if not k.startswith('time/')}
+    for row in metrics.read(directory)
+  ]
+  found = json.loads((directory / 'eval.json').read_text())
+  assert set(found.pop('seconds')) == {'base', 'rl', 'eval'}
+  for name in NAMES:
+    for summary in (found[name], *found[name]['sweep'].values()):
+      assert summary.pop('tokens_per_second') > 0
+  return rows, found
+
+
+def assert_same_run(got, want):
+  for name in NAMES:
+    tiny_run.assert_same(tiny_run.kept(got / name), tiny_run.kept(want / name))
+  assert measured(got) == measured(want)
+
+
+@pytest.fixture(scope='module')
+def whole(commands, tmp_path_factory):
+  """(directory, seconds) of a run that nothing disturbed."""
+  directory = tmp_path_factory.mktemp('whole') / 'run'
+  began = time.monotonic()
+  command = commands.run('train.py', *RUN, '--workdir', directory)
+  assert (command.code, command.err) == (0, '')
+  return directory, time.monotonic() - began
+
+
+def test_an_uninterrupted_run_is_complete(whole):
+  directory, _ = whole
+  rows = [(row['phase'], row['step']) for row in metrics.read(directory)]
+  assert rows == (
+    [('sft', i) for i in range(1, 5)]
+    + [('rl', i) for i in range(1, 7)]
+    + [('eval', 0), ('eval', 6)]
+  )
+  base, final = (tiny_run.kept(directory / name) for name in NAMES)
+  assert any((base[k] != final[k]).any() for k in base)
+  evaluated = {
+    (row['phase'], row['step'])
+    for row in metrics.read(directory)
+    if 'eval/accuracy' in row
+  }
+  assert evaluated == {('sft', 2), ('sft', 4), ('rl', 3), ('rl', 6)}
+
+
+def kill(commands, run, seconds):
+  """Starts the run and kills it after a time; whether it was running still."""
+  command = commands.start('train.py', *RUN, '--workdir', run)
+  end = time.monotonic() + seconds
+  code = command.signal_when(signal.SIGKILL, lambda: time.monotonic() > end)
+  assert code in (0, -signal.SIGKILL), command.err
+  return code != 0
+
+
+def finish(commands, run, whole):
+  """Lets the run end, and compares it with the one that nothing disturbed."""
+  command = commands.run('train.py', *RUN, '--workdir', run)
+  assert (command.code, command.err) == (0, '')
+  assert_same_run(run, whole)
+  return command
+
+
+def test_two_kills_change_nothing(commands, whole, tmp_path):
+  directory, seconds = whole
+  run = tmp_path / 'run'
+  assert kill(commands, run, random.Random(0).uniform(0.1, 0.6) * seconds)
+  command = commands.start('train.py', *RUN, '--workdir', run)
+  there = run / 'checkpoints' / 'rl' / '2' / 'manifest.json'
+  assert command.signal_when(signal.SIGKILL, there.exists) == -signal.SIGKILL
+  command = finish(commands, run, directory)
+  assert 'continuing' in command.out and 'base model from' in command.out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('seed', range(1, 4))
+def test_ten_kills_change_nothing(commands, whole, tmp_path, seed):
+  directory, seconds = whole
+  rng = random.Random(seed)
+  run = tmp_path / 'run'
+  killed = [
+    kill(commands, run, rng.uniform(0.05, 0.9) * seconds) for _ in range(10)
+  ]
+  assert sum(killed) > 2
+  finish(commands, run, directory)
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(commands, whole, tmp_path):
+  directory, _ = whole
+  run = tmp_path / 'run'
+  command = commands.start('train.py', *RUN, '--workdir', run)
+  saved = run / 'checkpoints' / 'rl'
+  first = saved / '1' / 'manifest.json'
+  assert command.signal_when(signal.SIGTERM, first.exists) == 3, command.err
+  assert command.err == ''
+  assert 'stopped and saved; the same command continues' in command.out
+  steps = [int(p.parent.name) for p in saved.glob('*/manifest.json')]
+  rows = [row['step'] for row in metrics.read(run) if row['phase'] == 'rl']
+  assert rows == list(range(1, max(steps) + 1)) and max(steps) < 6
+  assert not (run / 'final').exists()
+  finish(commands, run, directory)
+
+
+def test_sigterm_before_the_first_step_saves_that_step(commands, tmp_path):
+  run = tmp_path / 'run'
+  every = '--config.checkpoint.every=100'
+  command = commands.start('train.py', *RUN, every, '--workdir', run)
+  started = run / 'tokenizer.json'
+  assert command.signal_when(signal.SIGTERM, started.exists) == 3, command.err
+  assert [row['step'] for row in metrics.read(run)] == [1]
+  assert (run / 'checkpoints' / 'sft' / '1' / 'manifest.json').exists()
+
+
+def digests(directory):
+  """Bytes of every file by its path."""
+  return {
+    str(path.relative_to(directory)): path.read_bytes()
+    for path in sorted(directory.rglob('*'))
+    if path.is_file()
+  }
+
+
+def test_a_finished_run_shows_its_table_and_changes_nothing(commands, whole):
+  directory, _ = whole
+  before = digests(directory)
+  command = commands.run('train.py', *RUN, '--workdir', directory)
+  assert (command.code, command.err) == (0, '')
+  assert 'holds a finished run' in command.out
+  assert '6 steps' in command.out and 'base' in command.out
+  after = digests(directory)
+  assert {k for k in before | after if before.get(k) != after.get(k)} <= {
+    'config.json'
+  }
+
+
+def test_a_kill_before_the_results_are_written(commands, whole, tmp_path):
+  """Everything but eval.json is there; the evaluation is not logged twice."""
+  directory, _ = whole
+  run = tmp_path / 'run'
+  shutil.copytree(directory, run)
+  (run / 'eval.json').unlink()
+  finish(commands, run, directory)

@@ -1,0 +1,185 @@
+"""launch/train.py: a refused command is one line, and leaves all as it was."""
+
+import json
+import shutil
+
+import pytest
+
+from tests import tiny_run
+
+SHORT = tiny_run.flags(train__num_steps=3)
+
+
+def digests(directory):
+  """Bytes of every file but config.json, which a continued run rewrites."""
+  return {
+    str(path.relative_to(directory)): path.read_bytes()
+    for path in sorted(directory.rglob('*'))
+    if path.is_file() and path.name != 'config.json'
+  }
+
+
+def refuse(commands, *args, code=1):
+  """The one line of a command that must fail."""
+  command = commands.run('train.py', *args)
+  assert command.code == code, command.err
+  assert command.err.count('\n') == 1 and command.err.endswith('\n')
+  assert command.err.startswith('train.py: ')
+  return command.err
+
+
+@pytest.fixture(scope='module')
+def finished(commands, tmp_path_factory):
+  """The workdir of a finished run."""
+  run = tmp_path_factory.mktemp('finished') / 'run'
+  command = commands.run('train.py', *SHORT, '--workdir', run)
+  assert (command.code, command.err) == (0, '')
+  return run
+
+
+@pytest.fixture
+def unfinished(finished, tmp_path):
+  """The same run as it was after its last RL step, before its results."""
+  run = tmp_path / 'run'
+  shutil.copytree(finished, run)
+  (run / 'eval.json').unlink()
+  shutil.rmtree(run / 'final')
+  metrics = run / 'metrics.jsonl'
+  lines = metrics.read_text().splitlines(keepends=True)
+  metrics.write_text(''.join(x for x in lines if '"eval", "step"' not in x))
+  return run
+
+
+WRONG = [
+  (['--config.rollout.gen_lenght=3'], 2, "did you mean 'rollout.gen_length'?"),
+  (['--config=configs/ag_grpo.py:huge'], 2, "unknown preset 'huge'"),
+  (['--config=configs/none.py'], 2, 'config file configs/none.py is missing'),
+  (tiny_run.flags(data_dir='/nonexistent'), 1, '/nonexistent'),
+  (
+    tiny_run.flags(rollout__num_prompts=3, rollout__group_size=3),
+    1,
+    'rollout.group_size is 9, which the 2 shards of mesh.data do not divide',
+  ),
+  (
+    tiny_run.flags(method__guided__num_guided=5),
+    1,
+    'method.guided.num_guided is 5, more than rollout.group_size 4',
+  ),
+  (tiny_run.flags(rollout__max_prompt_length=3), 1, 'max_prompt_length=3'),
+  (tiny_run.flags(base__path='/nonexistent'), 1, 'base.path names /nonexis'),
+  (tiny_run.flags(data__num_test=10**6), 1, 'data.num_test is 1000000'),
+  (tiny_run.flags(train__optim__learning_rate='nan'), 1, 'must be finite'),
+  (tiny_run.flags(eval__num_steps='(0,)'), 1, "config group 'eval'"),
+]
+
+
+def test_refused_commands_leave_the_workdir_to_the_right_one(
+  commands, tmp_path, finished
+):
+  run = tmp_path / 'run'
+  for args, code, line in WRONG:
+    assert line in refuse(commands, *args, '--workdir', run, code=code)
+    assert not run.exists(), args
+  right = tiny_run.flags(train__num_steps=3, base__path=finished / 'base')
+  command = commands.run('train.py', *right, '--workdir', run)
+  assert (command.code, command.err) == (0, '')
+  assert 'base model from' in command.out
+  # The base is taken over as it is.
+  tiny_run.assert_same(
+    tiny_run.kept(run / 'final'), tiny_run.kept(finished / 'final')
+  )
+  found = json.loads((run / 'eval.json').read_text())
+  want = json.loads((finished / 'eval.json').read_text())
+  for name in ('base', 'final'):
+    assert found[name]['accuracy'] == want[name]['accuracy']
+
+
+def test_refused_commands_change_nothing_in_an_unfinished_run(
+  commands, unfinished
+):
+  before = digests(unfinished)
+  config = (unfinished / 'config.json').read_bytes()
+  for args, code, line in WRONG[:1] + WRONG[3:5]:
+    assert line in refuse(commands, *args, '--workdir', unfinished, code=code)
+  line = refuse(
+    commands, *SHORT, '--config.seed=1', '--workdir', unfinished, code=1
+  )
+  assert 'begun with another config: seed (0 there, 1 now)' in line
+  assert digests(unfinished) == before
+  assert (unfinished / 'config.json').read_bytes() == config
+
+
+def test_a_damaged_checkpoint_is_named_and_can_be_removed(
+  commands, finished, unfinished
+):
+  newest = unfinished / 'checkpoints' / 'rl' / '3'
+  file = max(
+    (p for p in (newest / 'arrays').rglob('*') if p.is_file()),
+    key=lambda p: p.stat().st_size,
+  )
+  content = bytearray(file.read_bytes())
+  content[len(content) // 2] ^= 1
+  file.write_bytes(content)
+  before = digests(unfinished)
+  line = refuse(commands, *SHORT, '--workdir', unfinished)
+  assert f'checkpoint {newest} is damaged' in line
+  assert f'remove {newest}, to go on from step 2' in line
+  assert digests(unfinished) == before
+  shutil.rmtree(newest)
+  command = commands.run('train.py', *SHORT, '--workdir', unfinished)
+  assert (command.code, command.err) == (0, '')
+  tiny_run.assert_same(
+    tiny_run.kept(unfinished / 'final'), tiny_run.kept(finished / 'final')
+  )
+
+
+def test_a_strangers_directory_is_not_touched(commands, tmp_path):
+  (tmp_path / 'thesis.tex').write_text('years of work')
+  line = refuse(commands, '--workdir', tmp_path)
+  assert 'has files (such as thesis.tex)' in line
+  assert (tmp_path / 'thesis.tex').read_text() == 'years of work'
+
+
+def test_a_directory_that_cannot_be_written(commands, tmp_path):
+  (tmp_path / 'file').write_text('')
+  line = refuse(commands, '--workdir', tmp_path / 'file' / 'run')
+  assert 'cannot write to workdir' in line
+
+
+def test_a_learning_rate_that_blows_up_is_named(commands, tmp_path, finished):
+  run = tmp_path / 'run'
+  wild = tiny_run.flags(
+    base__path=finished / 'base',
+    train__optim__learning_rate=1e30,
+    train__optim__warmup_steps=0,
+    train__num_steps=50,
+    train__eval_every=0,
+  )
+  line = refuse(commands, *wild, '--workdir', run)
+  assert ' is nan at rl step ' in line or ' is inf at rl step ' in line
+  step = int(line.split('rl step ')[1].split()[0])
+  saved = [
+    int(p.parent.name) for p in run.glob('checkpoints/rl/*/manifest.json')
+  ]
+  assert max(saved, default=0) == step - 1
+  for number in saved:
+    leaves = tiny_run.kept(run / 'checkpoints' / 'rl' / str(number))
+    assert all(abs(leaf).max() < float('inf') for leaf in leaves.values())
+  # The same command stops at the same place.
+  assert refuse(commands, *wild, '--workdir', run) == line
+
+
+def test_the_control_is_part_of_the_results(commands, tmp_path, finished):
+  run = tmp_path / 'run'
+  args = tiny_run.flags(
+    base__path=finished / 'base', train__num_steps=1, train__control=True
+  )
+  command = commands.run('train.py', *args, '--workdir', run)
+  assert (command.code, command.err) == (0, '')
+  found = json.loads((run / 'eval.json').read_text())
+  assert {'base', 'control', 'final'} <= set(found)
+  assert set(found['seconds']) == {'base', 'rl', 'control', 'eval'}
+  lines = (run / 'metrics.jsonl').read_text().splitlines()
+  phases = {json.loads(line)['phase'] for line in lines}
+  assert phases == {'rl', 'control', 'eval'}
+  assert 'control' in command.out and (run / 'control').exists()

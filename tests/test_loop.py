@@ -1,0 +1,317 @@
+"""The loop with a method of one addition: order, saves, stops, patience."""
+
+import dataclasses
+import io
+import math
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+from dllm_jax import errors, loop
+from dllm_jax.data import pipeline
+from dllm_jax.io import checkpoint, console, metrics, workdir
+from dllm_jax.train import state as state_lib
+from tests import tiny_run
+
+OPTIMIZER = optax.sgd(1.0)
+CFG = loop.LoopConfig(
+  num_steps=7, eval_every=0, patience=0, checkpoint_every=100
+)
+ROWS = [{'id': f'row{i}'} for i in range(10)]
+
+
+@dataclasses.dataclass
+class Adder:
+  """w becomes 2 w + step + 1, and the steps are noted.
+
+  Attributes:
+    log: directory whose rows are counted at each `collect`.
+    stop: is requested in the update of step `stop_at`.
+    stop_at: see `stop`.
+    bad: (inner step, metric) that is NaN at step `bad_at`.
+    bad_at: see `bad`.
+    inner: inner steps.
+  """
+
+  log: object = None
+  stop: workdir.StopRequest | None = None
+  stop_at: int = -1
+  bad: tuple[int, str] = (0, '')
+  bad_at: int = -1
+  inner: int = 1
+  phase: str = 'rl'
+
+  def __post_init__(self):
+    self.collected, self.rows_seen = [], []
+
+  def collect(self, state, rows, step):
+    self.collected.append((step, [row['id'] for row in rows]))
+    if self.log is not None:
+      self.rows_seen.append(len(metrics.read(self.log)))
+    return jnp.float32(step + 1), {'batch/step': float(step)}
+
+  def update(self, state, batch, step):
+    if step == self.stop_at:
+      self.stop.requested = True
+    params = {'w': 2 * state.params['w'] + batch}
+    new = state_lib.TrainState(state.step + 1, params, state.opt_state)
+    history = [
+      {'toy/loss': batch + j, 'toy/grad_norm': batch * 0}
+      for j in range(self.inner)
+    ]
+    inner, name = self.bad
+    if step == self.bad_at:
+      history[inner][name] = jnp.float32(jnp.nan)
+    return new, history
+
+
+def weight_after(steps):
+  w = 1.0
+  for step in range(steps):
+    w = 2 * w + step + 1
+  return w
+
+
+@dataclasses.dataclass
+class Run:
+  """A workdir and what came of it."""
+
+  directory: object
+  scores: list[float] | None = None
+
+  def __post_init__(self):
+    self.scored, self.stop = [], workdir.StopRequest()
+    self.screen = io.StringIO()
+
+  def __call__(self, method, keep=100, **changes):
+    cfg = dataclasses.replace(CFG, **changes)
+    checkpoints = checkpoint.Checkpoints(
+      self.directory / 'checkpoints', max_to_keep=keep
+    )
+    log = metrics.MetricsLog(
+      self.directory, resume_step={'rl': checkpoints.latest() or 0}
+    )
+    try:
+      return loop.run(
+        method,
+        state_lib.create({'w': jnp.float32(1.0)}, OPTIMIZER),
+        pipeline.batches(ROWS, seed=3, batch_size=4),
+        title='toy',
+        cfg=cfg,
+        score=self._score,
+        checkpoints=checkpoints,
+        log=log,
+        screen=console.Console(file=self.screen),
+        stop=self.stop,
+      )
+    finally:
+      log.close()
+
+  def _score(self, params):
+    self.scored.append(float(params['w']))
+    score = self.scores[len(self.scored) - 1] if self.scores else 0.5
+    return {'eval/accuracy': score}
+
+  def rows(self):
+    return metrics.read(self.directory)
+
+  def saved(self):
+    found = (self.directory / 'checkpoints').glob('*/manifest.json')
+    return sorted(int(path.parent.name) for path in found)
+
+
+@pytest.fixture
+def run(tmp_path):
+  return Run(tmp_path)
+
+
+def steps_of(rows):
+  return [row['step'] for row in rows]
+
+
+def test_a_run_to_its_end(run):
+  method = Adder()
+  params, progress = run(method)
+  assert float(params['w']) == weight_after(7)
+  assert (progress.step, progress.finished) == (7, True)
+  assert [step for step, _ in method.collected] == list(range(7))
+  batches = pipeline.batches(ROWS, seed=3, batch_size=4)
+  for step, ids in method.collected:
+    assert ids == [row['id'] for row in batches.rows(step)]
+  assert run.saved() == [7]  # the end is saved whatever `checkpoint_every` says
+  assert 'toy  7/7' in run.screen.getvalue()
+
+
+def test_rows_are_written_one_step_later_once_and_in_order(run):
+  method = Adder(log=run.directory, inner=3)
+  (run.directory / metrics.METRICS_FILE).touch()
+  run(method)
+  # In step s the metrics of step s - 2 are there, those of s - 1 on their way.
+  assert method.rows_seen == [0, 0, 1, 2, 3, 4, 5]
+  rows = run.rows()
+  assert steps_of(rows) == list(range(1, 8))
+  for step, row in enumerate(rows):
+    assert row['phase'] == 'rl'
+    assert row['batch/step'] == step
+    # The first inner step, and the last.
+    assert (row['toy/loss'], row['toy/last_loss']) == (step + 1, step + 3)
+    assert row['time/step'] > row['time/collect'] >= 0
+
+
+def test_one_inner_step_has_no_last_one(run):
+  run(Adder())
+  assert 'toy/last_loss' not in run.rows()[0]
+
+
+@pytest.mark.parametrize('every, saved', [(1, [5, 6, 7]), (3, [3, 6, 7])])
+def test_checkpoints_come_when_asked_for(run, every, saved):
+  run(Adder(), keep=3, checkpoint_every=every)
+  assert run.saved() == saved
+
+
+def test_a_checkpoint_never_precedes_the_rows_of_its_steps(run, monkeypatch):
+  seen = []
+  save = checkpoint.Checkpoints.save
+
+  def spy(self, step, state, meta):
+    seen.append((step, steps_of(run.rows())[-1], meta['step']))
+    save(self, step, state, meta)
+
+  monkeypatch.setattr(checkpoint.Checkpoints, 'save', spy)
+  run(Adder(), checkpoint_every=2)
+  assert seen == [(2, 2, 2), (4, 4, 4), (6, 6, 6), (7, 7, 7)]
+
+
+def test_a_finished_loop_does_nothing(run):
+  want, _ = run(Adder())
+  method = Adder()
+  got, progress = run(method)
+  assert not method.collected and progress.finished
+  tiny_run.assert_same(got, want)
+  assert steps_of(run.rows()) == list(range(1, 8))
+
+
+def test_evaluations_join_the_row_of_their_step(run):
+  run(Adder(), eval_every=3)
+  assert run.scored == [weight_after(3), weight_after(6)]
+  with_score = [r['step'] for r in run.rows() if 'eval/accuracy' in r]
+  assert with_score == [3, 6]
+
+
+def test_patience_keeps_the_best_and_stops(tmp_path):
+  run = Run(tmp_path, scores=[0.1, 0.5, 0.5, 0.4])
+  params, progress = run(Adder(), num_steps=100, eval_every=2, patience=2)
+  # A tie is not better; two evaluations after that of step 4 are enough.
+  assert float(params['w']) == weight_after(4)
+  assert progress.best_step == 4 and progress.best_score == 0.5
+  assert (progress.step, progress.stale, progress.finished) == (8, 2, True)
+  assert steps_of(run.rows()) == list(range(1, 9))
+  again, _ = run(Adder(), num_steps=100, eval_every=2, patience=2)
+  tiny_run.assert_same(again, params)
+
+
+def test_patience_that_does_not_run_out_gives_the_best(tmp_path):
+  run = Run(tmp_path, scores=[0.9, 0.1, 0.2])
+  params, progress = run(Adder(), eval_every=2, patience=5)
+  assert float(params['w']) == weight_after(2)
+  assert progress.step == 7
+
+
+def test_best_and_staleness_survive_a_stop(tmp_path):
+  run = Run(tmp_path, scores=[0.3, 0.2, 0.1])
+  setting = {'num_steps': 100, 'eval_every': 2, 'patience': 2}
+  with pytest.raises(loop.Interrupted):
+    run(Adder(stop=run.stop, stop_at=4), **setting)
+  run.stop.requested = False
+  params, progress = run(Adder(), **setting)
+  assert progress.step == 6 and float(params['w']) == weight_after(2)
+
+
+def test_a_stop_request_saves_at_the_next_boundary(run):
+  method = Adder(stop=run.stop, stop_at=3)
+  with pytest.raises(loop.Interrupted):
+    run(method)
+  assert method.collected[-1][0] == 3
+  assert run.saved() == [4] and steps_of(run.rows()) == [1, 2, 3, 4]
+  run.stop.requested = False
+  method = Adder()
+  params, progress = run(method)
+  assert [step for step, _ in method.collected] == [4, 5, 6]
+  assert float(params['w']) == weight_after(7)
+  assert steps_of(run.rows()) == list(range(1, 8))
+  assert progress.seconds > 0 and progress.cpu_seconds > 0
+
+
+def test_a_stop_request_in_the_last_step_lets_the_loop_end(run):
+  params, progress = run(Adder(stop=run.stop, stop_at=6))
+  assert progress.finished and float(params['w']) == weight_after(7)
+
+
+def test_time_adds_up_over_stops(run, monkeypatch):
+  now = iter(range(0, 10_000, 10))
+  monkeypatch.setattr(loop.time, 'process_time', lambda: float(next(now)))
+  with pytest.raises(loop.Interrupted):
+    run(Adder(stop=run.stop, stop_at=1))
+  run.stop.requested = False
+  _, progress = run(Adder())
+  # Each run reads the clock when it begins and when it saves.
+  assert progress.cpu_seconds == 20.0
+
+
+@pytest.mark.parametrize('every', [1, 2])
+@pytest.mark.parametrize(
+  'inner, name', [(0, 'toy/loss'), (0, 'toy/grad_norm'), (1, 'toy/loss')]
+)
+def test_a_loss_that_is_not_finite_stops_the_run(run, every, inner, name):
+  method = Adder(bad=(inner, name), bad_at=4, inner=2)
+  with pytest.raises(errors.UserError) as caught:
+    run(method, checkpoint_every=every)
+  line = str(caught.value)
+  assert f'{name} is nan at rl step 5 (inner step {inner})' in line
+  assert '\n' not in line
+  # The checkpoints of the steps before it are there, and none after.
+  assert run.saved() == list(range(every, 5, every))
+  assert steps_of(run.rows()) == [1, 2, 3, 4]
+
+
+def test_other_metrics_may_be_anything(run):
+  run(Adder(bad=(0, 'toy/ratio'), bad_at=2))
+  assert math.isnan(run.rows()[2]['toy/ratio'])
+
+
+def test_a_run_of_no_steps_gives_its_start(run):
+  params, progress = run(Adder(), num_steps=0)
+  assert float(params['w']) == 1.0 and progress.step == 0
+
+
+def test_scalars_join_the_parameters_on_their_mesh(run):
+  """Else a restored state would lie partly on the first device alone."""
+  from dllm_jax import sharding
+
+  mesh = sharding.make_mesh(sharding.MeshConfig(data=2))
+  params = jax.device_put({'w': jnp.float32(1)}, sharding.replicated(mesh))
+  placed = loop._on_one_mesh(state_lib.create(params, optax.adam(1.0)))
+  assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(placed)} == {
+    2
+  }
+
+
+@pytest.mark.parametrize(
+  'wrong, line',
+  [
+    ({'num_steps': -1}, 'num_steps -1'),
+    ({'eval_every': -1}, 'eval_every -1'),
+    ({'patience': -1}, 'patience -1'),
+    ({'patience': 2}, 'patience needs eval_every > 0'),
+    ({'checkpoint_every': 0}, 'checkpoint.every 0 is below 1'),
+  ],
+)
+def test_config(wrong, line):
+  with pytest.raises(ValueError, match=line):
+    dataclasses.replace(CFG, **wrong)
+
+
+def test_methods_are_methods():
+  assert isinstance(Adder(), loop.Method)
