@@ -16,6 +16,7 @@ def get_config(arg: str = '') -> config_dict.ConfigDict:
   config = config_dict.ConfigDict()
   config.seed = 0
   config.data_dir = ''  # public test files; '' is the generated test split
+  config.wandb_project = ''  # '' sends nothing
 
   config.task = config_dict.ConfigDict(
     {

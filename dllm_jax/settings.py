@@ -111,6 +111,7 @@ class Settings:
   Attributes:
     seed: of every draw.
     data_dir: of public test files; '' evaluates on the generated test split.
+    wandb_project: metrics go there too; '' is nowhere.
     method: name of the method; 'sft' ends after the base model.
     control: spend RL's processor time on more supervised training, beside it.
     keep: checkpoints kept.
@@ -119,6 +120,7 @@ class Settings:
 
   seed: int
   data_dir: str
+  wandb_project: str
   method: str
   control: bool
   keep: int
@@ -192,6 +194,7 @@ def from_config(config: Mapping[str, Any]) -> Settings:
   return Settings(
     seed=config['seed'],
     data_dir=config['data_dir'],
+    wandb_project=config['wandb_project'],
     method=method['name'],
     control=train['control'],
     keep=config['checkpoint']['keep'],

@@ -73,7 +73,9 @@ def run(
       f'{"continuing" if resumed else "starting"} {directory} on '
       f'{ctx.mesh.size} {jax.default_backend()} device(s)'
     )
-    log = metrics.MetricsLog(directory, resume_step=latest)
+    log = metrics.MetricsLog(
+      directory, resume_step=latest, wandb_project=cfg.wandb_project
+    )
     this = setup.Run(
       cfg=cfg,
       ctx=ctx,

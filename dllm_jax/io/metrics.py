@@ -9,6 +9,7 @@ import json
 import math
 import os
 import pathlib
+import uuid
 from collections.abc import Mapping
 from typing import SupportsFloat
 
@@ -27,6 +28,7 @@ class MetricsLog:
     workdir: str | os.PathLike,
     *,
     resume_step: Mapping[str, int] | None,
+    wandb_project: str = '',
   ):
     """Opens the log, dropping the rows that the run is about to write again.
 
@@ -35,9 +37,14 @@ class MetricsLog:
       resume_step: by phase, the last step whose rows stay: that of the
         checkpoint. Rows of a phase without an entry go, all of them; None
         drops every row. A last line that was cut off goes in any case.
+      wandb_project: send the rows to this Weights & Biases project too.
+
+    Raises:
+      UserError: where a project is named and wandb is not installed.
     """
     self._workdir = pathlib.Path(workdir)
     self._resume_step = dict(resume_step or {})
+    self._wandb = _wandb_run(wandb_project, self._workdir)
     path = self._workdir / METRICS_FILE
     if path.exists():
       self._drop_repeats(path)
@@ -65,9 +72,15 @@ class MetricsLog:
     for name, value in values.items():
       board.add_scalar(f'{phase}/{name}', float(value), step)
     board.flush()
+    if self._wandb is not None:
+      # No `step`: phases count apart, and wandb wants one rising number.
+      named = {f'{phase}/{name}': float(v) for name, v in values.items()}
+      self._wandb.log(named | {f'{phase}/step': int(step)})
 
   def close(self) -> None:
     self._file.close()
+    if self._wandb is not None:
+      self._wandb.finish()
     for board in self._boards.values():
       board.close()
 
@@ -94,6 +107,29 @@ class MetricsLog:
       f.flush()
       os.fsync(f.fileno())
     temporary.replace(path)
+
+
+def _wandb_run(project: str, workdir: pathlib.Path):
+  """The run of this workdir in a project, the same one when it is resumed."""
+  if not project:
+    return None
+  try:
+    import wandb
+  except ImportError as e:
+    raise errors.UserError(
+      f'config key wandb_project is {project!r}, but wandb is not installed: '
+      "pip install 'dllm_jax[wandb]', or leave the key empty"
+    ) from e
+  identity = workdir / 'wandb_id'
+  if not identity.exists():
+    identity.write_text(uuid.uuid4().hex)
+  return wandb.init(
+    project=project,
+    name=workdir.name,
+    dir=str(workdir),
+    id=identity.read_text(),
+    resume='allow',
+  )
 
 
 def read(workdir: str | os.PathLike) -> list[dict]:

@@ -140,3 +140,38 @@ def test_tensorboard_gets_the_same_scalars(tmp_path):
     ('sft/reward/mean', 0, 0.0),
     ('sft/reward/mean', 1, 1.0),
   ]
+
+
+class _FakeWandb:
+  """Stands for the wandb module: remembers what it was given."""
+
+  def __init__(self):
+    self.started, self.rows, self.finished = [], [], 0
+
+  def init(self, **kwargs):
+    self.started.append(kwargs)
+    return self
+
+  def log(self, row):
+    self.rows.append(row)
+
+  def finish(self):
+    self.finished += 1
+
+
+def test_wandb_gets_the_rows_and_a_resumed_run_its_id(tmp_path, monkeypatch):
+  fake = _FakeWandb()
+  monkeypatch.setitem(sys.modules, 'wandb', fake)
+  for _ in range(2):
+    log = metrics.MetricsLog(tmp_path, resume_step=None, wandb_project='p')
+    log.write('rl', 3, {'reward/mean': 0.5})
+    log.close()
+  assert fake.rows[0] == {'rl/reward/mean': 0.5, 'rl/step': 3}
+  assert fake.started[0]['id'] == fake.started[1]['id']
+  assert fake.finished == 2
+
+
+def test_wandb_that_is_missing_is_one_clear_line(tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'wandb', None)
+  with pytest.raises(errors.UserError, match='wandb is not installed'):
+    metrics.MetricsLog(tmp_path, resume_step=None, wandb_project='p')
