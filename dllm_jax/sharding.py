@@ -77,17 +77,30 @@ def param_shardings(params: types.Params, mesh: Mesh):
 
   Raises:
     ValueError: a leaf that no rule names.
+    errors.UserError: an axis of the mesh does not divide a leaf.
   """
 
   def find(path, leaf):
     for pattern, spec in RULES:
       if re.fullmatch(pattern, path):
+        _check_leaf(path, leaf.shape, spec, mesh)
         return NamedSharding(mesh, spec)
     raise ValueError(f'no sharding rule matches parameter {path!r}')
 
   flat = flax.traverse_util.flatten_dict(params, sep='/')
   specs = {path: find(path, leaf) for path, leaf in flat.items()}
   return flax.traverse_util.unflatten_dict(specs, sep='/')
+
+
+def _check_leaf(
+  path: str, shape: tuple[int, ...], spec: P, mesh: Mesh
+) -> None:
+  for size, axis in zip(shape, spec, strict=False):
+    if axis is not None and size % mesh.shape[axis]:
+      raise errors.UserError(
+        f'mesh.{axis}={mesh.shape[axis]} does not divide {size}, a dimension '
+        f'of parameter {path}: change mesh.{axis} or the model.* keys'
+      )
 
 
 def rows(mesh: Mesh) -> NamedSharding:

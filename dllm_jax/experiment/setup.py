@@ -80,13 +80,17 @@ def make_context(
 
 
 def fresh_params(ctx: context.Context) -> types.Params:
-  """Random parameters, whole on every device."""
+  """Random parameters, sharded over `fsdp` and `tensor` by the rules."""
+  key = streams.step_key(ctx.root, 'init', 0)
+  shapes = jax.eval_shape(
+    lambda key: transformer.init(key, ctx.denoiser.cfg), key
+  )
   init = jax.jit(
     transformer.init,
     static_argnums=1,
-    out_shardings=sharding.replicated(ctx.mesh),
+    out_shardings=sharding.param_shardings(shapes, ctx.mesh),
   )
-  return init(streams.step_key(ctx.root, 'init', 0), ctx.denoiser.cfg)
+  return init(key, ctx.denoiser.cfg)
 
 
 def load_rows(cfg: settings.Settings) -> Rows:
