@@ -148,14 +148,15 @@ def run(
   clock = _Clock(progress)
   pending = None
 
-  def flush():
+  def flush(ended):
     nonlocal pending
     if pending is not None:
       row, pending = pending, None
+      row.host['time/step'] = ended - row.began
       bar.step(_write(log, method.phase, row))
 
   def save():
-    flush()
+    flush(time.perf_counter())
     clock.stamp()
     checkpoints.save(
       progress.step, Saved(state, best), dataclasses.asdict(progress)
@@ -168,7 +169,7 @@ def run(
       batch, host = method.collect(state, batches.rows(step), step)
       host['time/collect'] = time.perf_counter() - began
       state, device = method.update(state, batch, step)
-      flush()  # of the step before: this one is on its way
+      flush(began)  # the step before: this one is on its way
       progress.step = step + 1
       pending = _Row(progress.step, host, device, began)
       if cfg.eval_every and progress.step % cfg.eval_every == 0:
@@ -289,6 +290,8 @@ def _write(
           'rate or raise the clipping, in a new --workdir'
         )
   values = row.host | values
-  values['time/step'] = time.perf_counter() - row.began
+  if 'rollout/tokens' in values:
+    speed = values['rollout/tokens'] / values['time/step']
+    values['time/tokens_per_second'] = speed
   log.write(phase, row.step, values)
   return values

@@ -13,6 +13,7 @@ References:
 import dataclasses
 from typing import Literal, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
@@ -88,6 +89,7 @@ def init_state(
   canvas: types.Canvas, vocab: types.Vocabulary, cfg: FixedConfig
 ) -> DecodeState:
   """The state before the first step."""
+  chex.assert_equal_shape([canvas.tokens, canvas.attention_mask])
   rows = canvas.tokens.shape[0]
   zeros = jnp.zeros(rows, jnp.int32)
   completion = jnp.zeros((rows, cfg.gen_length))

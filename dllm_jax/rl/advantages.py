@@ -13,6 +13,7 @@ References:
 import dataclasses
 from typing import Literal, NamedTuple
 
+import chex
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -86,6 +87,7 @@ def group_advantages(
   Returns:
     Advantages. With 'shared' they sum to 0 over each group.
   """
+  chex.assert_equal_shape([reward, prompt_id, guided])
   counted = jnp.isfinite(reward)
   # Counted from the group's lowest: the sums of tied rewards are then exact,
   # and large rewards keep their differences.

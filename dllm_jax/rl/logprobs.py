@@ -13,6 +13,7 @@ S canvas columns, P prompt columns, V vocabulary.
 import dataclasses
 from typing import NamedTuple, Protocol, runtime_checkable
 
+import chex
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
@@ -204,6 +205,8 @@ def view_logp(
     vocab: special ids; [MASK] is ruled out as in the sampler.
     gen_length: L.
   """
+  chex.assert_equal_shape([views.slot, views.target, views.credit])
+  chex.assert_equal_shape([views.tokens, views.attention_mask])
   rows, count, size = views.tokens.shape
   flat = lambda x: x.reshape(rows * count, *x.shape[2:])
   column = size - gen_length + flat(views.slot)

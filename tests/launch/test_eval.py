@@ -1,0 +1,144 @@
+"""launch/eval.py: a results file and the generations, or one line."""
+
+import json
+
+import pytest
+
+from dllm_jax.experiment import results, setup
+from dllm_jax.io import checkpoint
+from tests import tiny_run
+
+PUBLIC = {'task__max_number': 100, 'task__max_target': 100}
+
+
+def keep_model(directory, arg='ag_grpo', **changes):
+  """An untrained model, kept as a run would keep it."""
+  _, ctx = tiny_run.parts(arg, **changes)
+  checkpoint.save_params(directory / 'final', setup.fresh_params(ctx), {})
+  ctx.tokenizer.save(directory / results.TOKENIZER_FILE)
+  return directory
+
+
+@pytest.fixture(scope='module')
+def model(tmp_path_factory):
+  return keep_model(tmp_path_factory.mktemp('model'))
+
+
+def evaluate(commands, directory, out, *args):
+  """(results, generations) of the command."""
+  command = commands.run('eval.py', '--model', directory, '--out', out, *args)
+  assert (command.code, command.err) == (0, '')
+  assert 'accuracy' in command.out and 'written:' in command.out
+  generations = out.with_suffix('.generations.jsonl').read_text().splitlines()
+  return json.loads(out.read_text()), [json.loads(x) for x in generations]
+
+
+def test_results_and_generations(commands, model, tmp_path):
+  found, generations = evaluate(
+    commands, model, tmp_path / 'out.json', '--steps', '3', '--batch_size', '6'
+  )
+  assert {
+    'task',
+    'params',
+    'accuracy',
+    'interval',
+    'num',
+    'mean_steps',
+    'tokens_per_second',
+    'solution',
+    'xmlcount',
+  } <= set(found)
+  assert (found['task'], found['params'], found['num']) == (
+    'countdown',
+    'final',
+    12,
+  )
+  assert found['mean_steps'] == 3 and len(generations) == 12
+  for row in generations:
+    assert set(row) == {
+      'id',
+      'question',
+      'generation',
+      'ground_truth',
+      'correct',
+      'completion_ids',
+      'commit_step',
+      'num_steps',
+    }
+    assert sorted(row['commit_step']) == sorted([0, 1, 2] * 4)
+    assert len(row['completion_ids']) == 12 and row['num_steps'] == 3
+  share = sum(row['correct'] for row in generations) / 12
+  assert found['accuracy'] == share
+  again, same = evaluate(
+    commands, model, tmp_path / 'again.json', '--steps=3', '--batch_size=4'
+  )
+  assert same == generations
+  assert again | {'tokens_per_second': 0} == found | {'tokens_per_second': 0}
+
+
+@pytest.mark.parametrize(
+  'task, changes, num', [('countdown', PUBLIC, 12), ('sudoku', {}, 12)]
+)
+def test_public_test_files(
+  commands, shared_dir, tmp_path, task, changes, num
+):
+  arg = 'ag_grpo' if task == 'countdown' else 'sudoku'
+  directory = keep_model(tmp_path, arg, **changes)
+  found, generations = evaluate(
+    commands,
+    directory,
+    tmp_path / 'out.json',
+    f'--config=tests/tiny_run.py:{arg}',
+    *tiny_run.flags(data_dir=shared_dir / 'data', **changes),
+  )
+  assert (found['task'], found['num']) == (task, num)
+  stem = {'countdown': 'countdown_cd3_test:', 'sudoku': '4x4_test_sudoku:'}
+  assert all(row['id'].startswith(stem[task]) for row in generations)
+  assert 0 <= found['accuracy'] <= 1
+
+
+@pytest.mark.parametrize(
+  'args, code, line',
+  [
+    ([], 2, '--model DIR is missing'),
+    (['--model=/nonexistent'], 1, "/nonexistent holds no model 'final'"),
+    (
+      ['--model={model}', '--params=control'],
+      1,
+      "holds no model 'control'; it has final (--params)",
+    ),
+    (['--model={model}', '--params=best'], 2, '--params'),
+    (['--model={model}', '--task=sudoku'], 2, "not the task 'countdown'"),
+    (['--model={model}', '--steps=0'], 1, 'num_steps 0 is not positive'),
+    (['--model={model}', '--gen_length=5'], 1, 'gen_length 5 is not a multi'),
+    (['--model={model}', '--batch_size=0'], 1, 'eval.batch_size is 0'),
+    (['--model={model}', '--batch_size=3'], 1, 'eval.batch_size is 3'),
+    (['--model={model}', '--temperature=-1'], 1, 'temperature -1.0'),
+    (['--model={model}', '--out={model}/no/x.json'], 1, 'no folder'),
+    (
+      ['--model={model}', '--config.model.hidden_size=24'],
+      1,
+      'holds another model',
+    ),
+    (['--model={model}', '--config.data_dir=/no'], 1, 'is not at /no/countdo'),
+    (
+      ['--model={model}', *tiny_run.flags(rollout__max_prompt_length=3)],
+      1,
+      'more than rollout.max_prompt_length=3',
+    ),
+  ],
+)
+def test_a_wrong_command_is_one_line(commands, model, args, code, line):
+  args = [arg.format(model=model) for arg in args]
+  command = commands.run('eval.py', *args)
+  assert command.code == code, command.err
+  assert line in command.err and command.err.startswith('eval.py: ')
+  assert command.err.count('\n') == 1
+
+
+def test_a_model_without_its_tokenizer_is_one_line(commands, tmp_path):
+  keep_model(tmp_path)
+  (tmp_path / results.TOKENIZER_FILE).unlink()
+  command = commands.run('eval.py', '--model', tmp_path)
+  assert command.code == 1 and command.err.count('\n') == 1
+  assert 'tokenizer' in command.err
