@@ -39,6 +39,8 @@ def _equations(config: config_dict.ConfigDict) -> None:
   config.rollout.gen_length = config.rollout.block_length = 20
   config.rollout.num_steps = 10
   config.method.guided.num_steps = 10
+  config.method.guided.margin = 0  # the demonstrations fill the window
+  config.method.guided.max_anchor = 7
   config.eval.num_steps = (20, 10, 7, 5)
 
 
@@ -55,7 +57,7 @@ def _tiny_sudoku(config: config_dict.ConfigDict) -> None:
   config.method.reward = config_dict.ConfigDict({'cells': 1.0, 'solved': 1.0})
   config.method.guided.num_steps = 18
   config.method.guided.answer_steps = 9
-  config.method.guided.max_anchor = 18
+  config.method.guided.max_anchor = 19
   config.eval.num_steps = (36, 18, 9)
 
 

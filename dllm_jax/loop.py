@@ -106,6 +106,12 @@ class Interrupted(Exception):
   """A signal asked to stop; everything is saved."""
 
 
+def check_stop(stop: workdir.StopRequest) -> None:
+  """Raises `Interrupted` where a stop was requested and nothing is to save."""
+  if stop.requested:
+    raise Interrupted
+
+
 def run(
   method: Method,
   state: state_lib.TrainState,
@@ -141,8 +147,8 @@ def run(
     Interrupted: after saving, when `stop` was requested.
     errors.UserError: a loss is not finite.
   """
-  saved, progress = _restore(state, cfg, checkpoints)
-  state, best = saved
+  (state, best), progress = _restore(state, cfg, checkpoints)
+  layout = jax.tree.map(lambda leaf: leaf.sharding, state)
   if progress.finished:
     return (best if cfg.patience else state.params), progress
   clock = _Clock(progress)
@@ -152,7 +158,7 @@ def run(
     nonlocal pending
     if pending is not None:
       row, pending = pending, None
-      row.host['time/step'] = ended - row.began
+      row.host['time/step'] = ended - row.began - row.host.get('time/eval', 0.0)
       bar.step(_write(log, method.phase, row))
 
   def save():
@@ -169,16 +175,20 @@ def run(
       batch, host = method.collect(state, batches.rows(step), step)
       host['time/collect'] = time.perf_counter() - began
       state, device = method.update(state, batch, step)
+      # The compiler may lay the new state out otherwise; a resumed run could
+      # then compute in another order than one that was not stopped.
+      state = jax.device_put(state, layout)
+      dispatched = time.perf_counter()
       flush(began)  # the step before: this one is on its way
       progress.step = step + 1
       pending = _Row(progress.step, host, device, began)
-      if cfg.eval_every and progress.step % cfg.eval_every == 0:
+      last = progress.step == cfg.num_steps
+      if cfg.eval_every and (last or progress.step % cfg.eval_every == 0):
         host |= score(state.params)
+        host['time/eval'] = time.perf_counter() - dispatched
         if cfg.patience:
           best = _keep_best(progress, host['eval/accuracy'], state, best)
-      progress.finished = (
-        progress.step == cfg.num_steps or progress.stale >= cfg.patience > 0
-      )
+      progress.finished = last or progress.stale >= cfg.patience > 0
       if progress.finished or progress.step % cfg.checkpoint_every == 0:
         save()
       elif stop.requested:
@@ -219,7 +229,7 @@ def _restore(
   checkpoints: checkpoint.Checkpoints,
 ) -> tuple[Saved, Progress]:
   """The newest checkpoint; a fresh start where there is none."""
-  state = _on_one_mesh(state)
+  state = on_one_mesh(state)
   # The best parameters must not share buffers with those that are donated.
   best = jax.tree.map(jax.numpy.copy, state.params) if cfg.patience else None
   fresh = Saved(state, best)
@@ -230,7 +240,7 @@ def _restore(
   return saved, Progress(**meta)
 
 
-def _on_one_mesh(state: state_lib.TrainState) -> state_lib.TrainState:
+def on_one_mesh(state: state_lib.TrainState) -> state_lib.TrainState:
   """The state with all of its leaves on the devices of the parameters.
 
   Scalars are made on the first device; a step moves them to all of them, and

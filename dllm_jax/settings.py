@@ -168,12 +168,12 @@ def from_config(config: Mapping[str, Any]) -> Settings:
     )
   rollout = _make('rollout', answer_free.RolloutConfig, config['rollout'])
   guided = _make('method.guided', answer_guided.GuidedConfig, method['guided'])
-  if guided.num_guided > rollout.group_size:
+  if method['name'] == 'ag_grpo' and guided.num_guided > rollout.group_size:
     raise errors.UserError(
       f'config key method.guided.num_guided is {guided.num_guided}, more than '
       f'rollout.group_size {rollout.group_size}'
     )
-  if guided.max_anchor >= rollout.gen_length:
+  if method['name'] == 'ag_grpo' and guided.max_anchor >= rollout.gen_length:
     raise errors.UserError(
       f'config key method.guided.max_anchor is {guided.max_anchor}; it must be '
       f'below rollout.gen_length {rollout.gen_length}'

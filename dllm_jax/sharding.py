@@ -92,9 +92,7 @@ def param_shardings(params: types.Params, mesh: Mesh):
   return flax.traverse_util.unflatten_dict(specs, sep='/')
 
 
-def _check_leaf(
-  path: str, shape: tuple[int, ...], spec: P, mesh: Mesh
-) -> None:
+def _check_leaf(path: str, shape: tuple[int, ...], spec: P, mesh: Mesh) -> None:
   for size, axis in zip(shape, spec, strict=False):
     if axis is not None and size % mesh.shape[axis]:
       raise errors.UserError(

@@ -16,6 +16,13 @@ from ml_collections import config_dict, config_flags
 
 from dllm_jax import errors
 
+# Keys that may be None, written 'none'.
+OPTIONAL = (
+  'method.guided.answer_steps',
+  'method.policy.guided_beta',
+  'method.policy.max_kl_difference',
+)
+
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
@@ -90,6 +97,10 @@ def _override(config: config_dict.ConfigDict, override: str, file: str) -> None:
   for part in groups:
     group = group[part]
   want, old = group.get_type(name), group[name]
+  if key in OPTIONAL and value.lower() == 'none':
+    with group.ignore_type():
+      group[name] = None
+    return
   argv = ['', f'--config.{key}={value}']
   values = flags.FlagValues()
   try:

@@ -4,7 +4,6 @@
     --steps 6 --out results.json
 """
 
-import dataclasses
 import pathlib
 
 from absl import flags
@@ -40,6 +39,7 @@ def main(config) -> int:
     (GEN_LENGTH, 'rollout', 'gen_length'),
     (BLOCK_LENGTH, 'rollout', 'block_length'),
     (STEPS, 'rollout', 'num_steps'),
+    (TEMPERATURE, 'rollout', 'temperature'),
     (BATCH_SIZE, 'eval', 'batch_size'),
   ):
     if flag.value is not None:
@@ -51,10 +51,8 @@ def main(config) -> int:
   from dllm_jax.experiment import results
   from dllm_jax.io import console
 
-  cfg = settings.from_config(values)
-  rollout = dataclasses.replace(cfg.rollout, temperature=TEMPERATURE.value)
   results.evaluate_model(
-    dataclasses.replace(cfg, rollout=rollout),
+    settings.from_config(values),
     pathlib.Path(MODEL.value),
     PARAMS.value,
     out=pathlib.Path(OUT.value) if OUT.value else None,

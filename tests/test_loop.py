@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from dllm_jax import errors, loop
+from dllm_jax import errors, loop, sharding
 from dllm_jax.data import pipeline
 from dllm_jax.io import checkpoint, console, metrics, workdir
 from dllm_jax.train import state as state_lib
@@ -288,14 +288,12 @@ def test_a_run_of_no_steps_gives_its_start(run):
 
 def test_scalars_join_the_parameters_on_their_mesh(run):
   """Else a restored state would lie partly on the first device alone."""
-  from dllm_jax import sharding
-
   mesh = sharding.make_mesh(sharding.MeshConfig(data=2))
   params = jax.device_put({'w': jnp.float32(1)}, sharding.replicated(mesh))
-  placed = loop._on_one_mesh(state_lib.create(params, optax.adam(1.0)))
-  assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(placed)} == {
-    2
-  }
+  placed = loop.on_one_mesh(state_lib.create(params, optax.adam(1.0)))
+  assert {
+    len(leaf.sharding.device_set) for leaf in jax.tree.leaves(placed)
+  } == {2}
 
 
 @pytest.mark.parametrize(

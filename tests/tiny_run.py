@@ -1,16 +1,23 @@
 """A whole run that is over in seconds: a config file, and its parts.
 
-  --config tests/tiny_run.py:ag_grpo
+--config tests/tiny_run.py:ag_grpo
 """
 
+import functools
+import json
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from configs import base
-from dllm_jax import settings
+from dllm_jax import loop, settings
 from dllm_jax.experiment import setup
 from dllm_jax.io import checkpoint
 from dllm_jax.text import tokenizer as tokenizer_lib
+from dllm_jax.train import optim
+from dllm_jax.train import state as state_lib
+from dllm_jax.train.methods import ag_grpo, diffu_grpo
 
 SHAPE = {
   'hidden_size': 16,
@@ -77,15 +84,35 @@ def flags(**changes) -> list[str]:
   ]
 
 
-def parts(arg: str = 'ag_grpo', *, devices: int = 1, task=None, **changes):
+def parts(arg: str = 'ag_grpo', *, devices: int = 1, **changes):
   """(settings, context) of the tiny run, on some of the fake devices."""
-  cfg = settings.from_config(
-    values(arg, **({'mesh__data': devices} | changes))
-  )
+  changes = {'mesh__data': devices} | changes
+  cfg = settings.from_config(values(arg, **changes))
   tokenizer = tokenizer_lib.Tokenizer.from_words(cfg.task.words())
-  if task is not None:
-    cfg = settings.dataclasses.replace(cfg, task=task)
   return cfg, setup.make_context(cfg, tokenizer)
+
+
+optimizer = functools.cache(optim.make)  # jit knows an optimiser by identity
+
+
+def start(cfg, ctx, arg: str = 'ag_grpo'):
+  """(method, state) of RL from random parameters, which a KL term refers to."""
+  made = optimizer(cfg.optim)
+  params = setup.fresh_params(ctx)
+  shared = {
+    'ctx': ctx,
+    'optimizer': made,
+    'reference': jax.tree.map(jnp.copy, params),
+    'rollout': cfg.rollout,
+    'reward': cfg.reward,
+    'advantage': cfg.advantage,
+    'policy': cfg.policy,
+  }
+  if arg == 'ag_grpo':
+    method = ag_grpo.AgGrpo(**shared, guided=cfg.guided)
+  else:
+    method = diffu_grpo.DiffuGrpo(**shared)
+  return method, loop.on_one_mesh(state_lib.create(params, made))
 
 
 def rows(*solutions: str, numbers=(5, 3, 1)) -> list[dict]:
@@ -104,7 +131,7 @@ def rows(*solutions: str, numbers=(5, 3, 1)) -> list[dict]:
 
 def kept(directory) -> dict[str, np.ndarray]:
   """The leaves of kept parameters or of a checkpoint, by path."""
-  manifest = checkpoint.json.loads((directory / 'manifest.json').read_text())
+  manifest = json.loads((directory / 'manifest.json').read_text())
   like = {
     name: jax.ShapeDtypeStruct(tuple(shape), dtype)
     for name, (shape, dtype) in manifest['leaves'].items()

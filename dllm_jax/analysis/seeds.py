@@ -65,9 +65,7 @@ def table(workdirs: Sequence[str | pathlib.Path]) -> str:
     }
     gain = np.subtract(accuracy['final'], accuracy['base'])
     cells = [str(estimate(accuracy[name])) for name in names]
-    lines.append(
-      f'| {steps} | ' + ' | '.join(cells) + f' | {estimate(gain)} |'
-    )
+    lines.append(f'| {steps} | ' + ' | '.join(cells) + f' | {estimate(gain)} |')
   gain = [run['final']['accuracy'] - run['base']['accuracy'] for run in runs]
   chosen = ', '.join(str(run['chosen_steps']) for run in runs)
   lines.append(

@@ -280,7 +280,10 @@ def decode(
     )
 
   state = jax.lax.while_loop(
-    lambda state: ~jnp.all(is_done(state, vocab, cfg)),
+    # Every step commits a token of every live row.
+    lambda state: (
+      (state.step < cfg.gen_length) & ~jnp.all(is_done(state, vocab, cfg))
+    ),
     body,
     init_state(canvas, vocab, cfg),
   )

@@ -4,7 +4,7 @@ import json
 import pathlib
 from typing import Any
 
-from dllm_jax import errors, settings, types
+from dllm_jax import errors, loop, settings, sharding, types
 from dllm_jax.eval import accuracy
 from dllm_jax.experiment import setup
 from dllm_jax.io import checkpoint, console, workdir
@@ -22,6 +22,11 @@ def evaluate_all(
   total = len(run.rows.test) * len(policies) * len(cfg.eval.num_steps)
   swept = {}
   with run.screen.stage('evaluation', total) as bar:
+
+    def advance(count):
+      bar.add(count)
+      loop.check_stop(run.stop)
+
     for name, params in policies.items():
       swept[name] = accuracy.sweep(
         run.ctx,
@@ -30,7 +35,7 @@ def evaluate_all(
         run.greedy(),
         cfg.eval.num_steps,
         batch_size=cfg.eval.batch_size,
-        advance=bar.add,
+        advance=advance,
       )
   results = {
     'task': cfg.task.name,
@@ -46,7 +51,7 @@ def evaluate_all(
     }
     run.log.write(
       'eval',
-      0 if name == 'base' else cfg.loop.num_steps,
+      cfg.loop.num_steps if name == 'final' else 0,
       {f'{name}/accuracy': results[name]['accuracy']},
     )
   return results
@@ -110,8 +115,14 @@ def evaluate_model(
       f'{directory} holds no model {name!r}'
       + (f'; it has {", ".join(there)} (--params)' if there else '')
     )
-  tokenizer = tokenizer_lib.Tokenizer.load(directory / TOKENIZER_FILE)
+  try:
+    tokenizer = tokenizer_lib.Tokenizer.load(directory / TOKENIZER_FILE)
+  except (FileNotFoundError, ValueError) as e:
+    raise errors.UserError(f'{directory} is no workdir of a run: {e}') from e
   ctx = setup.make_context(cfg, tokenizer)
+  sharding.check_divides(cfg.eval.batch_size, ctx.mesh, 'eval.batch_size')
+  if out is not None:
+    _check_writable(out)
   like = setup.fresh_params(ctx)
   params, _ = checkpoint.load_params(kept, like)
   rows = setup.load_rows(cfg).test
@@ -148,3 +159,15 @@ def evaluate_model(
         file.write(json.dumps(record) + '\n')
     screen.line(f'written: {out}, {generations}')
   return summary
+
+
+def _check_writable(out: pathlib.Path) -> None:
+  """Makes the folder of a results file, before the work that fills it."""
+  try:
+    out.parent.mkdir(parents=True, exist_ok=True)
+  except OSError as e:
+    raise errors.UserError(
+      f'cannot write results to {out}: {e.strerror}; use another --out'
+    ) from e
+  if out.is_dir():
+    raise errors.UserError(f'--out {out} is a folder; name a file in it')

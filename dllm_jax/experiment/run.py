@@ -103,7 +103,7 @@ def _stages(run: setup.Run) -> dict[str, Any]:
     policies['final'], progress = stages.train_policy(run, base, chosen)
     seconds['rl'] = progress.seconds
     stages.keep(run, 'final', policies['final'], progress)
-    if cfg.control:
+    if cfg.control and base_progress.cpu_seconds > 0:
       policies['control'], extra = stages.train_control(
         run, base, base_progress, progress
       )

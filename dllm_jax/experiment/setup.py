@@ -12,7 +12,13 @@ from dllm_jax.data import pipeline, public
 from dllm_jax.io import checkpoint, console, metrics, workdir
 from dllm_jax.models import transformer
 from dllm_jax.ops import streams
-from dllm_jax.rollout import answer_free, context, prompts, score
+from dllm_jax.rollout import (
+  answer_free,
+  answer_guided,
+  context,
+  prompts,
+  score,
+)
 from dllm_jax.tasks import task as task_lib
 from dllm_jax.text import tokenizer as tokenizer_lib
 
@@ -149,6 +155,26 @@ def check_rows(
   if cfg.method != 'sft':  # a term is only known once something was judged
     nothing = np.full((1, 1), ctx.vocab.eos_token, np.int32)
     score.score(ctx.task, ctx.tokenizer, rows.test[:1], nothing, cfg.reward)
+  if cfg.method == 'ag_grpo' and cfg.guided.num_guided:
+    _check_anchors(cfg, ctx, rows.validation)
+
+
+def _check_anchors(
+  cfg: settings.Settings, ctx: context.Context, rows: Sequence[task_lib.Row]
+) -> None:
+  """Refuses anchors that cannot be spelled, or that all pass the cap."""
+  try:
+    found = answer_guided.anchors(ctx.task, ctx.tokenizer, rows, cfg.guided)
+  except ValueError as e:
+    raise errors.UserError(
+      f'anchors of template {cfg.guided.template!r} do not fit the lexicon of '
+      f'task {ctx.task.name!r}: {e}; change method.guided.template'
+    ) from e
+  if not any(found):
+    raise errors.UserError(
+      f'every anchor is longer than method.guided.max_anchor='
+      f'{cfg.guided.max_anchor}: raise that key'
+    )
 
 
 def check_base(cfg: settings.Settings, directory: pathlib.Path) -> None:

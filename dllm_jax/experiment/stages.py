@@ -14,6 +14,7 @@ from dllm_jax.data import pipeline
 from dllm_jax.eval import accuracy
 from dllm_jax.experiment import setup
 from dllm_jax.io import checkpoint
+from dllm_jax.ops import streams
 from dllm_jax.train import optim
 from dllm_jax.train import state as state_lib
 from dllm_jax.train.methods import ag_grpo, diffu_grpo, sft
@@ -59,7 +60,7 @@ def train_policy(
   shared = {
     'ctx': ctx,
     'optimizer': optimizer,
-    'reference': state_lib.reference(base) if cfg.policy.has_kl else None,
+    'reference': base if cfg.policy.has_kl else None,
     'rollout': cfg.rollout,
     'reward': cfg.reward,
     'advantage': cfg.advantage,
@@ -73,7 +74,9 @@ def train_policy(
     method,
     state_lib.create(_copy(base), optimizer),
     pipeline.batches(
-      run.rows.prompts, seed=cfg.seed, batch_size=cfg.rollout.num_prompts
+      run.rows.prompts,
+      seed=streams.host_seed(cfg.seed, 'rollout'),
+      batch_size=cfg.rollout.num_prompts,
     ),
     title=cfg.method,
     cfg=cfg.loop,
@@ -88,10 +91,14 @@ def train_control(
   base_progress: loop.Progress,
   rl_progress: loop.Progress,
 ) -> tuple[types.Params, loop.Progress]:
-  """More supervised training on the same demonstrations, for RL's CPU time."""
+  """More supervised training on the same demonstrations, for RL's CPU time.
+
+  Its best parameters by validation count, as with the base. How long RL took
+  is a measurement, so the control alone is not the same in every run.
+  """
   cfg = run.cfg
   per_step = base_progress.cpu_seconds / max(base_progress.step, 1)
-  num_steps = max(1, round(rl_progress.cpu_seconds / max(per_step, 1e-9)))
+  num_steps = max(1, round(rl_progress.cpu_seconds / per_step))
   optimizer = optim.make(cfg.base_optim)
   return loop.run(
     sft.Sft(
@@ -100,11 +107,15 @@ def train_control(
     state_lib.create(_copy(base), optimizer),
     pipeline.batches(
       run.rows.demonstrations,
-      seed=cfg.seed + 1,
+      seed=streams.host_seed(cfg.seed, 'control'),
       batch_size=cfg.base.batch_size,
     ),
     title='control (more sft)',
-    cfg=dataclasses.replace(cfg.base_loop, num_steps=num_steps, patience=0),
+    cfg=dataclasses.replace(
+      cfg.base_loop,
+      num_steps=num_steps,
+      patience=num_steps if cfg.base_loop.eval_every else 0,  # to the end
+    ),
     score=_scorer(run, cfg.eval.num_steps[0]),
     **_outlets(run, 'control'),
   )
@@ -119,6 +130,7 @@ def choose_steps(run: setup.Run, base: types.Params) -> int:
     run.greedy(),
     run.cfg.eval.num_steps,
     batch_size=run.cfg.eval.batch_size,
+    advance=lambda count: loop.check_stop(run.stop),
   )
   return max(found, key=lambda steps: found[steps].accuracy)
 

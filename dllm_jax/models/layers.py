@@ -24,6 +24,7 @@ class Linear(nn.Module):
   cfg: config.ModelConfig
   features: int
   use_bias: bool = False
+  wide: bool = False  # accumulate and return in float32 (the unembedding)
 
   @nn.compact
   def __call__(self, x: Float[Array, '*n i']) -> Float[Array, '*n o']:
@@ -34,7 +35,8 @@ class Linear(nn.Module):
       (size, self.features),
       jnp.dtype(cfg.param_dtype),
     )
-    y = x @ kernel.astype(x.dtype)
+    out_dtype = jnp.float32 if self.wide else x.dtype
+    y = jnp.dot(x, kernel.astype(x.dtype), preferred_element_type=out_dtype)
     if self.use_bias:
       bias = self.param(
         'bias', nn.initializers.zeros, (self.features,), cfg.param_dtype

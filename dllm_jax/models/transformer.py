@@ -80,7 +80,7 @@ def run_layers(
     return y, None
 
   if cfg.remat:
-    body = jax.checkpoint(body)
+    body = jax.checkpoint(body, prevent_cse=False)  # scan forbids it anyway
   segment = jax.tree.map(lambda leaf: leaf[start:stop], params)
   x, _ = jax.lax.scan(body, x, segment)
   return x
@@ -104,7 +104,7 @@ class Transformer(nn.Module):
     if not cfg.tie_embeddings:
       # The unembedding is no target of the adapters.
       plain = dataclasses.replace(cfg, lora_rank=0)
-      self.lm_head = layers.Linear(plain, cfg.vocab_size)
+      self.lm_head = layers.Linear(plain, cfg.vocab_size, wide=True)
 
   def hidden(
     self, tokens: Int[Array, 'B S'], attention_mask: Bool[Array, 'B S']
@@ -113,15 +113,15 @@ class Transformer(nn.Module):
     cfg = self.cfg
     allowed = attention.visible(attention_mask, causal=cfg.causal)
     position = schedules.positions(attention_mask)
-    x = self.embed_tokens.astype(cfg.dtype)[tokens]
+    x = self.embed_tokens[tokens].astype(cfg.dtype)
     return self.norm(run_layers(cfg, self.layers, x, allowed, position))
 
   def unembed(self, hidden: Float[Array, 'B Q D']) -> Float[Array, 'B Q V']:
     """Float32 logits of the given states."""
     if self.cfg.tie_embeddings:
       table = self.embed_tokens.astype(hidden.dtype)
-      return (hidden @ table.T).astype(jnp.float32)
-    return self.lm_head(hidden).astype(jnp.float32)
+      return jnp.dot(hidden, table.T, preferred_element_type=jnp.float32)
+    return self.lm_head(hidden)
 
   def __call__(
     self, tokens: Int[Array, 'B S'], attention_mask: Bool[Array, 'B S']

@@ -9,6 +9,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from dllm_jax import types
 
+LOWEST = -1e30
+
 
 def allowed_logits(
   logits: Float[Array, '*n V'], vocab: types.Vocabulary
@@ -66,8 +68,13 @@ def top_quota(
   eligible: Bool[Array, 'B W'],
   quota: Int[Array, ' B'],
 ) -> Bool[Array, 'B W']:
-  """Marks each row's `quota` best eligible columns; the leftmost of equals."""
-  ranked = jnp.where(eligible, score, -jnp.inf)
+  """Marks each row's `quota` best eligible columns; the leftmost of equals.
+
+  Scores are finite or NaN.
+  """
+  # A score that is not a number ranks last among the eligible, not after the
+  # others: a step must commit something, or decoding would never end.
+  ranked = jnp.where(eligible, jnp.nan_to_num(score, nan=LOWEST), -jnp.inf)
   order = jnp.argsort(-ranked, axis=-1, stable=True)
   rank = jnp.argsort(order, axis=-1, stable=True)
   return eligible & (rank < quota[:, None])

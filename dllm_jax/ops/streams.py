@@ -9,6 +9,7 @@ that resumes at step s needs nothing but s.
 from typing import Literal
 
 import jax
+import numpy as np
 from jaxtyping import Array, Int, Key
 
 Stream = Literal['init', 'sft', 'rollout', 'estimator', 'eval', 'control']
@@ -25,6 +26,12 @@ STREAMS = {
 def step_key(root: Key[Array, ''], stream: Stream, step: int) -> Key[Array, '']:
   """The key of one stream at one step."""
   return jax.random.fold_in(jax.random.fold_in(root, STREAMS[stream]), step)
+
+
+def host_seed(seed: int, stream: Stream) -> int:
+  """A seed for draws of the host, independent over seeds and streams."""
+  words = np.random.SeedSequence([seed, STREAMS[stream]]).generate_state(1)
+  return int(words[0])
 
 
 def row_keys(key: Key[Array, ''], row_id: Int[Array, ' B']) -> Key[Array, ' B']:

@@ -91,9 +91,7 @@ def group_advantages(
   counted = jnp.isfinite(reward)
   # Counted from the group's lowest: the sums of tied rewards are then exact,
   # and large rewards keep their differences.
-  low = masked.segment_min(
-    reward, prompt_id, counted, num_segments=num_prompts
-  )
+  low = masked.segment_min(reward, prompt_id, counted, num_segments=num_prompts)
   reward = jnp.where(counted, reward - low[prompt_id], 0.0)
 
   def centred(members):

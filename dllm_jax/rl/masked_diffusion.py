@@ -25,9 +25,9 @@ def masked_views(
 
   L(theta) = E_t E_mask [ 1/t sum_k 1[k hidden] -log p(o_k | q, o_visible) ]
 
-  The sum over tokens is an upper bound of -log p(o | q). t is stratified over
-  the batch (row i draws from its own 1/B of [0, 1)), which lowers the variance
-  of 1/t; and clamped from below, since 1/t has none.
+  The sum over tokens is an upper bound of -log p(o | q). t is systematic
+  over the batch, (i + u) / B with one u, which lowers the variance of 1/t; and
+  at least `min_ratio`, since the variance of 1/t has no bound.
 
   Args:
     key: consumed.
@@ -55,7 +55,9 @@ def masked_views(
   slot = jnp.broadcast_to(jnp.arange(length)[None], tokens.shape)
   return logprobs.Views(
     tokens=jnp.concatenate([prompt_ids, canvas], 1)[:, None],
-    attention_mask=jnp.concatenate([prompt_mask, tokens >= 0], 1)[:, None],
+    attention_mask=jnp.concatenate(
+      [prompt_mask, jnp.ones(tokens.shape, bool)], 1
+    )[:, None],
     slot=slot[:, None],
     target=tokens[:, None],
     credit=hidden[:, None],

@@ -49,7 +49,7 @@ class GuidedConfig:
     num_guided: G_AG, guided rows of a group.
     num_steps: denoising steps of the reasoning pass.
     answer_steps: steps of the re-prediction; None for
-      max(1, round(num_steps * La / L)) of the longest anchor.
+      max(1, round(num_steps * max_anchor / L)).
     margin: m, EOS tokens after the anchor: slack for a longer answer.
     template: key of `TEMPLATES`.
     max_anchor: cap of an anchor, tags and margin included; a prompt with a
@@ -229,7 +229,8 @@ def sample(
       cfg=reasoning_cfg,
     )
 
-    removed = jnp.concatenate([blank < 0, anchor_mask], 1)  # [B, L]
+    kept = jnp.zeros(blank.shape, bool)
+    removed = jnp.concatenate([kept, anchor_mask], 1)  # [B, L]
     completion = jnp.where(removed, vocab.mask_token, reasoning.tokens)
     answer = run(
       in_pass(ANSWER_PASS),

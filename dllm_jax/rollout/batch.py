@@ -134,6 +134,7 @@ def rollout_metrics(
   columns |= {f'reward/{k}': v for k, v in scored.terms.items()}
   columns |= {f'task/{k}': v for k, v in scored.metrics.items()}
   metrics = {name: float(np.mean(value)) for name, value in columns.items()}
+  metrics['rollout/guided_fraction'] = float(rollouts.guided.mean())
   metrics['rollout/tokens'] = float(length.sum())
   metrics['rollout/confidence'] = float(
     np.mean(np.exp(trajectory.logp[committed]))

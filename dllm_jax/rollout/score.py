@@ -107,7 +107,7 @@ def score(
   terms = {name: column('terms', name) for name in verdicts[0].terms}
   if unknown := sorted(set(dict(cfg.weights)) - set(terms)):
     raise errors.UserError(
-      f'reward.{unknown[0]} is no reward term of task {task.name!r}; '
+      f'method.reward.{unknown[0]} is no reward term of task {task.name!r}; '
       f'it has {", ".join(sorted(terms))}'
     )
   reward = np.zeros(len(rows), np.float32)

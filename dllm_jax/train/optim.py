@@ -1,6 +1,7 @@
 """Optimisers from a record: AdamW, clipping, warm-up."""
 
 import dataclasses
+import functools
 from typing import Literal
 
 import optax
@@ -43,6 +44,7 @@ class OptimConfig:
       )
 
 
+@functools.cache  # one object a record: optimisers are static under jit
 def make(cfg: OptimConfig) -> optax.GradientTransformation:
   """Clip by global norm, then AdamW."""
   peak = cfg.learning_rate

@@ -274,17 +274,25 @@ def _loss(
 
 
 def _reduce(aux: dict[str, Any]) -> dict[str, Float[Array, '']]:
-  """Means over the whole batch from the micro-batches' sums."""
+  """Means over the tokens that were credited, all micro-batches together.
+
+  Micro-batches of tied groups are skipped and count for nothing; where all
+  were, the means are NaN: nothing was measured.
+  """
   sums = {k: jnp.sum(v) for k, v in aux.items() if k.startswith('sum/')}
 
   def mean(name, count='credit'):
-    return sums[f'sum/{name}'] / jnp.maximum(sums[f'sum/{count}'], 1.0)
+    total = sums[f'sum/{count}']
+    return jnp.where(
+      total > 0, sums[f'sum/{name}'] / jnp.maximum(total, 1.0), jnp.nan
+    )
 
   metrics = {
     'policy/loss': aux['loss'],
     'policy/grad_norm': aux['grad_norm'],
     'policy/ratio_mean': mean('ratio'),
     'policy/ratio_max': jnp.max(aux['max/ratio']),
+    'policy/credited_tokens': sums['sum/credit'],
     'policy/clip_fraction': mean('clipped'),
     'policy/logp': mean('logp'),
     'policy/sampler_gap': mean('free_gap', 'free'),

@@ -44,17 +44,3 @@ def create(
   """Step 0 with the given parameters."""
   trained, _ = split(params)
   return TrainState(jax.numpy.int32(0), params, optimizer.init(trained))
-
-
-def reference(params: types.Params) -> types.Params:
-  """The policy before training: the same tree with its adapters off.
-
-  Without adapters this is `params` itself, which the caller must keep from
-  being donated.
-  """
-  flat = flax.traverse_util.flatten_dict(params, sep='/')
-  off = {
-    k: jax.numpy.zeros_like(v) if k.endswith('/lora_b') else v
-    for k, v in flat.items()
-  }
-  return flax.traverse_util.unflatten_dict(off, sep='/')

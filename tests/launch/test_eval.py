@@ -35,7 +35,11 @@ def evaluate(commands, directory, out, *args):
 
 def test_results_and_generations(commands, model, tmp_path):
   found, generations = evaluate(
-    commands, model, tmp_path / 'out.json', '--steps', '3', '--batch_size', '6'
+    commands,
+    model,
+    tmp_path / 'new' / 'out.json',
+    '--steps=3',
+    '--batch_size=6',
   )
   assert {
     'task',
@@ -77,11 +81,9 @@ def test_results_and_generations(commands, model, tmp_path):
 
 
 @pytest.mark.parametrize(
-  'task, changes, num', [('countdown', PUBLIC, 12), ('sudoku', {}, 12)]
+  'task, changes', [('countdown', PUBLIC), ('sudoku', {})]
 )
-def test_public_test_files(
-  commands, shared_dir, tmp_path, task, changes, num
-):
+def test_public_test_files(commands, shared_dir, tmp_path, task, changes):
   arg = 'ag_grpo' if task == 'countdown' else 'sudoku'
   directory = keep_model(tmp_path, arg, **changes)
   found, generations = evaluate(
@@ -91,7 +93,7 @@ def test_public_test_files(
     f'--config=tests/tiny_run.py:{arg}',
     *tiny_run.flags(data_dir=shared_dir / 'data', **changes),
   )
-  assert (found['task'], found['num']) == (task, num)
+  assert (found['task'], found['num']) == (task, 12)
   stem = {'countdown': 'countdown_cd3_test:', 'sudoku': '4x4_test_sudoku:'}
   assert all(row['id'].startswith(stem[task]) for row in generations)
   assert 0 <= found['accuracy'] <= 1
@@ -114,7 +116,12 @@ def test_public_test_files(
     (['--model={model}', '--batch_size=0'], 1, 'eval.batch_size is 0'),
     (['--model={model}', '--batch_size=3'], 1, 'eval.batch_size is 3'),
     (['--model={model}', '--temperature=-1'], 1, 'temperature -1.0'),
-    (['--model={model}', '--out={model}/no/x.json'], 1, 'no folder'),
+    (['--model={model}', '--out={model}'], 1, 'is a folder; name a file'),
+    (
+      ['--model={model}', '--out={model}/tokenizer.json/x'],
+      1,
+      'cannot write results to',
+    ),
     (
       ['--model={model}', '--config.model.hidden_size=24'],
       1,

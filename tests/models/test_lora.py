@@ -85,12 +85,3 @@ def test_split_without_adapters_trains_everything():
   trained, frozen = state.split(tiny.params())
   assert not frozen
   assert len(trained) == len(jax.tree.leaves(tiny.params()))
-
-
-def test_reference_has_its_adapters_off():
-  params = tiny.params(LORA)
-  np.testing.assert_allclose(
-    logits(state.reference(params), LORA),
-    logits(without(params), tiny.MODEL),
-    rtol=1e-6,
-  )

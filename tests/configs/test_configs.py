@@ -1,0 +1,110 @@
+"""Every config file: builds, becomes settings, and its default runs."""
+
+import importlib
+import json
+import pathlib
+
+import pytest
+
+from configs import presets
+from dllm_jax import settings, tasks, types
+from dllm_jax.experiment import setup
+from dllm_jax.rollout import answer_guided
+from dllm_jax.text import tokenizer as tokenizer_lib
+from tests import tiny_run
+
+FOLDER = pathlib.Path(presets.__file__).parent
+FILES = sorted(
+  path.stem
+  for path in FOLDER.glob('*.py')
+  if path.stem not in ('__init__', 'base', 'presets')
+)
+VOCAB = types.Vocabulary(size=126_464, mask_token=126_336, eos_token=126_081)
+
+
+def load(file):
+  return importlib.import_module(f'configs.{file}')
+
+
+def test_the_files_are_found():
+  assert {'sft', 'diffu_grpo', 'ag_grpo'} <= set(FILES)
+
+
+@pytest.mark.parametrize('preset', ['', *presets.NAMES])
+@pytest.mark.parametrize('file', FILES)
+def test_every_preset_becomes_settings(file, preset):
+  config = load(file).get_config(preset)
+  assert config.is_locked
+  json.dumps(config.to_dict())  # as it is kept beside a run
+  if config.task.name not in tasks.TASKS:
+    pytest.xfail(f'the task {config.task.name!r} is not there yet')
+  cfg = settings.from_config(config.to_dict())
+  assert cfg.method == file
+  assert (cfg.guided.num_guided > 0) == (file == 'ag_grpo')
+  cfg.model_config(VOCAB)
+  # What a record of the config holds is what the run gets.
+  assert cfg.rollout.gen_length == config.rollout.gen_length
+  assert cfg.loop.num_steps == config.train.num_steps
+  assert cfg.guided.max_anchor < cfg.rollout.gen_length
+
+
+@pytest.mark.parametrize('file', FILES)
+def test_an_unknown_preset_lists_the_known(file):
+  with pytest.raises(ValueError, match='huge.*sudoku'):
+    load(file).get_config('huge')
+
+
+@pytest.mark.parametrize('file', FILES)
+def test_the_docstring_has_the_command(file):
+  command = f'python launch/train.py --config configs/{file}.py'
+  assert command in load(file).__doc__
+
+
+@pytest.mark.parametrize('file', FILES)
+def test_presets_are_documented(file):
+  text = load(file).__doc__
+  for name in ('equations', 'sudoku', 'llada_8b,TASK'):
+    assert name in text or 'those of configs/ag_grpo.py' in text
+
+
+@pytest.mark.parametrize('preset', ['', 'equations', 'sudoku'])
+def test_rows_fit_the_tiny_presets(preset):
+  """Prompts, demonstrations and gold answers of the real data sets."""
+  config = load('ag_grpo').get_config(preset)
+  config.mesh.data = 1
+  cfg = settings.from_config(config.to_dict())
+  tokenizer = tokenizer_lib.Tokenizer.from_words(cfg.task.words())
+  ctx = setup.make_context(cfg, tokenizer)
+  setup.check_shapes(cfg, ctx)
+  rows = setup.load_rows(cfg)
+  setup.check_rows(cfg, ctx, rows)
+  anchors = answer_guided.anchors(cfg.task, tokenizer, rows.test, cfg.guided)
+  assert None not in anchors
+  assert len(rows.demonstrations) == cfg.data.num_demonstrations
+
+
+@pytest.mark.parametrize('file', FILES)
+def test_the_default_runs_two_steps(commands, tmp_path, file):
+  run = tmp_path / 'run'
+  few = tiny_run.flags(
+    base__num_steps=2,
+    base__eval_every=2,
+    train__num_steps=2,
+    train__eval_every=2,
+    train__control=False,
+    data__num_validation=128,
+    data__num_test=128,
+    eval__num_steps='(6,)',
+  )
+  config = str(FOLDER / f'{file}.py')
+  command = commands.run('train.py', '--config', config, *few, '--workdir', run)
+  assert (command.code, command.err) == (0, '')
+  rows = [
+    json.loads(line)
+    for line in (run / 'metrics.jsonl').read_text().splitlines()
+  ]
+  want = [('sft', 1), ('sft', 2)]
+  want += [('rl', 1), ('rl', 2)] if file != 'sft' else []
+  assert [(r['phase'], r['step']) for r in rows if r['phase'] != 'eval'] == want
+  found = json.loads((run / 'eval.json').read_text())
+  assert (found['method'], found['num']) == (file, 128)

@@ -1,0 +1,127 @@
+"""Evaluation: a row's result is its own, and the summary is by the formula."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from dllm_jax.eval import accuracy
+from dllm_jax.experiment import setup
+from tests import tiny_run
+
+ROWS = [
+  row | {'id': f'n{i}', 'numbers': [1 + i, 9 - i, 2]}
+  for i, row in enumerate(tiny_run.rows('5 + 3 - 1', *['1 + 1 + 1'] * 6))
+]
+
+
+@pytest.fixture(scope='module')
+def parts():
+  cfg, ctx = tiny_run.parts()
+  return ctx, setup.fresh_params(ctx), cfg.rollout
+
+
+def evaluate(parts, rows=ROWS, *, batch_size=8, temperature=0.0, **changes):
+  ctx, params, cfg = parts
+  cfg = dataclasses.replace(cfg, temperature=temperature, **changes)
+  return accuracy.evaluate(ctx, params, rows, cfg, batch_size=batch_size)
+
+
+PER_ROW = ('tokens', 'commit_step', 'num_steps', 'correct')
+
+
+def assert_same_rows(got, want, order):
+  for name in PER_ROW:
+    np.testing.assert_array_equal(
+      getattr(got, name), getattr(want, name)[order], err_msg=name
+    )
+  assert got.texts == [want.texts[i] for i in order]
+
+
+@pytest.mark.parametrize('temperature', [0.0, 1.0])
+@pytest.mark.parametrize('batch_size', [4, 7, 16])
+def test_the_batch_size_does_not_matter(parts, batch_size, temperature):
+  want = evaluate(parts, temperature=temperature)
+  got = evaluate(parts, batch_size=batch_size, temperature=temperature)
+  assert_same_rows(got, want, range(7))
+  for name in ('accuracy', 'mean_steps', 'metrics'):
+    assert getattr(got, name) == getattr(want, name)
+
+
+def test_the_order_does_not_matter(parts):
+  order = [3, 0, 6, 1, 5, 2, 4]
+  got = evaluate(parts, [ROWS[i] for i in order])
+  want = evaluate(parts)
+  assert_same_rows(got, want, order)
+  assert got.accuracy == want.accuracy
+  assert len(set(want.texts)) > 1  # prompts decide
+
+
+def test_no_gold_answer_is_read(parts):
+  other = [row | {'solution': '9 + 9 + 9'} for row in ROWS]
+  np.testing.assert_array_equal(
+    evaluate(parts, other).tokens, evaluate(parts).tokens
+  )
+
+
+def test_means(parts):
+  found = evaluate(parts)
+  ctx = parts[0]
+  scores = [
+    ctx.task.score(r, t) for r, t in zip(ROWS, found.texts, strict=True)
+  ]
+  assert found.accuracy == np.mean([s.correct for s in scores])
+  for name in ('solution', 'xmlcount'):
+    want = np.mean([s.terms[name] for s in scores])
+    assert found.metrics[name] == pytest.approx(want, abs=1e-6)
+  assert found.mean_steps == 6 and (found.num_steps == 6).all()
+  assert found.seconds > 0 and found.tokens_per_second > 0
+
+
+def test_progress_adds_up_to_the_rows(parts):
+  ctx, params, cfg = parts
+  done = []
+  accuracy.evaluate(ctx, params, ROWS, cfg, batch_size=4, advance=done.append)
+  assert done == [4, 3]
+
+
+def test_sweep(parts):
+  ctx, params, cfg = parts
+  cfg = dataclasses.replace(cfg, temperature=0.0)
+  found = accuracy.sweep(ctx, params, ROWS, cfg, (12, 6, 1), batch_size=8)
+  assert list(found) == [12, 6, 1]
+  for steps, evaluation in found.items():
+    assert evaluation.mean_steps == steps
+    alone = evaluate(parts, num_steps=steps)
+    np.testing.assert_array_equal(evaluation.tokens, alone.tokens)
+
+
+def make(correct):
+  n = len(correct)
+  return accuracy.Evaluation(
+    accuracy=float(np.mean(correct)),
+    mean_steps=3.0,
+    metrics={'solution': 0.25},
+    tokens_per_second=100.0,
+    seconds=1.0,
+    correct=np.array(correct, np.float32),
+    texts=[''] * n,
+    tokens=np.zeros((n, 2), np.int32),
+    commit_step=np.zeros((n, 2), np.int32),
+    num_steps=np.full(n, 3, np.int32),
+  )
+
+
+def test_summary_by_hand():
+  # 1.96 sqrt(0.25 * 0.75 / 16)
+  found = make([1] * 4 + [0] * 12).summary()
+  assert found.pop('interval') == pytest.approx(0.21217622, abs=1e-7)
+  assert found == {
+    'accuracy': 0.25,
+    'num': 16,
+    'mean_steps': 3.0,
+    'tokens_per_second': 100.0,
+    'solution': 0.25,
+  }
+  assert make([1, 1, 1]).summary()['interval'] == 0
+  assert make([0]).summary()['interval'] == 0

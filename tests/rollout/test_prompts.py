@@ -1,0 +1,96 @@
+"""Prompts are padded on the left, never cut, and refused in one line."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dllm_jax import errors
+from dllm_jax.rollout import prompts
+from dllm_jax.tasks import countdown
+from dllm_jax.text import tokenizer as tokenizer_lib
+from tests import tiny_run
+
+TASK = countdown.Countdown(count=3, max_number=9, max_target=20)
+TOKENIZER = tokenizer_lib.Tokenizer.from_words(TASK.words())
+
+
+def test_pad_left():
+  got = prompts.pad_left([[1, 2, 3], [], [4]], 4, 9)
+  np.testing.assert_array_equal(
+    got.ids, [[9, 1, 2, 3], [9, 9, 9, 9], [9, 9, 9, 4]]
+  )
+  np.testing.assert_array_equal(
+    got.mask, [[0, 1, 1, 1], [0, 0, 0, 0], [0, 0, 0, 1]]
+  )
+  assert got.ids.dtype == np.int32
+
+
+def test_take_and_repeat():
+  given = prompts.pad_left([[1], [2, 3]], 2, 0)
+  got = given.repeat(2)
+  np.testing.assert_array_equal(got.ids, [[0, 1], [0, 1], [2, 3], [2, 3]])
+  np.testing.assert_array_equal(got.mask.sum(1), [1, 1, 2, 2])
+  got = got.take(np.array([False, True, True, False]))
+  np.testing.assert_array_equal(got.ids, [[0, 1], [2, 3]])
+
+
+def encode(rows, max_length):
+  return prompts.encode(TASK, TOKENIZER, rows, max_length)
+
+
+def test_encode():
+  rows = tiny_run.rows('x') + tiny_run.rows('x', numbers=(1, 2))
+  got = encode(rows, 8)
+  words = lambda *x: [TOKENIZER.encode(word)[0] for word in x]
+  eos = TOKENIZER.eos_token
+  np.testing.assert_array_equal(
+    got.ids,
+    [
+      [eos] * 2 + words(' 5', ' 3', ' 1', ' =', ' 7', '\n'),
+      [eos] * 3 + words(' 1', ' 2', ' =', ' 7', '\n'),
+    ],
+  )
+  np.testing.assert_array_equal(got.mask.sum(1), [6, 5])
+  np.testing.assert_array_equal(encode(rows, 6).ids, got.ids[:, 2:])
+
+
+def test_a_prompt_that_is_too_long_is_named_and_not_cut():
+  rows = tiny_run.rows('x', 'y', numbers=(1, 2, 3, 4))
+  with pytest.raises(errors.UserError) as caught:
+    encode(tiny_run.rows('x') + rows[1:], 6)
+  line = str(caught.value)
+  assert "row 'row1' has 7 tokens" in line and '\n' not in line
+  assert 'rollout.max_prompt_length=6: raise that key' in line
+
+
+def test_a_word_that_the_lexicon_lacks_is_named():
+  with pytest.raises(errors.UserError) as caught:
+    encode(tiny_run.rows('x', numbers=(1, 2, 777)), 6)
+  line = str(caught.value)
+  assert "task 'countdown' does not fit the lexicon" in line
+  assert '\n' not in line and 'not in the vocabulary' in line
+
+
+def test_no_rows():
+  assert encode([], 6).ids.shape == (0, 6)
+
+
+def test_pad_rows_repeats_the_last():
+  x = np.arange(6).reshape(3, 2)
+  np.testing.assert_array_equal(
+    prompts.pad_rows(x, 5), [[0, 1], [2, 3], [4, 5], [4, 5], [4, 5]]
+  )
+  np.testing.assert_array_equal(prompts.pad_rows(x[:, 0], 3), x[:, 0])
+  with pytest.raises(ValueError):
+    prompts.pad_rows(x, 2)
+
+
+def test_canvas():
+  given = prompts.pad_left([[1], [2, 3]], 2, 0)
+  got = prompts.canvas(
+    jnp.asarray(given.ids), jnp.asarray(given.mask), jnp.array([[7, 8], [8, 9]])
+  )
+  np.testing.assert_array_equal(got.tokens, [[0, 1, 7, 8], [2, 3, 8, 9]])
+  np.testing.assert_array_equal(
+    got.attention_mask, [[0, 1, 1, 1], [1, 1, 1, 1]]
+  )

@@ -1,0 +1,158 @@
+"""From tokens to rewards, by hand and with hostile completions."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dllm_jax import errors
+from dllm_jax.rollout import score
+from dllm_jax.tasks import countdown
+from dllm_jax.tasks import task as task_lib
+from dllm_jax.text import tokenizer as tokenizer_lib
+
+TOKENIZER = tokenizer_lib.Tokenizer.from_words(['a', 'b', 'c'])
+A, B, C, EOS, MASK = range(5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Letters:
+  """Terms that count letters."""
+
+  name = 'letters'
+
+  def words(self):
+    return ('a', 'b', 'c')
+
+  def prompt(self, row):
+    return 'a'
+
+  def demonstration(self, row):
+    return 'b'
+
+  def gold(self, row):
+    return row['gold']
+
+  def reasoning_has_gold(self, row, completion):
+    return row['gold'] in completion
+
+  def score(self, row, completion):
+    terms = {'a': float(completion.count('a')), 'b': 2.0}
+    return task_lib.Score(
+      terms, completion == row['gold'], {'length': float(len(completion))}
+    )
+
+
+ROWS = [{'id': 'x', 'gold': 'ab'}, {'id': 'y', 'gold': 'ca'}]
+
+
+def judge(tokens, rows=ROWS, weights=(('a', 1.0),), **changes):
+  return score.score(
+    Letters(),
+    TOKENIZER,
+    rows,
+    np.array(tokens, np.int32),
+    score.RewardConfig(weights=weights, **changes),
+  )
+
+
+def test_the_mask_ends_with_the_first_eos():
+  tokens = np.array(
+    [[A, EOS, B, EOS], [A, B, C, A], [EOS, EOS, EOS, EOS], [A, B, C, EOS]]
+  )
+  np.testing.assert_array_equal(
+    score.completion_mask(tokens, EOS),
+    [[1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0], [1, 1, 1, 1]],
+  )
+
+
+def test_texts_end_before_the_first_eos():
+  tokens = np.array([[A, EOS, B, C], [EOS, A, B, C], [C, B, B, A]])
+  texts = lambda past: score.texts(TOKENIZER, tokens, past_eos=past)
+  assert texts(False) == ['a', '', 'cbba']
+  assert texts(True) == ['abc', 'abc', 'cbba']
+
+
+def test_rewards_by_hand():
+  found = judge(
+    [[A, B, EOS, A], [A, A, C, A]], weights=(('a', 0.5), ('b', -1.0))
+  )
+  np.testing.assert_array_equal(found.reward, [0.5 - 2, 1.5 - 2])
+  np.testing.assert_array_equal(found.terms['a'], [1, 3])
+  np.testing.assert_array_equal(found.terms['b'], [2, 2])
+  np.testing.assert_array_equal(found.correct, [True, False])
+  np.testing.assert_array_equal(found.metrics['length'], [2, 4])
+  np.testing.assert_array_equal(found.leaked, [True, True])
+  assert found.texts == ['ab', 'aaca']
+
+
+def test_past_eos_judges_what_follows_too():
+  assert judge([[A, EOS, B, EOS], [C, EOS, EOS, A]]).correct.tolist() == [
+    False,
+    False,
+  ]
+  found = judge([[A, EOS, B, EOS], [C, EOS, EOS, A]], past_eos=True)
+  assert found.correct.tolist() == [True, True]
+
+
+def test_no_weights_is_no_reward():
+  assert judge([[A, A], [B, B]], weights=()).reward.tolist() == [0, 0]
+
+
+def test_an_unknown_term_is_named():
+  with pytest.raises(errors.UserError) as caught:
+    judge([[A, A], [B, B]], weights=(('a', 1.0), ('solutoin', 1.0)))
+  assert str(caught.value) == (
+    "reward.solutoin is no reward term of task 'letters'; it has a, b"
+  )
+
+
+def test_a_row_a_completion():
+  with pytest.raises(ValueError):
+    judge([[A, A]])
+
+
+COUNTDOWN = countdown.Countdown(count=3, max_number=9, max_target=20)
+WORDS = tokenizer_lib.Tokenizer.from_words(COUNTDOWN.words())
+ROW = {
+  'id': 'r',
+  'numbers': [5, 3, 1],
+  'target': 7,
+  'solution': '5 + 3 - 1',
+  'num_solutions': 1,
+}
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.integers(0, WORDS.vocab_size - 1), min_size=1, max_size=60))
+def test_any_completion_is_judged(ids):
+  tokens = np.array([ids], np.int32)
+  for past_eos in (False, True):
+    found = score.score(
+      COUNTDOWN,
+      WORDS,
+      [ROW],
+      tokens,
+      score.RewardConfig(weights=(('solution', 1.0),), past_eos=past_eos),
+    )
+    assert np.isfinite(found.reward).all()
+    assert all(np.isfinite(v).all() for v in found.terms.values())
+
+
+@pytest.mark.parametrize('fill', ['EOS', 'MASK', ' 9', '<answer>\n', ' +'])
+def test_monotonous_completions(fill):
+  special = {'EOS': WORDS.eos_token, 'MASK': WORDS.mask_token}
+  token = special[fill] if fill in special else WORDS.encode(fill)[0]
+  tokens = np.full((1, 4000), token, np.int32)
+  cfg = score.RewardConfig(weights=(('solution', 1.0),))
+  found = score.score(COUNTDOWN, WORDS, [ROW], tokens, cfg)
+  assert not found.correct[0] and found.reward[0] == 0
+
+
+def test_a_right_answer_is_right():
+  ids = WORDS.encode(COUNTDOWN.demonstration(ROW)) + [WORDS.eos_token] * 3
+  cfg = score.RewardConfig(weights=(('solution', 1.0), ('valid', 0.5)))
+  found = score.score(COUNTDOWN, WORDS, [ROW], np.array([ids], np.int32), cfg)
+  assert found.correct[0] and found.reward[0] == 1.5 and not found.leaked[0]

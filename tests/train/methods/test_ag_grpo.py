@@ -1,0 +1,294 @@
+"""AG-GRPO: who is guided, what the batch holds, and when it is diffu-GRPO."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dllm_jax import loop
+from dllm_jax.tasks import countdown
+from dllm_jax.tasks import task as task_lib
+from tests import tiny_run
+
+G, L, A = 4, 12, 7  # group, completion, anchor
+ROWS = tiny_run.rows('5 + 3 - 1', '3 + 5 - 1', '5 - 1 + 3', '3 - 1 + 5')
+TWICE = {
+  'method__policy__num_inner': 2,
+  'method__policy__beta': 0.04,
+  'train__optim__learning_rate': 0.01,
+}
+LONG = '1 + 1 + 1 + 1'  # nine tokens with its tags
+PROMPT = np.repeat(np.arange(len(ROWS)), G)
+
+
+def collect(rows=ROWS, *, step=0, denoiser=None, arg='ag_grpo', **changes):
+  """(batch, metrics) on the host, of random parameters."""
+  cfg, ctx = tiny_run.parts(arg, **changes)
+  method, state = tiny_run.start(cfg, ctx, arg)
+  if denoiser is not None:
+    ctx = dataclasses.replace(ctx, denoiser=denoiser(ctx))
+    method = dataclasses.replace(method, ctx=ctx)
+  batch, metrics = method.collect(state, rows, step)
+  return jax.device_get(batch), metrics
+
+
+def train(arg, steps, rows=ROWS, **changes):
+  """(parameters, metrics of every inner step, batches)."""
+  changes = TWICE | changes
+  cfg, ctx = tiny_run.parts(arg, **changes)
+  method, state = tiny_run.start(cfg, ctx, arg)
+  history, batches = [], []
+  for step in range(steps):
+    batch, host = method.collect(state, rows, step)
+    batches.append(jax.device_get(batch))
+    state, device = method.update(state, batch, step)
+    history.append((host, jax.device_get(device)))
+  return jax.device_get(state.params), history, batches
+
+
+@pytest.fixture(scope='module')
+def plain():
+  return collect()
+
+
+@pytest.fixture(scope='module')
+def free():
+  """The same rows, all of them answer-free."""
+  return collect(arg='diffu_grpo')
+
+
+def assert_close(got, want, atol):
+  near = lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=atol)
+  jax.tree.map(near, got, want)
+
+
+def assert_same_rollouts(got, want, rows):
+  """The given rows; float32 sums depend on the shape of the batch."""
+  for name in ('tokens', 'commit_step', 'num_steps'):
+    np.testing.assert_array_equal(
+      getattr(got, name)[rows], getattr(want, name)[rows]
+    )
+  np.testing.assert_allclose(
+    got.sampler_logp[rows], want.sampler_logp[rows], atol=2e-6
+  )
+
+
+def test_it_is_a_method():
+  cfg, ctx = tiny_run.parts()
+  assert isinstance(tiny_run.start(cfg, ctx)[0], loop.Method)
+
+
+@pytest.fixture(scope='module')
+def diffu():
+  return train('diffu_grpo', 3)
+
+
+@pytest.mark.parametrize(
+  'guided_steps',
+  [
+    6,
+    pytest.param(
+      2,
+      marks=pytest.mark.xfail(
+        strict=True, reason='the steps of guided rows widen the views'
+      ),
+    ),
+  ],
+)
+def test_without_guided_rows_it_is_diffu_grpo_bit_for_bit(diffu, guided_steps):
+  got = train(
+    'ag_grpo',
+    3,
+    method__guided__num_guided=0,
+    method__guided__num_steps=guided_steps,
+  )
+  tiny_run.assert_same(got, diffu)
+  assert got[1][-1][1][1]['policy/ratio_max'] > 1  # it moved
+
+
+def test_the_last_rows_of_every_group_are_guided(plain):
+  batch, _ = plain
+  np.testing.assert_array_equal(
+    batch.guided, np.tile([False, False, True, True], len(ROWS))
+  )
+  np.testing.assert_array_equal(batch.row_id, np.arange(16))
+  np.testing.assert_array_equal(batch.prompt_mask.sum(1), np.full(16, 6))
+  assert (batch.num_steps == np.where(batch.guided, 9, 6)).all()
+
+
+def test_a_group_is_one_baseline(plain):
+  batch, _ = plain
+  sums = np.zeros(len(ROWS))
+  np.add.at(sums, PROMPT, batch.advantage)
+  np.testing.assert_allclose(sums, 0, atol=1e-6)
+  assert np.abs(batch.advantage).max() > 0
+
+
+def test_free_rows_do_not_know_of_the_guided_ones(plain, free):
+  rows = ~plain[0].guided
+  assert_same_rollouts(plain[0], free[0], rows)
+  # A guided row is another draw than the answer-free one of its number.
+  assert (plain[0].tokens[~rows] != free[0].tokens[~rows]).any()
+
+
+def test_another_gold_answer_changes_guided_rows_alone(plain):
+  batch, _ = plain
+  other, _ = collect(
+    tiny_run.rows('9 + 9 - 8', '8 + 8 - 9', '9 - 8 + 9', '8 - 9 + 8')
+  )
+  rows = ~batch.guided
+  assert_same_rollouts(other, batch, rows)
+  for name in ('prompt_ids', 'prompt_mask', 'maskable', 'guided', 'row_id'):
+    np.testing.assert_array_equal(getattr(other, name), getattr(batch, name))
+  assert (other.tokens[~rows] != batch.tokens[~rows]).any()
+
+
+def test_the_answer_of_a_guided_row_is_from_the_second_pass(plain):
+  batch, _ = plain
+  guided, free_rows = batch.commit_step[batch.guided], ~batch.guided
+  # Five columns in six steps need five of them; then seven in four.
+  order = np.sort(guided[:, :-A]), np.sort(guided[:, -A:])
+  np.testing.assert_array_equal(order[0], np.tile([0, 1, 2, 3, 4], (8, 1)))
+  np.testing.assert_array_equal(
+    order[1], np.tile([5, 5, 6, 6, 7, 7, 8], (8, 1))
+  )
+  assert (batch.commit_step[free_rows] < 6).all()
+  assert (batch.sampler_logp < 0).all()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Never:
+  """A model that never writes the given ids."""
+
+  denoiser: object
+  ids: tuple[int, ...]
+
+  def __call__(self, params, tokens, attention_mask, query):
+    logits = self.denoiser(params, tokens, attention_mask, query)
+    return logits.at[..., jnp.array(self.ids)].set(-jnp.inf)
+
+
+def test_no_gold_token_is_in_the_batch_unless_the_model_wrote_it():
+  ids = []
+
+  def never(ctx):
+    ids.extend(ctx.tokenizer.encode(' 9 8 27'))
+    return Never(denoiser=ctx.denoiser, ids=tuple(ids))
+
+  gold = tiny_run.rows('9 + 8 + 9', '27 - 9 - 9', '8 + 8 + 8', '9 - 8 - 27')
+  batch, metrics = collect(gold, denoiser=never)
+  assert batch.guided.any()
+  for name in ('prompt_ids', 'tokens'):
+    assert not np.isin(getattr(batch, name), ids).any()
+  assert metrics['rollout/leaked_gold'] == 0
+
+
+@pytest.mark.parametrize('long', [(1,), (0, 3), (0, 1, 2, 3)])
+def test_a_prompt_with_a_long_anchor_is_answer_free(plain, free, long):
+  rows = [
+    row | {'solution': LONG} if i in long else row for i, row in enumerate(ROWS)
+  ]
+  batch, metrics = collect(rows)
+  fell_back = np.isin(PROMPT, long)
+  np.testing.assert_array_equal(batch.guided, plain[0].guided & ~fell_back)
+  assert batch.tokens.shape == (16, L)
+  assert_same_rollouts(batch, free[0], fell_back)
+  assert_same_rollouts(batch, plain[0], ~fell_back)
+  assert ('guided/mean' in metrics) == bool(batch.guided.any())
+
+
+@pytest.mark.parametrize('num_guided', [1, 3, 4])
+def test_any_split_of_a_group(num_guided, plain, free):
+  batch, _ = collect(method__guided__num_guided=num_guided)
+  in_group = np.arange(16) % G
+  np.testing.assert_array_equal(batch.guided, in_group >= G - num_guided)
+  for other in (plain[0], free[0]):
+    same = batch.guided == other.guided
+    np.testing.assert_array_equal(batch.tokens[same], other.tokens[same])
+
+
+def test_steps_draw_anew(plain):
+  other, _ = collect(step=1)
+  assert (other.tokens != plain[0].tokens).any(1).mean() > 0.9
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Spoiled(countdown.Countdown):
+  """NaN for the second problem, and for answers of an odd length."""
+
+  def score(self, row, completion):
+    found = super().score(row, completion)
+    if row['id'] == 'row1' or len(completion) % 2:
+      return task_lib.Score(
+        found.terms | {'solution': float('nan')}, found.correct, found.metrics
+      )
+    return found
+
+
+def test_rewards_that_are_not_finite_count_for_nothing():
+  cfg, ctx = tiny_run.parts(**TWICE)
+  task = Spoiled(**dataclasses.asdict(ctx.task))
+  method, state = tiny_run.start(cfg, dataclasses.replace(ctx, task=task))
+  before = jax.device_get(state.params)
+  batch, metrics = method.collect(state, ROWS, 0)
+  masked = ~jax.device_get(batch.completion_mask).any(1)
+  assert masked[PROMPT == 1].all() and 4 < masked.sum() < 16
+  assert metrics['reward/not_finite'] == masked.mean()
+  assert (jax.device_get(batch.advantage)[masked] == 0).all()
+  sums = np.zeros(len(ROWS))
+  np.add.at(sums, PROMPT, jax.device_get(batch.advantage))
+  np.testing.assert_allclose(sums, 0, atol=1e-6)
+  state, history = method.update(state, batch, 0)
+  assert np.isfinite(history[0]['policy/loss'])
+  moved = jax.tree.map(lambda a, b: (a != b).any(), before, state.params)
+  assert any(jax.tree.leaves(moved))
+  assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(state.params))
+
+
+def test_the_ratio_is_one_on_the_first_inner_step():
+  _, history, _ = train('ag_grpo', 1)
+  first, second = history[0][1]
+  assert first['policy/ratio_max'] == first['policy/ratio_mean'] == 1
+  assert second['policy/ratio_max'] > 1
+
+
+@pytest.fixture(scope='module')
+def on_one_device():
+  return train('ag_grpo', 1, method__policy__num_inner=1)
+
+
+def test_micro_batches_do_not_matter(on_one_device):
+  want, want_history, _ = on_one_device
+  got, history, _ = train(
+    'ag_grpo', 1, method__policy__num_inner=1, method__policy__num_micro=4
+  )
+  assert_close(got, want, 2e-5)
+  for name, value in want_history[0][1][0].items():
+    np.testing.assert_allclose(
+      history[0][1][0][name], value, rtol=1e-4, atol=1e-6, err_msg=name
+    )
+
+
+@pytest.mark.parametrize('devices', [2, 8])
+def test_devices_do_not_matter(on_one_device, devices):
+  want, want_history, want_batches = on_one_device
+  got, history, batches = train(
+    'ag_grpo', 1, devices=devices, method__policy__num_inner=1
+  )
+  for name in ('tokens', 'commit_step', 'num_steps', 'guided', 'row_id'):
+    np.testing.assert_array_equal(
+      getattr(batches[0], name), getattr(want_batches[0], name)
+    )
+  np.testing.assert_allclose(
+    batches[0].advantage, want_batches[0].advantage, atol=1e-6
+  )
+  for mine, theirs in (
+    (history[0][0], want_history[0][0]),
+    (history[0][1][0], want_history[0][1][0]),
+  ):
+    assert mine.keys() == theirs.keys()
+    for name, value in theirs.items():
+      np.testing.assert_allclose(mine[name], value, atol=1e-5, err_msg=name)
+  assert_close(got, want, 1e-5)

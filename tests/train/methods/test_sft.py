@@ -1,0 +1,101 @@
+"""Supervised training: batches by hand, and a loss that falls."""
+
+import jax
+import numpy as np
+import pytest
+
+from dllm_jax import errors, loop
+from dllm_jax.experiment import setup
+from dllm_jax.train import state as state_lib
+from dllm_jax.train.methods import sft
+from tests import tiny_run
+
+ROWS = tiny_run.rows(
+  '5 + 3 - 1',
+  '3 + 5 - 1',
+  '5 - 1 + 3',
+  '3 - 1 + 5',
+  '5 + 3 + 1',
+  '3 + 5 + 1',
+  '5 + 1 + 3',
+  '3 + 1 + 5',
+)
+
+
+def start(*, phase='sft', **changes):
+  """(method, state)."""
+  changes = {'rollout__gen_length': 14, 'rollout__block_length': 14} | changes
+  cfg, ctx = tiny_run.parts(
+    base__optim__learning_rate=0.02, base__optim__warmup_steps=1, **changes
+  )
+  optimizer = tiny_run.optimizer(cfg.base_optim)
+  state = state_lib.create(setup.fresh_params(ctx), optimizer)
+  method = sft.Sft(ctx=ctx, optimizer=optimizer, cfg=cfg.base_sft, phase=phase)
+  return method, loop.on_one_mesh(state)
+
+
+def test_a_batch_by_hand():
+  method, state = start()
+  assert isinstance(method, loop.Method)
+  batch, metrics = method.collect(state, ROWS[:1], 0)
+  words = {
+    word: method.ctx.tokenizer.encode(word)[0]
+    for word in method.ctx.task.words()
+  }
+  eos = method.ctx.vocab.eos_token
+  prompt = [' 5', ' 3', ' 1', ' =', ' 7', '\n']
+  completion = ['<reasoning>\n', ' 8', ' 7', '\n</reasoning>\n']
+  completion += ['<answer>\n', ' 5', ' +', ' 3', ' -', ' 1', '\n</answer>']
+  assert batch.prompt_ids.tolist() == [[words[x] for x in prompt]]
+  assert batch.prompt_mask.all()
+  assert batch.tokens.tolist() == [
+    [words[x] for x in completion] + [eos] * (14 - 11)
+  ]
+  assert metrics == {}
+
+
+def test_a_demonstration_that_does_not_fit():
+  method, state = start(rollout__gen_length=10, rollout__block_length=10)
+  with pytest.raises(errors.UserError) as caught:
+    method.collect(state, ROWS, 0)
+  line = str(caught.value)
+  assert "row 'row0' has 11 tokens, more than rollout.gen_length=10" in line
+  assert '\n' not in line
+
+
+def train(steps, **changes):
+  method, state = start(**changes)
+  losses = []
+  for step in range(steps):
+    batch, _ = method.collect(state, ROWS, step)
+    state, (metrics,) = method.update(state, batch, step)
+    losses.append(float(metrics['sft/loss']))
+  return np.array(losses), jax.device_get(state.params)
+
+
+def test_the_loss_falls():
+  losses, _ = train(30)
+  assert losses[-5:].mean() < 0.5 * losses[:5].mean()
+
+
+def test_a_run_repeats_itself_and_its_control_draws_anew():
+  first, params = train(2)
+  again, same = train(2)
+  np.testing.assert_array_equal(first, again)
+  tiny_run.assert_same(params, same)
+  control, _ = train(2, phase='control')
+  assert (control != first).all()
+
+
+@pytest.mark.parametrize(
+  'changes', [{'base__num_micro': 4}, {'devices': 2, 'base__num_micro': 2}]
+)
+def test_neither_micro_batches_nor_devices_matter(changes):
+  want, params = train(2)
+  got, others = train(2, **changes)
+  np.testing.assert_allclose(got, want, rtol=1e-5)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=3e-5),
+    others,
+    params,
+  )
