@@ -3,7 +3,7 @@
   python -m dllm_jax.analysis.seeds runs/ag_s0 runs/ag_s1 runs/ag_s2
 
 Intervals are 95 % over seeds, by Student's t on n - 1 degrees of freedom; the
-difference is paired: final and base of the same seed.
+differences are paired: policies of the same seed.
 """
 
 import json
@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
+
+from dllm_jax import errors
 
 POLICIES = ('base', 'control', 'final')
 
@@ -44,28 +46,33 @@ def table(workdirs: Sequence[str | pathlib.Path]) -> str:
   """A Markdown table over finished runs of one configuration.
 
   Raises:
-    ValueError: the runs were not evaluated at the same settings.
+    errors.UserError: there is no run, one is not finished, or they differ in
+      task, method, problems or settings.
   """
-  runs = [
-    json.loads((pathlib.Path(directory) / 'eval.json').read_text())
-    for directory in workdirs
-  ]
+  runs = [_results(pathlib.Path(directory)) for directory in workdirs]
+  if not runs:
+    raise errors.UserError('no run was named; give the workdirs of the seeds')
   settings = list(runs[0]['base']['sweep'])
-  if any(list(run['base']['sweep']) != settings for run in runs):
-    raise ValueError('the runs were evaluated at different settings')
+  for run, directory in zip(runs, workdirs, strict=True):
+    if _kind(run) != _kind(runs[0]):
+      raise errors.UserError(
+        f'{directory} is {_kind(run)}, the first run {_kind(runs[0])}: give '
+        'seeds of one configuration'
+      )
   names = [name for name in POLICIES if all(name in run for run in runs)]
-  lines = [
-    '| steps | ' + ' | '.join(names) + ' | final - base |',
-    '|---' * (len(names) + 2) + '|',
-  ]
+  over = [name for name in ('base', 'control') if name in names]
+  header = ['steps', *names, *(f'final - {name}' for name in over)]
+  lines = ['| ' + ' | '.join(header) + ' |', '|---' * len(header) + '|']
   for steps in settings:
     accuracy = {
-      name: [run[name]['sweep'][steps]['accuracy'] for run in runs]
+      name: np.array([run[name]['sweep'][steps]['accuracy'] for run in runs])
       for name in names
     }
-    gain = np.subtract(accuracy['final'], accuracy['base'])
-    cells = [str(estimate(accuracy[name])) for name in names]
-    lines.append(f'| {steps} | ' + ' | '.join(cells) + f' | {estimate(gain)} |')
+    cells = [steps, *(str(estimate(accuracy[name])) for name in names)]
+    cells += [
+      str(estimate(accuracy['final'] - accuracy[name])) for name in over
+    ]
+    lines.append('| ' + ' | '.join(cells) + ' |')
   gain = [run['final']['accuracy'] - run['base']['accuracy'] for run in runs]
   chosen = ', '.join(str(run['chosen_steps']) for run in runs)
   lines.append(
@@ -76,5 +83,35 @@ def table(workdirs: Sequence[str | pathlib.Path]) -> str:
   return '\n'.join(lines)
 
 
+def _results(directory: pathlib.Path) -> dict:
+  path = directory / 'eval.json'
+  if not path.is_file():
+    raise errors.UserError(f'{path} is missing; is {directory} a finished run?')
+  return json.loads(path.read_text())
+
+
+def _kind(run: dict) -> tuple:
+  """What runs of one configuration have in common."""
+  return (
+    run['task'],
+    run['method'],
+    f'{run["num"]} problems',
+    f'steps {", ".join(run["base"]["sweep"])}',
+  )
+
+
+def main(arguments: Sequence[str]) -> int:
+  """The command; 1 where an argument is no finished run."""
+  if not arguments or arguments[0] in ('-h', '--help'):
+    print(__doc__)
+    return 0 if arguments else 2
+  try:
+    print(table(arguments))
+  except errors.UserError as e:
+    print(f'seeds: {e}', file=sys.stderr)
+    return 1
+  return 0
+
+
 if __name__ == '__main__':
-  print(table(sys.argv[1:]))
+  sys.exit(main(sys.argv[1:]))

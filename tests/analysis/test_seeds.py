@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from dllm_jax import errors
 from dllm_jax.analysis import seeds
 
 
@@ -22,6 +23,8 @@ def _run(directory, base, final, steps=('4', '2')):
   (directory / 'eval.json').write_text(
     json.dumps(
       {
+        'task': 'countdown',
+        'method': 'ag_grpo',
         'num': 10,
         'chosen_steps': int(steps[0]),
         'base': {'accuracy': base, 'sweep': sweep(base)},
@@ -45,5 +48,11 @@ def test_difference_is_paired(tmp_path):
 def test_different_settings_are_refused(tmp_path):
   a = _run(tmp_path / 'a', 0.1, 0.3)
   b = _run(tmp_path / 'b', 0.1, 0.3, steps=('8', '2'))
-  with pytest.raises(ValueError, match='different settings'):
+  with pytest.raises(errors.UserError, match='seeds of one configuration'):
     seeds.table([a, b])
+
+
+def test_the_command_answers_in_one_line(tmp_path, capsys):
+  assert seeds.main([str(tmp_path)]) == 1
+  err = capsys.readouterr().err
+  assert err.count('\n') == 1 and 'eval.json is missing' in err
