@@ -35,15 +35,18 @@ class Command:
     return self.code
 
   def signal_when(self, number: int, ready) -> int:
-    """Sends a signal as soon as `ready()` is true; the exit code."""
-    deadline = time.monotonic() + SECONDS
-    while not ready() and pathlib.Path(f'/proc/{self.pid}').exists():
-      if time.monotonic() > deadline:
-        raise TimeoutError('the command did not come to that point')
-      time.sleep(0.002)
-    with contextlib.suppress(ProcessLookupError):
-      os.kill(self.pid, number)
-    return self.wait()
+    """Sends a signal as soon as `ready()` is true; the exit code.
+
+    The command ends by itself after `SECONDS`.
+    """
+    try:
+      while not ready() and pathlib.Path(f'/proc/{self.pid}').exists():
+        time.sleep(0.002)
+      with contextlib.suppress(ProcessLookupError):
+        os.kill(self.pid, number)
+    finally:  # else the next command would read this one's exit code
+      self.wait()
+    return self.code
 
   @property
   def out(self) -> str:
@@ -91,7 +94,10 @@ class Server:
     }
     self._process.stdin.write(json.dumps(request) + '\n')
     self._process.stdin.flush()
-    return Command(self._process, int(self._process.stdout.readline()), log)
+    pid = int(self._process.stdout.readline())
+    if pid < 2:
+      raise RuntimeError(f'{pid} is no process; the answers are out of step')
+    return Command(self._process, pid, log)
 
   def run(self, script: str, *args) -> Command:
     """The same, when it has ended."""

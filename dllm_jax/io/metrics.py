@@ -70,7 +70,8 @@ class MetricsLog:
     self._file.flush()
     board = self._board(phase)
     for name, value in values.items():
-      board.add_scalar(f'{phase}/{name}', float(value), step)
+      if name not in nonfinite:  # TensorBoard cannot draw it, and warns
+        board.add_scalar(f'{phase}/{name}', float(value), step)
     board.flush()
     if self._wandb is not None:
       # No `step`: phases count apart, and wandb wants one rising number.

@@ -1,6 +1,7 @@
 """A run that is stopped at any point ends as if nothing had happened."""
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -38,37 +39,64 @@ def assert_same_run(got, want):
 
 @pytest.fixture(scope='module')
 def whole(commands, tmp_path_factory):
-  """(directory, seconds) of a run that nothing disturbed."""
+  """The directory of a run that nothing disturbed."""
   directory = tmp_path_factory.mktemp('whole') / 'run'
-  began = time.monotonic()
   command = commands.run('train.py', *RUN, '--workdir', directory)
   assert (command.code, command.err) == (0, '')
-  return directory, time.monotonic() - began
+  return directory
 
 
 def test_an_uninterrupted_run_is_complete(whole):
-  directory, _ = whole
-  rows = [(row['phase'], row['step']) for row in metrics.read(directory)]
+  rows = [(row['phase'], row['step']) for row in metrics.read(whole)]
   assert rows == (
     [('sft', i) for i in range(1, 5)]
     + [('rl', i) for i in range(1, 7)]
     + [('eval', 0), ('eval', 6)]
   )
-  base, final = (tiny_run.kept(directory / name) for name in NAMES)
+  base, final = (tiny_run.kept(whole / name) for name in NAMES)
   assert any((base[k] != final[k]).any() for k in base)
   evaluated = {
     (row['phase'], row['step'])
-    for row in metrics.read(directory)
+    for row in metrics.read(whole)
     if 'eval/accuracy' in row
   }
   assert evaluated == {('sft', 2), ('sft', 4), ('rl', 3), ('rl', 6)}
 
 
-def kill(commands, run, seconds):
-  """Starts the run and kills it after a time; whether it was running still."""
+class Changes:
+  """True once the files of a run have changed so many times, and a moment on.
+
+  Saving changes them most, so that most kills fall into a save.
+  """
+
+  def __init__(self, run, rng, most):
+    self._run, self._left = run, rng.randint(1, most)
+    self._moment, self._end = rng.uniform(0.0, 0.05), None
+    self._paths = self._look()
+
+  def _look(self):
+    """Paths below the run; `os.walk` passes over what has just gone."""
+    return {
+      os.path.join(folder, name)
+      for folder, folders, files in os.walk(self._run)
+      for name in folders + files
+    }
+
+  def __call__(self):
+    if self._end is not None:
+      return time.monotonic() > self._end
+    paths = self._look()
+    self._left -= paths != self._paths
+    self._paths = paths
+    if self._left <= 0:
+      self._end = time.monotonic() + self._moment
+    return False
+
+
+def kill(commands, run, ready):
+  """Starts the run and kills it when it is time; whether it ran still."""
   command = commands.start('train.py', *RUN, '--workdir', run)
-  end = time.monotonic() + seconds
-  code = command.signal_when(signal.SIGKILL, lambda: time.monotonic() > end)
+  code = command.signal_when(signal.SIGKILL, ready)
   assert code in (0, -signal.SIGKILL), command.err
   return code != 0
 
@@ -88,31 +116,24 @@ def newest(run, stage='rl'):
 
 
 def test_two_kills_change_nothing(commands, whole, tmp_path):
-  directory, seconds = whole
   run = tmp_path / 'run'
-  assert kill(commands, run, random.Random(0).uniform(0.1, 0.3) * seconds)
-  command = commands.start('train.py', *RUN, '--workdir', run)
-  code = command.signal_when(signal.SIGKILL, lambda: newest(run) > 1)
-  assert code == -signal.SIGKILL
-  command = finish(commands, run, directory)
+  assert kill(commands, run, Changes(run, random.Random(0), 40))
+  before = newest(run)
+  assert kill(commands, run, lambda: newest(run) > before)
+  command = finish(commands, run, whole)
   assert 'continuing' in command.out and 'base model from' in command.out
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('seed', range(1, 4))
 def test_ten_kills_change_nothing(commands, whole, tmp_path, seed):
-  directory, seconds = whole
-  rng = random.Random(seed)
-  run = tmp_path / 'run'
-  killed = [
-    kill(commands, run, rng.uniform(0.05, 0.9) * seconds) for _ in range(10)
-  ]
-  assert sum(killed) > 2
-  finish(commands, run, directory)
+  rng, run = random.Random(seed), tmp_path / 'run'
+  killed = [kill(commands, run, Changes(run, rng, 25)) for _ in range(10)]
+  assert sum(killed) > 5
+  finish(commands, run, whole)
 
 
 def test_sigterm_saves_and_the_same_command_goes_on(commands, whole, tmp_path):
-  directory, _ = whole
   run = tmp_path / 'run'
   command = commands.start('train.py', *RUN, '--workdir', run)
   code = command.signal_when(signal.SIGTERM, lambda: newest(run) > 0)
@@ -122,7 +143,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(commands, whole, tmp_path):
   rows = [row['step'] for row in metrics.read(run) if row['phase'] == 'rl']
   assert rows == list(range(1, newest(run) + 1)) and len(rows) < 6
   assert not (run / 'final').exists()
-  finish(commands, run, directory)
+  finish(commands, run, whole)
 
 
 def test_sigterm_before_the_first_step_saves_that_step(commands, tmp_path):
@@ -145,13 +166,12 @@ def digests(directory):
 
 
 def test_a_finished_run_shows_its_table_and_changes_nothing(commands, whole):
-  directory, _ = whole
-  before = digests(directory)
-  command = commands.run('train.py', *RUN, '--workdir', directory)
+  before = digests(whole)
+  command = commands.run('train.py', *RUN, '--workdir', whole)
   assert (command.code, command.err) == (0, '')
   assert 'holds a finished run' in command.out
   assert '6 steps' in command.out and 'base' in command.out
-  after = digests(directory)
+  after = digests(whole)
   assert {k for k in before | after if before.get(k) != after.get(k)} <= {
     'config.json'
   }
@@ -159,8 +179,7 @@ def test_a_finished_run_shows_its_table_and_changes_nothing(commands, whole):
 
 def test_a_kill_before_the_results_are_written(commands, whole, tmp_path):
   """Everything but eval.json is there; the evaluation is not logged twice."""
-  directory, _ = whole
   run = tmp_path / 'run'
-  shutil.copytree(directory, run)
+  shutil.copytree(whole, run)
   (run / 'eval.json').unlink()
-  finish(commands, run, directory)
+  finish(commands, run, whole)

@@ -146,9 +146,6 @@ def test_a_directory_that_cannot_be_written(commands, tmp_path):
   assert 'cannot write to workdir' in line
 
 
-@pytest.mark.xfail(
-  run=False, reason='sampling.top_quota never commits a score that is NaN'
-)
 def test_a_learning_rate_that_blows_up_is_named(commands, tmp_path, finished):
   run = tmp_path / 'run'
   wild = tiny_run.flags(

@@ -105,7 +105,7 @@ def test_an_unknown_term_is_named():
   with pytest.raises(errors.UserError) as caught:
     judge([[A, A], [B, B]], weights=(('a', 1.0), ('solutoin', 1.0)))
   assert str(caught.value) == (
-    "reward.solutoin is no reward term of task 'letters'; it has a, b"
+    "method.reward.solutoin is no reward term of task 'letters'; it has a, b"
   )
 
 

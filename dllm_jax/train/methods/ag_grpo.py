@@ -121,13 +121,14 @@ class AgGrpo:
   ) -> tuple[state_lib.TrainState, list[dict[str, Any]]]:
     """mu inner steps of the clipped surrogate, on both kinds of rows."""
     cfg, guided = self.rollout, self.guided
-    largest = max(
-      fixed.largest_commit(cfg.schedule(), cfg.num_steps),
-      schedules.largest_quota(cfg.gen_length, guided.num_steps),
-      schedules.largest_quota(
-        guided.max_anchor, guided.steps_of_answer(cfg.gen_length)
-      ),
-    )
+    largest = fixed.largest_commit(cfg.schedule(), cfg.num_steps)
+    if guided.num_guided:
+      answer_steps = guided.steps_of_answer(cfg.gen_length)
+      largest = max(
+        largest,
+        schedules.largest_quota(cfg.gen_length, guided.num_steps),
+        schedules.largest_quota(guided.max_anchor, answer_steps),
+      )
     return policy.update(
       self.ctx,
       state,

@@ -85,18 +85,7 @@ def diffu():
   return train('diffu_grpo', 3)
 
 
-@pytest.mark.parametrize(
-  'guided_steps',
-  [
-    6,
-    pytest.param(
-      2,
-      marks=pytest.mark.xfail(
-        strict=True, reason='the steps of guided rows widen the views'
-      ),
-    ),
-  ],
-)
+@pytest.mark.parametrize('guided_steps', [6, 2])
 def test_without_guided_rows_it_is_diffu_grpo_bit_for_bit(diffu, guided_steps):
   got = train(
     'ag_grpo',
