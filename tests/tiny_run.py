@@ -35,7 +35,9 @@ def get_config(arg: str = 'ag_grpo'):
   """The tiny run of a method, or 'sudoku': AG-GRPO on that task."""
   config = base.get_config()
   config.method.name = 'ag_grpo' if arg == 'sudoku' else arg
-  config.method.guided.update({'num_guided': 2, 'answer_steps': 4})
+  config.method.guided.update(
+    {'num_guided': 2, 'answer_steps': 4, 'margin': 0, 'max_anchor': 7}
+  )
   config.method.reward = REWARD
   config.method.policy.num_micro = 2
   config.method.advantage.divide_by_std = False

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from dllm_jax.experiment import setup
 from dllm_jax.io import metrics
 from tests import tiny_run
 
@@ -109,10 +110,9 @@ def finish(commands, run, whole):
   return command
 
 
-def newest(run, stage='rl'):
-  """The newest checkpoint of a stage; 0 where there is none."""
-  found = (run / 'checkpoints' / stage).glob('*/manifest.json')
-  return max((int(path.parent.name) for path in found), default=0)
+def newest(run):
+  """The newest RL checkpoint; 0 where there is none."""
+  return setup.stage_checkpoints(run, 'rl', 1).latest() or 0
 
 
 def test_two_kills_change_nothing(commands, whole, tmp_path):
