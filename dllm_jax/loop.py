@@ -299,6 +299,8 @@ def _write(
           'stopped, with the last checkpoint as it was; lower the learning '
           'rate or raise the clipping, in a new --workdir'
         )
+  # A mean over nothing (no guided row, no credited token) is not logged.
+  values = {k: v for k, v in values.items() if not np.isnan(v)}
   values = row.host | values
   if 'rollout/tokens' in values:
     speed = values['rollout/tokens'] / values['time/step']
