@@ -149,6 +149,8 @@ def test_a_signal_only_asks(number):
 
 
 def test_only_the_second_interrupt_interrupts():
+  # A job in the background of a script starts with SIGINT ignored.
+  signal.signal(signal.SIGINT, signal.default_int_handler)
   with pytest.raises(KeyboardInterrupt):
     with workdir.StopRequest():
       signal.raise_signal(signal.SIGTERM)

@@ -211,39 +211,17 @@ print(c.is_locked, c.train.double, c.rollout.dims[0], c.train.limit)
   assert in_process(body, checkout) == ['True', '14', '4', '3']
 
 
-def test_build_names_the_section():
-  body = """
-import dataclasses
-from ml_collections import config_dict
-from dllm_jax import errors
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Cfg:
-  steps: int
-  def __post_init__(self):
-    if self.steps < 1: raise ValueError(f'steps is {self.steps}')
-config = config_dict.ConfigDict({'rollout': {'steps': 2}})
-print(cli.build(Cfg, config, 'rollout').steps)
-config.rollout.steps = 0
-try:
-  cli.build(Cfg, config, 'rollout')
-except errors.UserError as e:
-  print(e)
-"""
-  assert in_process(body) == ['2', 'config.rollout:', 'steps', 'is', '0']
-
-
 def test_compilations_are_cached(tmp_path):
   body = """
-cli.setup_jax()
+cli.setup_jax(3)
 import jax
+print(jax.device_count())
 jax.jit(lambda x: x * 2 + 1)(3.0).block_until_ready()
 """
-  in_process(body, DLLM_JAX_CACHE=str(tmp_path))
+  environment = {'DLLM_JAX_CACHE': str(tmp_path), 'XLA_FLAGS': ''}
+  assert in_process(body, **environment) == ['3']
   cached = {p.name for p in (tmp_path / 'xla').iterdir()}
   assert any('lambda' in name for name in cached)
-  given = tmp_path / 'given'
-  in_process(body.replace('()', f'({str(given)!r})', 1))
-  assert any((given / 'xla').iterdir())
 
 
 def test_an_interrupt_is_one_line(checkout):
@@ -263,6 +241,8 @@ def test_an_interrupt_is_one_line(checkout):
     stderr=subprocess.PIPE,
     text=True,
     env=os.environ | {'PYTHONPATH': str(REPO)},
+    # A job in the background of a script starts with SIGINT ignored.
+    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
   ) as process:
     assert process.stdout.readline() == 'ready\n'
     process.send_signal(signal.SIGINT)
