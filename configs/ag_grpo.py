@@ -2,8 +2,9 @@
 
   python launch/train.py --config configs/ag_grpo.py --workdir runs/ag_grpo
 
-Base model, AG-GRPO, the supervised control, evaluation: see docs/results.md
-for the hardware, the time and the expected figures.
+Base model, AG-GRPO, the supervised control, evaluation. On two CPU cores: 6 min
+49 s; greedy accuracy at 12 steps 22.5 -> 35.3 % (3 seeds, +12.8 +- 6.3 points;
+docs/results.md). The paper has no CPU figures; its tables are of LLaDA-8B.
 
 Presets, after a colon:
   equations           reasoning that spells out the equations, few

@@ -4,7 +4,9 @@
     --config.base.path=runs/ag_grpo/base
 
 `base.path` starts from the base model of another run; without it one is
-trained. Figures: docs/results.md. Presets: those of configs/ag_grpo.py;
+trained. On two CPU cores, greedy accuracy at 12 steps 22.5 -> 36.6 % (3 seeds,
++14.1 +- 2.7 points; docs/results.md). The tiny run uses the `trajectory`
+estimator: `--config.method.policy.estimator=one_step` is the paper's. Presets: those of configs/ag_grpo.py;
 llada_8b,TASK has the values of d1 (Zhao et al. 2025).
 """
 

@@ -3,6 +3,7 @@
   python launch/train.py --config configs/sft.py --workdir runs/sft
 
 Ends when validation accuracy has not risen for `base.patience` evaluations.
+On two CPU cores: 70 s; greedy accuracy at 12 steps 22.5 +- 6.8 % (3 seeds).
 Presets: those of configs/ag_grpo.py.
 """
 
