@@ -6,8 +6,9 @@
 `base.path` starts from the base model of another run; without it one is
 trained. On two CPU cores, greedy accuracy at 12 steps 22.5 -> 36.6 % (3 seeds,
 +14.1 +- 2.7 points; docs/results.md). The tiny run uses the `trajectory`
-estimator: `--config.method.policy.estimator=one_step` is the paper's. Presets: those of configs/ag_grpo.py;
-llada_8b,TASK has the values of d1 (Zhao et al. 2025).
+estimator; `--config.method.policy.estimator=one_step` is the paper's. Presets:
+those of configs/ag_grpo.py; llada_8b,TASK has the values of d1 (Zhao et al.
+2025).
 """
 
 from ml_collections import config_dict
