@@ -228,7 +228,9 @@ def test_an_interrupt_is_one_line(checkout):
   slow = checkout / 'launch' / 'slow.py'
   slow.write_text(
     textwrap.dedent("""
-      import time, cli
+      import signal, time, cli
+      # A job in the background of a script starts with SIGINT ignored.
+      signal.signal(signal.SIGINT, signal.default_int_handler)
       def main():
         print('ready', flush=True)
         time.sleep(60)
@@ -241,8 +243,6 @@ def test_an_interrupt_is_one_line(checkout):
     stderr=subprocess.PIPE,
     text=True,
     env=os.environ | {'PYTHONPATH': str(REPO)},
-    # A job in the background of a script starts with SIGINT ignored.
-    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
   ) as process:
     assert process.stdout.readline() == 'ready\n'
     process.send_signal(signal.SIGINT)
