@@ -1,8 +1,8 @@
 """The device mesh, and where parameters and batches live on it.
 
-Axes: `data` splits rows, `fsdp` splits parameters and rows of updates,
-`tensor` splits heads and hidden widths. Rules are ordered (regex, spec) pairs
-over the '/'-joined parameter path; the first full match wins.
+Axes: `data` splits rows, `fsdp` splits parameters, `tensor` splits heads and
+hidden widths. Rules are ordered (regex, spec) pairs over the '/'-joined
+parameter path; the first full match wins.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from dllm_jax import errors, types
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeshConfig:
-  """Sizes of the mesh; their product is the number of devices.
+  """Sizes of the mesh; devices beyond their product stay idle.
 
   Attributes:
     data: -1 takes every device that the other axes leave.

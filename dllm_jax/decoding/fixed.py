@@ -1,9 +1,8 @@
 """Fixed-schedule denoising: block by block, a set number of tokens a step.
 
-LLaDA's semi-autoregressive sampler as diffu-GRPO uses it (specification
-section 3.1), with a mask for every row, a block pointer for every row, float32
-gates, and [MASK] never proposed. Dims: B rows, L completion columns, W columns
-of a block, S canvas columns.
+LLaDA's semi-autoregressive sampler as diffu-GRPO uses it, with a mask and a
+block pointer for every row, float32 gates, and [MASK] never proposed. Dims: B
+rows, L completion columns, W columns of a block, S canvas columns.
 
 References:
   Nie et al. 2025, LLaDA, arXiv:2502.09992; Zhao et al. 2025, d1,

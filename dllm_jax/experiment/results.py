@@ -17,7 +17,7 @@ TOKENIZER_FILE = 'tokenizer.json'
 def evaluate_all(
   run: setup.Run, policies: dict[str, types.Params], chosen: int
 ) -> dict[str, Any]:
-  """Test accuracy of every policy at every setting; see DESIGN of eval.json."""
+  """Test accuracy of every policy at every setting: what eval.json says."""
   cfg = run.cfg
   total = len(run.rows.test) * len(policies) * len(cfg.eval.num_steps)
   swept = {}

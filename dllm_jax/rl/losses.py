@@ -65,7 +65,7 @@ def k3(
       estimate where pi << ref; None is the published, unbounded form.
 
   References:
-    Schulman 2020, "Approximating KL divergence"; specification D11.
+    Schulman 2020, "Approximating KL divergence"; D11 in docs/papers.md.
   """
   difference = ref_logp - logp
   if max_difference is not None:

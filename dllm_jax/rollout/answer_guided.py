@@ -2,7 +2,7 @@
 
 The only function of the library through which gold answers reach the device is
 `sample`; its result holds none of their tokens unless the model wrote them.
-Specification ag_grpo 3.3 to 3.5. Deviations: one static window with an anchor
+Deviations from the release (docs/papers.md): one static window with an anchor
 length for every row (suffix removal is re-masking in place), masks for every
 row, a cap on the anchor, an anchor template in the format that the reward
 wants. Dims: B rows, P prompt columns, L completion columns, A the longest
@@ -34,7 +34,7 @@ from dllm_jax.text import tokenizer as tokenizer_lib
 REASONING_PASS, ANSWER_PASS = 1, 2
 
 TEMPLATES = {
-  # In the layout that the reward wants (specification D16).
+  # In the layout that the reward wants (D16 in docs/papers.md).
   'wanted': '<answer>\n{answer}\n</answer>',
   # As released: no newlines.
   'released': '<answer>{answer}</answer>',

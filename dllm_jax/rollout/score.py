@@ -22,7 +22,7 @@ class RewardConfig:
   Attributes:
     weights: (term, weight) pairs; the reward is the weighted sum.
     past_eos: judge the text after the first EOS too, as the published rewards
-      do, although no gradient reaches it (specification D13).
+      do, although no gradient reaches it (D13 in docs/papers.md).
   """
 
   weights: tuple[tuple[str, float], ...]

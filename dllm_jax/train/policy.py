@@ -1,6 +1,6 @@
 """The policy update that the GRPO methods share: mu inner steps on a batch.
 
-Specification diffu_grpo 3.4 to 3.6. Inner iteration j draws its views from
+Inner iteration j draws its views from
 fold_in(key, j): old, reference and new policies see the same views, and all mu
 of them are used (defect D19). The old policy of iteration 0 is the policy
 itself, so its ratio is exactly 1. Dims: B rows, K views, Q slots, J inner

@@ -1,6 +1,6 @@
 """AG-GRPO: answer-free and answer-guided rollouts under one group baseline.
 
-Specification ag_grpo, section 3. The first G_AF rows of a group are
+The first G_AF rows of a group are
 answer-free, the others reason towards the gold answer and re-predict it; the
 loss is diffu-GRPO's, and sees the prompt alone.
 

@@ -1,6 +1,6 @@
 """diffu-GRPO: GRPO for masked diffusion models, answer-free rollouts alone.
 
-Specification diffu_grpo, sections 3.1 to 3.6.
+Deviations from the release: docs/papers.md.
 
 References:
   Zhao et al. 2025, d1, arXiv:2504.12216.
