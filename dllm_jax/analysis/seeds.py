@@ -87,7 +87,13 @@ def _results(directory: pathlib.Path) -> dict:
   path = directory / 'eval.json'
   if not path.is_file():
     raise errors.UserError(f'{path} is missing; is {directory} a finished run?')
-  return json.loads(path.read_text())
+  try:
+    run = json.loads(path.read_text())
+    if {'task', 'method', 'num', 'chosen_steps', 'base', 'final'} <= run.keys():
+      return run
+  except (ValueError, AttributeError):
+    pass
+  raise errors.UserError(f'{path} is not the results of a run')
 
 
 def _kind(run: dict) -> tuple:

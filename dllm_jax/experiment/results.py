@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import tempfile
 from typing import Any
 
 from dllm_jax import errors, loop, settings, sharding, types
@@ -57,6 +58,24 @@ def evaluate_all(
   return results
 
 
+def read(path: pathlib.Path) -> dict[str, Any]:
+  """The eval.json of a finished run.
+
+  Raises:
+    errors.UserError: it is not what `evaluate_all` wrote.
+  """
+  try:
+    found = json.loads(path.read_text())
+    if {'chosen_steps', 'base', 'final'} <= found.keys():
+      return found
+  except (ValueError, AttributeError):
+    pass
+  raise errors.UserError(
+    f'{path} is not the results of a run any more; move it away, and the same '
+    'command evaluates the kept models again'
+  )
+
+
 def show(results: dict[str, Any], screen: console.Console) -> None:
   """The closing table: every policy at every setting."""
   names = [n for n in ('base', 'control', 'final') if n in results]
@@ -76,10 +95,15 @@ def show(results: dict[str, Any], screen: console.Console) -> None:
     ['', *names],
     rows,
   )
-  gain = results['final']['accuracy'] - results['base']['accuracy']
+  gains = [
+    f'final - {name} = '
+    f'{100 * (results["final"]["accuracy"] - results[name]["accuracy"]):+.1f}'
+    for name in names
+    if name != 'final'
+  ]
   screen.line(
-    f'* the setting at which the base is best on validation rows; there '
-    f'{results["method"]} - base = {100 * gain:+.1f} points'
+    '± is 1.96 standard errors. * is the setting at which the base is best on '
+    f'validation rows; there {", ".join(gains)} points ({results["method"]})'
   )
 
 
@@ -122,7 +146,7 @@ def evaluate_model(
   ctx = setup.make_context(cfg, tokenizer)
   sharding.check_divides(cfg.eval.batch_size, ctx.mesh, 'eval.batch_size')
   if out is not None:
-    _check_writable(out)
+    _check_writable(out, directory)
   like = setup.fresh_params(ctx)
   params, _ = checkpoint.load_params(kept, like)
   rows = setup.load_rows(cfg).test
@@ -161,13 +185,19 @@ def evaluate_model(
   return summary
 
 
-def _check_writable(out: pathlib.Path) -> None:
+def _check_writable(out: pathlib.Path, directory: pathlib.Path) -> None:
   """Makes the folder of a results file, before the work that fills it."""
   try:
     out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=out.parent):
+      pass
   except OSError as e:
     raise errors.UserError(
       f'cannot write results to {out}: {e.strerror}; use another --out'
     ) from e
   if out.is_dir():
     raise errors.UserError(f'--out {out} is a folder; name a file in it')
+  if out.exists() and out.resolve().parent == directory.resolve():
+    raise errors.UserError(
+      f'--out {out} is a file of the run that is evaluated; use another name'
+    )

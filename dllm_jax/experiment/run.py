@@ -4,7 +4,6 @@ Stages run in order and each resumes by itself, so a run that was stopped at
 any point goes on where it was when the same command is given again.
 """
 
-import json
 import pathlib
 import time
 from typing import Any
@@ -53,7 +52,8 @@ def run(
   setup.check_shapes(cfg, ctx)
   rows = setup.load_rows(cfg)
   setup.check_rows(cfg, ctx, rows)
-  setup.check_base(cfg, directory)
+  setup.check_base(cfg, ctx, directory)
+  metrics.find_wandb(cfg.wandb_project)
   with (
     workdir.StopRequest() as stop,
     workdir.claim(directory, config, extra={}) as resumed,
@@ -61,7 +61,7 @@ def run(
     finished = directory / results.EVAL_FILE
     if finished.exists():
       screen.line(f'{directory} holds a finished run; its results:')
-      found = json.loads(finished.read_text())
+      found = results.read(finished)
       results.show(found, screen)
       return found
     tokenizer.save(directory / results.TOKENIZER_FILE)

@@ -106,7 +106,13 @@ def load_rows(cfg: settings.Settings) -> Rows:
     errors.UserError: a public file is missing or malformed.
   """
   cache = cfg.data.cache_dir or workdir.cache_dir() / 'data'
-  builder = pipeline.prepare(cfg.task, cache)
+  try:
+    builder = pipeline.prepare(cfg.task, cache)
+  except OSError as e:
+    raise errors.UserError(
+      f'the data set cannot be written to {cache}: {e.strerror}; change '
+      'data.cache_dir or $DLLM_JAX_CACHE'
+    ) from e
 
   def pick(source, name, seed):
     wanted = getattr(cfg.data, name)
@@ -142,7 +148,10 @@ def check_rows(
   cfg: settings.Settings, ctx: context.Context, rows: Rows
 ) -> None:
   """Refuses rows that fit neither the window nor the lexicon nor the reward."""
-  for part in (rows.demonstrations, rows.validation, rows.test):
+  parts = [rows.demonstrations, rows.validation, rows.test]
+  if cfg.method != 'sft':
+    parts.append(rows.prompts)
+  for part in parts:
     prompts.encode(ctx.task, ctx.tokenizer, part, cfg.rollout.max_prompt_length)
   if not cfg.base.path or cfg.control:
     texts = [ctx.task.demonstration(row) for row in rows.demonstrations]
@@ -177,14 +186,27 @@ def _check_anchors(
     )
 
 
-def check_base(cfg: settings.Settings, directory: pathlib.Path) -> None:
-  """Refuses a base model that is not there and is wanted."""
-  wanted = cfg.base.path and not (directory / 'base').exists()
-  if wanted and not pathlib.Path(cfg.base.path).exists():
+def check_base(
+  cfg: settings.Settings, ctx: context.Context, directory: pathlib.Path
+) -> None:
+  """Refuses a base model that is wanted and is missing, damaged or another."""
+  if not cfg.base.path or (directory / 'base').exists():
+    return
+  path = pathlib.Path(cfg.base.path)
+  if not path.exists():
     raise errors.UserError(
-      f'config key base.path names {cfg.base.path}, which is missing; give the '
-      "base directory of a finished run, or '' to train one"
+      f'config key base.path names {path}, which is missing; give the base '
+      "directory of a finished run, or '' to train one"
     )
+  if (path / workdir.CONFIG_FILE).exists():
+    raise errors.UserError(
+      f'config key base.path names {path}, the workdir of a run; did you mean '
+      f'{path / "base"}?'
+    )
+  like = jax.eval_shape(
+    lambda key: transformer.init(key, ctx.denoiser.cfg), ctx.root
+  )
+  checkpoint.check_params(path, like)
 
 
 def check_shapes(cfg: settings.Settings, ctx: context.Context) -> None:

@@ -34,6 +34,8 @@ MANIFEST_FILE = 'manifest.json'
 META_FILE = 'meta.json'
 _ARRAYS = 'arrays'
 _PARTIAL = '.partial'
+# What to do about kept parameters: never 'remove', the path may be anything.
+OTHER_PARAMS = 'name other parameters, or train them again in a new workdir'
 
 
 class Checkpoints:
@@ -80,7 +82,8 @@ class Checkpoints:
     """
     older = [s for s in self._finished() if s < step]
     hint = f', to go on from step {older[-1]}' if older else ''
-    return _read(self._directory / str(step), like, hint)
+    path = self._directory / str(step)
+    return _read(path, like, f'remove {path}{hint}')
 
   def wait(self) -> None:
     """Returns when everything saved is on disk: at once, saves being so."""
@@ -105,7 +108,13 @@ def load_params(
   directory: str | os.PathLike, like: PyTree
 ) -> tuple[PyTree, dict]:
   """(params, meta) from `save_params`; see `Checkpoints.restore`."""
-  return _read(pathlib.Path(directory).absolute(), like, '')
+  path = pathlib.Path(directory).absolute()
+  return _read(path, like, OTHER_PARAMS)
+
+
+def check_params(directory: str | os.PathLike, like: PyTree) -> None:
+  """Raises the UserError that `load_params` would, and reads no array."""
+  _check(pathlib.Path(directory).absolute(), like, OTHER_PARAMS)
 
 
 def _write(path: pathlib.Path, tree: PyTree, meta: dict) -> None:
@@ -148,8 +157,15 @@ def _write(path: pathlib.Path, tree: PyTree, meta: dict) -> None:
     ) from e
 
 
-def _read(path: pathlib.Path, like: PyTree, hint: str) -> tuple[PyTree, dict]:
-  remedy = f'remove {path}{hint}'
+def _read(path: pathlib.Path, like: PyTree, remedy: str) -> tuple[PyTree, dict]:
+  wanted = _check(path, like, remedy)
+  arrays = _restore_arrays(path / _ARRAYS, wanted)
+  tree = jax.tree.unflatten(jax.tree.structure(like), arrays.values())
+  return tree, json.loads((path / META_FILE).read_bytes())
+
+
+def _check(path: pathlib.Path, like: PyTree, remedy: str) -> dict[str, Any]:
+  """The leaves of `like` by path, once all files are as they were written."""
   try:
     manifest = json.loads((path / MANIFEST_FILE).read_bytes())
     leaves, files = manifest['leaves'], manifest['files']
@@ -173,9 +189,7 @@ def _read(path: pathlib.Path, like: PyTree, hint: str) -> tuple[PyTree, dict]:
       )
   wanted = _leaves_by_path(like)
   _check_same_tree(path, saved, wanted)
-  arrays = _restore_arrays(path / _ARRAYS, wanted)
-  tree = jax.tree.unflatten(jax.tree.structure(like), arrays.values())
-  return tree, json.loads((path / META_FILE).read_bytes())
+  return wanted
 
 
 def _leaves_by_path(tree: PyTree) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from rich import progress, table
 
 LINE_SECONDS = 15.0
 METRICS_SHOWN = 4
+BAR_WIDTH = 12
+TIMES_WIDTH = 7 + 3 + 7 + 6  # elapsed, 'eta', remaining, gaps
 
 
 class Bar:
@@ -42,7 +44,7 @@ class Console:
 
   def line(self, text: str) -> None:
     """A line that stays."""
-    self._rich.print(text, markup=False)
+    self._rich.print(text, markup=False, soft_wrap=True)
 
   @contextlib.contextmanager
   def stage(self, title: str, total: int, done: int = 0) -> Iterator[Bar]:
@@ -52,28 +54,35 @@ class Console:
       return
     columns = (
       progress.TextColumn('{task.description}'),
-      progress.BarColumn(bar_width=24),
+      progress.BarColumn(bar_width=BAR_WIDTH),
       progress.MofNCompleteColumn(),
       progress.TimeElapsedColumn(),
       progress.TextColumn('eta'),
       progress.TimeRemainingColumn(),
       progress.TextColumn('{task.fields[metrics]}'),
     )
+    # Metrics get the room that is left: rich would squeeze the count away.
+    count = 2 * len(str(total)) + 1
+    room = self._rich.width - len(title) - BAR_WIDTH - count - TIMES_WIDTH
     with progress.Progress(*columns, console=self._rich) as live:
       bar = live.add_task(title, total=total, completed=done, metrics='')
 
       def advance(done, metrics):
-        fields = {'metrics': self.brief(metrics)} if metrics else {}
+        fields = {'metrics': self.brief(metrics, room)} if metrics else {}
         live.update(bar, completed=done, **fields)
 
       yield Bar(advance, total, done)
 
-  def brief(self, metrics: Mapping[str, float]) -> str:
-    """The first few of the metrics to show, short."""
+  def brief(self, metrics: Mapping[str, float], room: int = 1000) -> str:
+    """The first few of the metrics to show, as many as `room` has place for."""
     names = [name for name in self._show if name in metrics]
-    return '  '.join(
-      f'{name} {metrics[name]:.3g}' for name in names[:METRICS_SHOWN]
-    )
+    text = ''
+    for name in names[:METRICS_SHOWN]:
+      longer = f'{text}  {name} {metrics[name]:.3g}'.strip()
+      if len(longer) > room:
+        break
+      text = longer
+    return text
 
   def table(
     self, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]

@@ -110,8 +110,12 @@ class MetricsLog:
     temporary.replace(path)
 
 
-def _wandb_run(project: str, workdir: pathlib.Path):
-  """The run of this workdir in a project, the same one when it is resumed."""
+def find_wandb(project: str):
+  """The wandb module where a project is named, else None.
+
+  Raises:
+    UserError: where it is wanted and not installed.
+  """
   if not project:
     return None
   try:
@@ -121,6 +125,14 @@ def _wandb_run(project: str, workdir: pathlib.Path):
       f'config key wandb_project is {project!r}, but wandb is not installed: '
       "pip install 'dllm_jax[wandb]', or leave the key empty"
     ) from e
+  return wandb
+
+
+def _wandb_run(project: str, workdir: pathlib.Path):
+  """The run of this workdir in a project, the same one when it is resumed."""
+  wandb = find_wandb(project)
+  if wandb is None:
+    return None
   identity = workdir / 'wandb_id'
   if not identity.exists():
     identity.write_text(uuid.uuid4().hex)

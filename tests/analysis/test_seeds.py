@@ -56,3 +56,10 @@ def test_the_command_answers_in_one_line(tmp_path, capsys):
   assert seeds.main([str(tmp_path)]) == 1
   err = capsys.readouterr().err
   assert err.count('\n') == 1 and 'eval.json is missing' in err
+
+
+@pytest.mark.parametrize('text', ['{"task": 1}', '{"ta', '[]'])
+def test_broken_results_are_one_line(tmp_path, capsys, text):
+  (tmp_path / 'eval.json').write_text(text)
+  assert seeds.main([str(tmp_path)]) == 1
+  assert 'is not the results of a run' in capsys.readouterr().err

@@ -110,7 +110,7 @@ def check(values):
   setup.check_shapes(cfg, ctx)
   rows = setup.load_rows(cfg)
   setup.check_rows(cfg, ctx, rows)
-  setup.check_base(cfg, pathlib.Path('/nonexistent'))
+  setup.check_base(cfg, ctx, pathlib.Path('/nonexistent'))
   return cfg, ctx, rows
 
 

@@ -149,3 +149,15 @@ def test_a_model_without_its_tokenizer_is_one_line(commands, tmp_path):
   command = commands.run('eval.py', '--model', tmp_path)
   assert command.code == 1 and command.err.count('\n') == 1
   assert 'tokenizer' in command.err
+
+
+@pytest.mark.parametrize('out', ['tokenizer.json', '/proc/out.json'])
+def test_results_go_neither_over_a_run_nor_where_nothing_can_be_written(
+  commands, model, out
+):
+  before = (model / 'tokenizer.json').read_bytes()
+  command = commands.run('eval.py', '--model', model, '--out', model / out)
+  assert command.code == 1 and command.err.count('\n') == 1
+  assert '--out' in command.err and 'Traceback' not in command.err
+  assert 'accuracy' not in command.out  # before the work
+  assert (model / 'tokenizer.json').read_bytes() == before

@@ -183,3 +183,54 @@ def test_the_control_is_part_of_the_results(commands, tmp_path, finished):
   phases = {json.loads(line)['phase'] for line in lines}
   assert phases == {'rl', 'control', 'eval'}
   assert 'control' in command.out and (run / 'control').exists()
+
+
+@pytest.mark.parametrize('wrong', ['workdir', 'damaged', 'another'])
+def test_a_wrong_base_is_refused_before_the_workdir_is_made(
+  commands, tmp_path, finished, wrong
+):
+  run, path, more = tmp_path / 'run', tmp_path / 'base', []
+  shutil.copytree(finished / 'base', path)
+  if wrong == 'workdir':
+    path = finished
+  elif wrong == 'damaged':
+    with (path / 'meta.json').open('a') as file:
+      file.write(' ')
+  else:
+    more = tiny_run.flags(model__mlp_size=40)
+  before = digests(path)
+  line = refuse(
+    commands, '--workdir', run, *tiny_run.flags(base__path=path), *more
+  )
+  # Whatever the path is, nobody is told to remove it.
+  assert 'remove' not in line and digests(path) == before
+  assert not run.exists()
+  if wrong == 'workdir':
+    assert f'did you mean {finished / "base"}?' in line
+
+
+@pytest.mark.parametrize(
+  'text', ['{"task": "countdown"}', '{"task": "countd', '[]']
+)
+def test_results_that_are_none_are_one_line(commands, tmp_path, finished, text):
+  run = tmp_path / 'run'
+  shutil.copytree(finished, run)
+  (run / 'eval.json').write_text(text)
+  line = refuse(commands, *SHORT, '--workdir', run)
+  assert 'is not the results of a run any more' in line
+  assert (run / 'eval.json').read_text() == text
+  (run / 'eval.json').unlink()
+  assert commands.run('train.py', *SHORT, '--workdir', run).code == 0
+
+
+def test_a_cache_that_cannot_be_written(commands, tmp_path):
+  blocked = tmp_path / 'file'
+  blocked.write_text('')
+  run = tmp_path / 'run'
+  line = refuse(
+    commands,
+    '--workdir',
+    run,
+    *tiny_run.flags(data__cache_dir=blocked / 'cache'),
+  )
+  assert 'change data.cache_dir' in line and not run.exists()
