@@ -70,8 +70,14 @@ def get_config(arg: str = '') -> config_dict.ConfigDict:
       'block_length': 12,
       'num_steps': 6,
       'temperature': 1.0,
-      'order': 'confidence',
       'stop_at_eos': False,
+      'decode': 'fixed',  # or 'gated': the keys from gate to top_p
+      'order': 'confidence',
+      'gate': 'bernoulli',
+      'threshold': 0.7,
+      'exponent': 0.5,
+      'min_commits': 1,
+      'top_p': 1.0,
     }
   )
   config.method = config_dict.ConfigDict(
@@ -92,6 +98,14 @@ def get_config(arg: str = '') -> config_dict.ConfigDict:
         'baseline': 'shared',
         'leave_one_out': False,
         'divide_by_std': True,
+      },
+      'credit': {  # of ta_grpo_d
+        'delta': 0.0,
+        'form': 'additive',
+        'use_auc': True,
+        'use_time': True,
+        'max_multiplier': 2.0,
+        'max_step_scores': 0,
       },
       'reward': {'solution': 1.0, 'valid': 0.2},
       'reward_past_eos': False,
@@ -123,12 +137,13 @@ def get_config(arg: str = '') -> config_dict.ConfigDict:
       'num_steps': 300,
       'eval_every': 50,
       'patience': 0,
+      'floor_patience': 0,
       'control': True,
       'optim': _optim(learning_rate=5e-4, warmup_steps=10, max_grad_norm=0.5),
     }
   )
   config.eval = config_dict.ConfigDict(
-    {'num_steps': (12, 6, 4, 3), 'batch_size': 128}
+    {'num_steps': (12, 6, 4, 3), 'thresholds': (), 'batch_size': 128}
   )
   config.checkpoint = config_dict.ConfigDict({'every': 100, 'keep': 2})
   config.mesh = config_dict.ConfigDict(

@@ -1,14 +1,14 @@
 """What presets change: tiny variants, and the published runs.
 
-Published values are those of the released scripts of d1 and AG-GRPO (the
-papers' tables were not readable). `train.num_steps` counts rollout batches:
-the released optimiser steps over mu.
+Published values are those of the released scripts of d1, AG-GRPO and TA-GRPO-d
+(the papers' tables were not readable). `train.num_steps` counts rollout
+batches: the released optimiser steps over mu.
 """
 
 from ml_collections import config_dict
 
 TINY = ('equations', 'sudoku')
-MODELS = ('llada_8b',)
+MODELS = ('llada_8b', 'dream_7b')
 TASKS = ('gsm8k', 'math', 'countdown', 'sudoku', 'kodcode')
 NAMES = TINY + tuple(f'{m},{t}' for m in MODELS for t in TASKS)
 
@@ -26,7 +26,11 @@ def apply(config: config_dict.ConfigDict, arg: str) -> None:
   elif arg == 'sudoku':
     _tiny_sudoku(config)
   elif arg:
-    _llada_8b(config, arg.split(',')[1])
+    model, task = arg.split(',')
+    _published(config, task)
+    _MODELS[model](config)
+    if config.method.name == 'ta_grpo_d':
+      _gated(config, model, task)
 
 
 def _equations(config: config_dict.ConfigDict) -> None:
@@ -61,8 +65,8 @@ def _tiny_sudoku(config: config_dict.ConfigDict) -> None:
   config.eval.num_steps = (36, 18, 9)
 
 
-def _llada_8b(config: config_dict.ConfigDict, task: str) -> None:
-  """LLaDA-8B-Instruct with LoRA, hyper-parameters of the released scripts."""
+def _llada_8b(config: config_dict.ConfigDict) -> None:
+  """LLaDA-8B-Instruct (Nie et al. 2025) with LoRA."""
   config.model.update(
     hidden_size=4096,
     num_layers=32,
@@ -71,14 +75,69 @@ def _llada_8b(config: config_dict.ConfigDict, task: str) -> None:
     head_dim=128,
     mlp_size=12288,
     rope_theta=500_000.0,
-    dtype='bfloat16',
-    param_dtype='bfloat16',
-    remat=True,
-    lora_rank=128,
-    lora_alpha=64.0,
+    **_LORA,
   )
-  config.task = config_dict.ConfigDict(_task(task))
   config.base.path = 'checkpoints/llada_8b'
+
+
+def _dream_7b(config: config_dict.ConfigDict) -> None:
+  """Dream-v0-Instruct-7B (Ye et al. 2025) with LoRA.
+
+  G is 4, not 6, as TA-GRPO-d was released for it; AG-GRPO was not, and guides
+  half of the group here too.
+  """
+  config.model.update(
+    hidden_size=3584,
+    num_layers=28,
+    num_heads=28,
+    num_kv_heads=4,
+    head_dim=128,
+    mlp_size=18944,
+    rope_theta=1_000_000.0,
+    norm_eps=1e-6,
+    attention_bias=True,
+    logit_shift=True,
+    **_LORA,
+  )
+  config.base.path = 'checkpoints/dream_7b'
+  config.rollout.group_size = 4
+  if config.method.guided.num_guided:
+    config.method.guided.num_guided = 2
+
+
+_MODELS = {'llada_8b': _llada_8b, 'dream_7b': _dream_7b}
+_LORA = {
+  'dtype': 'bfloat16',
+  'param_dtype': 'bfloat16',
+  'remat': True,
+  'lora_rank': 128,
+  'lora_alpha': 64.0,
+}
+
+
+def _gated(config: config_dict.ConfigDict, model: str, task: str) -> None:
+  """TA-GRPO-d's gate and shaping, as released (Kim and Kang 2026)."""
+  config.rollout.update(
+    num_prompts=2 if model == 'llada_8b' else 1,
+    threshold=0.7,
+    exponent=0.5,
+    min_commits=1,
+    top_p=0.95,
+  )
+  config.method.credit.update(
+    delta=1.0 if task in ('countdown', 'sudoku') else 0.5,
+    form='published',
+    max_step_scores=8 if task == 'kodcode' else 0,
+  )
+  config.method.policy.update(num_inner=12, beta=0.04)
+  config.train.num_steps = round(5000 / 12)
+  config.train.floor_patience = 0
+  config.eval.thresholds = (0.8, 0.95, 0.9, 0.7, 0.6, 0.5)
+
+
+def _published(config: config_dict.ConfigDict, task: str) -> None:
+  """What the released scripts share, whatever the model."""
+  config.task = config_dict.ConfigDict(_task(task))
   is_guided = config.method.name == 'ag_grpo'
   steps = 128 if task == 'kodcode' or not is_guided else 64
   config.rollout.update(

@@ -52,6 +52,10 @@ class LoopConfig:
     eval_every: steps between evaluations; 0 is never.
     patience: evaluations without a better score after which the loop stops,
       with the parameters of the best; 0 runs to the end and keeps the last.
+    floor_patience: evaluations in a row below the floor (the base's own score)
+      after which the loop stops: the policy has collapsed. A run that ends
+      below the floor, stopped or not, gives the parameters of its best
+      evaluation, the floor's own parameters among them; 0 does not look.
     checkpoint_every: steps between checkpoints.
   """
 
@@ -59,21 +63,25 @@ class LoopConfig:
   eval_every: int
   patience: int
   checkpoint_every: int
+  floor_patience: int = 0
 
   def __post_init__(self):
     if self.checkpoint_every < 1:
       raise ValueError(f'checkpoint.every {self.checkpoint_every} is below 1')
-    if self.num_steps < 0 or self.eval_every < 0 or self.patience < 0:
-      raise ValueError(
-        f'num_steps {self.num_steps}, eval_every {self.eval_every} and '
-        f'patience {self.patience} must not be negative'
-      )
-    if self.patience and not self.eval_every:
-      raise ValueError('patience needs eval_every > 0')
+    for name in ('num_steps', 'eval_every', 'patience', 'floor_patience'):
+      if getattr(self, name) < 0:
+        raise ValueError(f'{name} {getattr(self, name)} must not be negative')
+    if self.keeps_best and not self.eval_every:
+      raise ValueError('patience and floor_patience need eval_every > 0')
+
+  @property
+  def keeps_best(self) -> bool:
+    """Whether checkpoints hold the best parameters beside the last."""
+    return self.patience > 0 or self.floor_patience > 0
 
 
 class Saved(NamedTuple):
-  """The arrays of a checkpoint; `best` is None unless patience asks for it."""
+  """The arrays of a checkpoint; `best` is None unless a patience wants it."""
 
   train: state_lib.TrainState
   best: types.Params | None
@@ -88,6 +96,7 @@ class Progress:
     best_step: of the best evaluation; -1 before the first.
     best_score: its score.
     stale: evaluations since.
+    below: evaluations in a row below the floor.
     seconds: wall time spent in the loop, over all its runs.
     cpu_seconds: processor time, likewise.
     finished: the loop came to its end.
@@ -97,6 +106,7 @@ class Progress:
   best_step: int = -1
   best_score: float = -1.0
   stale: int = 0
+  below: int = 0
   seconds: float = 0.0
   cpu_seconds: float = 0.0
   finished: bool = False
@@ -124,6 +134,7 @@ def run(
   log: metrics.MetricsLog,
   screen: console.Console,
   stop: workdir.StopRequest,
+  floor: float = 0.0,
 ) -> tuple[types.Params, Progress]:
   """Runs `method` from its newest checkpoint, or from `state`, to its end.
 
@@ -139,18 +150,20 @@ def run(
     log: rows go here, those of a step with its evaluation.
     screen: where progress shows.
     stop: its flag is read once a step.
+    floor: score of the parameters that the loop began with.
 
   Returns:
-    The parameters (the best, with patience; else the last), and the progress.
+    The parameters (the best with patience or where the run ended below the
+    floor, else the last), and the progress.
 
   Raises:
     Interrupted: after saving, when `stop` was requested.
     errors.UserError: a loss is not finite.
   """
-  (state, best), progress = _restore(state, cfg, checkpoints)
+  (state, best), progress = _restore(state, cfg, checkpoints, floor)
   layout = jax.tree.map(lambda leaf: leaf.sharding, state)
   if progress.finished:
-    return (best if cfg.patience else state.params), progress
+    return _outcome(state, best, progress, cfg), progress
   clock = _Clock(progress)
   pending = None
 
@@ -186,9 +199,14 @@ def run(
       if cfg.eval_every and (last or progress.step % cfg.eval_every == 0):
         host |= score(state.params)
         host['time/eval'] = time.perf_counter() - dispatched
-        if cfg.patience:
-          best = _keep_best(progress, host['eval/accuracy'], state, best)
-      progress.finished = last or progress.stale >= cfg.patience > 0
+        if cfg.keeps_best:
+          accuracy = host['eval/accuracy']
+          best = _keep_best(progress, accuracy, state, best)
+          progress.below = progress.below + 1 if accuracy < floor else 0
+      collapsed = progress.below >= cfg.floor_patience > 0
+      progress.finished = (
+        last or collapsed or progress.stale >= cfg.patience > 0
+      )
       if progress.finished or progress.step % cfg.checkpoint_every == 0:
         save()
       elif stop.requested:
@@ -197,7 +215,24 @@ def run(
         break
       if stop.requested:
         raise Interrupted
-  return (best if cfg.patience else state.params), progress
+  if cfg.floor_patience and progress.below:
+    screen.line(
+      f'{title}: stopped at step {progress.step} after {progress.below} '
+      f'evaluation(s) below the {floor:.3f} that it began with; kept step '
+      f'{progress.best_step} ({progress.best_score:.3f})'
+    )
+  return _outcome(state, best, progress, cfg), progress
+
+
+def _outcome(
+  state: state_lib.TrainState,
+  best: types.Params | None,
+  progress: Progress,
+  cfg: LoopConfig,
+) -> types.Params:
+  """The parameters that a finished loop gives; see `LoopConfig`."""
+  below = cfg.floor_patience > 0 and progress.below > 0
+  return best if cfg.patience or below else state.params
 
 
 class _Row(NamedTuple):
@@ -227,13 +262,16 @@ def _restore(
   state: state_lib.TrainState,
   cfg: LoopConfig,
   checkpoints: checkpoint.Checkpoints,
+  floor: float,
 ) -> tuple[Saved, Progress]:
   """The newest checkpoint; a fresh start where there is none."""
   state = on_one_mesh(state)
   # The best parameters must not share buffers with those that are donated.
-  best = jax.tree.map(jax.numpy.copy, state.params) if cfg.patience else None
+  best = jax.tree.map(jax.numpy.copy, state.params) if cfg.keeps_best else None
   fresh = Saved(state, best)
   latest = checkpoints.latest()
+  if latest is None and cfg.floor_patience:
+    return fresh, Progress(best_step=0, best_score=floor)
   if latest is None:
     return fresh, Progress()
   saved, meta = checkpoints.restore(latest, fresh)

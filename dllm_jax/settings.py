@@ -13,13 +13,13 @@ from typing import Any
 from dllm_jax import errors, loop, sharding, tasks, types
 from dllm_jax.io import workdir
 from dllm_jax.models import config as model_config
-from dllm_jax.rl import advantages
+from dllm_jax.rl import advantages, trajectory_credit
 from dllm_jax.rollout import answer_free, answer_guided, score
 from dllm_jax.tasks import task as task_lib
 from dllm_jax.train import optim, policy
 from dllm_jax.train.methods import sft
 
-METHODS = ('sft', 'diffu_grpo', 'ag_grpo')
+METHODS = ('sft', 'diffu_grpo', 'ag_grpo', 'ta_grpo_d')
 DTYPES = ('float32', 'bfloat16', 'float16')
 
 # Bounds that no record below checks; '*' is any one group.
@@ -78,17 +78,21 @@ class EvalConfig:
   """How policies are evaluated, greedily.
 
   Attributes:
-    num_steps: denoising steps to try; the one at which the base does best on
-      validation rows is the setting of the run.
+    num_steps: denoising steps of the fixed schedule to try; the one at which
+      the base does best on validation rows is the setting of the run.
+    thresholds: of the gated decoder to try, beside the fixed schedules.
     batch_size: rows decoded together.
   """
 
   num_steps: tuple[int, ...]
+  thresholds: tuple[float, ...]
   batch_size: int
 
   def __post_init__(self):
     if not self.num_steps or min(self.num_steps) < 1:
       raise ValueError(f'num_steps {self.num_steps} must be positive numbers')
+    if len(set(self.thresholds)) < len(self.thresholds):
+      raise ValueError(f'thresholds {self.thresholds} has one twice')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -131,6 +135,7 @@ class Settings:
   guided: answer_guided.GuidedConfig
   reward: score.RewardConfig
   advantage: advantages.AdvantageConfig
+  credit: trajectory_credit.CreditConfig
   policy: policy.PolicyConfig
   optim: optim.OptimConfig
   loop: loop.LoopConfig
@@ -140,6 +145,20 @@ class Settings:
   base_loop: loop.LoopConfig
   eval: EvalConfig
   mesh: sharding.MeshConfig
+
+  def fixed_decodings(self) -> dict[int, answer_free.RolloutConfig]:
+    """The fixed schedules to evaluate, by their denoising steps."""
+    return {
+      steps: self.rollout.greedy(decode='fixed', num_steps=steps)
+      for steps in self.eval.num_steps
+    }
+
+  def gated_decodings(self) -> dict[float, answer_free.RolloutConfig]:
+    """The gated decodings to evaluate, by their thresholds."""
+    return {
+      threshold: self.rollout.greedy(decode='gated', threshold=threshold)
+      for threshold in self.eval.thresholds
+    }
 
   def model_config(self, vocab: types.Vocabulary) -> model_config.ModelConfig:
     """The model's record, once the tokenizer says how many ids there are."""
@@ -168,6 +187,16 @@ def from_config(config: Mapping[str, Any]) -> Settings:
     )
   rollout = _make('rollout', answer_free.RolloutConfig, config['rollout'])
   guided = _make('method.guided', answer_guided.GuidedConfig, method['guided'])
+  if rollout.decode == 'gated' and method['name'] == 'ag_grpo':
+    raise errors.UserError(
+      "config key rollout.decode is 'gated', but the guided rows of ag_grpo "
+      'are decoded by a fixed schedule; use rollout.decode=fixed'
+    )
+  if rollout.decode == 'gated' and not config['eval']['thresholds']:
+    raise errors.UserError(
+      "config key eval.thresholds is empty, but rollout.decode is 'gated': "
+      'the first threshold is the one that training is watched at'
+    )
   if method['name'] == 'ag_grpo' and guided.num_guided > rollout.group_size:
     raise errors.UserError(
       f'config key method.guided.num_guided is {guided.num_guided}, more than '
@@ -187,6 +216,7 @@ def from_config(config: Mapping[str, Any]) -> Settings:
         'num_steps': values['num_steps'],
         'eval_every': values['eval_every'],
         'patience': values['patience'],
+        'floor_patience': values.get('floor_patience', 0),
         'checkpoint_every': every,
       },
     )
@@ -210,6 +240,9 @@ def from_config(config: Mapping[str, Any]) -> Settings:
     advantage=_make(
       'method.advantage', advantages.AdvantageConfig, method['advantage']
     ),
+    credit=_make(
+      'method.credit', trajectory_credit.CreditConfig, method['credit']
+    ),
     policy=_make('method.policy', policy.PolicyConfig, method['policy']),
     optim=_make('train.optim', optim.OptimConfig, train['optim']),
     loop=schedule('train', train),
@@ -225,7 +258,11 @@ def from_config(config: Mapping[str, Any]) -> Settings:
     eval=_make(
       'eval',
       EvalConfig,
-      config['eval'] | {'num_steps': tuple(config['eval']['num_steps'])},
+      {
+        'num_steps': tuple(config['eval']['num_steps']),
+        'thresholds': tuple(config['eval']['thresholds']),
+        'batch_size': config['eval']['batch_size'],
+      },
     ),
     mesh=_make('mesh', sharding.MeshConfig, config['mesh']),
   )

@@ -82,7 +82,7 @@ class RolloutBatch(NamedTuple):
     commit_step: `Trajectory.commit_step`.
     num_steps: `Trajectory.num_steps`.
     completion_mask: True up to and including the first EOS.
-    advantage: one scalar a row.
+    advantage: of every token; the same along a row where nothing shapes it.
     guided: True on answer-guided rows.
     row_id: the row's number in the whole run's order; it seeds its draws.
   """
@@ -95,7 +95,7 @@ class RolloutBatch(NamedTuple):
   commit_step: Int[Array, 'B L']
   num_steps: Int[Array, ' B']
   completion_mask: Bool[Array, 'B L']
-  advantage: Float[Array, ' B']
+  advantage: Float[Array, 'B L']
   guided: Bool[Array, ' B']
   row_id: Int[Array, ' B']
 

@@ -2,6 +2,8 @@
 
   python launch/eval.py --config configs/ag_grpo.py --model runs/ag_grpo \
     --steps 6 --out results.json
+  python launch/eval.py --config configs/ta_grpo_d.py --model runs/ta --sweep \
+    --out frontier.json
 """
 
 import pathlib
@@ -17,10 +19,22 @@ PARAMS = flags.DEFINE_enum(
 )
 TASK = flags.DEFINE_string('task', None, "the task; default: the config's")
 OUT = flags.DEFINE_string('out', None, 'results JSON; generations beside it')
-DECODE = flags.DEFINE_enum('decode', 'fixed', ['fixed'], 'the decoder')
+SWEEP = flags.DEFINE_bool(
+  'sweep', False, 'all models under eval.num_steps and eval.thresholds'
+)
+DECODE = flags.DEFINE_enum(
+  'decode', None, ['fixed', 'gated'], "the decoder; default: the config's"
+)
 GEN_LENGTH = flags.DEFINE_integer('gen_length', None, 'completion tokens')
 BLOCK_LENGTH = flags.DEFINE_integer('block_length', None, 'tokens of a block')
-STEPS = flags.DEFINE_integer('steps', None, 'denoising steps in all')
+STEPS = flags.DEFINE_integer('steps', None, 'fixed: denoising steps in all')
+THRESHOLD = flags.DEFINE_float(
+  'threshold', None, 'gated: the confidence above which a token is committed'
+)
+GATE = flags.DEFINE_enum(
+  'gate', 'threshold', ['threshold', 'bernoulli'], 'gated: the gate'
+)
+TOP_P = flags.DEFINE_float('top_p', None, 'gated: nucleus of the proposals')
 TEMPERATURE = flags.DEFINE_float('temperature', 0.0, '0 is greedy')
 SEED = flags.DEFINE_integer('seed', None, 'of the draws')
 BATCH_SIZE = flags.DEFINE_integer('batch_size', None, 'rows decoded together')
@@ -38,7 +52,11 @@ def main(config) -> int:
   for flag, group, name in (
     (GEN_LENGTH, 'rollout', 'gen_length'),
     (BLOCK_LENGTH, 'rollout', 'block_length'),
+    (DECODE, 'rollout', 'decode'),
     (STEPS, 'rollout', 'num_steps'),
+    (THRESHOLD, 'rollout', 'threshold'),
+    (GATE, 'rollout', 'gate'),
+    (TOP_P, 'rollout', 'top_p'),
     (TEMPERATURE, 'rollout', 'temperature'),
     (BATCH_SIZE, 'eval', 'batch_size'),
   ):
@@ -47,17 +65,18 @@ def main(config) -> int:
   if SEED.value is not None:
     values['seed'] = SEED.value
   cli.setup_jax(values['mesh']['cpu_devices'])
-  from dllm_jax import settings  # Late: --help answers at once.
-  from dllm_jax.experiment import results
+  from dllm_jax.experiment import evaluate  # Late: --help answers at once.
   from dllm_jax.io import console
 
-  results.evaluate_model(
-    settings.from_config(values),
-    pathlib.Path(MODEL.value),
-    PARAMS.value,
-    out=pathlib.Path(OUT.value) if OUT.value else None,
-    screen=console.Console(),
-  )
+  directory = pathlib.Path(MODEL.value)
+  outlets = {
+    'out': pathlib.Path(OUT.value) if OUT.value else None,
+    'screen': console.Console(),
+  }
+  if SWEEP.value:
+    evaluate.sweep_models(values, directory, **outlets)
+  else:
+    evaluate.evaluate_model(values, directory, PARAMS.value, **outlets)
   return 0
 
 

@@ -84,7 +84,7 @@ class Run:
     self.scored, self.stop = [], workdir.StopRequest()
     self.screen = io.StringIO()
 
-  def __call__(self, method, keep=100, **changes):
+  def __call__(self, method, keep=100, floor=0.0, **changes):
     cfg = dataclasses.replace(CFG, **changes)
     checkpoints = checkpoint.Checkpoints(
       self.directory / 'checkpoints', max_to_keep=keep
@@ -104,6 +104,7 @@ class Run:
         log=log,
         screen=console.Console(file=self.screen),
         stop=self.stop,
+        floor=floor,
       )
     finally:
       log.close()
@@ -220,6 +221,36 @@ def test_patience_that_does_not_run_out_gives_the_best(tmp_path):
   assert progress.step == 7
 
 
+FLOOR = {'floor': 0.4, 'num_steps': 20, 'eval_every': 2, 'floor_patience': 3}
+
+
+def test_a_collapse_is_stopped_and_the_best_is_kept(tmp_path):
+  run = Run(tmp_path, scores=[0.5, 0.3, 0.45, 0.39, 0.1, 0.2, 0.9])
+  params, progress = run(Adder(), **FLOOR)
+  assert (progress.step, progress.below, progress.best_step) == (12, 3, 2)
+  assert float(params['w']) == weight_after(2)
+  said = ' '.join(run.screen.getvalue().split())
+  assert 'stopped at step 12 after 3 evaluation(s) below the 0.400' in said
+  assert 'kept step 2 (0.500)' in said
+  again, _ = run(Adder(), **FLOOR)
+  assert float(again['w']) == weight_after(2)
+
+
+def test_a_run_above_its_floor_gives_its_last(tmp_path):
+  run = Run(tmp_path, scores=[0.5, 0.3, 0.4] + [0.41] * 7)
+  params, progress = run(Adder(), **FLOOR)
+  assert (progress.step, progress.below) == (20, 0)
+  assert float(params['w']) == weight_after(20)
+  assert 'below' not in run.screen.getvalue()
+
+
+def test_a_run_that_never_reached_its_floor_gives_its_start(tmp_path):
+  run = Run(tmp_path, scores=[0.1] * 3)
+  params, progress = run(Adder(), **FLOOR)
+  assert (progress.step, progress.best_step) == (6, 0)
+  assert float(params['w']) == 1.0
+
+
 def test_best_and_staleness_survive_a_stop(tmp_path):
   run = Run(tmp_path, scores=[0.3, 0.2, 0.1])
   setting = {'num_steps': 100, 'eval_every': 2, 'patience': 2}
@@ -310,7 +341,8 @@ def test_scalars_join_the_parameters_on_their_mesh(run):
     ({'num_steps': -1}, 'num_steps -1'),
     ({'eval_every': -1}, 'eval_every -1'),
     ({'patience': -1}, 'patience -1'),
-    ({'patience': 2}, 'patience needs eval_every > 0'),
+    ({'patience': 2}, 'patience and floor_patience need eval_every'),
+    ({'floor_patience': 1}, 'patience and floor_patience need eval_every'),
     ({'checkpoint_every': 0}, 'checkpoint.every 0 is below 1'),
   ],
 )

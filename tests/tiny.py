@@ -148,7 +148,11 @@ def rollouts(
     ),
     num_steps=jnp.full(rows, steps, jnp.int32),
     completion_mask=jnp.asarray(np.cumsum(is_eos, 1) - is_eos == 0),
-    advantage=jnp.asarray(rng.standard_normal(rows).astype(np.float32)),
+    advantage=jnp.asarray(
+      np.repeat(rng.standard_normal((rows, 1)), gen_length, 1).astype(
+        np.float32
+      )
+    ),
     guided=jnp.asarray(np.arange(rows) % 2 == 1),
     row_id=jnp.arange(rows, dtype=jnp.int32) + 7,
   )

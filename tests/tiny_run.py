@@ -17,7 +17,7 @@ from dllm_jax.io import checkpoint
 from dllm_jax.text import tokenizer as tokenizer_lib
 from dllm_jax.train import optim
 from dllm_jax.train import state as state_lib
-from dllm_jax.train.methods import ag_grpo, diffu_grpo
+from dllm_jax.train.methods import ag_grpo, diffu_grpo, ta_grpo_d
 
 SHAPE = {
   'hidden_size': 16,
@@ -55,6 +55,11 @@ def get_config(arg: str = 'ag_grpo'):
   config.train.update({'num_steps': 6, 'eval_every': 3, 'control': False})
   config.eval.update({'num_steps': (6, 3), 'batch_size': 8})
   config.checkpoint.every = 1
+  if arg == 'ta_grpo_d':
+    config.rollout.update({'decode': 'gated', 'threshold': 0.1})
+    config.method.credit.delta = 0.5
+    config.eval.thresholds = (0.2, 0.05)
+    config.train.floor_patience = 3
   if arg == 'sudoku':
     config.task = {'name': 'sudoku', 'prompt_style': 'terse', 'parity': False}
     config.method.reward = {'cells': 1.0, 'xmlcount': 1.0}
@@ -112,6 +117,8 @@ def start(cfg, ctx, arg: str = 'ag_grpo'):
   }
   if arg == 'ag_grpo':
     method = ag_grpo.AgGrpo(**shared, guided=cfg.guided)
+  elif arg == 'ta_grpo_d':
+    method = ta_grpo_d.TaGrpoD(**shared, credit=cfg.credit)
   else:
     method = diffu_grpo.DiffuGrpo(**shared)
   return method, loop.on_one_mesh(state_lib.create(params, made))

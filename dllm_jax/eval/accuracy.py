@@ -1,9 +1,8 @@
 """Decodes held-out prompts and counts what the verifier accepts."""
 
-import dataclasses
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -13,6 +12,8 @@ from dllm_jax import types
 from dllm_jax.ops import streams
 from dllm_jax.rollout import answer_free, context, prompts, score
 from dllm_jax.tasks import task as task_lib
+
+Setting = TypeVar('Setting', int, float)
 
 
 class Evaluation(NamedTuple):
@@ -125,21 +126,24 @@ def sweep(
   ctx: context.Context,
   params: types.Params,
   rows: Sequence[task_lib.Row],
-  cfg: answer_free.RolloutConfig,
-  num_steps: Sequence[int],
+  settings: Mapping[Setting, answer_free.RolloutConfig],
   *,
   batch_size: int,
   advance: Callable[[int], None] | None = None,
-) -> dict[int, Evaluation]:
-  """`evaluate` at each number of denoising steps, by one compilation."""
+) -> dict[Setting, Evaluation]:
+  """`evaluate` under each of several decodings, by one compilation a decoder.
+
+  Args:
+    ctx: the run.
+    params: of the policy.
+    rows: held-out rows.
+    settings: decodings by name.
+    batch_size: rows decoded together.
+    advance: as in `evaluate`.
+  """
   return {
-    steps: evaluate(
-      ctx,
-      params,
-      rows,
-      dataclasses.replace(cfg, num_steps=steps),
-      batch_size=batch_size,
-      advance=advance,
+    name: evaluate(
+      ctx, params, rows, cfg, batch_size=batch_size, advance=advance
     )
-    for steps in num_steps
+    for name, cfg in settings.items()
   }

@@ -1,61 +1,133 @@
-"""Evaluation of finished policies: results files, and the closing table."""
+"""Evaluation of all policies of a run: eval.json, and the closing tables."""
 
+import functools
 import json
 import pathlib
-import tempfile
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
-from dllm_jax import errors, loop, settings, sharding, types
-from dllm_jax.eval import accuracy
+from dllm_jax import errors, loop, settings, types
+from dllm_jax.eval import accuracy, frontier
 from dllm_jax.experiment import setup
-from dllm_jax.io import checkpoint, console, workdir
-from dllm_jax.text import tokenizer as tokenizer_lib
+from dllm_jax.io import console, workdir
+from dllm_jax.rollout import context
+from dllm_jax.tasks import task as task_lib
 
 EVAL_FILE = 'eval.json'
 TOKENIZER_FILE = 'tokenizer.json'
+POLICIES = ('base', 'control', 'final')
 
 
-def evaluate_all(
-  run: setup.Run, policies: dict[str, types.Params], chosen: int
+class Chosen(NamedTuple):
+  """The decodings that were chosen on validation rows.
+
+  Attributes:
+    steps: of the fixed schedule, by the base's accuracy.
+    thresholds: by policy; empty where nothing is decoded by a gate.
+  """
+
+  steps: int
+  thresholds: dict[str, float]
+
+
+def sweep_all(
+  ctx: context.Context,
+  cfg: settings.Settings,
+  rows: Sequence[task_lib.Row],
+  policies: Mapping[str, types.Params],
+  *,
+  screen: console.Console,
+  stop: workdir.StopRequest,
 ) -> dict[str, Any]:
-  """Test accuracy of every policy at every setting: what eval.json says."""
-  cfg = run.cfg
-  total = len(run.rows.test) * len(policies) * len(cfg.eval.num_steps)
-  swept = {}
-  with run.screen.stage('evaluation', total) as bar:
+  """Every policy under every decoding of the config, on the same rows.
+
+  Returns:
+    By policy a 'sweep' over the fixed schedules and, where the config has
+    thresholds, 'thresholds'; then also 'frontier', by policy but the base:
+    each of its thresholds against the base's own (`eval.frontier.compare`).
+  """
+  fixed, gated = {}, {}
+  decodings = len(cfg.eval.num_steps) + len(cfg.eval.thresholds)
+  with screen.stage('evaluation', len(rows) * len(policies) * decodings) as bar:
 
     def advance(count):
       bar.add(count)
-      loop.check_stop(run.stop)
+      loop.check_stop(stop)
 
     for name, params in policies.items():
-      swept[name] = accuracy.sweep(
-        run.ctx,
+      sweep = functools.partial(
+        accuracy.sweep,
+        ctx,
         params,
-        run.rows.test,
-        run.greedy(),
-        cfg.eval.num_steps,
+        rows,
         batch_size=cfg.eval.batch_size,
         advance=advance,
       )
-  results = {
-    'task': cfg.task.name,
-    'method': cfg.method,
-    'num': len(run.rows.test),
-    'chosen_steps': chosen,
-  }
-  for name, by_steps in swept.items():
-    results[name] = by_steps[chosen].summary() | {
-      'sweep': {
-        str(steps): found.summary() for steps, found in by_steps.items()
+      fixed[name] = sweep(cfg.fixed_decodings())
+      gated[name] = sweep(cfg.gated_decodings())
+  found = {name: {'sweep': _summaries(fixed[name])} for name in policies}
+  if cfg.eval.thresholds:
+    for name in policies:
+      found[name]['thresholds'] = _summaries(gated[name])
+    if 'base' in policies:
+      found['frontier'] = {
+        name: _frontier(gated[name], gated['base'])
+        for name in policies
+        if name != 'base'
       }
-    }
+  return found
+
+
+def evaluate_all(
+  run: setup.Run, policies: dict[str, types.Params], chosen: Chosen
+) -> dict[str, Any]:
+  """Test accuracy of every policy at every setting: what eval.json says."""
+  found = sweep_all(
+    run.ctx,
+    run.cfg,
+    run.rows.test,
+    policies,
+    screen=run.screen,
+    stop=run.stop,
+  )
+  for name in policies:
+    own = found[name]
+    own |= own['sweep'][str(chosen.steps)]
+    if 'thresholds' in own:
+      threshold = str(chosen.thresholds[name])
+      own['at_threshold'] = {'threshold': threshold} | own['thresholds'][
+        threshold
+      ]
     run.log.write(
       'eval',
-      cfg.loop.num_steps if name == 'final' else 0,
-      {f'{name}/accuracy': results[name]['accuracy']},
+      run.cfg.loop.num_steps if name == 'final' else 0,
+      {f'{name}/accuracy': own['accuracy']},
     )
-  return results
+  return {
+    'task': run.cfg.task.name,
+    'method': run.cfg.method,
+    'num': len(run.rows.test),
+    'chosen_steps': chosen.steps,
+  } | found
+
+
+def _summaries(
+  found: Mapping[float, accuracy.Evaluation],
+) -> dict[str, dict[str, Any]]:
+  return {str(setting): e.summary() for setting, e in found.items()}
+
+
+def _frontier(
+  policy: Mapping[float, accuracy.Evaluation],
+  base: Mapping[float, accuracy.Evaluation],
+) -> list[dict[str, Any]]:
+  """Every threshold of a policy against the base's own threshold sweep."""
+  rows = frontier.compare(
+    frontier.points(list(policy.values())), frontier.points(list(base.values()))
+  )
+  return [
+    {'threshold': str(t)} | row for t, row in zip(policy, rows, strict=True)
+  ]
 
 
 def read(path: pathlib.Path) -> dict[str, Any]:
@@ -77,24 +149,8 @@ def read(path: pathlib.Path) -> dict[str, Any]:
 
 
 def show(results: dict[str, Any], screen: console.Console) -> None:
-  """The closing table: every policy at every setting."""
-  names = [n for n in ('base', 'control', 'final') if n in results]
-  chosen = str(results['chosen_steps'])
-  rows = []
-  for steps in results['base']['sweep']:
-    cells = [results[name]['sweep'][steps] for name in names]
-    rows.append(
-      [f'{steps} steps' + (' *' if steps == chosen else '')]
-      + [
-        f'{100 * c["accuracy"]:.1f} ± {100 * c["interval"]:.1f}' for c in cells
-      ]
-    )
-  screen.table(
-    f'{results["task"]}: greedy accuracy (%) on {results["num"]} held-out '
-    f'problems',
-    ['', *names],
-    rows,
-  )
+  """The closing tables: every policy at every setting."""
+  names = show_fixed(results, screen)
   gains = [
     f'final - {name} = '
     f'{100 * (results["final"]["accuracy"] - results[name]["accuracy"]):+.1f}'
@@ -105,99 +161,61 @@ def show(results: dict[str, Any], screen: console.Console) -> None:
     '± is 1.96 standard errors. * is the setting at which the base is best on '
     f'validation rows; there {", ".join(gains)} points ({results["method"]})'
   )
+  if 'frontier' in results:
+    show_thresholds(results, screen)
+    _show_gain(results, screen)
 
 
-def evaluate_model(
-  cfg: settings.Settings,
-  directory: pathlib.Path,
-  name: str,
-  *,
-  out: pathlib.Path | None,
-  screen: console.Console,
-) -> dict[str, Any]:
-  """Everything that `launch/eval.py` does.
-
-  Args:
-    cfg: task, model and decoding; its temperature is used as it is.
-    directory: workdir of a run.
-    name: which of its models: 'base', 'control' or 'final'.
-    out: results file; the generations go beside it.
-    screen: where progress and accuracy go.
-
-  Returns:
-    What the results file says.
-
-  Raises:
-    errors.UserError: a model that is missing or of another shape.
-  """
-  kept = directory / name
-  if not kept.exists():
-    there = [
-      n for n in ('base', 'control', 'final') if (directory / n).exists()
-    ]
-    raise errors.UserError(
-      f'{directory} holds no model {name!r}'
-      + (f'; it has {", ".join(there)} (--params)' if there else '')
-    )
-  try:
-    tokenizer = tokenizer_lib.Tokenizer.load(directory / TOKENIZER_FILE)
-  except (FileNotFoundError, ValueError) as e:
-    raise errors.UserError(f'{directory} is no workdir of a run: {e}') from e
-  ctx = setup.make_context(cfg, tokenizer)
-  sharding.check_divides(cfg.eval.batch_size, ctx.mesh, 'eval.batch_size')
-  if out is not None:
-    _check_writable(out, directory)
-  like = setup.fresh_params(ctx)
-  params, _ = checkpoint.load_params(kept, like)
-  rows = setup.load_rows(cfg).test
-  with screen.stage(f'{cfg.task.name}, {name}', len(rows)) as bar:
-    found = accuracy.evaluate(
-      ctx,
-      params,
-      rows,
-      cfg.rollout,
-      batch_size=cfg.eval.batch_size,
-      advance=bar.add,
-    )
-  summary = {'task': cfg.task.name, 'params': name} | found.summary()
-  screen.line(
-    f'{cfg.task.name}, {name}: accuracy {100 * found.accuracy:.1f} % '
-    f'± {100 * summary["interval"]:.1f} on {len(rows)} problems, '
-    f'{found.mean_steps:.1f} steps, {found.tokens_per_second:.0f} tokens/s'
+def show_fixed(results: dict[str, Any], screen: console.Console) -> list[str]:
+  """The table over the fixed schedules; the names of the policies in it."""
+  names = [n for n in POLICIES if n in results]
+  percent = lambda c: f'{100 * c["accuracy"]:.1f} ± {100 * c["interval"]:.1f}'
+  chosen = str(results.get('chosen_steps'))
+  screen.table(
+    f'{results["task"]}: greedy accuracy (%), {results["num"]} problems',
+    ['fixed', *names],
+    [
+      [f'{steps} steps' + (' *' if steps == chosen else '')]
+      + [percent(results[name]['sweep'][steps]) for name in names]
+      for steps in results[names[0]]['sweep']
+    ],
   )
-  if out is not None:
-    workdir.write_json(out, summary)
-    generations = out.with_suffix('.generations.jsonl')
-    with generations.open('w', encoding='utf-8') as file:
-      for i, row in enumerate(rows):
-        record = {
-          'id': row['id'],
-          'question': cfg.task.prompt(row),
-          'generation': found.texts[i],
-          'ground_truth': cfg.task.gold(row),
-          'correct': bool(found.correct[i]),
-          'completion_ids': found.tokens[i].tolist(),
-          'commit_step': found.commit_step[i].tolist(),
-          'num_steps': int(found.num_steps[i]),
-        }
-        file.write(json.dumps(record) + '\n')
-    screen.line(f'written: {out}, {generations}')
-  return summary
+  return names
 
 
-def _check_writable(out: pathlib.Path, directory: pathlib.Path) -> None:
-  """Makes the folder of a results file, before the work that fills it."""
-  try:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=out.parent):
-      pass
-  except OSError as e:
-    raise errors.UserError(
-      f'cannot write results to {out}: {e.strerror}; use another --out'
-    ) from e
-  if out.is_dir():
-    raise errors.UserError(f'--out {out} is a folder; name a file in it')
-  if out.exists() and out.resolve().parent == directory.resolve():
-    raise errors.UserError(
-      f'--out {out} is a file of the run that is evaluated; use another name'
+def show_thresholds(results: dict[str, Any], screen: console.Console) -> None:
+  """The table over the thresholds of the gated decoder."""
+  names = [n for n in POLICIES if n in results]
+  screen.table(
+    'accuracy (%) in mean steps, by threshold',
+    ['gated', *names],
+    [
+      [t] + [_in_steps(results[name]['thresholds'][t]) for name in names]
+      for t in results[names[0]]['thresholds']
+    ],
+  )
+
+
+def _in_steps(found: dict[str, Any]) -> str:
+  return f'{100 * found["accuracy"]:.1f} in {found["mean_steps"]:.1f}'
+
+
+def _show_gain(results: dict[str, Any], screen: console.Console) -> None:
+  """What the policy gains in steps, and at equal steps in accuracy."""
+  final = results['final']['at_threshold']
+  screen.line(
+    f'base, fixed schedule: {_in_steps(results["base"])} steps; final at '
+    f'threshold {final["threshold"]} (chosen on validation rows): '
+    f'{_in_steps(final)} steps'
+  )
+  row = next(
+    row
+    for row in results['frontier']['final']
+    if row['threshold'] == final['threshold']
+  )
+  if row['gap'] is not None:
+    screen.line(
+      f"the base's own thresholds reach {100 * row['base']:.1f} in as many "
+      f'steps: final - base = {100 * row["gap"]:+.1f} points (95 % by '
+      f'bootstrap: {100 * row["low"]:+.1f} to {100 * row["high"]:+.1f})'
     )

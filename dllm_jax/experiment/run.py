@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from dllm_jax import settings
+from dllm_jax.analysis import frontier_plot
 from dllm_jax.experiment import results, setup, stages
 from dllm_jax.io import console, metrics, workdir
 from dllm_jax.text import tokenizer as tokenizer_lib
@@ -86,6 +87,8 @@ def run(
       stop=stop,
     )
     found = _stages(this)
+    if cfg.eval.thresholds:
+      frontier_plot.draw(found, directory / 'frontier.png')
     workdir.write_json(finished, found)
     log.close()
     results.show(found, screen)
@@ -96,11 +99,11 @@ def _stages(run: setup.Run) -> dict[str, Any]:
   """Base, RL, control, evaluation."""
   cfg = run.cfg
   base, base_progress = stages.train_base(run)
-  chosen = stages.choose_steps(run, base)
+  best = stages.choose_steps(run, base)
   policies = {'base': base, 'final': base}
   seconds = {'base': base_progress.seconds}
   if cfg.method != 'sft':
-    policies['final'], progress = stages.train_policy(run, base, chosen)
+    policies['final'], progress = stages.train_policy(run, base, best.setting)
     seconds['rl'] = progress.seconds
     stages.keep(run, 'final', policies['final'], progress)
     if cfg.control and base_progress.cpu_seconds > 0:
@@ -110,6 +113,14 @@ def _stages(run: setup.Run) -> dict[str, Any]:
       seconds['control'] = extra.seconds
       stages.keep(run, 'control', policies['control'], extra)
   began = time.perf_counter()
-  found = results.evaluate_all(run, policies, chosen)
+  thresholds = {}
+  if cfg.eval.thresholds:
+    thresholds = {
+      name: stages.choose_threshold(run, params, best.accuracy).setting
+      for name, params in policies.items()
+    }
+  found = results.evaluate_all(
+    run, policies, results.Chosen(best.setting, thresholds)
+  )
   seconds['eval'] = time.perf_counter() - began
   return found | {'seconds': seconds}

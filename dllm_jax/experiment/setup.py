@@ -13,7 +13,6 @@ from dllm_jax.io import checkpoint, console, metrics, workdir
 from dllm_jax.models import transformer
 from dllm_jax.ops import streams
 from dllm_jax.rollout import (
-  answer_free,
   answer_guided,
   context,
   prompts,
@@ -51,10 +50,6 @@ class Run:
   def checkpoints(self, stage: str) -> checkpoint.Checkpoints:
     """Those of one stage."""
     return stage_checkpoints(self.directory, stage, self.cfg.keep)
-
-  def greedy(self) -> answer_free.RolloutConfig:
-    """The decoding of evaluations."""
-    return dataclasses.replace(self.cfg.rollout, temperature=0.0)
 
 
 def stage_checkpoints(
@@ -103,45 +98,57 @@ def load_rows(cfg: settings.Settings) -> Rows:
   """Generates the data set where it is absent, and picks the run's rows.
 
   Raises:
-    errors.UserError: a public file is missing or malformed.
+    errors.UserError: a public file is missing or malformed, or a split holds
+      fewer rows than the config wants.
   """
+  builder = _prepare(cfg)
+  train = pipeline.open_split(builder, 'train')
+  validation = pipeline.open_split(builder, 'validation')
+  return Rows(
+    demonstrations=_pick(cfg, train, 'num_demonstrations', cfg.seed),
+    prompts=train,
+    validation=_pick(cfg, validation, 'num_validation', SPLIT_SEED),
+    test=load_test(cfg),
+  )
+
+
+def load_test(cfg: settings.Settings) -> Sequence[task_lib.Row]:
+  """The held-out rows alone; of the public files where `data_dir` says so.
+
+  Raises:
+    errors.UserError: as `load_rows`.
+  """
+  if not cfg.data_dir:
+    test = pipeline.open_split(_prepare(cfg), 'test')
+    return _pick(cfg, test, 'num_test', SPLIT_SEED)
+  try:
+    rows = public.load(cfg.task.name, cfg.data_dir)
+  except (FileNotFoundError, ValueError) as e:
+    raise errors.UserError(str(e)) from e
+  return pipeline.pick(rows, min(cfg.data.num_test, len(rows)), seed=SPLIT_SEED)
+
+
+def _prepare(cfg: settings.Settings):
   cache = cfg.data.cache_dir or workdir.cache_dir() / 'data'
   try:
-    builder = pipeline.prepare(cfg.task, cache)
+    return pipeline.prepare(cfg.task, cache)
   except OSError as e:
     raise errors.UserError(
       f'the data set cannot be written to {cache}: {e.strerror}; change '
       'data.cache_dir or $DLLM_JAX_CACHE'
     ) from e
 
-  def pick(source, name, seed):
-    wanted = getattr(cfg.data, name)
-    if wanted > len(source):
-      raise errors.UserError(
-        f'config key data.{name} is {wanted}, but there are {len(source)} '
-        'rows: lower it'
-      )
-    return pipeline.pick(source, wanted, seed=seed)
 
-  train = pipeline.open_split(builder, 'train')
-  if cfg.data_dir:
-    try:
-      public_rows = public.load(cfg.task.name, cfg.data_dir)
-    except (FileNotFoundError, ValueError) as e:
-      raise errors.UserError(str(e)) from e
-    test = pipeline.pick(
-      public_rows, min(cfg.data.num_test, len(public_rows)), seed=SPLIT_SEED
+def _pick(
+  cfg: settings.Settings, source: Sequence[task_lib.Row], name: str, seed: int
+) -> Sequence[task_lib.Row]:
+  wanted = getattr(cfg.data, name)
+  if wanted > len(source):
+    raise errors.UserError(
+      f'config key data.{name} is {wanted}, but there are {len(source)} '
+      'rows: lower it'
     )
-  else:
-    test = pick(pipeline.open_split(builder, 'test'), 'num_test', SPLIT_SEED)
-  return Rows(
-    demonstrations=pick(train, 'num_demonstrations', cfg.seed),
-    prompts=train,
-    validation=pick(
-      pipeline.open_split(builder, 'validation'), 'num_validation', SPLIT_SEED
-    ),
-    test=test,
-  )
+  return pipeline.pick(source, wanted, seed=seed)
 
 
 def check_rows(

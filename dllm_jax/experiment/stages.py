@@ -5,9 +5,11 @@ Each stage resumes from its own checkpoints and keeps its result under a name.
 
 import dataclasses
 import pathlib
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from dllm_jax import loop, types
 from dllm_jax.data import pipeline
@@ -15,9 +17,10 @@ from dllm_jax.eval import accuracy
 from dllm_jax.experiment import setup
 from dllm_jax.io import checkpoint
 from dllm_jax.ops import streams
+from dllm_jax.rollout import answer_free
 from dllm_jax.train import optim
 from dllm_jax.train import state as state_lib
-from dllm_jax.train.methods import ag_grpo, diffu_grpo, sft
+from dllm_jax.train.methods import ag_grpo, diffu_grpo, sft, ta_grpo_d
 
 
 def train_base(run: setup.Run) -> tuple[types.Params, loop.Progress]:
@@ -44,7 +47,7 @@ def train_base(run: setup.Run) -> tuple[types.Params, loop.Progress]:
     ),
     title='base (sft)',
     cfg=cfg.base_loop,
-    score=_scorer(run, cfg.eval.num_steps[0]),
+    score=_scorer(run, cfg.fixed_decodings()[cfg.eval.num_steps[0]]),
     **_outlets(run, 'sft'),
   )
   keep(run, 'base', params, progress)
@@ -54,7 +57,11 @@ def train_base(run: setup.Run) -> tuple[types.Params, loop.Progress]:
 def train_policy(
   run: setup.Run, base: types.Params, num_steps: int
 ) -> tuple[types.Params, loop.Progress]:
-  """RL from the base model, watched on validation rows at `num_steps`."""
+  """RL from the base model, watched on validation rows.
+
+  Watched at `num_steps` of the fixed schedule; a gated policy at the first of
+  `eval.thresholds`.
+  """
   cfg, ctx = run.cfg, run.ctx
   optimizer = optim.make(cfg.optim)
   shared = {
@@ -68,8 +75,17 @@ def train_policy(
   }
   if cfg.method == 'ag_grpo':
     method = ag_grpo.AgGrpo(**shared, guided=cfg.guided)
+  elif cfg.method == 'ta_grpo_d':
+    method = ta_grpo_d.TaGrpoD(**shared, credit=cfg.credit)
   else:
     method = diffu_grpo.DiffuGrpo(**shared)
+  watched = cfg.fixed_decodings()[num_steps]
+  if cfg.rollout.decode == 'gated':
+    watched = cfg.gated_decodings()[cfg.eval.thresholds[0]]
+  score = _scorer(run, watched)
+  floor = 0.0
+  if cfg.loop.floor_patience:
+    floor = score(base)['eval/accuracy']
   return loop.run(
     method,
     state_lib.create(_copy(base), optimizer),
@@ -80,7 +96,8 @@ def train_policy(
     ),
     title=cfg.method,
     cfg=cfg.loop,
-    score=_scorer(run, num_steps),
+    score=score,
+    floor=floor,
     **_outlets(run, 'rl'),
   )
 
@@ -116,23 +133,57 @@ def train_control(
       num_steps=num_steps,
       patience=num_steps if cfg.base_loop.eval_every else 0,  # to the end
     ),
-    score=_scorer(run, cfg.eval.num_steps[0]),
+    score=_scorer(run, cfg.fixed_decodings()[cfg.eval.num_steps[0]]),
     **_outlets(run, 'control'),
   )
 
 
-def choose_steps(run: setup.Run, base: types.Params) -> int:
-  """The denoising steps at which the base is best on validation rows."""
-  found = accuracy.sweep(
+class Choice(NamedTuple):
+  """A decoding that was chosen on validation rows.
+
+  Attributes:
+    setting: denoising steps, or a threshold.
+    accuracy: on the validation rows.
+  """
+
+  setting: float
+  accuracy: float
+
+
+def choose_steps(run: setup.Run, base: types.Params) -> Choice:
+  """The fixed schedule at which the base is best on validation rows."""
+  found = _validate(run, base, run.cfg.fixed_decodings())
+  steps = max(found, key=lambda steps: found[steps].accuracy)
+  return Choice(steps, found[steps].accuracy)
+
+
+def choose_threshold(
+  run: setup.Run, params: types.Params, wanted: float
+) -> Choice:
+  """The threshold of fewest steps that keeps an accuracy of `wanted`.
+
+  On validation rows, and by one standard error at least, since the fewest
+  steps of many thresholds are picked; the most accurate where none keeps it.
+  """
+  error = np.sqrt(wanted * (1 - wanted) / len(run.rows.validation))
+  found = _validate(run, params, run.cfg.gated_decodings())
+  enough = [t for t in found if found[t].accuracy >= wanted + error]
+  if enough:
+    chosen = min(enough, key=lambda t: found[t].mean_steps)
+  else:
+    chosen = max(found, key=lambda t: found[t].accuracy)
+  return Choice(chosen, found[chosen].accuracy)
+
+
+def _validate(run, params, settings):
+  return accuracy.sweep(
     run.ctx,
-    base,
+    params,
     run.rows.validation,
-    run.greedy(),
-    run.cfg.eval.num_steps,
+    settings,
     batch_size=run.cfg.eval.batch_size,
     advance=lambda count: loop.check_stop(run.stop),
   )
-  return max(found, key=lambda steps: found[steps].accuracy)
 
 
 def keep(
@@ -154,9 +205,10 @@ def _outlets(run: setup.Run, stage: str) -> dict[str, Any]:
   }
 
 
-def _scorer(run: setup.Run, num_steps: int):
-  """Validation metrics of parameters, for `loop.run`."""
-  cfg = dataclasses.replace(run.greedy(), num_steps=num_steps)
+def _scorer(
+  run: setup.Run, cfg: answer_free.RolloutConfig
+) -> Callable[[types.Params], dict[str, float]]:
+  """Validation metrics of parameters under a decoding, for `loop.run`."""
 
   def score(params):
     found = accuracy.evaluate(

@@ -128,6 +128,15 @@ def claim(
     yield resumed
 
 
+def read_config(path: str | os.PathLike) -> dict[str, Any] | None:
+  """The config that the run in `path` had; None where it does not say."""
+  try:
+    record = json.loads((pathlib.Path(path) / CONFIG_FILE).read_text('utf-8'))
+    return record['config']
+  except (OSError, ValueError, KeyError, TypeError):
+    return None
+
+
 def _holds_same_run(
   path: pathlib.Path, config: dict, free: tuple[str, ...]
 ) -> bool:

@@ -14,11 +14,6 @@ def total(x: Float[Array, '*n'], mask: Bool[Array, '*n']) -> Float[Array, '']:
   return jnp.sum(jnp.where(mask, x, 0.0))
 
 
-def mean(x: Float[Array, '*n'], mask: Bool[Array, '*n']) -> Float[Array, '']:
-  """Mean of x where mask is True; 0 where nothing counts."""
-  return total(x, mask) / jnp.maximum(jnp.sum(mask), 1)
-
-
 def maximum(x: Float[Array, '*n'], mask: Bool[Array, '*n']) -> Float[Array, '']:
   """Largest counted x; 0 where nothing counts."""
   peak = jnp.max(jnp.where(mask, x, -jnp.inf))
@@ -52,9 +47,33 @@ def segment_min(
   return jnp.where(jnp.isinf(least), 0.0, least)
 
 
-def through_first(
-  tokens: Int[Array, 'B L'], stop_token: int
-) -> Bool[Array, 'B L']:
-  """True up to and including the first `stop_token`; all True without one."""
-  is_stop = (tokens == stop_token).astype(jnp.int32)
-  return (jnp.cumsum(is_stop, axis=-1) - is_stop) == 0
+def group_sum(
+  x: Float[Array, ' B'],
+  group: Int[Array, ' B'],
+  members: Bool[Array, ' B'],
+  *,
+  num_groups: int,
+) -> Float[Array, ' B']:
+  """For every row, the sum of x over the members of its group."""
+  return segment_sum(x, group, members, num_segments=num_groups)[group]
+
+
+def group_std(
+  x: Float[Array, ' B'],
+  group: Int[Array, ' B'],
+  members: Bool[Array, ' B'],
+  *,
+  num_groups: int,
+) -> Float[Array, ' N']:
+  """Standard deviation (n - 1) of the members of every group; 0 for one."""
+  ones = jnp.ones_like(x)
+  count = group_sum(ones, group, members, num_groups=num_groups)
+  total = group_sum(x, group, members, num_groups=num_groups)
+  squares = segment_sum(
+    (x - total / jnp.maximum(count, 1.0)) ** 2,
+    group,
+    members,
+    num_segments=num_groups,
+  )
+  size = segment_sum(ones, group, members, num_segments=num_groups)
+  return jnp.sqrt(squares / jnp.maximum(size - 1.0, 1.0))

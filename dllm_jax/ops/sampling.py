@@ -55,12 +55,44 @@ def gumbel_argmax(
   return jnp.argmax(logits + temperature * noise, axis=-1).astype(jnp.int32)
 
 
+def nucleus(
+  logits: Float[Array, '*n V'], top_p: float, temperature: Float[Array, '']
+) -> Float[Array, '*n V']:
+  """The logits with all but the most probable tokens ruled out (top-p).
+
+  Keeps the fewest tokens whose probability under softmax(logits / T) reaches
+  `top_p`, and the equals of the least probable among them.
+
+  Args:
+    logits: float32; -inf rules a token out.
+    top_p: in (0, 1].
+    temperature: T > 0, traced.
+
+  References:
+    Holtzman et al. 2020, arXiv:1904.09751.
+  """
+  probs = jax.nn.softmax(logits / temperature, axis=-1)
+  ranked = -jnp.sort(-probs, axis=-1)
+  before = jnp.cumsum(ranked, axis=-1) - ranked
+  least = jnp.min(
+    jnp.where(before < top_p, ranked, jnp.inf), axis=-1, keepdims=True
+  )
+  return jnp.where(probs >= least, logits, -jnp.inf)
+
+
 def token_logp(
   logits: Float[Array, '*n V'], tokens: Int[Array, '*n']
 ) -> Float[Array, '*n']:
   """log softmax(logits)[tokens], nats, without a table of log-probabilities."""
   chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
   return chosen - jax.nn.logsumexp(logits, axis=-1)
+
+
+def entropy(logits: Float[Array, '*n V']) -> Float[Array, '*n']:
+  """-sum_v p_v log p_v, nats; -inf rules a token out."""
+  logp = jax.nn.log_softmax(logits, axis=-1)
+  # 0 * -inf is NaN, and p log p tends to 0.
+  return -jnp.sum(jnp.where(logp > -jnp.inf, jnp.exp(logp) * logp, 0.0), -1)
 
 
 def top_quota(
@@ -70,7 +102,7 @@ def top_quota(
 ) -> Bool[Array, 'B W']:
   """Marks each row's `quota` best eligible columns; the leftmost of equals.
 
-  Scores are finite or NaN.
+  Scores are finite or NaN; a quota of 0 or less marks nothing.
   """
   # A score that is not a number ranks last among the eligible, not after the
   # others: a step must commit something, or decoding would never end.

@@ -41,6 +41,19 @@ def first_true(mask: Bool[Array, 'B L']) -> Int[Array, ' B']:
   )
 
 
+def replay(
+  tokens: Int[Array, '*B L'],
+  commit_step: Int[Array, '*B L'],
+  step: Int[Array, '*B'],
+  mask_token: int,
+) -> Int[Array, '*B L']:
+  """The completion that denoising step t of a row read: M from step t on.
+
+  where(commit_step < t, tokens, M); valid since no decoder here remasks.
+  """
+  return jnp.where(commit_step < step[..., None], tokens, mask_token)
+
+
 def positions(attention_mask: Bool[Array, 'B S']) -> Int[Array, 'B S']:
   """Position ids that count real tokens only, from each row's first.
 

@@ -11,6 +11,7 @@ References:
 """
 
 import dataclasses
+import functools
 from typing import Literal, NamedTuple
 
 import chex
@@ -97,8 +98,13 @@ def group_advantages(
   def centred(members):
     """r minus the mean of its prompt's `members`; 0 where it is alone."""
     ones = jnp.ones_like(reward)
-    total = _of_group(reward, prompt_id, members, num_prompts)
-    count = _of_group(ones, prompt_id, members, num_prompts)
+    of_group = functools.partial(
+      masked.group_sum,
+      group=prompt_id,
+      members=members,
+      num_groups=num_prompts,
+    )
+    total, count = of_group(reward), of_group(ones)
     difference = reward - total / jnp.maximum(count, 1.0)
     if cfg.leave_one_out:  # r - (S - r)/(n - 1) = n/(n - 1) (r - S/n)
       difference *= count / jnp.maximum(count - 1.0, 1.0)
@@ -115,41 +121,8 @@ def group_advantages(
   advantage = jnp.where(own_kind, same_kind, centred(counted))
   advantage = jnp.where(counted & (jnp.abs(advantage) > TIE), advantage, 0.0)
 
-  spread = _group_std(reward, prompt_id, counted, num_prompts)
+  spread = masked.group_std(reward, prompt_id, counted, num_groups=num_prompts)
   if cfg.divide_by_std:
     row_std = spread[prompt_id]
     advantage /= jnp.where(row_std > TIE, row_std, 1.0)
   return Advantages(advantage, spread <= TIE, counted)
-
-
-def _of_group(
-  x: Float[Array, ' B'],
-  prompt_id: Int[Array, ' B'],
-  members: Bool[Array, ' B'],
-  num_prompts: int,
-) -> Float[Array, ' B']:
-  """For every row, the sum of x over the members of its prompt."""
-  return masked.segment_sum(x, prompt_id, members, num_segments=num_prompts)[
-    prompt_id
-  ]
-
-
-def _group_std(
-  reward: Float[Array, ' B'],
-  prompt_id: Int[Array, ' B'],
-  counted: Bool[Array, ' B'],
-  num_prompts: int,
-) -> Float[Array, ' N']:
-  """Standard deviation (n - 1) of the counted rewards of every prompt."""
-  ones = jnp.ones_like(reward)
-  count = _of_group(ones, prompt_id, counted, num_prompts)
-  mean = _of_group(reward, prompt_id, counted, num_prompts) / jnp.maximum(
-    count, 1.0
-  )
-  squares = masked.segment_sum(
-    (reward - mean) ** 2, prompt_id, counted, num_segments=num_prompts
-  )
-  members = masked.segment_sum(
-    ones, prompt_id, counted, num_segments=num_prompts
-  )
-  return jnp.sqrt(squares / jnp.maximum(members - 1.0, 1.0))

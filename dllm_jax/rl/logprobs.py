@@ -3,7 +3,7 @@
 The likelihood of a masked diffusion model is intractable, so every estimator
 asks the model about one or more *views* of a row: a partly masked canvas, the
 tokens that are credited in it, and a weight. Estimators differ in the views
-alone; `view_logp` reads the log-probabilities of any. Views are a function of
+alone; `read_views` reads the log-probabilities of any. Views are a function of
 (key, row number), so old, reference and new policies see the same.
 
 Dims: B rows, K views a row, Q credited slots of a view, L completion columns,
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from dllm_jax import types
-from dllm_jax.ops import sampling, streams
+from dllm_jax.ops import sampling, schedules, streams
 
 
 class Views(NamedTuple):
@@ -41,6 +41,18 @@ class Views(NamedTuple):
   target: Int[Array, 'B K Q']
   credit: Bool[Array, 'B K Q']
   weight: Float[Array, 'B K']
+
+
+class Reading(NamedTuple):
+  """What the model says about the credited slots, nats; 0 elsewhere.
+
+  Attributes:
+    logp: log-probability of the target.
+    entropy: of the distribution that the target is from; a constant.
+  """
+
+  logp: Float[Array, 'B K Q']
+  entropy: Float[Array, 'B K Q']
 
 
 @runtime_checkable
@@ -112,7 +124,7 @@ class SampledSteps:
   Attributes:
     num_steps: n, views of a row; rows of T <= n steps show all of theirs.
     max_commits: slots of a view, the most tokens that a step commits
-      (`decoding.fixed.largest_commit`): of no other are logits made.
+      (`rollout.RolloutConfig.largest_commit`): of no other are logits made.
   """
 
   num_steps: int
@@ -137,13 +149,12 @@ class SampledSteps:
     commit = jnp.broadcast_to(
       batch.commit_step[:, None], (rows, self.num_steps, length)
     )
-    seen = commit < step[..., None]
     tokens = jnp.broadcast_to(batch.tokens[:, None], commit.shape)
     prompt = jnp.broadcast_to(
       batch.prompt_ids[:, None],
       (rows, self.num_steps, batch.prompt_ids.shape[1]),
     )
-    canvas = jnp.where(seen, tokens, vocab.mask_token)
+    canvas = schedules.replay(tokens, commit, step, vocab.mask_token)
     mask = jnp.broadcast_to(
       _canvas_mask(batch)[:, None],
       (rows, self.num_steps, prompt.shape[-1] + length),
@@ -186,21 +197,21 @@ def _canvas_mask(batch: types.RolloutBatch) -> Bool[Array, 'B S']:
   return jnp.concatenate([batch.prompt_mask, ones], axis=1)
 
 
-def view_logp(
+def read_views(
   denoiser: types.Denoiser,
   params: types.Params,
   views: Views,
   vocab: types.Vocabulary,
   *,
   gen_length: int,
-) -> Float[Array, 'B K Q']:
-  """log pi(target) of every credited slot, nats; 0 where nothing is credited.
+) -> Reading:
+  """log pi(target) and entropy of every credited slot; 0 elsewhere.
 
   Only the Q slots are unembedded, and the caller bounds B by micro-batches.
 
   Args:
     denoiser: the model.
-    params: its parameters; gradients flow through them.
+    params: its parameters; gradients of `logp` flow through them.
     views: what to ask.
     vocab: special ids; [MASK] is ruled out as in the sampler.
     gen_length: L.
@@ -218,4 +229,20 @@ def view_logp(
   # would be -inf, and 0 * inf a NaN gradient.
   target = jnp.where(views.credit, views.target, vocab.eos_token)
   logp = sampling.token_logp(logits, flat(target)).reshape(views.slot.shape)
-  return jnp.where(views.credit, logp, 0.0)
+  entropy = sampling.entropy(jax.lax.stop_gradient(logits))
+  return Reading(
+    logp=jnp.where(views.credit, logp, 0.0),
+    entropy=jnp.where(views.credit, entropy.reshape(views.slot.shape), 0.0),
+  )
+
+
+def view_logp(
+  denoiser: types.Denoiser,
+  params: types.Params,
+  views: Views,
+  vocab: types.Vocabulary,
+  *,
+  gen_length: int,
+) -> Float[Array, 'B K Q']:
+  """`read_views` without the entropies."""
+  return read_views(denoiser, params, views, vocab, gen_length=gen_length).logp

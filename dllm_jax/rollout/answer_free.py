@@ -1,4 +1,4 @@
-"""Answer-free rollouts: the fixed schedule under `shard_map` over `data`.
+"""Answer-free rollouts: a decoder under `shard_map` over `data`.
 
 Every data shard runs its own while-loop and stops when its own rows are done;
 there is no collective inside. Dims: B rows, P prompt columns, L completion
@@ -7,18 +7,26 @@ columns.
 
 import dataclasses
 import functools
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as Spec
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Int, Key, Shaped
 
 from dllm_jax import types
-from dllm_jax.decoding import fixed
+from dllm_jax.decoding import blocks, fixed, gated
 from dllm_jax.ops import streams
-from dllm_jax.rollout import context, prompts
+from dllm_jax.rollout import batch, context, prompts
+from dllm_jax.tasks import task as task_lib
+
+DECODERS = {
+  fixed.FixedConfig: fixed.decode,
+  gated.GatedConfig: gated.decode,
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,10 +39,16 @@ class RolloutConfig:
     max_prompt_length: P.
     gen_length: L.
     block_length: columns of a block.
-    num_steps: denoising steps of a completion in all.
     temperature: of the proposals.
-    order: 'confidence' or 'random'.
     stop_at_eos: leave a row once its text has ended.
+    decode: 'fixed' or 'gated'.
+    num_steps: fixed: denoising steps of a completion in all.
+    order: fixed: 'confidence' or 'random'.
+    gate: gated: 'bernoulli' or 'threshold'.
+    threshold: gated: tau, the confidence that the gate wants.
+    exponent: gated: eta of the 'bernoulli' gate.
+    min_commits: gated: n_min, tokens that a step commits at least.
+    top_p: gated: nucleus of the proposals.
   """
 
   num_prompts: int
@@ -42,26 +56,103 @@ class RolloutConfig:
   max_prompt_length: int
   gen_length: int
   block_length: int
-  num_steps: int
   temperature: float
-  order: str = 'confidence'
   stop_at_eos: bool = False
+  decode: Literal['fixed', 'gated'] = 'fixed'
+  num_steps: int = 1
+  order: str = 'confidence'
+  gate: str = 'threshold'
+  threshold: float = 1.0
+  exponent: float = 0.5
+  min_commits: int = 1
+  top_p: float = 1.0
 
   def __post_init__(self):
     for name in ('num_prompts', 'group_size', 'max_prompt_length', 'num_steps'):
       if getattr(self, name) < 1:
         raise ValueError(f'{name} {getattr(self, name)} is not positive')
-    if self.temperature < 0:
-      raise ValueError(f'temperature {self.temperature} is negative')
-    self.schedule()  # checks lengths and order
+    for name in ('temperature', 'exponent'):
+      if getattr(self, name) < 0:
+        raise ValueError(f'{name} {getattr(self, name)} is negative')
+    if self.decode not in ('fixed', 'gated'):
+      raise ValueError(f"decode {self.decode!r} is not 'fixed' or 'gated'")
+    self.fixed(), self.gated()  # check lengths, order and gate
 
-  def schedule(self) -> fixed.FixedConfig:
+  def fixed(self) -> fixed.FixedConfig:
+    """What is static about the fixed schedule."""
     return fixed.FixedConfig(
       gen_length=self.gen_length,
       block_length=self.block_length,
-      order=self.order,
       stop_at_eos=self.stop_at_eos,
+      order=self.order,
     )
+
+  def gated(self) -> gated.GatedConfig:
+    """What is static about the gate."""
+    return gated.GatedConfig(
+      gen_length=self.gen_length,
+      block_length=self.block_length,
+      stop_at_eos=self.stop_at_eos,
+      gate=self.gate,
+      min_commits=self.min_commits,
+      top_p=self.top_p,
+    )
+
+  def decoder(self) -> blocks.BlockConfig:
+    """What is static about the decoder: a key type of `DECODERS`."""
+    return self.fixed() if self.decode == 'fixed' else self.gated()
+
+  def dials(self) -> tuple[Array, ...]:
+    """What the decoder takes traced, in its order, the temperature last."""
+    temperature = jnp.float32(self.temperature)
+    if self.decode == 'fixed':
+      block_steps = self.fixed().steps_per_block(self.num_steps)
+      return jnp.int32(block_steps), temperature
+    return jnp.float32(self.threshold), jnp.float32(self.exponent), temperature
+
+  def largest_commit(self) -> int:
+    """The most tokens that a denoising step commits."""
+    if self.decode == 'fixed':
+      return self.fixed().largest_commit(self.num_steps)
+    return self.block_length
+
+  def greedy(self, **changes: Any) -> 'RolloutConfig':
+    """The same with temperature 0 and the deterministic gate."""
+    return dataclasses.replace(
+      self, temperature=0.0, gate='threshold', **changes
+    )
+
+
+def groups(
+  ctx: context.Context,
+  params: types.Params,
+  rows: Sequence[task_lib.Row],
+  step: int,
+  cfg: RolloutConfig,
+) -> batch.Rollouts:
+  """G completions of every row, at one step of the run.
+
+  Args:
+    ctx: the run.
+    params: of the policy.
+    rows: the task's rows; their place is their prompt id.
+    step: of the run; it seeds the draws.
+    cfg: how to sample.
+  """
+  encoded = prompts.encode(
+    ctx.task, ctx.tokenizer, rows, cfg.max_prompt_length
+  ).repeat(cfg.group_size)
+  row_id = np.arange(len(rows) * cfg.group_size, dtype=np.int32)
+  key = streams.step_key(ctx.root, 'rollout', step)
+  return batch.Rollouts(
+    prompts=encoded,
+    trajectory=rollout(
+      ctx, params, key, encoded, row_id, cfg, num_rows=len(row_id)
+    ),
+    prompt_id=row_id // cfg.group_size,
+    guided=np.zeros(len(row_id), bool),
+    row_id=row_id,
+  )
 
 
 def rollout(
@@ -85,7 +176,6 @@ def rollout(
     cfg: how to sample.
     num_rows: rows to pad to, so that few shapes are compiled.
   """
-  schedule = cfg.schedule()
   trajectory = sample(
     ctx.denoiser,
     params,
@@ -93,17 +183,16 @@ def rollout(
     prompts.pad_rows(encoded.ids, num_rows),
     prompts.pad_rows(encoded.mask, num_rows),
     prompts.pad_rows(row_id, num_rows),
-    jnp.int32(schedule.steps_per_block(cfg.num_steps)),
-    jnp.float32(cfg.temperature),
+    cfg.dials(),
     mesh=ctx.mesh,
     vocab=ctx.vocab,
-    schedule=schedule,
+    decoder=cfg.decoder(),
   )
   return jax.tree.map(lambda x: x[: len(row_id)], jax.device_get(trajectory))
 
 
 @functools.partial(
-  jax.jit, static_argnames=('denoiser', 'mesh', 'vocab', 'schedule')
+  jax.jit, static_argnames=('denoiser', 'mesh', 'vocab', 'decoder')
 )
 def sample(
   denoiser: types.Denoiser,
@@ -112,12 +201,11 @@ def sample(
   prompt_ids: Int[Array, 'B P'],
   prompt_mask: Bool[Array, 'B P'],
   row_id: Int[Array, ' B'],
-  block_steps: Int[Array, ''],
-  temperature: Float[Array, ''],
+  dials: tuple[Shaped[Array, ''], ...],
   *,
   mesh: Mesh,
   vocab: types.Vocabulary,
-  schedule: fixed.FixedConfig,
+  decoder: blocks.BlockConfig,
 ) -> types.Trajectory:
   """Completions of the given prompts.
 
@@ -128,35 +216,33 @@ def sample(
     prompt_ids: left-padded prompts.
     prompt_mask: their real tokens.
     row_id: global number of every row.
-    block_steps: denoising steps of a block, traced.
-    temperature: of the proposals, traced.
+    dials: what the decoder takes traced.
     mesh: its `data` axis must divide B.
     vocab: special ids.
-    schedule: blocks and order.
+    decoder: what is static about it.
   """
 
-  def local(params, key, ids, mask, row_id, block_steps, temperature):
+  def local(params, key, ids, mask, row_id, dials):
     blank = jnp.full(
-      (ids.shape[0], schedule.gen_length), vocab.mask_token, jnp.int32
+      (ids.shape[0], decoder.gen_length), vocab.mask_token, jnp.int32
     )
-    return fixed.decode(
+    return DECODERS[type(decoder)](
       denoiser,
       params,
       streams.row_keys(key, row_id),
       prompts.canvas(ids, mask, blank),
-      block_steps,
-      temperature,
+      *dials,
       vocab=vocab,
-      cfg=schedule,
+      cfg=decoder,
     )
 
   rows = Spec('data')
   return jax.shard_map(
     local,
     mesh=mesh,
-    in_specs=(Spec(), Spec(), rows, rows, rows, Spec(), Spec()),
+    in_specs=(Spec(), Spec(), rows, rows, rows, Spec()),
     out_specs=rows,
     # The loop's carry starts from constants, which the checker would call
     # unvarying; nothing in it crosses shards.
     check_vma=False,
-  )(params, key, prompt_ids, prompt_mask, row_id, block_steps, temperature)
+  )(params, key, prompt_ids, prompt_mask, row_id, dials)

@@ -97,7 +97,9 @@ def judge(
     commit_step=trajectory.commit_step,
     num_steps=trajectory.num_steps,
     completion_mask=counted,
-    advantage=group.advantage,
+    advantage=np.repeat(
+      group.advantage[:, None], trajectory.tokens.shape[1], axis=1
+    ),
     guided=rollouts.guided,
     row_id=rollouts.row_id,
   )

@@ -78,6 +78,11 @@ def texts(
   )
 
 
+def weigh(verdict: task_lib.Score, cfg: RewardConfig) -> float:
+  """The reward of a verdict: the weighted sum of its terms."""
+  return sum(weight * verdict.terms[name] for name, weight in cfg.weights)
+
+
 def score(
   task: task_lib.Task,
   tokenizer: tokenizer_lib.Tokenizer,
@@ -110,11 +115,8 @@ def score(
       f'method.reward.{unknown[0]} is no reward term of task {task.name!r}; '
       f'it has {", ".join(sorted(terms))}'
     )
-  reward = np.zeros(len(rows), np.float32)
-  for name, weight in cfg.weights:
-    reward += weight * terms[name]
   return Scored(
-    reward=reward,
+    reward=np.array([weigh(verdict, cfg) for verdict in verdicts], np.float32),
     terms=terms,
     correct=np.array([verdict.correct for verdict in verdicts], bool),
     metrics={name: column('metrics', name) for name in verdicts[0].metrics},

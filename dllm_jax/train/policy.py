@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from dllm_jax import types
 from dllm_jax.ops import masked
@@ -202,19 +202,20 @@ def _inner_step(
   def loss(params, micro):
     rows = micro.batch
     views = estimator(key, rows, vocab)
-    logp = logprobs.view_logp(
+    reading = logprobs.read_views(
       denoiser, params, views, vocab, gen_length=rows.tokens.shape[1]
     )
-    constant = jax.lax.stop_gradient(logp)
+    constant = jax.lax.stop_gradient(reading.logp)
     old = constant if micro.old_logp is None else micro.old_logp
-    return _loss(logp, old, micro.ref_logp, views, rows, count, cfg)
+    return _loss(reading, old, micro.ref_logp, views, rows, count, cfg)
 
   # Rows of tied groups have no gradient without KL. They are gathered in
   # micro-batches of their own, which are then skipped: the sum is the same.
   inner = _Inner(batch, old_logp, ref_logp)
   counts = None
   if not cfg.has_kl:
-    idle = jnp.argsort(batch.advantage == 0, stable=True)
+    acts = jnp.any(batch.advantage != 0, axis=1)
+    idle = jnp.argsort(~acts, stable=True)
     order = grad.undo_micro_batches(idle.reshape(num_micro, -1))
     inner = jax.tree.map(lambda x: x[order], inner)
     counts = lambda micro: jnp.any(micro.batch.advantage != 0)
@@ -225,7 +226,7 @@ def _inner_step(
 
 
 def _loss(
-  logp: Float[Array, 'B K Q'],
+  reading: logprobs.Reading,
   old_logp: Float[Array, 'B K Q'],
   ref_logp: Float[Array, 'B K Q'] | None,
   views: logprobs.Views,
@@ -234,10 +235,10 @@ def _loss(
   cfg: PolicyConfig,
 ) -> tuple[Float[Array, ''], dict[str, Float[Array, '']]]:
   """A micro-batch's share of the loss; sums, counts and maxima to log."""
-  wide = lambda x: jnp.broadcast_to(x[:, None, None], logp.shape)
-  credit = views.credit
+  logp, credit = reading.logp, views.credit
   weight = jnp.broadcast_to(views.weight[..., None], logp.shape)
-  advantage, guided = wide(rows.advantage), wide(rows.guided)
+  guided = jnp.broadcast_to(rows.guided[:, None, None], logp.shape)
+  advantage = _at_slots(rows.advantage, views.slot)
 
   loss = losses.clipped_surrogate(logp, old_logp, advantage, eps=cfg.eps)
   if ref_logp is not None:
@@ -246,20 +247,14 @@ def _loss(
     loss += beta * kl
   total = losses.token_mean(loss, credit, weight, count)
 
-  sampler_logp = jnp.take_along_axis(
-    jnp.broadcast_to(
-      rows.sampler_logp[:, None], (*logp.shape[:2], rows.tokens.shape[1])
-    ),
-    views.slot,
-    axis=-1,
-  )
   ratio = losses.ratio(logp, old_logp)
-  gap = jnp.abs(logp - sampler_logp)
+  gap = jnp.abs(logp - _at_slots(rows.sampler_logp, views.slot))
   clipped = losses.is_clipped(logp, old_logp, advantage, eps=cfg.eps)
   aux = {
     'sum/ratio': masked.total(ratio, credit),
     'sum/clipped': masked.total(clipped.astype(jnp.float32), credit),
     'sum/logp': masked.total(logp, credit),
+    'sum/entropy': masked.total(reading.entropy, credit),
     'sum/free_gap': masked.total(gap, credit & ~guided),
     'sum/guided_gap': masked.total(gap, credit & guided),
     'sum/credit': jnp.sum(credit).astype(jnp.float32),
@@ -271,6 +266,15 @@ def _loss(
     aux['sum/free_kl'] = masked.total(kl, credit & ~guided)
     aux['sum/guided_kl'] = masked.total(kl, credit & guided)
   return total, aux
+
+
+def _at_slots(
+  x: Float[Array, 'B L'], slot: Int[Array, 'B K Q']
+) -> Float[Array, 'B K Q']:
+  """Values of the completion columns that the slots show."""
+  rows, count, _ = slot.shape
+  wide = jnp.broadcast_to(x[:, None], (rows, count, x.shape[1]))
+  return jnp.take_along_axis(wide, slot, axis=-1)
 
 
 def _reduce(aux: dict[str, Any]) -> dict[str, Float[Array, '']]:
@@ -295,6 +299,7 @@ def _reduce(aux: dict[str, Any]) -> dict[str, Float[Array, '']]:
     'policy/credited_tokens': sums['sum/credit'],
     'policy/clip_fraction': mean('clipped'),
     'policy/logp': mean('logp'),
+    'policy/entropy': mean('entropy'),
     'policy/sampler_gap': mean('free_gap', 'free'),
     'policy/sampler_gap_guided': mean('guided_gap', 'guided'),
   }

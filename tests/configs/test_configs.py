@@ -27,7 +27,7 @@ def load(file):
 
 
 def test_the_files_are_found():
-  assert {'sft', 'diffu_grpo', 'ag_grpo'} <= set(FILES)
+  assert {'sft', 'diffu_grpo', 'ag_grpo', 'ta_grpo_d'} <= set(FILES)
 
 
 @pytest.mark.parametrize('preset', ['', *presets.NAMES])
@@ -63,7 +63,7 @@ def test_the_docstring_has_the_command(file):
 @pytest.mark.parametrize('file', FILES)
 def test_presets_are_documented(file):
   text = load(file).__doc__
-  for name in ('equations', 'sudoku', 'llada_8b,TASK'):
+  for name in ('equations', 'sudoku', 'llada_8b,TASK', 'dream_7b,TASK'):
     assert name in text or 'those of configs/ag_grpo.py' in text
 
 

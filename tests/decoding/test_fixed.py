@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from dllm_jax import types
-from dllm_jax.decoding import fixed
+from dllm_jax.decoding import blocks, fixed
 from dllm_jax.ops import sampling, schedules
 from tests import tiny
 
@@ -129,10 +129,10 @@ def test_recorded_llada_decodes(shared_dir, name):
 
 def python_loop(canvas, *, steps, temperature, cfg=CFG, seed=0):
   """`decode` as a Python loop, with the canvases that its steps read."""
-  state = fixed.init_state(canvas, tiny.VOCAB, cfg)
+  state = blocks.init_state(canvas, tiny.VOCAB, cfg)
   rows = list(range(len(canvas.tokens)))
   seen, states = [], []
-  while not bool(jnp.all(fixed.is_done(state, tiny.VOCAB, cfg))):
+  while not bool(jnp.all(blocks.is_done(state, tiny.VOCAB, cfg))):
     seen.append(np.asarray(state.tokens))
     states.append(state)
     keys = jax.vmap(jax.random.fold_in, (0, None))(
@@ -149,7 +149,7 @@ def python_loop(canvas, *, steps, temperature, cfg=CFG, seed=0):
       vocab=tiny.VOCAB,
       cfg=cfg,
     )
-  return fixed.finish(state, tiny.VOCAB, cfg), seen, states + [state]
+  return blocks.finish(state, tiny.VOCAB, cfg), seen, states + [state]
 
 
 def test_while_loop_equals_python_loop_and_replay_its_canvases():
@@ -158,7 +158,9 @@ def test_while_loop_equals_python_loop_and_replay_its_canvases():
   same(got, want)
   assert len(seen) == 9
   for t, canvas in enumerate(seen):
-    now = fixed.replay(got, jnp.full(6, t, jnp.int32), tiny.MASK)
+    now = schedules.replay(
+      got.tokens, got.commit_step, jnp.full(6, t, jnp.int32), tiny.MASK
+    )
     np.testing.assert_array_equal(now, canvas[:, -L:])
     # Prompts and padding never change.
     np.testing.assert_array_equal(canvas[:, :-L], seen[0][:, :-L])
@@ -400,7 +402,7 @@ def test_finished_rows_are_frozen():
   np.testing.assert_array_equal(got.num_steps, [0, 1])
   np.testing.assert_array_equal(got.tokens[0], full[0])
   same(pick(got, [1]), alone)
-  state = fixed.init_state(canvas, tiny.VOCAB, CFG)
+  state = blocks.init_state(canvas, tiny.VOCAB, CFG)
   for t in range(3):
     state = step(
       TABLE,
@@ -464,8 +466,8 @@ def test_transformer_rows_do_not_depend_on_their_batch():
 def test_config():
   assert CFG.num_blocks == 3
   assert [CFG.steps_per_block(s) for s in (1, 3, 7, 12)] == [1, 1, 2, 4]
-  assert fixed.largest_commit(CFG, 9) == 2
-  assert fixed.largest_commit(CFG, 1) == schedules.largest_quota(W, 1) == 4
+  assert CFG.largest_commit(9) == 2
+  assert CFG.largest_commit(1) == schedules.largest_quota(W, 1) == 4
   for wrong in (5, 0):
     with pytest.raises(ValueError, match=f'block_length {wrong}'):
       dataclasses.replace(CFG, block_length=wrong)

@@ -87,8 +87,8 @@ def test_progress_adds_up_to_the_rows(parts):
 
 def test_sweep(parts):
   ctx, params, cfg = parts
-  cfg = dataclasses.replace(cfg, temperature=0.0)
-  found = accuracy.sweep(ctx, params, ROWS, cfg, (12, 6, 1), batch_size=8)
+  settings = {n: cfg.greedy(num_steps=n) for n in (12, 6, 1)}
+  found = accuracy.sweep(ctx, params, ROWS, settings, batch_size=8)
   assert list(found) == [12, 6, 1]
   for steps, evaluation in found.items():
     assert evaluation.mean_steps == steps

@@ -329,7 +329,7 @@ def test_learner_equals_sampler(steps, order):
     completion_mask=jnp.ones((4, L), bool),
   )
   estimator = logprobs.SampledSteps(
-    num_steps=2 * steps, max_commits=fixed.largest_commit(cfg, 2 * steps)
+    num_steps=2 * steps, max_commits=cfg.largest_commit(2 * steps)
   )
   views = views_of(jax.random.key(0), batch, estimator=estimator)
   got = view_logp(tiny.DENOISER, tiny.params(), views, tiny.VOCAB, gen_length=L)

@@ -36,11 +36,10 @@ def sample(rows, *, data=1, row_id=None, seed=0, denoiser=TABLE, params=PARAMS):
     ids,
     mask,
     np.int32(rows if row_id is None else row_id),
-    np.int32(2),
-    np.float32(1.0),
+    (np.int32(2), np.float32(1.0)),
     mesh=tiny.context_of(denoiser, data=data).mesh,
     vocab=tiny.VOCAB,
-    schedule=CFG.schedule(),
+    decoder=CFG.decoder(),
   )
 
 
@@ -75,7 +74,7 @@ def test_equals_decode():
     jnp.int32(2),
     jnp.float32(1.0),
     vocab=tiny.VOCAB,
-    cfg=CFG.schedule(),
+    cfg=CFG.fixed(),
   )
   same(sample(range(8)), want)
 

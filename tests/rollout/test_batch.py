@@ -94,7 +94,7 @@ def test_a_batch_by_hand(judged, ctx):
   given = rollouts(ctx)
   # Rewards 1, 0.1 (an answer, but wrong) and 0, 1.
   np.testing.assert_allclose(
-    made.advantage, [0.45, -0.45, -0.5, 0.5], atol=1e-6
+    made.advantage[:, 0], [0.45, -0.45, -0.5, 0.5], atol=1e-6
   )
   np.testing.assert_array_equal(made.tokens, given.trajectory.tokens)
   np.testing.assert_array_equal(made.sampler_logp, given.trajectory.logp)
@@ -167,7 +167,7 @@ def test_tied_groups_are_counted(ctx):
     advantage=advantages.AdvantageConfig(),
   )
   assert metrics['group/zero_variance'] == 0.5
-  assert jax.device_get(made.advantage)[:2].tolist() == [0, 0]
+  assert not jax.device_get(made.advantage)[:2].any()
 
 
 def test_rows_of_one_kind_have_no_metrics_of_kinds(ctx):

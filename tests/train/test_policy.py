@@ -119,7 +119,7 @@ def test_first_loss_is_minus_the_token_mean_of_advantages():
   _, (metrics,) = update()
   mask = np.asarray(BATCH.completion_mask)
   assert mask.sum(1).min() < mask.sum(1).max()
-  want = -(np.asarray(BATCH.advantage)[:, None] * mask).sum() / mask.sum()
+  want = -(np.asarray(BATCH.advantage) * mask).sum() / mask.sum()
   np.testing.assert_allclose(metrics['policy/loss'], want, rtol=1e-5)
 
 
@@ -131,7 +131,9 @@ def test_first_step_is_the_policy_gradient(name):
   def objective(params):
     logp = logprobs.view_logp(TABLE, params, views, tiny.VOCAB, gen_length=L)
     per_row = jnp.sum(logp * views.weight[..., None], (1, 2))
-    return -jnp.sum(per_row * BATCH.advantage) / BATCH.completion_mask.sum()
+    return (
+      -jnp.sum(per_row * BATCH.advantage[:, 0]) / BATCH.completion_mask.sum()
+    )
 
   grads = jax.grad(objective)(params)
   new, (metrics,) = update(estimator=ESTIMATORS[name], seed=5)
@@ -145,7 +147,7 @@ def test_first_step_is_the_policy_gradient(name):
 
 
 TIED = BATCH._replace(
-  advantage=jnp.array([0.0, 1.0, 0.0, 0.0, -2.0, 0.0, 0.0, 0.0])
+  advantage=jnp.zeros((8, L)).at[1].set(1.0).at[4].set(-2.0)
 )
 
 
@@ -175,7 +177,7 @@ def test_micro_batches_change_nothing(name, beta):
 
 
 def test_no_advantage_moves_nothing():
-  nothing = BATCH._replace(advantage=jnp.zeros(8))
+  nothing = BATCH._replace(advantage=jnp.zeros((8, L)))
   before = tiny.table_params(0, L)
   new, history = update(nothing, optimizer=ADAM, num_inner=2, num_micro=4)
   jax.tree.map(np.testing.assert_array_equal, new.params, before)
@@ -247,7 +249,7 @@ def test_kl_by_hand_and_on_rows_of_one_kind(guided):
       metrics[f'policy/sampler_gap{kind}'], gap[rows].mean(), rtol=1e-4
     )
   share = k3[kinds['_guided' if guided else '']].sum() / mask.sum()
-  policy_loss = -(np.asarray(BATCH.advantage)[:, None] * mask).sum()
+  policy_loss = -(np.asarray(BATCH.advantage) * mask).sum()
   assert share > 0.01
   np.testing.assert_allclose(
     metrics['policy/loss'], policy_loss / mask.sum() + 0.3 * share, rtol=1e-4

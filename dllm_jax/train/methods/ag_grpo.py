@@ -16,7 +16,6 @@ import numpy as np
 import optax
 
 from dllm_jax import types
-from dllm_jax.decoding import fixed
 from dllm_jax.ops import schedules, streams
 from dllm_jax.rl import advantages
 from dllm_jax.rollout import (
@@ -121,7 +120,7 @@ class AgGrpo:
   ) -> tuple[state_lib.TrainState, list[dict[str, Any]]]:
     """mu inner steps of the clipped surrogate, on both kinds of rows."""
     cfg, guided = self.rollout, self.guided
-    largest = fixed.largest_commit(cfg.schedule(), cfg.num_steps)
+    largest = cfg.largest_commit()
     if guided.num_guided:
       answer_steps = guided.steps_of_answer(cfg.gen_length)
       largest = max(

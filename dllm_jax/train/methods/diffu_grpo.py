@@ -10,14 +10,12 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import optax
 
 from dllm_jax import types
-from dllm_jax.decoding import fixed
 from dllm_jax.ops import streams
 from dllm_jax.rl import advantages
-from dllm_jax.rollout import answer_free, batch, context, prompts, score
+from dllm_jax.rollout import answer_free, batch, context, score
 from dllm_jax.tasks import task as task_lib
 from dllm_jax.train import policy
 from dllm_jax.train import state as state_lib
@@ -50,30 +48,11 @@ class DiffuGrpo:
     self, state: state_lib.TrainState, rows: Sequence[task_lib.Row], step: int
   ) -> tuple[types.RolloutBatch, dict[str, float]]:
     """Samples a group of completions for every row, and judges them."""
-    ctx, cfg = self.ctx, self.rollout
-    size = cfg.group_size
-    encoded = prompts.encode(
-      ctx.task, ctx.tokenizer, rows, cfg.max_prompt_length
-    ).repeat(size)
-    row_id = np.arange(len(rows) * size, dtype=np.int32)
-    trajectory = answer_free.rollout(
-      ctx,
-      state.params,
-      streams.step_key(ctx.root, 'rollout', step),
-      encoded,
-      row_id,
-      cfg,
-      num_rows=len(row_id),
-    )
-    rollouts = batch.Rollouts(
-      prompts=encoded,
-      trajectory=trajectory,
-      prompt_id=row_id // size,
-      guided=np.zeros(len(row_id), bool),
-      row_id=row_id,
+    rollouts = answer_free.groups(
+      self.ctx, state.params, rows, step, self.rollout
     )
     return batch.judge(
-      ctx, rows, rollouts, reward=self.reward, advantage=self.advantage
+      self.ctx, rows, rollouts, reward=self.reward, advantage=self.advantage
     )
 
   def update(
@@ -83,9 +62,6 @@ class DiffuGrpo:
     step: int,
   ) -> tuple[state_lib.TrainState, list[dict[str, Any]]]:
     """mu inner steps of the clipped surrogate."""
-    largest = fixed.largest_commit(
-      self.rollout.schedule(), self.rollout.num_steps
-    )
     return policy.update(
       self.ctx,
       state,
@@ -93,6 +69,6 @@ class DiffuGrpo:
       rollouts,
       streams.step_key(self.ctx.root, 'estimator', step),
       self.optimizer,
-      estimator=self.policy.make_estimator(largest),
+      estimator=self.policy.make_estimator(self.rollout.largest_commit()),
       cfg=self.policy,
     )

@@ -110,7 +110,7 @@ def test_the_last_rows_of_every_group_are_guided(plain):
 def test_a_group_is_one_baseline(plain):
   batch, _ = plain
   sums = np.zeros(len(ROWS))
-  np.add.at(sums, PROMPT, batch.advantage)
+  np.add.at(sums, PROMPT, batch.advantage[:, 0])
   np.testing.assert_allclose(sums, 0, atol=1e-6)
   assert np.abs(batch.advantage).max() > 0
 
@@ -227,7 +227,7 @@ def test_rewards_that_are_not_finite_count_for_nothing():
   assert metrics['reward/not_finite'] == masked.mean()
   assert (jax.device_get(batch.advantage)[masked] == 0).all()
   sums = np.zeros(len(ROWS))
-  np.add.at(sums, PROMPT, jax.device_get(batch.advantage))
+  np.add.at(sums, PROMPT, jax.device_get(batch.advantage)[:, 0])
   np.testing.assert_allclose(sums, 0, atol=1e-6)
   state, history = method.update(state, batch, 0)
   assert np.isfinite(history[0]['policy/loss'])

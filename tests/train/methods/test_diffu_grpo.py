@@ -39,7 +39,7 @@ def test_a_batch_of_groups(method):
     np.sort(batch.commit_step), np.tile(np.repeat(np.arange(6), 2), (16, 1))
   )
   # What a row is worth follows from its group alone.
-  reward = batch.advantage.reshape(4, G)
+  reward = batch.advantage[:, 0].reshape(4, G)
   np.testing.assert_allclose(reward.sum(1), 0, atol=1e-6)
 
 

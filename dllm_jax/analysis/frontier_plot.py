@@ -1,0 +1,77 @@
+"""Accuracy against mean denoising steps, as a picture.
+
+python -m dllm_jax.analysis.frontier_plot runs/ta/eval.json frontier.png
+"""
+
+import json
+import pathlib
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib import figure
+
+from dllm_jax import errors
+
+COLOURS = {'base': '#555555', 'control': '#c98a1b', 'final': '#2457a6'}
+
+
+def draw(results: Mapping[str, Any], path: pathlib.Path) -> None:
+  """Draws the threshold sweeps (lines) and fixed schedules (squares).
+
+  Args:
+    results: of `launch/eval.py --sweep` or an eval.json.
+    path: of the picture; its suffix says the format.
+  """
+  fig = figure.Figure(figsize=(6.4, 4.0), layout='constrained')
+  ax = fig.add_subplot()
+  for name, colour in COLOURS.items():
+    if name not in results:
+      continue
+    for kind, style in (('thresholds', 'o-'), ('sweep', 's:')):
+      points = sorted(
+        (
+          found['mean_steps'],
+          100 * found['accuracy'],
+          100 * found['interval'],
+        )
+        for found in results[name].get(kind, {}).values()
+      )
+      if points:
+        steps, accuracy, interval = zip(*points, strict=True)
+        ax.errorbar(
+          steps,
+          accuracy,
+          interval,
+          fmt=style,
+          color=colour,
+          markersize=4,
+          linewidth=1.2,
+          elinewidth=0.6,
+          label=f'{name}, {"gated" if kind == "thresholds" else "fixed"}',
+        )
+  ax.set_xlabel('mean denoising steps')
+  ax.set_ylabel('accuracy (%)')
+  ax.set_title(f'{results["task"]}, {results["num"]} held-out problems')
+  ax.grid(alpha=0.3)
+  ax.legend(frameon=False)
+  fig.savefig(path, dpi=150)
+
+
+def main(arguments: Sequence[str]) -> int:
+  """The command; 1 where the file is no results."""
+  if len(arguments) != 2:
+    print(__doc__)
+    return 2
+  source, target = map(pathlib.Path, arguments)
+  try:
+    draw(json.loads(source.read_text()), target)
+  except (OSError, ValueError, KeyError) as e:
+    message = errors.UserError(f'{source} -> {target}: {e}')
+    print(f'frontier_plot: {message}', file=sys.stderr)
+    return 1
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,105 @@
+"""Accuracy against denoising steps: two policies compared at equal steps.
+
+A policy has one point a decoding (a schedule or a threshold). Its frontier is
+what it reaches with at most s steps: the best point so far, and between two
+points their mixture (decode a share of the prompts under each). Dims: K
+decodings, N problems, R bootstrap samples.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from dllm_jax.eval import accuracy
+
+NUM_SAMPLES = 2000
+
+
+class Points(NamedTuple):
+  """One policy under several decodings, problem by problem.
+
+  Attributes:
+    correct: verdicts.
+    steps: denoiser calls.
+  """
+
+  correct: Float[np.ndarray, 'K N']
+  steps: Float[np.ndarray, 'K N']
+
+
+def points(evaluations: Sequence[accuracy.Evaluation]) -> Points:
+  """The decodings of one policy, all on the same problems."""
+  return Points(
+    np.stack([e.correct for e in evaluations]).astype(np.float64),
+    np.stack([e.num_steps for e in evaluations]).astype(np.float64),
+  )
+
+
+def frontier_at(
+  steps: Float[np.ndarray, ' K'],
+  correct: Float[np.ndarray, ' K'],
+  wanted: Float[np.ndarray, ' W'],
+) -> Float[np.ndarray, ' W']:
+  """Accuracy that a policy reaches with `wanted` mean steps.
+
+  Linear between the running best of the points by steps; NaN below the fewest
+  steps that the policy was decoded with.
+  """
+  order = np.lexsort((correct, steps))
+  best = np.maximum.accumulate(correct[order])
+  reached = np.interp(wanted, steps[order], best)
+  return np.where(wanted < steps[order][0], np.nan, reached)
+
+
+def compare(
+  policy: Points, base: Points, *, seed: int = 0
+) -> list[dict[str, Any]]:
+  """Each decoding of `policy` against the frontier of `base` at its steps.
+
+  Args:
+    policy: the policy; a row of the result for each of its K decodings.
+    base: another, on the same problems.
+    seed: of the bootstrap, which draws problems for both together.
+
+  Returns:
+    Dicts of 'mean_steps' and 'accuracy' of the policy, the base's 'base'
+    at those steps, their difference 'gap', and its 95 % interval 'low', 'high';
+    None where the base was not decoded in so few steps.
+  """
+  num = policy.correct.shape[1]
+  rng = np.random.default_rng(seed)
+  counts = rng.multinomial(num, np.full(num, 1 / num), size=NUM_SAMPLES)
+  share = counts / num  # [R, N]
+  mean = lambda x: share @ x.T  # [R, K]
+  steps, correct = mean(policy.steps), mean(policy.correct)
+  base_steps, base_correct = mean(base.steps), mean(base.correct)
+  gaps = correct - np.stack(
+    [
+      frontier_at(base_steps[r], base_correct[r], steps[r])
+      for r in range(NUM_SAMPLES)
+    ]
+  )
+  reached = frontier_at(
+    base.steps.mean(1), base.correct.mean(1), policy.steps.mean(1)
+  )
+  rows = []
+  for k, at_base in enumerate(reached):
+    row = {
+      'mean_steps': float(policy.steps[k].mean()),
+      'accuracy': float(policy.correct[k].mean()),
+    }
+    known = gaps[:, k][~np.isnan(gaps[:, k])]
+    if np.isnan(at_base) or len(known) < NUM_SAMPLES / 2:
+      row |= dict.fromkeys(('base', 'gap', 'low', 'high'))
+    else:
+      low, high = np.quantile(known, (0.025, 0.975))
+      row |= {
+        'base': float(at_base),
+        'gap': row['accuracy'] - float(at_base),
+        'low': float(low),
+        'high': float(high),
+      }
+    rows.append(row)
+  return rows

@@ -1,0 +1,200 @@
+"""Evaluation of kept models: everything that `launch/eval.py` does."""
+
+import json
+import pathlib
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dllm_jax import errors, settings, sharding, types
+from dllm_jax.analysis import frontier_plot
+from dllm_jax.eval import accuracy
+from dllm_jax.experiment import results, setup
+from dllm_jax.io import checkpoint, console, workdir
+from dllm_jax.rollout import context
+from dllm_jax.tasks import task as task_lib
+from dllm_jax.text import tokenizer as tokenizer_lib
+
+
+def evaluate_model(
+  config: Mapping[str, Any],
+  directory: pathlib.Path,
+  name: str,
+  *,
+  out: pathlib.Path | None,
+  screen: console.Console,
+) -> dict[str, Any]:
+  """Accuracy, steps and speed of one model under one decoding.
+
+  Args:
+    config: nested dicts; its `rollout` is the decoding, as it is.
+    directory: workdir of a run.
+    name: which of its models: 'base', 'control' or 'final'.
+    out: results file; the generations go beside it.
+    screen: where progress and accuracy go.
+
+  Returns:
+    What the results file says.
+
+  Raises:
+    errors.UserError: a model that is missing or of another shape.
+  """
+  cfg = settings.from_config(config)
+  ctx = _open(config, cfg, directory, [name], out)
+  params = _load(ctx, directory, name)
+  rows = setup.load_test(cfg)
+  with screen.stage(f'{cfg.task.name}, {name}', len(rows)) as bar:
+    found = accuracy.evaluate(
+      ctx,
+      params,
+      rows,
+      cfg.rollout,
+      batch_size=cfg.eval.batch_size,
+      advance=bar.add,
+    )
+  summary = {'task': cfg.task.name, 'params': name} | found.summary()
+  screen.line(
+    f'{cfg.task.name}, {name}: accuracy {100 * found.accuracy:.1f} % '
+    f'± {100 * summary["interval"]:.1f} on {len(rows)} problems, '
+    f'{found.mean_steps:.1f} steps, {found.tokens_per_second:.0f} tokens/s'
+  )
+  if out is not None:
+    workdir.write_json(out, summary)
+    generations = out.with_suffix('.generations.jsonl')
+    _write_generations(generations, cfg.task, rows, found)
+    screen.line(f'written: {out}, {generations}')
+  return summary
+
+
+def sweep_models(
+  config: Mapping[str, Any],
+  directory: pathlib.Path,
+  *,
+  out: pathlib.Path | None,
+  screen: console.Console,
+) -> dict[str, Any]:
+  """Accuracy against steps of all models of a run, under all decodings.
+
+  Args:
+    config: nested dicts; `eval.num_steps` and `eval.thresholds` are tried.
+    directory: workdir of a run.
+    out: results file; the plot goes beside it.
+    screen: where progress and tables go.
+
+  Returns:
+    What the results file says: 'task', 'num', and `results.sweep_all`.
+
+  Raises:
+    errors.UserError: as `evaluate_model`.
+  """
+  cfg = settings.from_config(config)
+  names = [n for n in results.POLICIES if (directory / n).exists()]
+  ctx = _open(config, cfg, directory, names or ['final'], out)
+  rows = setup.load_test(cfg)
+  found = {'task': cfg.task.name, 'num': len(rows)} | results.sweep_all(
+    ctx,
+    cfg,
+    rows,
+    {name: _load(ctx, directory, name) for name in names},
+    screen=screen,
+    stop=workdir.StopRequest(),
+  )
+  results.show_fixed(found, screen)
+  if cfg.eval.thresholds:
+    results.show_thresholds(found, screen)
+  if out is not None:
+    workdir.write_json(out, found)
+    picture = out.with_suffix('.png')
+    frontier_plot.draw(found, picture)
+    screen.line(f'written: {out}, {picture}')
+  return found
+
+
+def _open(
+  config: Mapping[str, Any],
+  cfg: settings.Settings,
+  directory: pathlib.Path,
+  names: Sequence[str],
+  out: pathlib.Path | None,
+) -> context.Context:
+  """The context of a run's models, once everything that can be refused is."""
+  there = [n for n in results.POLICIES if (directory / n).exists()]
+  for name in names:
+    if name not in there:
+      raise errors.UserError(
+        f'{directory} holds no model {name!r}'
+        + (f'; it has {", ".join(there)} (--params)' if there else '')
+      )
+  _check_same_model(config, directory)
+  try:
+    tokenizer = tokenizer_lib.Tokenizer.load(directory / results.TOKENIZER_FILE)
+  except (FileNotFoundError, ValueError) as e:
+    raise errors.UserError(f'{directory} is no workdir of a run: {e}') from e
+  ctx = setup.make_context(cfg, tokenizer)
+  sharding.check_divides(cfg.eval.batch_size, ctx.mesh, 'eval.batch_size')
+  if out is not None:
+    _check_writable(out, directory)
+  return ctx
+
+
+def _load(
+  ctx: context.Context, directory: pathlib.Path, name: str
+) -> types.Params:
+  params, _ = checkpoint.load_params(directory / name, setup.fresh_params(ctx))
+  return params
+
+
+def _check_same_model(
+  config: Mapping[str, Any], directory: pathlib.Path
+) -> None:
+  """Refuses a config of another task or model than the run was trained with."""
+  own = workdir.read_config(directory)
+  if own is None:
+    return
+  given = workdir.flatten(config)
+  for key, value in workdir.flatten(own).items():
+    if key.startswith(('task.', 'model.')) and key != 'task.parity':
+      if given.get(key) != value:
+        raise errors.UserError(
+          f'{directory} was trained with {key}={value}, the config says '
+          f'{given.get(key)}; give the config, preset and overrides of the run'
+        )
+
+
+def _write_generations(
+  path: pathlib.Path,
+  task: task_lib.Task,
+  rows: Sequence[task_lib.Row],
+  found: accuracy.Evaluation,
+) -> None:
+  with path.open('w', encoding='utf-8') as file:
+    for i, row in enumerate(rows):
+      record = {
+        'id': row['id'],
+        'question': task.prompt(row),
+        'generation': found.texts[i],
+        'ground_truth': task.gold(row),
+        'correct': bool(found.correct[i]),
+        'completion_ids': found.tokens[i].tolist(),
+        'commit_step': found.commit_step[i].tolist(),
+        'num_steps': int(found.num_steps[i]),
+      }
+      file.write(json.dumps(record) + '\n')
+
+
+def _check_writable(out: pathlib.Path, directory: pathlib.Path) -> None:
+  """Makes the folder of a results file, before the work that fills it."""
+  try:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=out.parent):
+      pass
+  except OSError as e:
+    raise errors.UserError(
+      f'cannot write results to {out}: {e.strerror}; use another --out'
+    ) from e
+  if out.is_dir():
+    raise errors.UserError(f'--out {out} is a folder; name a file in it')
+  if out.exists() and out.resolve().parent == directory.resolve():
+    raise errors.UserError(
+      f'--out {out} is a file of the run that is evaluated; use another name'
+    )

@@ -1,0 +1,61 @@
+"""Curves at equal steps: by hand, relations, and coverage of the intervals."""
+
+import numpy as np
+import pytest
+
+from dllm_jax.eval import frontier
+
+
+def at(steps, correct, wanted):
+  return frontier.frontier_at(
+    *(np.array(x, float) for x in (steps, correct, wanted))
+  )
+
+
+def test_by_hand():
+  steps, correct = [2, 8, 4], [0.2, 0.5, 0.1]  # 4 steps are worse than 2
+  got = at(steps, correct, [1, 2, 4, 6, 8, 20])
+  np.testing.assert_allclose(got, [np.nan, 0.2, 0.2, 0.35, 0.5, 0.5])
+
+
+def make(seed, accuracy, steps, num=400):
+  rng = np.random.default_rng(seed)
+  level = rng.random(num)
+  return frontier.Points(
+    np.stack([(level < a).astype(float) for a in accuracy]),
+    np.stack([np.full(num, s, float) for s in steps]),
+  )
+
+
+def test_a_policy_against_itself_has_no_gap():
+  same = make(0, [0.2, 0.4, 0.6], [2, 4, 8])
+  for row in frontier.compare(same, same):
+    assert row['gap'] == row['low'] == row['high'] == 0.0
+
+
+def test_gaps_and_missing_steps():
+  base = make(0, [0.2, 0.6], [2, 6])
+  policy = make(0, [0.1, 0.5, 0.7], [1, 4, 6])
+  fewer, equal, most = frontier.compare(policy, base)
+  assert fewer['gap'] is None and fewer['base'] is None
+  mixed = base.correct.mean(1).mean()
+  assert equal['base'] == pytest.approx(mixed)
+  assert equal['gap'] == pytest.approx(policy.correct[1].mean() - mixed)
+  assert equal['low'] < equal['gap'] < equal['high']
+  assert most['mean_steps'] == 6 and 0.05 < most['gap'] < 0.15
+  # Problems are drawn for both together: the gap is steadier than its parts.
+  assert most['high'] - most['low'] < 0.08
+  assert frontier.compare(policy, base) == frontier.compare(policy, base)
+
+
+def test_intervals_cover_the_truth():
+  inside = 0
+  for seed in range(40):
+    rng = np.random.default_rng(seed)
+    draw = lambda p, rng=rng: (rng.random((1, 300)) < p).astype(float)
+    steps = np.full((1, 300), 3.0)
+    (row,) = frontier.compare(
+      frontier.Points(draw(0.4), steps), frontier.Points(draw(0.3), steps)
+    )
+    inside += row['low'] <= 0.1 <= row['high']
+  assert inside >= 34  # 95 % of 40 is 38

@@ -1,0 +1,273 @@
+"""Token advantages of paths: recordings, numbers by hand, relations."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dllm_jax.rl import trajectory_credit as credit
+from tests import tiny
+
+# Compiled: eager operations compile one by one for every new shape.
+group_auc = jax.jit(credit.group_auc, static_argnames='num_prompts')
+group_z = jax.jit(credit.group_z, static_argnames='num_prompts')
+unmask_weight = jax.jit(credit.unmask_weight)
+token_advantages = jax.jit(
+  credit.token_advantages, static_argnames=('num_prompts', 'cfg')
+)
+PUBLISHED = credit.CreditConfig(delta=1.0, form='published')
+
+
+def auc_of(curves, num_prompts=1, prompt_id=None):
+  total = np.array([np.sum(c) for c in curves], np.float32)
+  final = np.array([c[-1] for c in curves], np.float32)
+  return group_auc(
+    jnp.asarray(total),
+    jnp.asarray(final),
+    jnp.asarray([len(c) for c in curves], jnp.int32),
+    jnp.zeros(len(curves), jnp.int32) if prompt_id is None else prompt_id,
+    num_prompts=num_prompts,
+  )
+
+
+def z_of(x):
+  x = jnp.asarray(x, jnp.float32)
+  return group_z(x, jnp.zeros(len(x), jnp.int32), num_prompts=1)
+
+
+# Recordings.
+
+
+def recorded(shared_dir, name):
+  return tiny.cases(shared_dir / 'golden' / 'rl' / f'{name}.json')
+
+
+def test_recorded_weights(shared_dir):
+  cases = recorded(shared_dir, 'unmask_weight')
+  assert len(cases) == 26
+  for case in cases:
+    got = unmask_weight(jnp.array([case['inputs']['unmask_step']]))
+    np.testing.assert_allclose(
+      got[0], case['outputs']['w'], atol=1e-6, err_msg=case['id']
+    )
+
+
+def test_recorded_auc_and_z(shared_dir):
+  cases = recorded(shared_dir, 'auc_zscore')
+  assert len(cases) == 27
+  for case in cases:
+    curves, want = case['inputs']['intermediate_rewards'], case['outputs']
+    auc = auc_of(curves)
+    np.testing.assert_allclose(auc, want['auc'], rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(
+      z_of(auc), want['z'], rtol=1e-5, atol=1e-5, err_msg=str(case['id'])
+    )
+
+
+def test_recorded_token_advantages(shared_dir):
+  cases = recorded(shared_dir, 'shaped_advantage')
+  assert len(cases) == 25
+  flipped = 0
+  for case in cases:
+    given, want = case['inputs'], case['outputs']
+    weight = unmask_weight(jnp.array(given['unmask_step']))
+    advantage = jnp.asarray(want['advantage'], jnp.float32)
+    got = token_advantages(
+      advantage,
+      z_of(auc_of(given['intermediate_rewards'])),
+      weight,
+      jnp.ones(weight.shape, bool),
+      jnp.zeros(len(weight), jnp.int32),
+      num_prompts=1,
+      cfg=credit.CreditConfig(delta=given['delta'], form='published'),
+    )
+    np.testing.assert_allclose(
+      got, want['token_advantage'], rtol=1e-5, atol=1e-6, err_msg=case['id']
+    )
+    flipped += (np.array(got) * np.array(advantage)[:, None] < 0).sum()
+  assert flipped > 0  # the published form does flip signs
+
+
+# By hand.
+
+
+def test_auc_pads_to_the_longest_of_the_group():
+  # 1 + 1 + 1, and 0 + 0.5 + 0.5 with one step more that repeats 0.5.
+  np.testing.assert_allclose(auc_of([[1, 1, 1], [0, 0.5]]), [3.0, 1.0])
+  # A longer row of another prompt changes nothing.
+  got = auc_of([[1, 1, 1], [0, 0.5], [1.0] * 9], 2, jnp.array([0, 0, 1]))
+  np.testing.assert_allclose(got, [3.0, 1.0, 9.0])
+
+
+def test_weight_by_hand():
+  got = unmask_weight(jnp.array([[0, 1, 1, 2], [3, 3, 3, 3]]))
+  np.testing.assert_allclose(got, [[0.75, 0.25, 0.25, 0.0], [0.0] * 4])
+
+
+A = jnp.array([1.0, -1.0, 0.5, -0.5])
+Z = jnp.array([1.0, -1.5, 0.0, 0.5])
+W = jnp.array([[0.5, 0.0], [1.0, 0.5], [0.9, 0.2], [0.5, 0.0]])
+ALL = jnp.ones(W.shape, bool)
+ONE = jnp.zeros(4, jnp.int32)
+
+
+def shaped(mask=ALL, prompt_id=ONE, **changes):
+  cfg = dataclasses.replace(PUBLISHED, **changes)
+  return np.asarray(
+    token_advantages(A, Z, W, mask, prompt_id, num_prompts=2, cfg=cfg)
+  )
+
+
+def test_forms_by_hand():
+  # 1 + z w: 1.5, 1; -0.5, 0.25; 1, 1; 1.25, 1.
+  want = np.array([[1.5, 1.0], [0.5, -0.25], [0.5, 0.5], [-0.625, -0.5]])
+  np.testing.assert_allclose(shaped(), want)
+  clamped = np.array([[1.2, 1.0], [0.0, -0.25], [0.5, 0.5], [-0.6, -0.5]])
+  got = shaped(form='clamped', max_multiplier=1.2)
+  np.testing.assert_allclose(got, clamped, rtol=1e-6)
+  np.testing.assert_allclose(
+    shaped(form='recentred', max_multiplier=1.2),
+    clamped - clamped.mean(),
+    rtol=1e-6,
+  )
+  np.testing.assert_allclose(
+    shaped(form='additive', delta=2.0),
+    [[2.0, 1.0], [-4.0, -2.5], [0.5, 0.5], [0.0, -0.5]],
+  )
+  fraction = credit.flipped_fraction(jnp.asarray(want), A, ALL)
+  assert fraction == 1 / 8
+
+
+def test_the_parts_alone():
+  np.testing.assert_allclose(
+    shaped(use_time=False)[:, 0], [2.0, 0.5, 0.5, -0.75]
+  )
+  np.testing.assert_allclose(shaped(use_auc=False), A[:, None] * (1 + W))
+
+
+@pytest.mark.parametrize('form', credit.FORMS)
+def test_relations(form):
+  flat = np.repeat(np.asarray(A)[:, None], 2, 1)
+  if form != 'recentred':
+    np.testing.assert_array_equal(shaped(form=form, delta=0.0), flat)
+  mask = ALL.at[1, 0].set(False).at[3].set(False)
+  got = shaped(mask, form=form)
+  assert (got[~np.asarray(mask)] == 0).all()
+  if form == 'recentred':
+    assert abs(got.sum()) < 1e-6
+  if form == 'clamped':
+    assert (shaped(form=form, delta=9.0) * flat >= 0).all()
+  # A group of tied rewards and tied paths has no signal in any form.
+  nothing = token_advantages(
+    jnp.zeros(4),
+    jnp.zeros(4),
+    W,
+    ALL,
+    ONE,
+    num_prompts=1,
+    cfg=dataclasses.replace(PUBLISHED, form=form),
+  )
+  assert not np.asarray(nothing).any()
+
+
+def test_only_the_additive_form_acts_on_tied_rewards():
+  for form in credit.FORMS:
+    cfg = dataclasses.replace(PUBLISHED, form=form)
+    got = token_advantages(jnp.zeros(4), Z, W, ALL, ONE, num_prompts=1, cfg=cfg)
+    assert np.asarray(got).any() == (form == 'additive')
+
+
+def test_the_published_mean_is_positive_and_the_additive_one_is_not():
+  """Why the published multiplier inflates confidences: z follows A."""
+  rng = np.random.default_rng(0)
+  groups, size, length = 400, 8, 6
+  prompt_id = np.repeat(np.arange(groups), size)
+  reward = (rng.random(groups * size) < 0.3).astype(np.float32)
+  start = rng.integers(1, 6, groups * size)  # when the answer shows up
+  auc = reward * start + 0.3 * rng.random(groups * size)
+  mean = reward.reshape(groups, size).mean(1)[prompt_id]
+  z = group_z(
+    jnp.asarray(auc, jnp.float32), jnp.asarray(prompt_id), num_prompts=groups
+  )
+  weight = unmask_weight(
+    jnp.asarray(rng.integers(0, 4, (groups * size, length)))
+  )
+  push = {}
+  for form in credit.FORMS:
+    got = token_advantages(
+      jnp.asarray(reward - mean),
+      z,
+      weight,
+      jnp.ones(weight.shape, bool),
+      jnp.asarray(prompt_id),
+      num_prompts=groups,
+      cfg=dataclasses.replace(PUBLISHED, form=form),
+    )
+    push[form] = float(jnp.mean(got))
+  assert push['published'] > 0.05 and push['clamped'] > 0.05
+  assert abs(push['recentred']) < 1e-5 and abs(push['additive']) < 0.01
+
+
+# z.
+
+
+@pytest.mark.parametrize('value', [0.0, 0.1, 1 / 3, 7.7, 1e4, -250.3])
+@pytest.mark.parametrize('size', [2, 6, 8])
+def test_tied_paths_have_no_z(value, size):
+  assert not np.asarray(z_of([value] * size)).any()
+
+
+def test_z_ignores_what_is_not_finite():
+  got = z_of([1.0, 2.0, np.nan, np.inf])
+  np.testing.assert_allclose(got, [-(0.5**0.5), 0.5**0.5, 0, 0], rtol=1e-6)
+  assert not np.asarray(z_of([3.0])).any()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.floats(-50, 50, width=32), min_size=2, max_size=12))
+def test_z_is_bounded_and_sums_to_zero(values):
+  z = np.asarray(z_of(values), np.float64)
+  n = len(values)
+  assert np.abs(z).max() <= (n - 1) / np.sqrt(n) + 1e-4
+  assert abs(z.sum()) < 1e-3
+  if z.any():
+    assert z.std(ddof=1) == pytest.approx(1.0, abs=1e-3)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=16))
+def test_weight_is_the_share_still_masked(steps):
+  w = np.asarray(unmask_weight(jnp.array([steps])))[0]
+  steps = np.array(steps)
+  assert w.min() == 0 and w.max() < 1
+  for t in set(steps):
+    np.testing.assert_allclose(w[steps == t], np.mean(steps > t), atol=1e-6)
+
+
+def test_order_and_place_do_not_matter():
+  rng = np.random.default_rng(3)
+  prompt_id = np.repeat([0, 1, 2], 4)
+  auc = rng.random(12).astype(np.float32)
+  order = rng.permutation(12)
+  z = lambda o: np.asarray(
+    group_z(jnp.asarray(auc[o]), jnp.asarray(prompt_id[o]), num_prompts=3)
+  )
+  np.testing.assert_allclose(z(order), z(np.arange(12))[order], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  'changes',
+  [
+    {'delta': -1.0},
+    {'max_multiplier': 0.5},
+    {'max_step_scores': -1},
+    {'form': 'additive', 'use_auc': False},
+  ],
+)
+def test_bad_settings(changes):
+  with pytest.raises(ValueError):
+    dataclasses.replace(PUBLISHED, **changes)
