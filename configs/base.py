@@ -143,7 +143,12 @@ def get_config(arg: str = '') -> config_dict.ConfigDict:
     }
   )
   config.eval = config_dict.ConfigDict(
-    {'num_steps': (12, 6, 4, 3), 'thresholds': (), 'batch_size': 128}
+    {
+      'num_steps': (12, 6, 4, 3),
+      'threshold': 0.8,
+      'thresholds': (),
+      'batch_size': 128,
+    }
   )
   config.checkpoint = config_dict.ConfigDict({'every': 100, 'keep': 2})
   config.mesh = config_dict.ConfigDict(

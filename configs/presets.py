@@ -132,7 +132,7 @@ def _gated(config: config_dict.ConfigDict, model: str, task: str) -> None:
   config.method.policy.update(num_inner=12, beta=0.04)
   config.train.num_steps = round(5000 / 12)
   config.train.floor_patience = 0
-  config.eval.thresholds = (0.8, 0.95, 0.9, 0.7, 0.6, 0.5)
+  config.eval.thresholds = (0.95, 0.9, 0.8, 0.7, 0.6, 0.5)
 
 
 def _published(config: config_dict.ConfigDict, task: str) -> None:

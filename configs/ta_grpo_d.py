@@ -15,6 +15,6 @@ def get_config(arg: str = '') -> config_dict.ConfigDict:
   config.rollout.decode = 'gated'
   config.method.credit.delta = 0.5
   config.train.floor_patience = 3
-  config.eval.thresholds = (0.8, 0.98, 0.95, 0.9, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
+  config.eval.thresholds = (0.98, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.3)
   presets.apply(config, arg)
   return config.lock()

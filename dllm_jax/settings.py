@@ -80,11 +80,14 @@ class EvalConfig:
   Attributes:
     num_steps: denoising steps of the fixed schedule to try; the one at which
       the base does best on validation rows is the setting of the run.
+    threshold: of the gated decoder at which a gated policy is watched while
+      it is trained.
     thresholds: of the gated decoder to try, beside the fixed schedules.
     batch_size: rows decoded together.
   """
 
   num_steps: tuple[int, ...]
+  threshold: float
   thresholds: tuple[float, ...]
   batch_size: int
 
@@ -155,10 +158,11 @@ class Settings:
 
   def gated_decodings(self) -> dict[float, answer_free.RolloutConfig]:
     """The gated decodings to evaluate, by their thresholds."""
-    return {
-      threshold: self.rollout.greedy(decode='gated', threshold=threshold)
-      for threshold in self.eval.thresholds
-    }
+    return {t: self.gated_decoding(t) for t in self.eval.thresholds}
+
+  def gated_decoding(self, threshold: float) -> answer_free.RolloutConfig:
+    """The deterministic gate at a threshold."""
+    return self.rollout.greedy(decode='gated', threshold=threshold)
 
   def model_config(self, vocab: types.Vocabulary) -> model_config.ModelConfig:
     """The model's record, once the tokenizer says how many ids there are."""
@@ -191,11 +195,6 @@ def from_config(config: Mapping[str, Any]) -> Settings:
     raise errors.UserError(
       "config key rollout.decode is 'gated', but the guided rows of ag_grpo "
       'are decoded by a fixed schedule; use rollout.decode=fixed'
-    )
-  if rollout.decode == 'gated' and not config['eval']['thresholds']:
-    raise errors.UserError(
-      "config key eval.thresholds is empty, but rollout.decode is 'gated': "
-      'the first threshold is the one that training is watched at'
     )
   if method['name'] == 'ag_grpo' and guided.num_guided > rollout.group_size:
     raise errors.UserError(
@@ -259,9 +258,9 @@ def from_config(config: Mapping[str, Any]) -> Settings:
       'eval',
       EvalConfig,
       {
+        **config['eval'],
         'num_steps': tuple(config['eval']['num_steps']),
         'thresholds': tuple(config['eval']['thresholds']),
-        'batch_size': config['eval']['batch_size'],
       },
     ),
     mesh=_make('mesh', sharding.MeshConfig, config['mesh']),

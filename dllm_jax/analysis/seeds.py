@@ -1,4 +1,4 @@
-"""One table from the eval.json of several seeds: means, intervals, differences.
+"""Tables from the eval.json of several seeds: means, intervals, differences.
 
   python -m dllm_jax.analysis.seeds runs/ag_s0 runs/ag_s1 runs/ag_s2
 
@@ -43,7 +43,7 @@ def estimate(values: Sequence[float] | np.ndarray) -> Estimate:
 
 
 def table(workdirs: Sequence[str | pathlib.Path]) -> str:
-  """A Markdown table over finished runs of one configuration.
+  """Markdown tables over finished runs of one configuration.
 
   Raises:
     errors.UserError: there is no run, one is not finished, or they differ in
@@ -52,27 +52,31 @@ def table(workdirs: Sequence[str | pathlib.Path]) -> str:
   runs = [_results(pathlib.Path(directory)) for directory in workdirs]
   if not runs:
     raise errors.UserError('no run was named; give the workdirs of the seeds')
-  settings = list(runs[0]['base']['sweep'])
   for run, directory in zip(runs, workdirs, strict=True):
     if _kind(run) != _kind(runs[0]):
       raise errors.UserError(
         f'{directory} is {_kind(run)}, the first run {_kind(runs[0])}: give '
         'seeds of one configuration'
       )
+  parts = [_by_schedule(runs)]
+  if all('frontier' in run for run in runs):
+    parts.append(_by_threshold(runs))
+  return '\n\n'.join(parts)
+
+
+def _by_schedule(runs: Sequence[dict]) -> str:
+  """Accuracy of every policy at every fixed schedule."""
   names = [name for name in POLICIES if all(name in run for run in runs)]
   over = [name for name in ('base', 'control') if name in names]
-  header = ['steps', *names, *(f'final - {name}' for name in over)]
-  lines = ['| ' + ' | '.join(header) + ' |', '|---' * len(header) + '|']
-  for steps in settings:
+  lines = _header(['steps', *names, *(f'final - {name}' for name in over)])
+  for steps in runs[0]['base']['sweep']:
     accuracy = {
       name: np.array([run[name]['sweep'][steps]['accuracy'] for run in runs])
       for name in names
     }
-    cells = [steps, *(str(estimate(accuracy[name])) for name in names)]
-    cells += [
-      str(estimate(accuracy['final'] - accuracy[name])) for name in over
-    ]
-    lines.append('| ' + ' | '.join(cells) + ' |')
+    cells = [steps, *(estimate(accuracy[name]) for name in names)]
+    cells += [estimate(accuracy['final'] - accuracy[name]) for name in over]
+    lines.append(_line(cells))
   gain = [run['final']['accuracy'] - run['base']['accuracy'] for run in runs]
   chosen = ', '.join(str(run['chosen_steps']) for run in runs)
   lines.append(
@@ -81,6 +85,57 @@ def table(workdirs: Sequence[str | pathlib.Path]) -> str:
     f'{runs[0]["num"]} problems.'
   )
   return '\n'.join(lines)
+
+
+def _by_threshold(runs: Sequence[dict]) -> str:
+  """The trained policy's thresholds against the base in as many steps."""
+  lines = _header(
+    ['threshold', 'mean steps', 'final', 'base, as many steps', 'final - base']
+  )
+  rows = [
+    {row['threshold']: row for row in run['frontier']['final']} for run in runs
+  ]
+  for threshold in rows[0]:
+    seen = [row[threshold] for row in rows]
+    column = lambda name, seen=seen: np.array([row[name] for row in seen])
+    known = all(row['gap'] is not None for row in seen)
+    lines.append(
+      _line(
+        [
+          threshold,
+          f'{column("mean_steps").mean():.1f}',
+          estimate(column('accuracy')),
+          estimate(column('base')) if known else '',
+          estimate(column('gap')) if known else '',
+        ]
+      )
+    )
+  final = [run['final']['at_threshold'] for run in runs]
+  gain = [
+    f['accuracy'] - run['base']['accuracy']
+    for f, run in zip(final, runs, strict=True)
+  ]
+  share = np.array(
+    [
+      f['mean_steps'] / run['base']['mean_steps']
+      for f, run in zip(final, runs, strict=True)
+    ]
+  )
+  lines.append(
+    f'\nAt the threshold chosen on validation rows '
+    f'({", ".join(f["threshold"] for f in final)}): final - base = '
+    f'{estimate(gain)} points, in {estimate(share)} % of the steps of the '
+    f"base's best schedule."
+  )
+  return '\n'.join(lines)
+
+
+def _header(cells: Sequence[str]) -> list[str]:
+  return [_line(cells), '|---' * len(cells) + '|']
+
+
+def _line(cells: Sequence[object]) -> str:
+  return '| ' + ' | '.join(map(str, cells)) + ' |'
 
 
 def _results(directory: pathlib.Path) -> dict:

@@ -1,9 +1,9 @@
 """Accuracy against denoising steps: two policies compared at equal steps.
 
 A policy has one point a decoding (a schedule or a threshold). Its frontier is
-what it reaches with at most s steps: the best point so far, and between two
-points their mixture (decode a share of the prompts under each). Dims: K
-decodings, N problems, R bootstrap samples.
+what it reaches with s steps on average: a point of at most as many, or the
+mixture of two points (decode a share of the prompts under each). Dims: K
+decodings, N problems, R bootstrap samples, W wanted numbers of steps.
 """
 
 from collections.abc import Sequence
@@ -38,19 +38,26 @@ def points(evaluations: Sequence[accuracy.Evaluation]) -> Points:
 
 
 def frontier_at(
-  steps: Float[np.ndarray, ' K'],
-  correct: Float[np.ndarray, ' K'],
-  wanted: Float[np.ndarray, ' W'],
-) -> Float[np.ndarray, ' W']:
+  steps: Float[np.ndarray, '*R K'],
+  correct: Float[np.ndarray, '*R K'],
+  wanted: Float[np.ndarray, '*R W'],
+) -> Float[np.ndarray, '*R W']:
   """Accuracy that a policy reaches with `wanted` mean steps.
 
-  Linear between the running best of the points by steps; NaN below the fewest
-  steps that the policy was decoded with.
+  The best of its points and of the mixtures of any two (the upper concave
+  hull), so that no further point lowers it; NaN below the fewest steps that the
+  policy was decoded with.
   """
-  order = np.lexsort((correct, steps))
-  best = np.maximum.accumulate(correct[order])
-  reached = np.interp(wanted, steps[order], best)
-  return np.where(wanted < steps[order][0], np.nan, reached)
+  few, many = steps[..., :, None, None], steps[..., None, :, None]
+  low, high = correct[..., :, None, None], correct[..., None, :, None]
+  at = wanted[..., None, None, :]
+  apart = many > few
+  share = np.where(apart, at - few, 0.0) / np.where(apart, many - few, 1.0)
+  # Of points that are not apart, the pair stands for the first alone.
+  reached = np.where(
+    (few <= at) & ((at <= many) | ~apart), low + share * (high - low), -np.inf
+  ).max((-3, -2))
+  return np.where(np.isneginf(reached), np.nan, reached)
 
 
 def compare(
@@ -60,7 +67,7 @@ def compare(
 
   Args:
     policy: the policy; a row of the result for each of its K decodings.
-    base: another, on the same problems.
+    base: another, on the same problems; decodings of any kind.
     seed: of the bootstrap, which draws problems for both together.
 
   Returns:
@@ -75,12 +82,7 @@ def compare(
   mean = lambda x: share @ x.T  # [R, K]
   steps, correct = mean(policy.steps), mean(policy.correct)
   base_steps, base_correct = mean(base.steps), mean(base.correct)
-  gaps = correct - np.stack(
-    [
-      frontier_at(base_steps[r], base_correct[r], steps[r])
-      for r in range(NUM_SAMPLES)
-    ]
-  )
+  gaps = correct - frontier_at(base_steps, base_correct, steps)
   reached = frontier_at(
     base.steps.mean(1), base.correct.mean(1), policy.steps.mean(1)
   )

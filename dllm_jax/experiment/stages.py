@@ -59,8 +59,8 @@ def train_policy(
 ) -> tuple[types.Params, loop.Progress]:
   """RL from the base model, watched on validation rows.
 
-  Watched at `num_steps` of the fixed schedule; a gated policy at the first of
-  `eval.thresholds`.
+  Watched at `num_steps` of the fixed schedule; a gated policy at
+  `eval.threshold`.
   """
   cfg, ctx = run.cfg, run.ctx
   optimizer = optim.make(cfg.optim)
@@ -81,7 +81,7 @@ def train_policy(
     method = diffu_grpo.DiffuGrpo(**shared)
   watched = cfg.fixed_decodings()[num_steps]
   if cfg.rollout.decode == 'gated':
-    watched = cfg.gated_decodings()[cfg.eval.thresholds[0]]
+    watched = cfg.gated_decoding(cfg.eval.threshold)
   score = _scorer(run, watched)
   floor = 0.0
   if cfg.loop.floor_patience:

@@ -76,7 +76,8 @@ class RolloutConfig:
         raise ValueError(f'{name} {getattr(self, name)} is negative')
     if self.decode not in ('fixed', 'gated'):
       raise ValueError(f"decode {self.decode!r} is not 'fixed' or 'gated'")
-    self.fixed(), self.gated()  # check lengths, order and gate
+    self.fixed()  # these check lengths, order and gate
+    self.gated()
 
   def fixed(self) -> fixed.FixedConfig:
     """What is static about the fixed schedule."""

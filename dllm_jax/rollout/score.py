@@ -80,7 +80,8 @@ def texts(
 
 def weigh(verdict: task_lib.Score, cfg: RewardConfig) -> float:
   """The reward of a verdict: the weighted sum of its terms."""
-  return sum(weight * verdict.terms[name] for name, weight in cfg.weights)
+  terms = (weight * verdict.terms[name] for name, weight in cfg.weights)
+  return sum(terms, start=0.0)
 
 
 def score(

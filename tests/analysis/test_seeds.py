@@ -45,6 +45,34 @@ def test_difference_is_paired(tmp_path):
   assert lines[2].startswith('| 4 | 30.0 ± 254.1 |')
 
 
+def _gated(directory, accuracy, gap, steps):
+  """A finished run of a gated policy, at one threshold."""
+  _run(directory, 0.2, 0.3)
+  path = directory / 'eval.json'
+  found = json.loads(path.read_text())
+  row = {'mean_steps': steps, 'accuracy': accuracy}
+  found['base']['mean_steps'] = 4.0
+  found['final']['at_threshold'] = {'threshold': '0.9'} | row
+  base = None if gap is None else accuracy - gap
+  found['frontier'] = {
+    'final': [{'threshold': '0.9', 'base': base, 'gap': gap} | row]
+  }
+  path.write_text(json.dumps(found))
+  return directory
+
+
+def test_thresholds_by_hand(tmp_path):
+  a = _gated(tmp_path / 'a', 0.3, 0.1, 1.0)
+  b = _gated(tmp_path / 'b', 0.4, 0.1, 3.0)
+  lines = seeds.table([a, b]).splitlines()
+  row = next(line for line in lines if line.startswith('| 0.9'))
+  assert row == '| 0.9 | 2.0 | 35.0 ± 63.5 | 25.0 ± 63.5 | 10.0 ± 0.0 |'
+  # Gains of 0.1 and 0.2 over the base, in 1/4 and 3/4 of its 4 steps.
+  assert '15.0 ± 63.5 points, in 50.0 ± 317.7 % of the steps' in lines[-1]
+  alone = _gated(tmp_path / 'c', 0.3, None, 1.0)
+  assert '| 0.9 | 1.0 | 30.0 ± nan |  |  |' in seeds.table([alone])
+
+
 def test_different_settings_are_refused(tmp_path):
   a = _run(tmp_path / 'a', 0.1, 0.3)
   b = _run(tmp_path / 'b', 0.1, 0.3, steps=('8', '2'))

@@ -402,7 +402,6 @@ def test_greedy_decoding_sorts_no_vocabulary():
 @pytest.mark.parametrize(
   'change',
   [
-    {'gate': 'open'},
     {'min_commits': 0},
     {'top_p': 0.0},
     {'top_p': 1.5},

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dllm_jax.eval import frontier
 
@@ -14,8 +16,28 @@ def at(steps, correct, wanted):
 
 def test_by_hand():
   steps, correct = [2, 8, 4], [0.2, 0.5, 0.1]  # 4 steps are worse than 2
-  got = at(steps, correct, [1, 2, 4, 6, 8, 20])
-  np.testing.assert_allclose(got, [np.nan, 0.2, 0.2, 0.35, 0.5, 0.5])
+  got = at(steps, correct, [1, 2, 4, 5, 8, 20])
+  np.testing.assert_allclose(got, [np.nan, 0.2, 0.3, 0.35, 0.5, 0.5])
+  # A point above the chord of its neighbours is on the hull, one below is not.
+  np.testing.assert_allclose(
+    at([2, 4, 8], [0.2, 0.4, 0.5], [3, 6]), [0.3, 0.45]
+  )
+  np.testing.assert_allclose(at([3, 3], [0.1, 0.2], [3, 4]), [0.2, 0.2])
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 6))
+def test_is_the_least_concave_curve_above_the_points(seed, num):
+  rng = np.random.default_rng(seed)
+  steps, correct = rng.uniform(1, 9, num), rng.random(num)
+  grid = np.linspace(steps.min(), 10, 40)
+  got = at(steps, correct, grid)
+  assert (at(steps, correct, steps) >= correct - 1e-12).all()
+  assert (np.diff(got) >= -1e-12).all()
+  assert (np.diff(got, 2) <= 1e-9).all()
+  fewer = at(steps[:-1], correct[:-1], grid) if num > 1 else np.array(np.nan)
+  assert (np.nan_to_num(fewer, nan=0.0) <= got + 1e-12).all()
+  assert got[-1] == correct.max()
 
 
 def make(seed, accuracy, steps, num=400):
