@@ -29,7 +29,9 @@ GEN_LENGTH = flags.DEFINE_integer('gen_length', None, 'completion tokens')
 BLOCK_LENGTH = flags.DEFINE_integer('block_length', None, 'tokens of a block')
 STEPS = flags.DEFINE_integer('steps', None, 'fixed: denoising steps in all')
 THRESHOLD = flags.DEFINE_float(
-  'threshold', None, 'gated: the confidence above which a token is committed'
+  'threshold',
+  None,
+  "gated: tokens above it are committed; default: the config's eval.threshold",
 )
 GATE = flags.DEFINE_enum(
   'gate', 'threshold', ['threshold', 'bernoulli'], 'gated: the gate'
@@ -44,6 +46,8 @@ def main(config) -> int:
   if not MODEL.value:
     raise errors.UsageError('--model DIR is missing; see --help')
   values = config.to_dict()
+  # Training and testing have thresholds of their own.
+  values['rollout']['threshold'] = values['eval']['threshold']
   if TASK.value and TASK.value != values['task']['name']:
     raise errors.UsageError(
       f'--task {TASK.value} is not the task {values["task"]["name"]!r} of the '

@@ -6,7 +6,7 @@ mixture of two points (decode a share of the prompts under each). Dims: K
 decodings, N problems, R bootstrap samples, W wanted numbers of steps.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,6 +58,29 @@ def frontier_at(
     (few <= at) & ((at <= many) | ~apart), low + share * (high - low), -np.inf
   ).max((-3, -2))
   return np.where(np.isneginf(reached), np.nan, reached)
+
+
+def fewest_steps(
+  found: Mapping[float, accuracy.Evaluation], wanted: float
+) -> float:
+  """The setting of fewest mean steps that keeps an accuracy.
+
+  By one standard error at least, since the least of many settings is picked;
+  the most accurate setting where none keeps it.
+
+  Args:
+    found: evaluations on the same problems, by setting.
+    wanted: the accuracy to keep, in 0..1.
+  """
+
+  def keeps(evaluation):
+    error = np.sqrt(wanted * (1 - wanted) / len(evaluation.correct))
+    return evaluation.accuracy >= wanted + error
+
+  enough = [setting for setting in found if keeps(found[setting])]
+  if enough:
+    return min(enough, key=lambda setting: found[setting].mean_steps)
+  return max(found, key=lambda setting: found[setting].accuracy)
 
 
 def compare(

@@ -9,11 +9,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from dllm_jax import loop, types
 from dllm_jax.data import pipeline
-from dllm_jax.eval import accuracy
+from dllm_jax.eval import accuracy, frontier
 from dllm_jax.experiment import setup
 from dllm_jax.io import checkpoint
 from dllm_jax.ops import streams
@@ -160,18 +159,9 @@ def choose_steps(run: setup.Run, base: types.Params) -> Choice:
 def choose_threshold(
   run: setup.Run, params: types.Params, wanted: float
 ) -> Choice:
-  """The threshold of fewest steps that keeps an accuracy of `wanted`.
-
-  On validation rows, and by one standard error at least, since the fewest
-  steps of many thresholds are picked; the most accurate where none keeps it.
-  """
-  error = np.sqrt(wanted * (1 - wanted) / len(run.rows.validation))
+  """The threshold of fewest steps that keeps `wanted` on validation rows."""
   found = _validate(run, params, run.cfg.gated_decodings())
-  enough = [t for t in found if found[t].accuracy >= wanted + error]
-  if enough:
-    chosen = min(enough, key=lambda t: found[t].mean_steps)
-  else:
-    chosen = max(found, key=lambda t: found[t].accuracy)
+  chosen = frontier.fewest_steps(found, wanted)
   return Choice(chosen, found[chosen].accuracy)
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dllm_jax.eval import frontier
+from dllm_jax.eval import accuracy, frontier
 
 
 def at(steps, correct, wanted):
@@ -81,3 +81,29 @@ def test_intervals_cover_the_truth():
     )
     inside += row['low'] <= 0.1 <= row['high']
   assert inside >= 34  # 95 % of 40 is 38
+
+
+def test_the_fewest_steps_that_keep_an_accuracy():
+  def found(accuracies):
+    steps = {0.9: 6.0, 0.7: 4.0, 0.5: 2.0}
+    return {
+      t: accuracy.Evaluation(
+        accuracy=a,
+        mean_steps=steps[t],
+        metrics={},
+        tokens_per_second=1.0,
+        seconds=1.0,
+        correct=np.zeros(100, np.float32),
+        texts=[],
+        tokens=np.zeros((100, 1), np.int32),
+        commit_step=np.zeros((100, 1), np.int32),
+        num_steps=np.ones(100, np.int32),
+      )
+      for t, a in zip(steps, accuracies, strict=True)
+    }
+
+  # One standard error of 0.2 on 100 rows is 0.04: 0.24 or more is wanted.
+  pick = lambda *a: frontier.fewest_steps(found(a), 0.2)
+  assert pick(0.4, 0.3, 0.25) == 0.5
+  assert pick(0.4, 0.3, 0.23) == 0.7
+  assert pick(0.21, 0.22, 0.1) == 0.7  # none: the most accurate
