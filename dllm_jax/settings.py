@@ -152,7 +152,9 @@ class Settings:
   def fixed_decodings(self) -> dict[int, answer_free.RolloutConfig]:
     """The fixed schedules to evaluate, by their denoising steps."""
     return {
-      steps: self.rollout.greedy(decode='fixed', num_steps=steps)
+      steps: dataclasses.replace(
+        self.rollout.greedy(), decode='fixed', num_steps=steps
+      )
       for steps in self.eval.num_steps
     }
 
@@ -162,7 +164,9 @@ class Settings:
 
   def gated_decoding(self, threshold: float) -> answer_free.RolloutConfig:
     """The deterministic gate at a threshold."""
-    return self.rollout.greedy(decode='gated', threshold=threshold)
+    return dataclasses.replace(
+      self.rollout.greedy(), decode='gated', threshold=threshold
+    )
 
   def model_config(self, vocab: types.Vocabulary) -> model_config.ModelConfig:
     """The model's record, once the tokenizer says how many ids there are."""

@@ -8,7 +8,7 @@ columns.
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -117,11 +117,9 @@ class RolloutConfig:
       return self.fixed().largest_commit(self.num_steps)
     return self.block_length
 
-  def greedy(self, **changes: Any) -> 'RolloutConfig':
+  def greedy(self) -> 'RolloutConfig':
     """The same with temperature 0 and the deterministic gate."""
-    return dataclasses.replace(
-      self, temperature=0.0, gate='threshold', **changes
-    )
+    return dataclasses.replace(self, temperature=0.0, gate='threshold')
 
 
 def groups(

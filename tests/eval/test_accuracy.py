@@ -87,7 +87,9 @@ def test_progress_adds_up_to_the_rows(parts):
 
 def test_sweep(parts):
   ctx, params, cfg = parts
-  settings = {n: cfg.greedy(num_steps=n) for n in (12, 6, 1)}
+  settings = {
+    n: dataclasses.replace(cfg.greedy(), num_steps=n) for n in (12, 6, 1)
+  }
   found = accuracy.sweep(ctx, params, ROWS, settings, batch_size=8)
   assert list(found) == [12, 6, 1]
   for steps, evaluation in found.items():
