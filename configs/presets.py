@@ -116,7 +116,10 @@ _LORA = {
 
 
 def _gated(config: config_dict.ConfigDict, model: str, task: str) -> None:
-  """TA-GRPO-d's gate and shaping, as released (Kim and Kang 2026)."""
+  """TA-GRPO-d's gate and shaping, as released (Kim and Kang 2026).
+
+  But for code: the release runs the tests on every text of every step.
+  """
   config.rollout.update(
     num_prompts=2 if model == 'llada_8b' else 1,
     threshold=0.7,
@@ -130,6 +133,8 @@ def _gated(config: config_dict.ConfigDict, model: str, task: str) -> None:
     max_step_scores=8 if task == 'kodcode' else 0,
   )
   config.method.policy.update(num_inner=12, beta=0.04)
+  if task == 'kodcode':
+    config.method.reward = {'tests': 1.0, 'xmlcount': 1.0}
   config.train.num_steps = round(5000 / 12)
   config.train.floor_patience = 0
   config.eval.thresholds = (0.95, 0.9, 0.8, 0.7, 0.6, 0.5)

@@ -93,7 +93,7 @@ class Progress:
 
   Attributes:
     step: steps done.
-    best_step: of the best evaluation; -1 before the first.
+    best_step: of the best evaluation; -1 before the first, 0 for the floor.
     best_score: its score.
     stale: evaluations since.
     below: evaluations in a row below the floor.
@@ -217,9 +217,9 @@ def run(
         raise Interrupted
   if cfg.floor_patience and progress.below:
     screen.line(
-      f'{title}: stopped at step {progress.step} after {progress.below} '
-      f'evaluation(s) below the {floor:.3f} that it began with; kept step '
-      f'{progress.best_step} ({progress.best_score:.3f})'
+      f'{title}: ended at step {progress.step} of {cfg.num_steps}, its last '
+      f'{progress.below} evaluation(s) below the {floor:.3f} that it began '
+      f'with; kept step {progress.best_step} ({progress.best_score:.3f})'
     )
   return _outcome(state, best, progress, cfg), progress
 
@@ -230,9 +230,15 @@ def _outcome(
   progress: Progress,
   cfg: LoopConfig,
 ) -> types.Params:
-  """The parameters that a finished loop gives; see `LoopConfig`."""
+  """The parameters that a finished loop gives, of `kept_step`."""
+  is_last = kept_step(progress, cfg) == progress.step
+  return state.params if is_last else best
+
+
+def kept_step(progress: Progress, cfg: LoopConfig) -> int:
+  """The step whose parameters a finished loop gives; see `LoopConfig`."""
   below = cfg.floor_patience > 0 and progress.below > 0
-  return best if cfg.patience or below else state.params
+  return progress.best_step if cfg.patience or below else progress.step
 
 
 class _Row(NamedTuple):

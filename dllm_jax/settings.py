@@ -94,8 +94,13 @@ class EvalConfig:
   def __post_init__(self):
     if not self.num_steps or min(self.num_steps) < 1:
       raise ValueError(f'num_steps {self.num_steps} must be positive numbers')
-    if len(set(self.thresholds)) < len(self.thresholds):
-      raise ValueError(f'thresholds {self.thresholds} has one twice')
+    for threshold in (self.threshold, *self.thresholds):
+      if not isinstance(threshold, float) or not math.isfinite(threshold):
+        raise ValueError(f'threshold {threshold!r} is not a finite number')
+    for name in ('num_steps', 'thresholds'):
+      values = getattr(self, name)
+      if len(set(values)) < len(values):
+        raise ValueError(f'{name} {values} has one twice')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -195,11 +200,6 @@ def from_config(config: Mapping[str, Any]) -> Settings:
     )
   rollout = _make('rollout', answer_free.RolloutConfig, config['rollout'])
   guided = _make('method.guided', answer_guided.GuidedConfig, method['guided'])
-  if rollout.decode == 'gated' and method['name'] == 'ag_grpo':
-    raise errors.UserError(
-      "config key rollout.decode is 'gated', but the guided rows of ag_grpo "
-      'are decoded by a fixed schedule; use rollout.decode=fixed'
-    )
   if method['name'] == 'ag_grpo' and guided.num_guided > rollout.group_size:
     raise errors.UserError(
       f'config key method.guided.num_guided is {guided.num_guided}, more than '
@@ -211,7 +211,7 @@ def from_config(config: Mapping[str, Any]) -> Settings:
       f'below rollout.gen_length {rollout.gen_length}'
     )
 
-  def schedule(group, values):
+  def schedule(group, values, floor_patience=0):
     return _make(
       group,
       loop.LoopConfig,
@@ -219,7 +219,7 @@ def from_config(config: Mapping[str, Any]) -> Settings:
         'num_steps': values['num_steps'],
         'eval_every': values['eval_every'],
         'patience': values['patience'],
-        'floor_patience': values.get('floor_patience', 0),
+        'floor_patience': floor_patience,
         'checkpoint_every': every,
       },
     )
@@ -248,7 +248,7 @@ def from_config(config: Mapping[str, Any]) -> Settings:
     ),
     policy=_make('method.policy', policy.PolicyConfig, method['policy']),
     optim=_make('train.optim', optim.OptimConfig, train['optim']),
-    loop=schedule('train', train),
+    loop=schedule('train', train, train['floor_patience']),
     base=BaseConfig(path=base['path'], batch_size=base['batch_size']),
     base_sft=sft.SftConfig(
       max_prompt_length=rollout.max_prompt_length,

@@ -46,13 +46,15 @@ def main(config) -> int:
   if not MODEL.value:
     raise errors.UsageError('--model DIR is missing; see --help')
   values = config.to_dict()
-  # Training and testing have thresholds of their own.
-  values['rollout']['threshold'] = values['eval']['threshold']
   if TASK.value and TASK.value != values['task']['name']:
     raise errors.UsageError(
       f'--task {TASK.value} is not the task {values["task"]["name"]!r} of the '
       'config that the model was trained with; give a config of that task'
     )
+  _refuse_idle_flags(DECODE.value or values['rollout']['decode'])
+  # The test gate is not that of training.
+  values['rollout']['threshold'] = values['eval']['threshold']
+  values['rollout']['min_commits'] = 1
   for flag, group, name in (
     (GEN_LENGTH, 'rollout', 'gen_length'),
     (BLOCK_LENGTH, 'rollout', 'block_length'),
@@ -82,6 +84,22 @@ def main(config) -> int:
   else:
     evaluate.evaluate_model(values, directory, PARAMS.value, **outlets)
   return 0
+
+
+def _refuse_idle_flags(decode: str) -> None:
+  """Refuses flags that the sweep, or the decoder, would not read."""
+  if SWEEP.value:
+    idle = (PARAMS, DECODE, STEPS, THRESHOLD, GATE, TOP_P, TEMPERATURE)
+    why = 'is not read with --sweep: all models are decoded, greedily'
+  elif decode == 'fixed':
+    idle = (THRESHOLD, GATE, TOP_P)
+    why = 'is of the gated decoder; give --decode gated'
+  else:
+    idle = (STEPS,)
+    why = 'is of the fixed schedule; give --decode fixed'
+  for flag in idle:
+    if flag.present:
+      raise errors.UsageError(f'--{flag.name} {why}')
 
 
 if __name__ == '__main__':

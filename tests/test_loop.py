@@ -230,10 +230,23 @@ def test_a_collapse_is_stopped_and_the_best_is_kept(tmp_path):
   assert (progress.step, progress.below, progress.best_step) == (12, 3, 2)
   assert float(params['w']) == weight_after(2)
   said = ' '.join(run.screen.getvalue().split())
-  assert 'stopped at step 12 after 3 evaluation(s) below the 0.400' in said
+  assert 'ended at step 12 of 20, its last 3 evaluation(s) below' in said
   assert 'kept step 2 (0.500)' in said
   again, _ = run(Adder(), **FLOOR)
   assert float(again['w']) == weight_after(2)
+  cfg = dataclasses.replace(CFG, num_steps=20, eval_every=2, floor_patience=3)
+  assert loop.kept_step(progress, cfg) == 2
+
+
+def test_a_collapse_is_the_same_after_a_stop(tmp_path):
+  scores = [0.5, 0.3, 0.45, 0.39, 0.1, 0.2]
+  run = Run(tmp_path, scores=scores)
+  with pytest.raises(loop.Interrupted):
+    run(Adder(stop=run.stop, stop_at=9), **FLOOR)  # one evaluation below
+  again = Run(tmp_path, scores=scores[5:])
+  params, progress = again(Adder(), **FLOOR)
+  assert (progress.step, progress.below, progress.best_step) == (12, 3, 2)
+  assert float(params['w']) == weight_after(2)
 
 
 def test_a_run_above_its_floor_gives_its_last(tmp_path):

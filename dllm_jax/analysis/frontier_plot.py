@@ -66,7 +66,7 @@ def main(arguments: Sequence[str]) -> int:
   source, target = map(pathlib.Path, arguments)
   try:
     draw(json.loads(source.read_text()), target)
-  except (OSError, ValueError, KeyError) as e:
+  except (OSError, ValueError, KeyError, TypeError) as e:
     message = errors.UserError(f'{source} -> {target}: {e}')
     print(f'frontier_plot: {message}', file=sys.stderr)
     return 1

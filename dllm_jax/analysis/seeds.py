@@ -59,7 +59,7 @@ def table(workdirs: Sequence[str | pathlib.Path]) -> str:
         'seeds of one configuration'
       )
   parts = [_by_schedule(runs)]
-  if all('frontier' in run for run in runs):
+  if 'frontier' in runs[0]:
     parts.append(_by_threshold(runs))
   return '\n\n'.join(parts)
 
@@ -98,15 +98,14 @@ def _by_threshold(runs: Sequence[dict]) -> str:
   for threshold in rows[0]:
     seen = [row[threshold] for row in rows]
     column = lambda name, seen=seen: np.array([row[name] for row in seen])
-    known = all(row['gap'] is not None for row in seen)
     lines.append(
       _line(
         [
           threshold,
           f'{column("mean_steps").mean():.1f}',
           estimate(column('accuracy')),
-          estimate(column('base')) if known else '',
-          estimate(column('gap')) if known else '',
+          estimate(column('base')),
+          estimate(column('gap')),
         ]
       )
     )
@@ -158,6 +157,7 @@ def _kind(run: dict) -> tuple:
     run['method'],
     f'{run["num"]} problems',
     f'steps {", ".join(run["base"]["sweep"])}',
+    f'thresholds {", ".join(run["base"].get("thresholds", {}))}',
   )
 
 

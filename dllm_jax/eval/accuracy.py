@@ -22,6 +22,7 @@ class Evaluation(NamedTuple):
   Attributes:
     accuracy: share of rows that the verifier accepts.
     mean_steps: denoiser calls a row.
+    tokens_per_step: completion tokens up to EOS over denoiser calls.
     metrics: means of the task's reward terms and metrics.
     tokens_per_second: completion tokens up to EOS, decoding time alone.
     seconds: of decoding.
@@ -34,6 +35,7 @@ class Evaluation(NamedTuple):
 
   accuracy: float
   mean_steps: float
+  tokens_per_step: float
   metrics: dict[str, float]
   tokens_per_second: float
   seconds: float
@@ -52,6 +54,7 @@ class Evaluation(NamedTuple):
       'interval': float(1.96 * error),
       'num': n,
       'mean_steps': self.mean_steps,
+      'tokens_per_step': self.tokens_per_step,
       'tokens_per_second': self.tokens_per_second,
     } | self.metrics
 
@@ -111,6 +114,7 @@ def evaluate(
   return Evaluation(
     accuracy=float(scored.correct.mean()),
     mean_steps=float(trajectory.num_steps.mean()),
+    tokens_per_step=float(length.sum() / max(trajectory.num_steps.sum(), 1)),
     metrics={name: float(value.mean()) for name, value in means.items()},
     tokens_per_second=float(length.sum() / seconds),
     seconds=seconds,

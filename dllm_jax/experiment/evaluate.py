@@ -15,6 +15,9 @@ from dllm_jax.rollout import context
 from dllm_jax.tasks import task as task_lib
 from dllm_jax.text import tokenizer as tokenizer_lib
 
+# Endings of what is written beside the results.
+GENERATIONS, PICTURE = '.generations.jsonl', '.png'
+
 
 def evaluate_model(
   config: Mapping[str, Any],
@@ -41,7 +44,7 @@ def evaluate_model(
   """
   cfg = settings.from_config(config)
   ctx = _open(config, cfg, directory, [name], out)
-  params = _load(ctx, directory, name)
+  params = _load(ctx, _kept(directory)[name])
   rows = setup.load_test(cfg)
   with screen.stage(f'{cfg.task.name}, {name}', len(rows)) as bar:
     found = accuracy.evaluate(
@@ -60,7 +63,7 @@ def evaluate_model(
   )
   if out is not None:
     workdir.write_json(out, summary)
-    generations = out.with_suffix('.generations.jsonl')
+    generations = out.with_suffix(GENERATIONS)
     _write_generations(generations, cfg.task, rows, found)
     screen.line(f'written: {out}, {generations}')
   return summary
@@ -88,14 +91,16 @@ def sweep_models(
     errors.UserError: as `evaluate_model`.
   """
   cfg = settings.from_config(config)
-  names = [n for n in results.POLICIES if (directory / n).exists()]
-  ctx = _open(config, cfg, directory, names or ['final'], out)
+  kept = _kept(directory)
+  ctx = _open(config, cfg, directory, list(kept) or ['final'], out)
+  if 'base' not in kept:
+    screen.line(f'{directory} has no base model to compare with')
   rows = setup.load_test(cfg)
   found = {'task': cfg.task.name, 'num': len(rows)} | results.sweep_all(
     ctx,
     cfg,
     rows,
-    {name: _load(ctx, directory, name) for name in names},
+    {name: _load(ctx, path) for name, path in kept.items()},
     screen=screen,
     stop=workdir.StopRequest(),
   )
@@ -104,7 +109,7 @@ def sweep_models(
     results.show_thresholds(found, screen)
   if out is not None:
     workdir.write_json(out, found)
-    picture = out.with_suffix('.png')
+    picture = out.with_suffix(PICTURE)
     frontier_plot.draw(found, picture)
     screen.line(f'written: {out}, {picture}')
   return found
@@ -118,7 +123,7 @@ def _open(
   out: pathlib.Path | None,
 ) -> context.Context:
   """The context of a run's models, once everything that can be refused is."""
-  there = [n for n in results.POLICIES if (directory / n).exists()]
+  there = _kept(directory)
   for name in names:
     if name not in there:
       raise errors.UserError(
@@ -137,10 +142,17 @@ def _open(
   return ctx
 
 
-def _load(
-  ctx: context.Context, directory: pathlib.Path, name: str
-) -> types.Params:
-  params, _ = checkpoint.load_params(directory / name, setup.fresh_params(ctx))
+def _kept(directory: pathlib.Path) -> dict[str, pathlib.Path]:
+  """Where the models of a run are, by name; its base may be another run's."""
+  kept = {n: directory / n for n in results.POLICIES}
+  own = workdir.read_config(directory)
+  if own is not None and not kept['base'].exists():
+    kept['base'] = pathlib.Path(own['base']['path'] or kept['base'])
+  return {name: path for name, path in kept.items() if path.exists()}
+
+
+def _load(ctx: context.Context, path: pathlib.Path) -> types.Params:
+  params, _ = checkpoint.load_params(path, setup.fresh_params(ctx))
   return params
 
 
@@ -184,6 +196,11 @@ def _write_generations(
 
 def _check_writable(out: pathlib.Path, directory: pathlib.Path) -> None:
   """Makes the folder of a results file, before the work that fills it."""
+  if out.suffix != '.json' and not out.is_dir():
+    raise errors.UserError(
+      f'--out {out} does not end in .json; generations and pictures are '
+      'written beside it, with endings of their own'
+    )
   try:
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=out.parent):
@@ -194,7 +211,10 @@ def _check_writable(out: pathlib.Path, directory: pathlib.Path) -> None:
     ) from e
   if out.is_dir():
     raise errors.UserError(f'--out {out} is a folder; name a file in it')
-  if out.exists() and out.resolve().parent == directory.resolve():
-    raise errors.UserError(
-      f'--out {out} is a file of the run that is evaluated; use another name'
-    )
+  if out.resolve().parent == directory.resolve():
+    for path in (out, *map(out.with_suffix, (GENERATIONS, PICTURE))):
+      if path.exists():
+        raise errors.UserError(
+          f'--out {out} would overwrite {path.name} of the run that is '
+          'evaluated; use another name'
+        )

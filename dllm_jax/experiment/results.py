@@ -23,11 +23,11 @@ class Chosen(NamedTuple):
 
   Attributes:
     steps: of the fixed schedule, by the base's accuracy.
-    thresholds: by policy; empty where nothing is decoded by a gate.
+    threshold: of the final policy; None where nothing is decoded by a gate.
   """
 
   steps: int
-  thresholds: dict[str, float]
+  threshold: float | None
 
 
 def sweep_all(
@@ -95,8 +95,8 @@ def evaluate_all(
   for name in policies:
     own = found[name]
     own |= own['sweep'][str(chosen.steps)]
-    if 'thresholds' in own:
-      threshold = str(chosen.thresholds[name])
+    if name == 'final' and chosen.threshold is not None:
+      threshold = str(chosen.threshold)
       own['at_threshold'] = {'threshold': threshold} | own['thresholds'][
         threshold
       ]
@@ -188,14 +188,22 @@ def show_fixed(results: dict[str, Any], screen: console.Console) -> list[str]:
 def show_thresholds(results: dict[str, Any], screen: console.Console) -> None:
   """The table over the thresholds of the gated decoder."""
   names = [n for n in POLICIES if n in results]
+  against = results.get('frontier', {}).get('final', ())
+  gaps = {row['threshold']: _gap(row) for row in against}
   screen.table(
     'accuracy (%) in mean steps, by threshold',
-    ['gated', *names],
+    ['gated', *names] + ['final - base, equal steps'] * bool(gaps),
     [
-      [t] + [_in_steps(results[name]['thresholds'][t]) for name in names]
+      [t, *(_in_steps(results[name]['thresholds'][t]) for name in names)]
+      + [gaps[t]] * bool(gaps)
       for t in results[names[0]]['thresholds']
     ],
   )
+
+
+def _gap(row: dict[str, Any]) -> str:
+  low, gap, high = (100 * row[name] for name in ('low', 'gap', 'high'))
+  return f'{gap:+.1f} ({low:+.1f} to {high:+.1f})'
 
 
 def _in_steps(found: dict[str, Any]) -> str:
@@ -215,10 +223,8 @@ def _show_gain(results: dict[str, Any], screen: console.Console) -> None:
     for row in results['frontier']['final']
     if row['threshold'] == final['threshold']
   )
-  if row['gap'] is not None:
-    screen.line(
-      f'in as many steps the base reaches {100 * row["base"]:.1f}, at its best '
-      f'thresholds and schedules: final - base = {100 * row["gap"]:+.1f} '
-      f'points (95 % by bootstrap: {100 * row["low"]:+.1f} to '
-      f'{100 * row["high"]:+.1f})'
-    )
+  screen.line(
+    f'the base reaches {100 * row["base"]:.1f} in {row["base_steps"]:.1f} '
+    'steps, by its best thresholds and schedules: final - base = '
+    f'{_gap(row)} points (95 % by bootstrap)'
+  )

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from dllm_jax import settings
+from dllm_jax import loop, settings
 from dllm_jax.analysis import frontier_plot
 from dllm_jax.experiment import results, setup, stages
 from dllm_jax.io import console, metrics, workdir
@@ -22,6 +22,7 @@ SHOWN = (
   'free/correct',
   'guided/correct',
   'eval/accuracy',
+  'rollout/num_steps',
   'policy/kl',
   'policy/ratio_max',
   'sft/loss',
@@ -87,10 +88,10 @@ def run(
       stop=stop,
     )
     found = _stages(this)
-    if cfg.eval.thresholds:
-      frontier_plot.draw(found, directory / 'frontier.png')
     workdir.write_json(finished, found)
     log.close()
+    if cfg.eval.thresholds:
+      frontier_plot.draw(found, directory / 'frontier.png')
     results.show(found, screen)
     return found
 
@@ -101,10 +102,12 @@ def _stages(run: setup.Run) -> dict[str, Any]:
   base, base_progress = stages.train_base(run)
   best = stages.choose_steps(run, base)
   policies = {'base': base, 'final': base}
-  seconds = {'base': base_progress.seconds}
+  seconds, trained = {'base': base_progress.seconds}, {}
   if cfg.method != 'sft':
     policies['final'], progress = stages.train_policy(run, base, best.setting)
     seconds['rl'] = progress.seconds
+    trained['trained_steps'] = progress.step
+    trained['kept_step'] = loop.kept_step(progress, cfg.loop)
     stages.keep(run, 'final', policies['final'], progress)
     if cfg.control and base_progress.cpu_seconds > 0:
       policies['control'], extra = stages.train_control(
@@ -113,14 +116,12 @@ def _stages(run: setup.Run) -> dict[str, Any]:
       seconds['control'] = extra.seconds
       stages.keep(run, 'control', policies['control'], extra)
   began = time.perf_counter()
-  thresholds = {}
+  threshold = None
   if cfg.eval.thresholds:
-    thresholds = {
-      name: stages.choose_threshold(run, params, best.accuracy).setting
-      for name, params in policies.items()
-    }
+    threshold = stages.choose_threshold(run, policies['final'], best.accuracy)
   found = results.evaluate_all(
-    run, policies, results.Chosen(best.setting, thresholds)
+    run, policies, results.Chosen(best.setting, threshold)
   )
   seconds['eval'] = time.perf_counter() - began
+  found['final'] |= trained
   return found | {'seconds': seconds}

@@ -227,6 +227,11 @@ def check_shapes(cfg: settings.Settings, ctx: context.Context) -> None:
   if cfg.method == 'ag_grpo':
     what = 'rollout.num_prompts * method.guided.num_guided'
     check(guided, ctx.mesh, what)
+    if cfg.rollout.decode == 'gated':
+      raise errors.UserError(
+        "config key rollout.decode is 'gated', but the guided rows of ag_grpo "
+        'are decoded by a fixed schedule; use rollout.decode=fixed'
+      )
   for count, micro, what in (
     (rows, cfg.policy.num_micro, 'method.policy.num_micro'),
     (cfg.base.batch_size, cfg.base_sft.num_micro, 'base.num_micro'),

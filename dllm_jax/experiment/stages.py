@@ -5,7 +5,7 @@ Each stage resumes from its own checkpoints and keeps its result under a name.
 
 import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -138,14 +138,14 @@ def train_control(
 
 
 class Choice(NamedTuple):
-  """A decoding that was chosen on validation rows.
+  """The fixed schedule that was chosen on validation rows.
 
   Attributes:
-    setting: denoising steps, or a threshold.
-    accuracy: on the validation rows.
+    setting: its denoising steps.
+    accuracy: of the base, on the validation rows.
   """
 
-  setting: float
+  setting: int
   accuracy: float
 
 
@@ -158,14 +158,17 @@ def choose_steps(run: setup.Run, base: types.Params) -> Choice:
 
 def choose_threshold(
   run: setup.Run, params: types.Params, wanted: float
-) -> Choice:
+) -> float:
   """The threshold of fewest steps that keeps `wanted` on validation rows."""
   found = _validate(run, params, run.cfg.gated_decodings())
-  chosen = frontier.fewest_steps(found, wanted)
-  return Choice(chosen, found[chosen].accuracy)
+  return frontier.fewest_steps(found, wanted)
 
 
-def _validate(run, params, settings):
+def _validate(
+  run: setup.Run,
+  params: types.Params,
+  settings: Mapping[Any, answer_free.RolloutConfig],
+) -> dict[Any, accuracy.Evaluation]:
   return accuracy.sweep(
     run.ctx,
     params,

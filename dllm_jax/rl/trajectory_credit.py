@@ -31,7 +31,7 @@ class CreditConfig:
   """How a path shapes the advantages of its tokens.
 
   Attributes:
-    delta: strength of the shaping; 0 leaves the advantages as they are.
+    delta: strength of the shaping; 0 is none.
     form: one of `FORMS`, see `token_advantages`.
     use_auc: False sets z = 1, so that time alone weighs.
     use_time: False sets w = 1, so that all tokens of a row are alike.
@@ -66,7 +66,8 @@ class CreditConfig:
 def unmask_weight(commit_step: Int[Array, 'B L']) -> Float[Array, 'B L']:
   """w_k = #{k' : c_k' > c_k} / L, the share that was masked after k's step.
 
-  0 for the tokens that came last, below 1 for all.
+  0 for the tokens that came last, below 1 for all. What no step committed (EOS
+  after an early exit) was masked to the end.
 
   Args:
     commit_step: c, step that committed each token.
@@ -99,7 +100,9 @@ def group_auc(
     prompt_id: group of each row, in [0, num_prompts).
     num_prompts: N.
   """
-  longest = jax.ops.segment_max(num_steps, prompt_id, num_segments=num_prompts)
+  # Rows whose reward is not finite count for nothing.
+  steps = jnp.where(jnp.isfinite(total + final), num_steps, 0)
+  longest = jax.ops.segment_max(steps, prompt_id, num_segments=num_prompts)
   return total + (longest[prompt_id] - num_steps) * final
 
 
@@ -144,10 +147,11 @@ def token_advantages(
     additive    A_i + d z_i w_ik
 
   A and z are correlated, so that the mean of A z w over a group is positive:
-  the first two forms push every early token up, whatever it is. Adding instead
-  of multiplying keeps the mean at about 0 (z sums to 0), and is the policy
-  gradient of the AUC as a second reward; it also acts on groups whose final
-  rewards are tied.
+  the first two forms push every early token up, whatever it is. Added instead
+  of multiplied, z sums to 0 over a group; what is left of the mean comes from
+  rows of few steps having a higher z and a lower w (docs/results.md has the
+  measured means). The additive form also acts on groups whose final rewards
+  are tied.
 
   Args:
     advantage: A; 0 in tied groups and where a row does not count.

@@ -118,8 +118,10 @@ class RolloutConfig:
     return self.block_length
 
   def greedy(self) -> 'RolloutConfig':
-    """The same with temperature 0 and the deterministic gate."""
-    return dataclasses.replace(self, temperature=0.0, gate='threshold')
+    """The same with temperature 0 and the deterministic gate of one token."""
+    return dataclasses.replace(
+      self, temperature=0.0, gate='threshold', min_commits=1, top_p=1.0
+    )
 
 
 def groups(

@@ -122,7 +122,10 @@ def rollout_metrics(
   """Means over the rows; `free/` and `guided/` over those of one kind."""
   trajectory = rollouts.trajectory
   length = completion_mask.sum(axis=1)
-  committed = trajectory.commit_step < trajectory.num_steps[:, None]
+  # What follows EOS is filler: committing it says nothing of the model.
+  committed = completion_mask & (
+    trajectory.commit_step < trajectory.num_steps[:, None]
+  )
   columns = {
     'reward/mean': scored.reward,
     'reward/correct': scored.correct,

@@ -45,17 +45,19 @@ def test_difference_is_paired(tmp_path):
   assert lines[2].startswith('| 4 | 30.0 ± 254.1 |')
 
 
-def _gated(directory, accuracy, gap, steps):
+def _gated(directory, accuracy, gap, steps, threshold='0.9'):
   """A finished run of a gated policy, at one threshold."""
   _run(directory, 0.2, 0.3)
   path = directory / 'eval.json'
   found = json.loads(path.read_text())
   row = {'mean_steps': steps, 'accuracy': accuracy}
   found['base']['mean_steps'] = 4.0
-  found['final']['at_threshold'] = {'threshold': '0.9'} | row
-  base = None if gap is None else accuracy - gap
+  found['final']['at_threshold'] = {'threshold': threshold} | row
+  found['base']['thresholds'] = {threshold: {}}
   found['frontier'] = {
-    'final': [{'threshold': '0.9', 'base': base, 'gap': gap} | row]
+    'final': [
+      {'threshold': threshold, 'base': accuracy - gap, 'gap': gap} | row
+    ]
   }
   path.write_text(json.dumps(found))
   return directory
@@ -69,8 +71,11 @@ def test_thresholds_by_hand(tmp_path):
   assert row == '| 0.9 | 2.0 | 35.0 ± 63.5 | 25.0 ± 63.5 | 10.0 ± 0.0 |'
   # Gains of 0.1 and 0.2 over the base, in 1/4 and 3/4 of its 4 steps.
   assert '15.0 ± 63.5 points, in 50.0 ± 317.7 % of the steps' in lines[-1]
-  alone = _gated(tmp_path / 'c', 0.3, None, 1.0)
-  assert '| 0.9 | 1.0 | 30.0 ± nan |  |  |' in seeds.table([alone])
+  other = _gated(tmp_path / 'c', 0.3, 0.1, 1.0, threshold='0.7')
+  with pytest.raises(errors.UserError, match='thresholds 0.7'):
+    seeds.table([a, other])
+  with pytest.raises(errors.UserError, match='seeds of one configuration'):
+    seeds.table([a, _run(tmp_path / 'd', 0.1, 0.3)])
 
 
 def test_different_settings_are_refused(tmp_path):

@@ -377,25 +377,42 @@ def test_sampling_follows_the_nucleus():
   np.testing.assert_allclose(got.logp, whole[np.asarray(got.tokens)], rtol=1e-4)
 
 
+def sorts(jaxpr, *, in_branch=False):
+  """(inside a branch of a cond or not) of every sort of a program."""
+  for equation in jaxpr.eqns:
+    if equation.primitive.name == 'sort':
+      yield in_branch
+    branch = in_branch or equation.primitive.name == 'cond'
+    for inner in jax.tree.leaves(
+      list(equation.params.values()),
+      is_leaf=lambda x: hasattr(x, 'jaxpr') or hasattr(x, 'eqns'),
+    ):
+      inner = getattr(inner, 'jaxpr', inner)
+      if hasattr(inner, 'eqns'):
+        yield from sorts(inner, in_branch=branch)
+
+
 def test_greedy_decoding_sorts_no_vocabulary():
-  # Under T = 0 the sort of the nucleus is behind a branch that is not taken.
-  cfg = dataclasses.replace(BERNOULLI, top_p=0.9)
-  text = str(
-    jax.make_jaxpr(
-      lambda t: gated.decode(
-        TABLE,
-        PARAMS,
-        tiny.row_keys(0, [0]),
-        blank(1),
-        jnp.float32(0.7),
-        jnp.float32(0.5),
-        t,
-        vocab=tiny.VOCAB,
-        cfg=cfg,
-      )
-    )(jnp.float32(0.0))
-  )
-  assert 'cond' in text
+  def program(top_p):
+    cfg = dataclasses.replace(BERNOULLI, top_p=top_p)
+    decode = lambda t: gated.decode(
+      TABLE,
+      PARAMS,
+      tiny.row_keys(0, [0]),
+      blank(1),
+      jnp.float32(0.7),
+      jnp.float32(0.5),
+      t,
+      vocab=tiny.VOCAB,
+      cfg=cfg,
+    )
+    return jax.make_jaxpr(decode)(jnp.float32(0.0)).jaxpr
+
+  # The quota ranks a block by sorting, in every step; the nucleus sorts where
+  # the temperature is above 0 alone.
+  plain, nucleus = list(sorts(program(1.0))), list(sorts(program(0.9)))
+  assert plain.count(False) == nucleus.count(False)
+  assert plain.count(True) == 0 and nucleus.count(True) == 1
   same(run(blank(), cfg=dataclasses.replace(CFG, top_p=0.2)), run(blank()))
 
 

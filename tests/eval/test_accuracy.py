@@ -103,6 +103,7 @@ def make(correct):
   return accuracy.Evaluation(
     accuracy=float(np.mean(correct)),
     mean_steps=3.0,
+    tokens_per_step=4.0,
     metrics={'solution': 0.25},
     tokens_per_second=100.0,
     seconds=1.0,
@@ -122,6 +123,7 @@ def test_summary_by_hand():
     'accuracy': 0.25,
     'num': 16,
     'mean_steps': 3.0,
+    'tokens_per_step': 4.0,
     'tokens_per_second': 100.0,
     'solution': 0.25,
   }

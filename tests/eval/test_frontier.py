@@ -9,20 +9,33 @@ from dllm_jax.eval import accuracy, frontier
 
 
 def at(steps, correct, wanted):
-  return frontier.frontier_at(
-    *(np.array(x, float) for x in (steps, correct, wanted))
+  """What the best mixture reaches at each wanted number of steps."""
+  steps, correct = np.array(steps, float), np.array(correct, float)
+  return np.array(
+    [
+      frontier.best_mixture(steps, correct, float(w)).of(correct[:, None])[0]
+      for w in wanted
+    ]
   )
 
 
 def test_by_hand():
   steps, correct = [2, 8, 4], [0.2, 0.5, 0.1]  # 4 steps are worse than 2
   got = at(steps, correct, [1, 2, 4, 5, 8, 20])
-  np.testing.assert_allclose(got, [np.nan, 0.2, 0.3, 0.35, 0.5, 0.5])
+  np.testing.assert_allclose(got, [0.2, 0.2, 0.3, 0.35, 0.5, 0.5])
   # A point above the chord of its neighbours is on the hull, one below is not.
   np.testing.assert_allclose(
     at([2, 4, 8], [0.2, 0.4, 0.5], [3, 6]), [0.3, 0.45]
   )
   np.testing.assert_allclose(at([3, 3], [0.1, 0.2], [3, 4]), [0.2, 0.2])
+  np.testing.assert_allclose(at([4, 3, 3], [0.9, 0.1, 0.2], [1]), [0.2])
+  mixture = frontier.best_mixture(
+    np.array([2.0, 8.0]), np.array([0.2, 0.5]), 4.0
+  )
+  assert mixture == (0, 1, pytest.approx(1 / 3))
+  np.testing.assert_allclose(
+    mixture.of(np.array([[3.0, 0.0], [6.0, 3.0]])), [4, 1]
+  )
 
 
 @settings(max_examples=50, deadline=None)
@@ -35,9 +48,11 @@ def test_is_the_least_concave_curve_above_the_points(seed, num):
   assert (at(steps, correct, steps) >= correct - 1e-12).all()
   assert (np.diff(got) >= -1e-12).all()
   assert (np.diff(got, 2) <= 1e-9).all()
-  fewer = at(steps[:-1], correct[:-1], grid) if num > 1 else np.array(np.nan)
-  assert (np.nan_to_num(fewer, nan=0.0) <= got + 1e-12).all()
   assert got[-1] == correct.max()
+  if num > 1:  # a point more lowers nothing that was reached without it
+    there = grid >= steps[:-1].min()
+    fewer = at(steps[:-1], correct[:-1], grid[there])
+    assert (fewer <= got[there] + 1e-12).all()
 
 
 def make(seed, accuracy, steps, num=400):
@@ -50,18 +65,23 @@ def make(seed, accuracy, steps, num=400):
 
 
 def test_a_policy_against_itself_has_no_gap():
-  same = make(0, [0.2, 0.4, 0.6], [2, 4, 8])
+  # Every point is on the hull, and far from the chords of the others.
+  same = make(0, [0.2, 0.6, 0.8], [2, 4, 8])
   for row in frontier.compare(same, same):
     assert row['gap'] == row['low'] == row['high'] == 0.0
+    assert row['base_steps'] == row['mean_steps']
 
 
-def test_gaps_and_missing_steps():
+def test_gaps_at_equal_and_at_fewer_steps():
   base = make(0, [0.2, 0.6], [2, 6])
   policy = make(0, [0.1, 0.5, 0.7], [1, 4, 6])
   fewer, equal, most = frontier.compare(policy, base)
-  assert fewer['gap'] is None and fewer['base'] is None
+  # The base has no decoding of one step: it is given its two.
+  assert (fewer['mean_steps'], fewer['base_steps']) == (1.0, 2.0)
+  assert fewer['base'] == pytest.approx(base.correct[0].mean())
   mixed = base.correct.mean(1).mean()
   assert equal['base'] == pytest.approx(mixed)
+  assert equal['base_steps'] == pytest.approx(4.0)
   assert equal['gap'] == pytest.approx(policy.correct[1].mean() - mixed)
   assert equal['low'] < equal['gap'] < equal['high']
   assert most['mean_steps'] == 6 and 0.05 < most['gap'] < 0.15
@@ -70,17 +90,35 @@ def test_gaps_and_missing_steps():
   assert frontier.compare(policy, base) == frontier.compare(policy, base)
 
 
-def test_intervals_cover_the_truth():
+def covered(curve, truth, num=200, seeds=80):
+  """How often the interval of the gap at 6 steps holds `truth`."""
+  steps = np.linspace(2.0, 13.0, len(curve))
   inside = 0
-  for seed in range(40):
+  for seed in range(seeds):
     rng = np.random.default_rng(seed)
-    draw = lambda p, rng=rng: (rng.random((1, 300)) < p).astype(float)
-    steps = np.full((1, 300), 3.0)
-    (row,) = frontier.compare(
-      frontier.Points(draw(0.4), steps), frontier.Points(draw(0.3), steps)
-    )
-    inside += row['low'] <= 0.1 <= row['high']
-  assert inside >= 34  # 95 % of 40 is 38
+    draw = lambda p, rng=rng: (
+      rng.random((len(p), num)) < np.array(p)[:, None]
+    ).astype(float)
+    base = frontier.Points(draw(curve), np.repeat(steps[:, None], num, 1))
+    policy = frontier.Points(draw([0.4]), np.full((1, num), 6.0))
+    (row,) = frontier.compare(policy, base)
+    inside += row['low'] <= truth <= row['high']
+  return inside / seeds
+
+
+@pytest.mark.parametrize(
+  'curve, truth',
+  [
+    ([0.3], 0.1),
+    # Twelve decodings that are all as good: the best of them by luck would
+    # look better than the policy, which is as good.
+    ([0.4] * 12, 0.0),
+    # A curve that rises to the policy's 0.4 at its 6 steps.
+    (0.45 - 0.2 * np.exp(-np.linspace(0, 11, 12) * np.log(4) / 4), 0.0),
+  ],
+)
+def test_intervals_cover_the_truth(curve, truth):
+  assert 0.89 <= covered(curve, truth) <= 1.0  # 95 %, of 80 draws
 
 
 def test_the_fewest_steps_that_keep_an_accuracy():
@@ -90,6 +128,7 @@ def test_the_fewest_steps_that_keep_an_accuracy():
       t: accuracy.Evaluation(
         accuracy=a,
         mean_steps=steps[t],
+        tokens_per_step=1.0,
         metrics={},
         tokens_per_second=1.0,
         seconds=1.0,
@@ -107,3 +146,7 @@ def test_the_fewest_steps_that_keep_an_accuracy():
   assert pick(0.4, 0.3, 0.25) == 0.5
   assert pick(0.4, 0.3, 0.23) == 0.7
   assert pick(0.21, 0.22, 0.1) == 0.7  # none: the most accurate
+  assert pick(0.22, 0.22, 0.1) == 0.7  # in fewest steps
+  # An accuracy of 0 is not kept by another 0; 1 is the most there is.
+  assert frontier.fewest_steps(found((0.0, 0.1, 0.0)), 0.0) == 0.7
+  assert frontier.fewest_steps(found((1.0, 1.0, 0.9)), 0.999) == 0.7

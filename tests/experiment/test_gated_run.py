@@ -43,9 +43,10 @@ def test_results_and_picture(whole):
   for name in ('base', 'control', 'final'):
     assert list(found[name]['sweep']) == ['6', '3']
     assert list(found[name]['thresholds']) == ['0.2', '0.05']
-    chosen = found[name]['at_threshold']
-    same = found[name]['thresholds'][chosen['threshold']]
-    assert chosen == {'threshold': chosen['threshold']} | same
+  chosen = found['final']['at_threshold']
+  same = found['final']['thresholds'][chosen['threshold']]
+  assert chosen == {'threshold': chosen['threshold']} | same
+  assert found['final']['trained_steps'] == found['final']['kept_step'] == 6
   assert set(found['frontier']) == {'control', 'final'}
   for row in found['frontier']['final']:
     own = found['final']['thresholds'][row['threshold']]
@@ -115,6 +116,23 @@ def test_a_config_of_another_model_is_refused(commands, whole):
     command = commands.run('eval.py', *GATED, '--model', whole[0], *flags)
     assert command.code == 1 and command.err.count('\n') == 1
     assert f'{whole[0]} was trained with' in command.err
+
+
+def test_a_base_of_another_run_is_found(commands, whole, tmp_path):
+  """The sweep of a run whose base.path names another run's base."""
+  run, out = tmp_path / 'run', tmp_path / 'out' / 'frontier.json'
+  flags = tiny_run.flags(base__path=whole[0] / 'base')
+  command = commands.run('train.py', *GATED, *flags, '--workdir', run)
+  assert (command.code, command.err) == (0, '')
+  assert not (run / 'base').exists()
+  args = ('--model', run, '--sweep', '--out', out)
+  command = commands.run('eval.py', *GATED, *args)
+  assert (command.code, command.err) == (0, '')
+  swept = json.loads(out.read_text())
+  assert timeless(swept['base']) == {
+    k: timeless(results(whole[0])['base'][k]) for k in swept['base']
+  }
+  assert swept['frontier']['final']
 
 
 def test_a_stopped_run_goes_on_to_the_same_results(commands, whole, tmp_path):

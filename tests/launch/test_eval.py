@@ -80,6 +80,13 @@ def test_results_and_generations(commands, model, tmp_path):
   assert again | {'tokens_per_second': 0} == found | {'tokens_per_second': 0}
 
 
+def test_a_model_of_a_fixed_schedule_under_the_gate(commands, model, tmp_path):
+  how = ('--decode=gated', '--threshold=-0.1')
+  found, generations = evaluate(commands, model, tmp_path / 'out.json', *how)
+  assert found['mean_steps'] == 1  # one block of 12
+  assert all(row['commit_step'] == [0] * 12 for row in generations)
+
+
 @pytest.mark.parametrize(
   'task, changes', [('countdown', PUBLIC), ('sudoku', {})]
 )
@@ -116,9 +123,21 @@ def test_public_test_files(commands, shared_dir, tmp_path, task, changes):
     (['--model={model}', '--batch_size=0'], 1, 'eval.batch_size is 0'),
     (['--model={model}', '--batch_size=3'], 1, 'eval.batch_size is 3'),
     (['--model={model}', '--temperature=-1'], 1, 'temperature -1.0'),
-    (['--model={model}', '--out={model}'], 1, 'is a folder; name a file'),
+    (['--model={model}', '--threshold=0.5'], 2, '--threshold is of the gated'),
     (
-      ['--model={model}', '--out={model}/tokenizer.json/x'],
+      ['--model={model}', '--decode=gated', '--steps=3'],
+      2,
+      '--steps is of the fixed schedule; give --decode fixed',
+    ),
+    (
+      ['--model={model}', '--sweep', '--params=base'],
+      2,
+      '--params is not read with --sweep',
+    ),
+    (['--model={model}', '--out={model}'], 1, 'is a folder; name a file'),
+    (['--model={model}', '--out=x.png'], 1, 'does not end in .json'),
+    (
+      ['--model={model}', '--out={model}/tokenizer.json/x.json'],
       1,
       'cannot write results to',
     ),
@@ -151,13 +170,18 @@ def test_a_model_without_its_tokenizer_is_one_line(commands, tmp_path):
   assert 'tokenizer' in command.err
 
 
-@pytest.mark.parametrize('out', ['tokenizer.json', '/proc/out.json'])
+@pytest.mark.parametrize(
+  'out', ['eval.json', 'frontier.json', '/proc/out.json']
+)
 def test_results_go_neither_over_a_run_nor_where_nothing_can_be_written(
   commands, model, out
 ):
   before = (model / 'tokenizer.json').read_bytes()
+  for name in ('eval.json', 'frontier.png'):
+    (model / name).write_text('kept')
   command = commands.run('eval.py', '--model', model, '--out', model / out)
   assert command.code == 1 and command.err.count('\n') == 1
   assert '--out' in command.err and 'Traceback' not in command.err
   assert 'accuracy' not in command.out  # before the work
   assert (model / 'tokenizer.json').read_bytes() == before
+  assert (model / 'frontier.png').read_text() == 'kept'

@@ -113,7 +113,8 @@ def test_metrics_by_hand(judged):
     'reward/valid': 0.75,
     'rollout/length': 12.5,
     'rollout/num_steps': 6.5,
-    'rollout/tokens_per_step': 2.0,
+    # Up to EOS; an early exit left the last two of the fourth row.
+    'rollout/tokens_per_step': (12 / 7 + 12 / 7 + 14 / 7 + 10 / 5) / 4,
     'rollout/has_eos': 0.75,
     'rollout/leaked_gold': 0.0,
     'rollout/confidence': 0.5,

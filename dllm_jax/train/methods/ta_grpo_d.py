@@ -137,7 +137,6 @@ def _shape(
     'credit/auc': jnp.mean(auc),
     'credit/z': jnp.mean(z),
     'credit/z_abs': jnp.mean(jnp.abs(z)),
-    'credit/tied': jnp.mean(z == 0),
     'credit/flipped': trajectory_credit.flipped_fraction(shaped, flat, mask),
     'credit/push': jnp.sum(shaped) / count,
   }
