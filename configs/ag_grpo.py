@@ -11,8 +11,9 @@ Presets, after a colon:
                       demonstrations (docs/results.md, second table).
   sudoku              4x4 Sudoku.
   llada_8b,TASK       hyper-parameters of the release (Kim et al. 2026) for
-                      gsm8k, math, countdown, sudoku, kodcode; base.path names
-                      the converted weights.
+  dream_7b,TASK       gsm8k, math, countdown, sudoku, kodcode; base.path names
+                      the converted weights. Dream is ours: AG-GRPO was not
+                      released for it.
 """
 
 from ml_collections import config_dict
