@@ -78,15 +78,16 @@ class Server:
   def close(self) -> None:
     self._process.communicate()
 
-  def start(self, script: str, *args) -> Command:
+  def start(self, script: str, *args, config: bool = True) -> Command:
     """`python launch/SCRIPT --config tests/tiny_run.py ARGS`, running.
 
-    The config is given unless `args` have one.
+    The config is given unless `args` have one, or `config` is false.
     """
     self._count += 1
     log = self._directory / f'command{self._count}'
     args = [str(a) for a in args]
-    if not any(a == '--config' or a.startswith('--config=') for a in args):
+    given = any(a == '--config' or a.startswith('--config=') for a in args)
+    if config and not given:
       args = ['--config', CONFIG, *args]
     request = {
       'argv': [str(REPO / 'launch' / script), *args],
@@ -99,9 +100,9 @@ class Server:
       raise RuntimeError(f'{pid} is no process; the answers are out of step')
     return Command(self._process, pid, log)
 
-  def run(self, script: str, *args) -> Command:
+  def run(self, script: str, *args, config: bool = True) -> Command:
     """The same, when it has ended."""
-    command = self.start(script, *args)
+    command = self.start(script, *args, config=config)
     command.wait()
     return command
 

@@ -10,9 +10,9 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors.numpy import load_file
 
 from dllm_jax import sharding, types
+from dllm_jax.io import pretrained
 from dllm_jax.models import config, transformer
 from dllm_jax.rollout import context
 from dllm_jax.tasks import task
@@ -184,23 +184,6 @@ LLADA = config.ModelConfig(
   rope_theta=500_000.0,
   norm_eps=1e-5,
 )
-# Our leaf, stacked or not, and LLaDA's name of it.
-LLADA_BLOCK = {
-  'input_layernorm/weight': 'attn_norm',
-  'post_attention_layernorm/weight': 'ff_norm',
-  'self_attn/q_proj/kernel': 'q_proj',
-  'self_attn/k_proj/kernel': 'k_proj',
-  'self_attn/v_proj/kernel': 'v_proj',
-  'self_attn/o_proj/kernel': 'attn_out',
-  'mlp/gate_proj/kernel': 'ff_proj',
-  'mlp/up_proj/kernel': 'up_proj',
-  'mlp/down_proj/kernel': 'ff_out',
-}
-LLADA_TOP = {
-  'embed_tokens': 'wte',
-  'norm/weight': 'ln_f',
-  'lm_head/kernel': 'ff_out',
-}
 DREAM = config.ModelConfig(
   vocab_size=480,
   hidden_size=64,
@@ -215,61 +198,26 @@ DREAM = config.ModelConfig(
   logit_shift=True,
 )
 DREAM_VOCAB = types.Vocabulary(size=480, mask_token=470, eos_token=465)
-DREAM_BLOCK = {
-  f'{part}/{leaf}': f'{part.replace("/", ".")}.{name}'
-  for part, leaf, name in (
-    ('input_layernorm', 'weight', 'weight'),
-    ('post_attention_layernorm', 'weight', 'weight'),
-    *((f'self_attn/{p}_proj', 'kernel', 'weight') for p in 'qkvo'),
-    *((f'self_attn/{p}_proj', 'bias', 'bias') for p in 'qkv'),
-    *((f'mlp/{p}_proj', 'kernel', 'weight') for p in ('gate', 'up', 'down')),
-  )
-}
-
-
-def _nest(flat):
-  tree = {}
-  for path, leaf in flat.items():
-    *parents, last = path.split('/')
-    node = tree
-    for name in parents:
-      node = node.setdefault(name, {})
-    node[last] = leaf
-  return tree
-
-
-def _turn(path, weight):
-  """Torch's Linear is [out, in]."""
-  return weight.T if path.endswith('kernel') else weight
 
 
 @functools.cache
 def llada(folder):
   """The recorded LLaDA as our parameters."""
-  stored = load_file(folder / 'model.safetensors')
-  name = lambda n: stored[f'model.transformer.{n}.weight']
-  flat = {ours: _turn(ours, name(n)) for ours, n in LLADA_TOP.items()}
-  for ours, n in LLADA_BLOCK.items():
-    flat[f'layers/{ours}'] = np.stack(
-      [_turn(ours, name(f'blocks.{i}.{n}')) for i in range(2)]
-    )
-  return _nest(flat)
+  return _pretrained(folder, LLADA)
 
 
 @functools.cache
 def dream(folder):
   """The recorded Dream as our parameters."""
-  stored = load_file(folder / 'model.safetensors')
-  flat = {
-    'embed_tokens': stored['model.embed_tokens.weight'],
-    'norm/weight': stored['model.norm.weight'],
-    'lm_head/kernel': stored['lm_head.weight'].T,
-  }
-  for ours, n in DREAM_BLOCK.items():
-    flat[f'layers/{ours}'] = np.stack(
-      [_turn(ours, stored[f'model.layers.{i}.{n}']) for i in range(2)]
-    )
-  return _nest(flat)
+  return _pretrained(folder, DREAM)
+
+
+def _pretrained(folder, cfg):
+  """NumPy arrays: they go to whatever devices a test has."""
+  mesh = sharding.make_mesh(sharding.MeshConfig(data=1))
+  model = pretrained.open_model(folder, mesh)
+  assert model.cfg == cfg
+  return jax.tree.map(np.asarray, model.params)
 
 
 def recorded(folder, name: str) -> dict:

@@ -17,10 +17,12 @@ file system, and the first writes all but the arrays.
 import hashlib
 import json
 import logging
+import math
 import os
 import pathlib
 import re
 import shutil
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -34,6 +36,7 @@ MANIFEST_FILE = 'manifest.json'
 META_FILE = 'meta.json'
 _ARRAYS = 'arrays'
 _PARTIAL = '.partial'
+_BATCH_BYTES = 2**26
 # What to do about kept parameters: never 'remove', the path may be anything.
 OTHER_PARAMS = 'name other parameters, or train them again in a new workdir'
 
@@ -112,6 +115,18 @@ def load_params(
   return _read(path, like, OTHER_PARAMS)
 
 
+def read_meta(directory: str | os.PathLike) -> dict:
+  """What `save_params` was given beside the tree; no array is read.
+
+  Raises:
+    UserError: it is missing, or is not as it was written.
+  """
+  path = pathlib.Path(directory).absolute()
+  _, files = _manifest(path, OTHER_PARAMS)
+  _check_digest(path, META_FILE, files.get(META_FILE), OTHER_PARAMS)
+  return json.loads((path / META_FILE).read_bytes())
+
+
 def check_params(directory: str | os.PathLike, like: PyTree) -> None:
   """Raises the UserError that `load_params` would, and reads no array."""
   _check(pathlib.Path(directory).absolute(), like, OTHER_PARAMS)
@@ -166,10 +181,23 @@ def _read(path: pathlib.Path, like: PyTree, remedy: str) -> tuple[PyTree, dict]:
 
 def _check(path: pathlib.Path, like: PyTree, remedy: str) -> dict[str, Any]:
   """The leaves of `like` by path, once all files are as they were written."""
+  saved, files = _manifest(path, remedy)
+  for name, digest in files.items():
+    _check_digest(path, name, digest, remedy)
+  wanted = _leaves_by_path(like)
+  _check_same_tree(path, saved, wanted)
+  return wanted
+
+
+def _manifest(
+  path: pathlib.Path, remedy: str
+) -> tuple[dict[str, tuple], dict[str, str]]:
+  """(shape and dtype by leaf, digest by file)."""
   try:
     manifest = json.loads((path / MANIFEST_FILE).read_bytes())
     leaves, files = manifest['leaves'], manifest['files']
     saved = {k: (tuple(shape), dtype) for k, (shape, dtype) in leaves.items()}
+    return saved, dict(files.items())
   except FileNotFoundError:
     raise errors.UserError(
       f'no finished checkpoint in {path} ({MANIFEST_FILE} is missing); {remedy}'
@@ -180,16 +208,17 @@ def _check(path: pathlib.Path, like: PyTree, remedy: str) -> dict[str, Any]:
     raise errors.UserError(
       f'checkpoint {path} is damaged: {MANIFEST_FILE} cannot be read; {remedy}'
     ) from None
-  for name, digest in files.items():
-    found = _digest(path / name) if (path / name).is_file() else None
-    if found != digest:
-      how = 'is missing' if found is None else 'is not as it was written'
-      raise errors.UserError(
-        f'checkpoint {path} is damaged: {name} {how}; {remedy}'
-      )
-  wanted = _leaves_by_path(like)
-  _check_same_tree(path, saved, wanted)
-  return wanted
+
+
+def _check_digest(
+  path: pathlib.Path, name: str, digest: str | None, remedy: str
+) -> None:
+  found = _digest(path / name) if (path / name).is_file() else None
+  if found is None or found != digest:
+    how = 'is missing' if found is None else 'is not as it was written'
+    raise errors.UserError(
+      f'checkpoint {path} is damaged: {name} {how}; {remedy}'
+    )
 
 
 def _leaves_by_path(tree: PyTree) -> dict[str, Any]:
@@ -234,9 +263,11 @@ def _save_arrays(path: pathlib.Path, leaves: dict[str, jax.Array]) -> None:
   log = logging.getLogger('absl')
   level = log.level
   log.setLevel(logging.CRITICAL)
+  # Weights do not compress, and what is compressed is in memory twice.
+  handler = ocp.PyTreeCheckpointHandler(use_compression=False)
   try:
-    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-      checkpointer.save(path, args=ocp.args.StandardSave(leaves))
+    with ocp.Checkpointer(handler) as checkpointer:
+      checkpointer.save(path, args=ocp.args.PyTreeSave(leaves))
   except ValueError as e:
     code = re.search(r"os_error_code='(\d+)'", str(e))
     if not code:
@@ -258,9 +289,31 @@ def _restore_arrays(
     )
     for name, leaf in wanted.items()
   }
-  with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as c:
-    restored = c.restore(path, args=ocp.args.StandardRestore(abstract))
+  restored = {}
+  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as c:
+    for batch in _batches(abstract):
+      args = ocp.args.PyTreeRestore(
+        batch,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(batch),
+        partial_restore=True,
+      )
+      restored |= c.restore(path, args=args)
   return {name: restored[name] for name in wanted}
+
+
+def _batches(
+  leaves: dict[str, jax.ShapeDtypeStruct],
+) -> Iterator[dict[str, jax.ShapeDtypeStruct]]:
+  """Leaves to be read together: what is in flight is in memory twice."""
+  batch, room = {}, _BATCH_BYTES
+  for name, leaf in leaves.items():
+    size = math.prod(leaf.shape) * leaf.dtype.itemsize
+    if batch and size > room:
+      yield batch
+      batch, room = {}, _BATCH_BYTES
+    batch[name] = leaf
+    room -= size
+  yield batch
 
 
 def _digests(directory: pathlib.Path) -> dict[str, str]:

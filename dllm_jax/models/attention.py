@@ -54,8 +54,9 @@ class Attention(nn.Module):
     if cfg.qk_norm:
       q = layers.RMSNorm(cfg, name='q_norm')(q)
       k = layers.RMSNorm(cfg, name='k_norm')(k)
-    q = layers.rope(q, position, theta=cfg.rope_theta)
-    k = layers.rope(k, position, theta=cfg.rope_theta)
+    turn = {'theta': cfg.rope_theta, 'scaling': cfg.rope_scaling}
+    q = layers.rope(q, position, **turn)
+    k = layers.rope(k, position, **turn)
 
     shared = cfg.num_heads // cfg.num_kv_heads  # query heads a key head serves
     q = q.reshape(rows, size, cfg.num_kv_heads, shared, cfg.head_dim)

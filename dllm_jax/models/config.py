@@ -4,6 +4,34 @@ import dataclasses
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class RopeScaling:
+  """Llama-3's stretching of the low rotary frequencies; see `layers.rope`.
+
+  Attributes:
+    factor: by which the lowest frequencies are divided.
+    low_freq_factor: wavelengths above original_max_position over this are
+      divided by the whole factor.
+    high_freq_factor: those below original_max_position over this stay.
+    original_max_position: tokens of the context before the stretching.
+  """
+
+  factor: float
+  low_freq_factor: float
+  high_freq_factor: float
+  original_max_position: int
+
+  def __post_init__(self):
+    for name in ('factor', 'low_freq_factor', 'original_max_position'):
+      if not getattr(self, name) > 0:
+        raise ValueError(f'{name} {getattr(self, name)} is not positive')
+    if not self.high_freq_factor > self.low_freq_factor:
+      raise ValueError(
+        f'high_freq_factor {self.high_freq_factor} is not above '
+        f'low_freq_factor {self.low_freq_factor}'
+      )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
   """Shape and variant of a transformer.
 
@@ -16,6 +44,7 @@ class ModelConfig:
     head_dim: d.
     mlp_size: F, hidden width of the SwiGLU.
     rope_theta: base of the rotary frequencies.
+    rope_scaling: how they are stretched (Llama 3); None: not at all.
     norm_eps: epsilon of RMSNorm.
     causal: True for autoregressive models, False for masked diffusion.
     qk_norm: RMSNorm on queries and keys, per head (Qwen3).
@@ -38,6 +67,7 @@ class ModelConfig:
   head_dim: int
   mlp_size: int
   rope_theta: float = 10_000.0
+  rope_scaling: RopeScaling | None = None
   norm_eps: float = 1e-5
   causal: bool = False
   qk_norm: bool = False

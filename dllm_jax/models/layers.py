@@ -72,22 +72,50 @@ class RMSNorm(nn.Module):
     return (wide * weight).astype(x.dtype)
 
 
+def rope_frequencies(
+  head_dim: int, theta: float, scaling: config.RopeScaling | None = None
+) -> Float[Array, ' half']:
+  """Angle per position of each pair of columns, in float32.
+
+  f_i = theta^(-2i/d). Llama 3 stretches these for a longer context: with the
+  wavelength w = 2 pi / f, the old context c and the factor a, a pair that
+  turned at least `high` times in c stays, one that turned at most `low` times
+  gets f / a, and between them a line in the number of turns c / w leads from
+  one to the other.
+
+  References:
+    Grattafiori et al. 2024, Llama 3, section 3.4.3 (arXiv:2407.21783).
+  """
+  half = head_dim // 2
+  frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+  if scaling is None:
+    return frequency
+  turns = scaling.original_max_position * frequency / (2 * jnp.pi)
+  low, high = scaling.low_freq_factor, scaling.high_freq_factor
+  kept = jnp.clip((turns - low) / (high - low), 0.0, 1.0)
+  return frequency * (kept + (1 - kept) / scaling.factor)
+
+
 def rope(
-  x: Float[Array, 'B S H d'], position: Int[Array, 'B S'], *, theta: float
+  x: Float[Array, 'B S H d'],
+  position: Int[Array, 'B S'],
+  *,
+  theta: float,
+  scaling: config.RopeScaling | None = None,
 ) -> Float[Array, 'B S H d']:
   """Rotary position embedding, halves convention, angles in float32.
 
   (x1, x2) -> (x1 cos a - x2 sin a, x2 cos a + x1 sin a),
-  a = position * theta^(-2i/d): column i turns with column i + d/2, as in the
-  Hugging Face weights of LLaMA, Qwen and LLaDA.
+  a = position * theta^(-2i/d), scaled as `rope_frequencies` says: column i
+  turns with column i + d/2, as in the Hugging Face weights of LLaMA, Qwen and
+  LLaDA.
 
   References:
     Su et al. 2021, RoFormer, eq. 34 (arXiv:2104.09864).
   """
-  half = x.shape[-1] // 2
-  frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+  frequency = rope_frequencies(x.shape[-1], theta, scaling)
   angle = position[:, :, None, None].astype(jnp.float32) * frequency.reshape(
-    1, 1, 1, half
+    1, 1, 1, -1
   )
   cos, sin = jnp.cos(angle), jnp.sin(angle)  # [B, S, 1, d/2]
   x1, x2 = jnp.split(x.astype(jnp.float32), 2, axis=-1)

@@ -173,3 +173,8 @@ def init(key: Key[Array, ''], cfg: config.ModelConfig) -> types.Params:
   """Fresh parameters. `key` is consumed; jit this, eager init is slow."""
   tokens = jnp.zeros((1, 2), jnp.int32)
   return Transformer(cfg).init(key, tokens, jnp.ones((1, 2), bool))['params']
+
+
+def shapes(cfg: config.ModelConfig) -> types.Params:
+  """Shape and dtype of every parameter; nothing is computed."""
+  return jax.eval_shape(lambda: init(jax.random.key(0), cfg))

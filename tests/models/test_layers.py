@@ -3,8 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from dllm_jax.models import layers
+from dllm_jax.models import config, layers
 from tests import tiny
 
 X = jax.random.normal(jax.random.key(0), (2, 3, 16))
@@ -74,3 +75,41 @@ def test_rope_keeps_norms_and_sees_only_distances():
     jnp.linalg.norm(q, axis=-1),
     rtol=1e-5,
   )
+
+
+def test_llama_3_stretches_the_slow_pairs_by_hand():
+  scaling = config.RopeScaling(
+    factor=4.0,
+    low_freq_factor=1.0,
+    high_freq_factor=3.0,
+    original_max_position=20,
+  )
+  got = layers.rope_frequencies(6, 27.0, scaling)
+  # Frequencies 1, 1/3, 1/9; turns in 20 positions 3.183, 1.061, 0.354: the
+  # first stays, the last is divided by 4, and (1.061 - 1) / 2 of the second is.
+  kept = (20 / (2 * np.pi * 3) - 1) / 2
+  want = [1.0, (kept + (1 - kept) / 4) / 3, 1 / 36]
+  np.testing.assert_allclose(got, want, rtol=1e-6)
+  np.testing.assert_allclose(
+    layers.rope_frequencies(6, 27.0), [1.0, 1 / 3, 1 / 9], rtol=1e-6
+  )
+
+
+@pytest.mark.parametrize(
+  'wrong',
+  [
+    {'factor': 0.0},
+    {'low_freq_factor': -1.0},
+    {'high_freq_factor': 1.0},
+    {'original_max_position': 0},
+  ],
+)
+def test_scaling_refuses(wrong):
+  right = {
+    'factor': 4.0,
+    'low_freq_factor': 1.0,
+    'high_freq_factor': 3.0,
+    'original_max_position': 20,
+  }
+  with pytest.raises(ValueError, match=next(iter(wrong))):
+    config.RopeScaling(**(right | wrong))

@@ -6,8 +6,9 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from dllm_jax.models import layers, transformer
+from dllm_jax.models import layers, lora, transformer
 from dllm_jax.train import state
 from tests import tiny
 
@@ -85,3 +86,90 @@ def test_split_without_adapters_trains_everything():
   trained, frozen = state.split(tiny.params())
   assert not frozen
   assert len(trained) == len(jax.tree.leaves(tiny.params()))
+
+
+@functools.partial(jax.jit, static_argnames='cfg')
+def fresh(key, cfg):
+  return lora.fresh(key, cfg)
+
+
+def test_fresh_adapters_are_those_of_a_fresh_model():
+  init = jax.jit(transformer.init, static_argnames='cfg')
+  adapters, plain = lora.split(init(jax.random.key(4), LORA))
+  jax.tree.map(
+    np.testing.assert_array_equal, fresh(jax.random.key(4), LORA), adapters
+  )
+  assert jax.tree.structure(plain) == jax.tree.structure(tiny.params())
+  joined = lora.join(tiny.params(), adapters)
+  assert jax.tree.structure(joined) == jax.tree.structure(tiny.params(LORA))
+  np.testing.assert_array_equal(
+    logits(joined, LORA), logits(tiny.params(), tiny.MODEL)
+  )
+  with pytest.raises(ValueError, match='lora_rank is 0'):
+    lora.fresh(jax.random.key(0), tiny.MODEL)
+
+
+def test_merging_by_hand():
+  cfg = dataclasses.replace(LORA, lora_rank=1, lora_alpha=3.0)
+  linear = {
+    'kernel': jnp.array([[[1.0, 0.0], [0.0, 1.0]]]),
+    'lora_a': jnp.array([[[1.0], [2.0]]]),
+    'lora_b': jnp.array([[[10.0, 20.0]]]),
+  }
+  merged, plain = lora.merge({'layers': {'x': linear}}, cfg)
+  want = [[[31.0, 60.0], [60.0, 121.0]]]
+  np.testing.assert_array_equal(merged['layers']['x']['kernel'], want)
+  assert set(merged['layers']['x']) == {'kernel'}
+  assert plain == dataclasses.replace(cfg, lora_rank=0)
+
+
+def test_the_merged_model_is_the_adapted_one():
+  params = jax.tree.map(jnp.asarray, tiny.params(LORA))
+  merged, cfg = lora.merge(params, LORA)
+  assert jax.tree.structure(merged) == jax.tree.structure(tiny.params())
+  np.testing.assert_allclose(
+    logits(merged, cfg), logits(params, LORA), rtol=1e-4, atol=1e-4
+  )
+  apart = logits(lora.split(params)[1], cfg) - logits(params, LORA)
+  assert float(jnp.abs(apart).max()) > 0.01
+
+
+def test_merging_rounds_once_to_the_dtype_of_the_kernel():
+  cfg = dataclasses.replace(LORA, param_dtype='bfloat16')
+  params = jax.tree.map(jnp.asarray, tiny.params(LORA))
+  adapters, plain = lora.split(params)
+  plain = jax.tree.map(lambda x: x.astype(jnp.bfloat16), plain)
+  merged, _ = lora.merge(lora.join(plain, adapters), cfg)
+  got = merged['layers']['mlp']['up_proj']['kernel']
+  path = 'layers/mlp/up_proj/lora_'
+  change = np.einsum('lir,lro->lio', adapters[path + 'a'], adapters[path + 'b'])
+  old = np.float32(plain['layers']['mlp']['up_proj']['kernel'])
+  want = jnp.asarray(old + 3.0 * change, jnp.bfloat16)
+  assert got.dtype == jnp.bfloat16
+  np.testing.assert_allclose(
+    np.float32(got), np.float32(want), rtol=2**-8, atol=1e-6
+  )
+  merged, plain_cfg = lora.merge(tiny.params(), tiny.MODEL)
+  assert plain_cfg == tiny.MODEL
+  jax.tree.map(np.testing.assert_array_equal, merged, tiny.params())
+
+
+@pytest.mark.parametrize('donate', [False, True])
+def test_donated_kernels_are_changed_in_place(donate):
+  params = jax.tree.map(jnp.array, tiny.params(LORA))
+  want, _ = lora.merge(tiny.params(LORA), LORA)
+  old = params['layers']['mlp']['up_proj']['kernel']
+  place = old.unsafe_buffer_pointer()
+  merged, _ = lora.merge(params, LORA, donate=donate)
+  new = merged['layers']['mlp']['up_proj']['kernel']
+  assert old.is_deleted() == donate
+  assert (new.unsafe_buffer_pointer() == place) == donate
+  jax.tree.map(np.testing.assert_array_equal, merged, want)
+
+
+def test_merging_does_not_round_its_products():
+  # What a CPU does anyway, a TPU does only when asked.
+  shapes = (1, 3, 4), (1, 3, 2), (1, 2, 4)
+  kernel, a, b = (jnp.ones(shape) for shape in shapes)
+  traced = str(jax.make_jaxpr(lora._merged_layer)(kernel, 0, a, b, 1.0))
+  assert 'dot_general' in traced and 'HIGHEST' in traced

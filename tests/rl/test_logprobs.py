@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +12,7 @@ from scipy import stats
 
 from dllm_jax import types
 from dllm_jax.decoding import fixed
+from dllm_jax.io import hf
 from dllm_jax.models import transformer
 from dllm_jax.rl import logprobs
 from tests import tiny
@@ -133,20 +135,15 @@ def test_recorded_gradients(shared_dir):
   others = np.delete(np.asarray(grads['embed_tokens']), rows, axis=0)
   np.testing.assert_array_equal(others, 0.0)
   # Every parameter's norm, by its recorded name.
-  flat = {}
-  for path, leaf in jax.tree.leaves_with_path(grads):
-    ours = '/'.join(str(part.key) for part in path)
-    if ours in tiny.LLADA_TOP:
-      flat[f'{tiny.LLADA_TOP[ours]}'] = leaf
-    else:
-      name = tiny.LLADA_BLOCK[ours.removeprefix('layers/')]
-      flat |= {f'blocks.{i}.{name}': leaf[i] for i in range(2)}
-  assert len(flat) == len(data['grad.norms_names'])
+  flat = flax.traverse_util.flatten_dict(grads, sep='/')
+  tensors = hf.tensor_shapes('llada', flat)
+  assert set(tensors) == set(data['grad.norms_names'])
   for name, want in zip(
     data['grad.norms_names'], data['grad.norms'], strict=True
   ):
-    short = name.removeprefix('model.transformer.').removesuffix('.weight')
-    got = jnp.linalg.norm(flat[short].ravel())
+    path, layer, _ = tensors[name]
+    leaf = flat[path] if layer is None else flat[path][layer]
+    got = jnp.linalg.norm(leaf.ravel())
     np.testing.assert_allclose(got, want, rtol=1e-4, err_msg=name)
 
 
