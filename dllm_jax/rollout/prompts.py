@@ -12,37 +12,56 @@ from jaxtyping import Array, Bool, Int
 
 from dllm_jax import errors, types
 from dllm_jax.tasks import task as task_lib
+from dllm_jax.text import chat
 from dllm_jax.text import tokenizer as tokenizer_lib
 
 
 class Prompts(NamedTuple):
-  """Ids padded on the left to one width, and which of them are real."""
+  """Prompts padded on the left to one width.
+
+  Attributes:
+    ids: their tokens.
+    mask: True on real tokens.
+    maskable: True on content: on no padding and on no chat template.
+  """
 
   ids: Int[np.ndarray, 'N P']
   mask: Bool[np.ndarray, 'N P']
+  maskable: Bool[np.ndarray, 'N P']
 
-  def take(self, rows: Bool[np.ndarray, ' N']) -> 'Prompts':
-    """The prompts where `rows` is True."""
-    return Prompts(self.ids[rows], self.mask[rows])
+  def take(self, rows: Bool[np.ndarray, ' N'] | slice) -> 'Prompts':
+    """The prompts where `rows` is True, or of a slice."""
+    return Prompts(*(x[rows] for x in self))
 
   def repeat(self, times: int) -> 'Prompts':
     """Every prompt `times` times in a row."""
-    return Prompts(
-      np.repeat(self.ids, times, axis=0), np.repeat(self.mask, times, axis=0)
-    )
+    return Prompts(*(np.repeat(x, times, axis=0) for x in self))
 
 
 def pad_left(
-  sequences: Sequence[Sequence[int]], width: int, fill: int
+  sequences: Sequence[Sequence[int]],
+  width: int,
+  fill: int,
+  *,
+  content: Sequence[Sequence[bool]] | None = None,
 ) -> Prompts:
-  """Left-pads id sequences to `width`."""
+  """Left-pads id sequences to `width`.
+
+  Args:
+    sequences: ids.
+    width: of the result.
+    fill: id of the padding.
+    content: which ids are maskable; None for all.
+  """
   ids = np.full((len(sequences), width), fill, np.int32)
   mask = np.zeros(ids.shape, bool)
+  maskable = np.zeros(ids.shape, bool)
   for i, sequence in enumerate(sequences):
     if sequence:
       ids[i, -len(sequence) :] = sequence
       mask[i, -len(sequence) :] = True
-  return Prompts(ids, mask)
+      maskable[i, -len(sequence) :] = True if content is None else content[i]
+  return Prompts(ids, mask, maskable)
 
 
 def encode(
@@ -50,27 +69,45 @@ def encode(
   tokenizer: tokenizer_lib.Tokenizer,
   rows: Sequence[dict],
   max_length: int,
+  *,
+  template: chat.ChatTemplate = chat.PLAIN,
+  prefill: str = '',
 ) -> Prompts:
   """Tokenizes the prompts of `rows`.
+
+  Args:
+    task: it writes the user's message.
+    tokenizer: text to ids.
+    rows: the task's rows.
+    max_length: P.
+    template: what stands around the message.
+    prefill: how the completion is to begin; a part of the prompt.
 
   Raises:
     errors.UserError: a prompt of more than `max_length` tokens (cutting it
       would drop instructions), or with text that the tokenizer cannot spell.
   """
   try:
-    sequences = tokenizer.encode_batch([task.prompt(row) for row in rows])
+    encoded = tokenizer.encode_pieces(
+      [template.render(task.prompt(row), prefill) for row in rows]
+    )
   except ValueError as e:
     raise errors.UserError(
       f'a prompt of task {task.name!r} does not fit the lexicon: {e}; raise '
       'the bounds under the config group task'
     ) from e
-  for row, sequence in zip(rows, sequences, strict=True):
-    if len(sequence) > max_length:
+  for row, sequence in zip(rows, encoded, strict=True):
+    if len(sequence.ids) > max_length:
       raise errors.UserError(
-        f'prompt of row {row["id"]!r} has {len(sequence)} tokens, more than '
-        f'rollout.max_prompt_length={max_length}: raise that key'
+        f'prompt of row {row["id"]!r} has {len(sequence.ids)} tokens, more '
+        f'than rollout.max_prompt_length={max_length}: raise that key'
       )
-  return pad_left(sequences, max_length, tokenizer.eos_token)
+  return pad_left(
+    [sequence.ids for sequence in encoded],
+    max_length,
+    tokenizer.special.pad,
+    content=[sequence.is_content for sequence in encoded],
+  )
 
 
 def pad_rows(x: np.ndarray, num_rows: int) -> np.ndarray:

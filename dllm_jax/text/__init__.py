@@ -1,1 +1,1 @@
-"""Host-only text handling: tokenizers."""
+"""Host-only text handling: tokenizers and chat templates."""

@@ -1,62 +1,91 @@
 """A thin wrapper of `tokenizers.Tokenizer`.
 
 The wrapper fixes three things: text round-trips exactly, unknown text is an
-error that names the piece, and special tokens are never parsed out of text
-unless asked for (a prompt that spells '<|mask|>' is text, or an error).
+error that names the piece, and special tokens are never parsed out of text: a
+prompt that spells '<|mask|>' is text, or an error. Where special tokens are
+wanted, as in a chat template, the text comes in pieces that say so.
 """
 
+import itertools
 import pathlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
+from dllm_jax import errors
+from dllm_jax.text import byte_level, directory, special
+
 EOS = '<|eos|>'
 MASK = '<|mask|>'
-MAX_FILE_BYTES = 64 * 2**20
+
+
+class Piece(NamedTuple):
+  """A part of a prompt.
+
+  Attributes:
+    text: what it says.
+    is_template: whether a template wrote it: its special tokens are tokens,
+      and no estimator masks it. Content is the user's, and text throughout.
+  """
+
+  text: str
+  is_template: bool
+
+
+class Encoded(NamedTuple):
+  """The tokens of a prompt.
+
+  Attributes:
+    ids: one a token.
+    is_content: True where all of the token's text is content.
+  """
+
+  ids: list[int]
+  is_content: list[bool]
 
 
 class Tokenizer:
   """Text to ids and back.
 
   Attributes:
-    eos_token: id of the end-of-sequence token, also used as padding.
-    mask_token: id of the mask token.
+    special: the ids that text cannot spell.
+    eos_token: id of the end-of-sequence token.
+    mask_token: id of the mask token; None for a causal model's tokenizer.
     vocab_size: number of ids, special tokens included.
   """
 
   def __init__(
     self,
     tokenizer: tokenizers.Tokenizer,
-    *,
-    eos: str = EOS,
-    mask: str = MASK,
-    parse_special: bool = False,
+    special_tokens: special.SpecialTokens,
   ):
-    """Wraps `tokenizer`.
-
-    Args:
-      tokenizer: it must know `eos` and `mask`.
-      eos: text of the end-of-sequence token.
-      mask: text of the mask token.
-      parse_special: whether special tokens are recognised in encoded text.
+    """Wraps `tokenizer`, which it changes.
 
     Raises:
-      ValueError: if a special token is missing.
+      ValueError: if text can spell a special token.
     """
-    for name in (eos, mask):
-      if tokenizer.token_to_id(name) is None:
-        raise ValueError(f'the tokenizer has no token {name!r}')
-    if tokenizer.token_to_id(eos) == tokenizer.token_to_id(mask):
-      raise ValueError(f'EOS {eos!r} and mask {mask!r} share one id')
+    directory.check(tokenizer, special_tokens)
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    tokenizer.encode_special_tokens = not parse_special
+    tokenizer.encode_special_tokens = True
+    # It would add special tokens, and trims the spans of tokens.
+    tokenizer.post_processor = None
     self._tokenizer = tokenizer
-    self.eos_token: int = tokenizer.token_to_id(eos)
-    self.mask_token: int = tokenizer.token_to_id(mask)
-    self.vocab_size: int = tokenizer.get_vocab_size(with_added_tokens=True)
+    self.special = special_tokens
+    self.eos_token: int = special_tokens.eos
+    self.mask_token: int | None = special_tokens.mask
+    vocab = tokenizer.get_vocab(with_added_tokens=True)
+    self.vocab_size: int = max(vocab.values()) + 1
+    added = tokenizer.get_added_tokens_decoder()
+    names = {token.content: i for i, token in added.items() if token.special}
+    self._special_ids = names
+    longest_first = sorted(names, key=lambda name: (-len(name), name))
+    self._special_names = re.compile(
+      f'({"|".join(map(re.escape, longest_first))})'
+    )
 
   @classmethod
   def from_words(cls, words: Sequence[str]) -> 'Tokenizer':
@@ -87,7 +116,37 @@ class Tokenizer:
     )
     tokenizer.decoder = decoders.Fuse()
     tokenizer.add_special_tokens([EOS, MASK])
-    return cls(tokenizer)
+    return cls(tokenizer, _named(tokenizer, EOS, MASK))
+
+  @classmethod
+  def from_directory(
+    cls,
+    path: str | pathlib.Path,
+    *,
+    need_mask: bool = True,
+    model: Mapping[str, Any] | None = None,
+  ) -> 'Tokenizer':
+    """Reads the tokenizer of a Hugging Face directory.
+
+    Args:
+      path: it holds tokenizer.json, or vocab.json and merges.txt; and the
+        files that name special tokens.
+      need_mask: whether a tokenizer without a mask token is an error.
+      model: what the model's config.json says, where it is not there.
+
+    Raises:
+      errors.UserError: if anything there is missing, damaged or hostile.
+    """
+    try:
+      tokenizer, found = directory.read(pathlib.Path(path), model)
+      if need_mask and found.mask is None:
+        raise ValueError(
+          f'the tokenizer in {path} has no mask token; set mask_token in '
+          'tokenizer_config.json or mask_token_id in config.json'
+        )
+      return cls(tokenizer, found)
+    except (ValueError, OSError) as e:
+      raise errors.UserError(' '.join(str(e).split())) from e
 
   @classmethod
   def load(
@@ -96,31 +155,48 @@ class Tokenizer:
     *,
     eos: str = EOS,
     mask: str = MASK,
-    parse_special: bool = False,
   ) -> 'Tokenizer':
-    """Reads a `tokenizer.json`; the arguments are those of the class.
+    """Reads a `tokenizer.json`.
+
+    Args:
+      path: the file.
+      eos: text of the end-of-sequence token, also used as padding.
+      mask: text of the mask token.
 
     Raises:
       FileNotFoundError: if there is no such file.
-      ValueError: if the file is too large or not a tokenizer.
+      ValueError: if the file is too large or not a tokenizer, or lacks one of
+        the two.
     """
     path = pathlib.Path(path)
     if not path.is_file():
       raise FileNotFoundError(f'no tokenizer file at {path}')
-    if path.stat().st_size > MAX_FILE_BYTES:
-      raise ValueError(f'{path} is larger than {MAX_FILE_BYTES} bytes')
-    text = path.read_text(encoding='utf-8')
-    try:
-      tokenizer = tokenizers.Tokenizer.from_str(text)
-    except Exception as error:  # the library raises plain Exception
-      raise ValueError(f'{path} is not a tokenizer: {error}') from error
-    return cls(tokenizer, eos=eos, mask=mask, parse_special=parse_special)
+    tokenizer = directory.parse(path)
+    return cls(tokenizer, _named(tokenizer, eos, mask))
 
   def save(self, path: str | pathlib.Path) -> None:
     """Writes a `tokenizer.json`; parent folders are made."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(self._tokenizer.to_str(pretty=True), encoding='utf-8')
+
+  def check_rows(self, rows: int, where: str) -> None:
+    """Refuses a model whose embedding has fewer rows than there are ids.
+
+    A gather beyond a table is silent on a device.
+
+    Args:
+      rows: of the table.
+      where: the model, for the message.
+
+    Raises:
+      errors.UserError: if an id has no row.
+    """
+    if rows < self.vocab_size:
+      raise errors.UserError(
+        f'the tokenizer has {self.vocab_size} ids, but the embedding of '
+        f'{where} has {rows} rows: take both from one model'
+      )
 
   def encode(self, text: str) -> list[int]:
     """Ids of `text`; no special tokens are added.
@@ -132,16 +208,36 @@ class Tokenizer:
 
   def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
     """Ids of each text; see `encode`."""
-    try:
-      encodings = self._tokenizer.encode_batch_fast(
-        list(texts), add_special_tokens=False
-      )
-    except Exception as error:  # the library raises plain Exception
-      piece = self._first_unknown(texts)
-      if piece is None:
-        raise
-      raise ValueError(f'not in the vocabulary: {piece!r}') from error
+    encodings = self._encodings(self._tokenizer.encode_batch_fast, texts)
     return [encoding.ids for encoding in encodings]
+
+  def encode_pieces(self, prompts: Sequence[Sequence[Piece]]) -> list[Encoded]:
+    """Tokens of prompts that come in pieces.
+
+    Special tokens of templates part the text; what lies between two of them is
+    tokenized as one, whoever wrote it, so that ids are those of the joined
+    text. A token of both template and content is not content.
+
+    Raises:
+      ValueError: naming the first piece that is not in the vocabulary.
+    """
+    runs = [list(self._runs(pieces)) for pieces in prompts]
+    texts = [run for row in runs for run in row if isinstance(run, list)]
+    joined = [''.join(piece.text for piece in run) for run in texts]
+    encodings = iter(self._encodings(self._tokenizer.encode_batch, joined))
+    rows = []
+    for row in runs:
+      encoded = Encoded([], [])
+      for run in row:
+        if isinstance(run, int):
+          encoded.ids.append(run)
+          encoded.is_content.append(False)
+        else:
+          encoding = next(encodings)
+          encoded.ids.extend(encoding.ids)
+          encoded.is_content.extend(_content_spans(run, encoding.offsets))
+      rows.append(encoded)
+    return rows
 
   def decode(self, ids: Iterable[int]) -> str:
     """Text of `ids`, special tokens left out.
@@ -160,7 +256,43 @@ class Tokenizer:
           f'ids must be in 0..{self.vocab_size - 1}, found '
           f'{min(ids)}..{max(ids)}'
         )
-    return self._tokenizer.decode_batch(rows, skip_special_tokens=True)
+    try:
+      with byte_level.no_panic():
+        return self._tokenizer.decode_batch(rows, skip_special_tokens=True)
+    except RuntimeError as error:
+      raise ValueError(f'the tokenizer fails on ids: {error}') from error
+
+  def _encodings(self, encode, texts: Sequence[str]):
+    try:
+      with byte_level.no_panic():
+        return encode(list(texts), add_special_tokens=False)
+    except UnicodeError as error:
+      raise ValueError(f'text that is no Unicode: {error}') from error
+    except RuntimeError as error:
+      raise ValueError(f'the tokenizer fails on a text: {error}') from error
+    except Exception as error:  # the library raises plain Exception
+      piece = self._first_unknown(texts)
+      if piece is None:
+        raise
+      raise ValueError(f'not in the vocabulary: {piece!r}') from error
+
+  def _runs(self, pieces: Sequence[Piece]) -> Iterable[int | list[Piece]]:
+    """Special ids of templates, and the pieces between them."""
+    run = []
+    for piece in pieces:
+      parts = [piece.text]
+      if piece.is_template:
+        parts = self._special_names.split(piece.text)
+      for i, part in enumerate(parts):
+        if i % 2:  # the names are every other part
+          if run:
+            yield run
+          run = []
+          yield self._special_ids[part]
+        elif part:
+          run.append(Piece(part, piece.is_template))
+    if run:
+      yield run
 
   def _first_unknown(self, texts: Sequence[str]) -> str | None:
     for text in texts:
@@ -171,6 +303,28 @@ class Tokenizer:
         if self._tokenizer.model.token_to_id(piece) is None:
           return piece
     return None
+
+
+def _named(
+  tokenizer: tokenizers.Tokenizer, eos: str, mask: str
+) -> special.SpecialTokens:
+  """The special tokens of a tokenizer that has an EOS and a mask."""
+  for name in (eos, mask):
+    if tokenizer.token_to_id(name) is None:
+      raise ValueError(f'the tokenizer has no token {name!r}')
+  end = tokenizer.token_to_id(eos)
+  return special.SpecialTokens(
+    mask=tokenizer.token_to_id(mask), eos=end, pad=end
+  )
+
+
+def _content_spans(
+  run: Sequence[Piece], spans: Sequence[tuple[int, int]]
+) -> list[bool]:
+  """Which spans of the joined run hold content and nothing else."""
+  written = [[piece.is_template] * len(piece.text) for piece in run]
+  before = [0, *itertools.accumulate(itertools.chain(*written))]
+  return [a < b and before[a] == before[b] for a, b in spans]
 
 
 def _escape(word: str) -> str:

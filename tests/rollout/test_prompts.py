@@ -1,5 +1,7 @@
 """Prompts are padded on the left, never cut, and refused in one line."""
 
+import json
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -7,8 +9,9 @@ import pytest
 from dllm_jax import errors
 from dllm_jax.rollout import prompts
 from dllm_jax.tasks import countdown
+from dllm_jax.text import chat
 from dllm_jax.text import tokenizer as tokenizer_lib
-from tests import tiny_run
+from tests import tiny, tiny_run, tiny_text
 
 TASK = countdown.Countdown(count=3, max_number=9, max_target=20)
 TOKENIZER = tokenizer_lib.Tokenizer.from_words(TASK.words())
@@ -23,6 +26,12 @@ def test_pad_left():
     got.mask, [[0, 1, 1, 1], [0, 0, 0, 0], [0, 0, 0, 1]]
   )
   assert got.ids.dtype == np.int32
+  np.testing.assert_array_equal(got.maskable, got.mask)
+  got = prompts.pad_left(
+    [[1, 2, 3], []], 4, 9, content=[[False, True, False], []]
+  )
+  np.testing.assert_array_equal(got.maskable, [[0, 0, 1, 0], [0, 0, 0, 0]])
+  np.testing.assert_array_equal(got.mask, [[0, 1, 1, 1], [0, 0, 0, 0]])
 
 
 def test_take_and_repeat():
@@ -32,6 +41,12 @@ def test_take_and_repeat():
   np.testing.assert_array_equal(got.mask.sum(1), [1, 1, 2, 2])
   got = got.take(np.array([False, True, True, False]))
   np.testing.assert_array_equal(got.ids, [[0, 1], [2, 3]])
+  given = prompts.pad_left([[1], [2, 3]], 2, 0, content=[[False], [True] * 2])
+  for rows in (slice(1, None), np.array([False, True])):
+    got = given.take(rows)
+    np.testing.assert_array_equal(got.ids, [[2, 3]])
+    np.testing.assert_array_equal(got.maskable, [[1, 1]])
+  np.testing.assert_array_equal(given.repeat(2).maskable.sum(1), [0, 0, 2, 2])
 
 
 def encode(rows, max_length):
@@ -52,6 +67,40 @@ def test_encode():
   )
   np.testing.assert_array_equal(got.mask.sum(1), [6, 5])
   np.testing.assert_array_equal(encode(rows, 6).ids, got.ids[:, 2:])
+
+
+def test_a_template_is_not_maskable():
+  row = tiny_run.rows('x')[0]
+  template = chat.ChatTemplate(before='<|eos|> 1 2', after='<|eos|> =')
+  got = prompts.encode(
+    TASK, TOKENIZER, [row], 14, template=template, prefill=' 3'
+  )
+  plain = encode([row], 6).ids[0].tolist()
+  word = lambda text: TOKENIZER.encode(text)[0]
+  eos = TOKENIZER.eos_token
+  want = [eos, word(' 1'), word(' 2'), *plain, eos, word(' ='), word(' 3')]
+  np.testing.assert_array_equal(got.ids[0], [eos] * 2 + want)
+  np.testing.assert_array_equal(got.mask[0], [0] * 2 + [1] * 12)
+  np.testing.assert_array_equal(got.maskable[0], [0] * 5 + [1] * 6 + [0] * 3)
+
+
+def test_real_prompts_with_a_real_tokenizer(shared_dir):
+  tokenizer = tiny_text.dream(shared_dir)
+  path = shared_dir / 'data' / 'gsm8k' / 'test.jsonl'
+  lines = path.read_text('utf-8').splitlines()[:100]
+  rows = [{'id': i} | json.loads(line) for i, line in enumerate(lines)]
+
+  got = prompts.encode(
+    tiny.Task(), tokenizer, rows, 300, template=chat.FAMILIES['dream']
+  )
+  pad = tokenizer.special.pad
+  np.testing.assert_array_equal(got.ids[~got.mask], pad)
+  for i, row in enumerate(rows):
+    content = got.ids[i][got.maskable[i]].tolist()
+    assert content == tokenizer.encode(row['question'])
+    # 14 tokens of the template before the question, and 5 after it.
+    assert got.mask[i].sum() == len(content) + 19
+    assert not got.maskable[i, -5:].any()
 
 
 def test_a_prompt_that_is_too_long_is_named_and_not_cut():

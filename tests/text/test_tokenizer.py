@@ -68,13 +68,6 @@ def test_save_and_load(tmp_path):
     loaded.encode('<|mask|>')
 
 
-def test_special_tokens_are_parsed_only_when_asked_for(tmp_path):
-  path = tmp_path / 'tokenizer.json'
-  tokenizer.Tokenizer.from_words(WORDS).save(path)
-  loaded = tokenizer.Tokenizer.load(path, parse_special=True)
-  assert loaded.encode(' 1<|eos|>') == [2, loaded.eos_token]
-
-
 def test_load_errors(tmp_path):
   with pytest.raises(FileNotFoundError, match='none.json'):
     tokenizer.Tokenizer.load(tmp_path / 'none.json')

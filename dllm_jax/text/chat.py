@@ -1,0 +1,178 @@
+"""Chat templates: what stands before and after a user's message.
+
+Prompts here are one user turn and the header of the answer, so a template is
+two texts. Those of the supported families are written out; any other comes from
+a directory's Jinja source, which is rendered once, with a few messages that
+show the two texts, in a limited process (`text/render.py`).
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from dllm_jax import errors
+from dllm_jax.text import directory, json_file, render, special, tokenizer
+
+# Messages that a template must leave as they are, but for spaces at the ends.
+_PROBES = (
+  'one (alpha) message',
+  ' \n two: {{ 7 * 7 }} {% raw %} <think>b</think>\t\n',
+  '<|im_start|>user\n[INST] <tool_response>x</tool_response>',
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ChatTemplate:
+  """A turn of the user's and the header of the answer.
+
+  Attributes:
+    before: text before the message.
+    after: text after it, the answer's header at its end.
+    strip: whether spaces at the message's ends are dropped.
+  """
+
+  before: str
+  after: str
+  strip: bool = False
+
+  def render(self, message: str, prefill: str = '') -> list[tokenizer.Piece]:
+    """The prompt of a message.
+
+    Args:
+      message: the user's, text throughout, special tokens spelled in it too.
+      prefill: how the answer is to begin ('<reasoning>'), part of the prompt.
+    """
+    return [
+      tokenizer.Piece(self.before, True),
+      tokenizer.Piece(message.strip() if self.strip else message, False),
+      tokenizer.Piece(self.after + prefill, True),
+    ]
+
+
+# No template: the message itself.
+PLAIN = ChatTemplate(before='', after='')
+
+
+def chatml(system: str | None) -> ChatTemplate:
+  """Qwen's layout, also Dream's."""
+  head = f'<|im_start|>system\n{system}<|im_end|>\n' if system else ''
+  return ChatTemplate(
+    before=f'{head}<|im_start|>user\n',
+    after='<|im_end|>\n<|im_start|>assistant\n',
+  )
+
+
+# Where a directory has a template, that one is right (`from_directory`): these
+# are for those without, and 'qwen2' has the system text of Qwen2, where
+# Qwen2.5's begins "You are Qwen, created by Alibaba Cloud.".
+_LLADA_HEADER = '<|start_header_id|>{}<|end_header_id|>\n\n'
+FAMILIES = {
+  'llada': ChatTemplate(
+    before='<|startoftext|>' + _LLADA_HEADER.format('user'),
+    after='<|eot_id|>' + _LLADA_HEADER.format('assistant'),
+    strip=True,
+  ),
+  'dream': chatml('You are a helpful assistant.'),
+  'qwen2': chatml('You are a helpful assistant.'),
+  'qwen3': chatml(None),
+}
+
+
+def from_jinja(
+  source: str,
+  *,
+  system: str | None = None,
+  variables: Mapping[str, Any] | None = None,
+) -> ChatTemplate:
+  """The two texts of a Jinja template.
+
+  Args:
+    source: the template; not trusted.
+    system: text of a system message before the user's; part of the template.
+    variables: what the template may ask for (`bos_token`, `enable_thinking`).
+
+  Raises:
+    ValueError: in one line, if it fails, does not end, or does more to a
+      message than put text around it.
+  """
+  opening = [{'role': 'system', 'content': system}] if system else []
+  runs = [
+    {
+      'add_generation_prompt': True,
+      **(variables or {}),
+      'messages': [*opening, {'role': 'user', 'content': probe}],
+    }
+    for probe in _PROBES
+  ]
+  texts = render.render(source, runs)
+  before, found, after = texts[0].partition(_PROBES[0])
+  if not found or _PROBES[0] in after:
+    raise ValueError('the chat template does not show its message once')
+  for strip in (False, True):
+    made = ChatTemplate(before=before, after=after, strip=strip)
+    if texts == [_joined(made, probe) for probe in _PROBES]:
+      return made
+  raise ValueError(
+    'the chat template rewrites its message; use the one of a family: '
+    f'{", ".join(FAMILIES)}'
+  )
+
+
+def _joined(template: ChatTemplate, message: str) -> str:
+  return ''.join(piece.text for piece in template.render(message))
+
+
+def from_directory(
+  path: str | pathlib.Path,
+  *,
+  system: str | None = None,
+  options: Mapping[str, Any] | None = None,
+) -> ChatTemplate | None:
+  """The chat template of a Hugging Face directory; None where it has none.
+
+  Args:
+    path: it holds chat_template.jinja or tokenizer_config.json.
+    system: as in `from_jinja`.
+    options: variables beside the special tokens' texts.
+
+  Raises:
+    errors.UserError: if the template is damaged, hostile or unsuitable.
+  """
+  path = pathlib.Path(path)
+  try:
+    config_file = path / 'tokenizer_config.json'
+    config = {}
+    if config_file.exists():
+      config = json_file.read_object(config_file, directory.MAX_CONFIG_BYTES)
+    source = _source(path, config)
+    if source is None:
+      return None
+    names = {
+      key: special.name_of(config.get(key), key) or ''
+      for key in ('bos_token', 'eos_token', 'pad_token', 'unk_token')
+    }
+    return from_jinja(
+      source, system=system, variables=names | dict(options or {})
+    )
+  except (ValueError, OSError) as e:
+    line = ' '.join(str(e).split())
+    raise errors.UserError(f'{path}: {line}') from e
+
+
+def _source(path: pathlib.Path, config: Mapping[str, Any]) -> str | None:
+  """The Jinja source of a directory; of several, the one named 'default'."""
+  file = path / 'chat_template.jinja'
+  if file.exists():
+    return json_file.read_text(file, 4 * render.MAX_SOURCE)
+  source = config.get('chat_template')
+  if isinstance(source, list):
+    named = {
+      entry.get('name'): entry.get('template')
+      for entry in source
+      if isinstance(entry, dict) and isinstance(entry.get('name'), str)
+    }
+    source = named.get('default')
+  if source is not None and not isinstance(source, str):
+    raise ValueError('chat_template of tokenizer_config.json is no text')
+  return source
