@@ -158,7 +158,7 @@ def commit(
   Args:
     state: before the step.
     block: of `active`.
-    chosen: eligible columns to commit, at least one of every live row.
+    chosen: eligible columns to commit.
     proposal: token of each column.
     logp: its log-probability.
     vocab: special ids.
@@ -226,8 +226,7 @@ def run(
   """Steps until every row is done.
 
   Args:
-    step: (keys of the step, state) -> state; commits a token of every live
-      row, so that L steps are enough.
+    step: (keys of the step, state) -> state; L steps finish every row.
     row_keys: one key a row; step t draws from `fold_in(row_key, t)`, so that a
       row's tokens depend neither on its batch nor on its place in it.
     canvas: prompts, and completions of L columns; only [MASK] is decided, so

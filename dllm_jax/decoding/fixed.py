@@ -1,12 +1,17 @@
 """Fixed-schedule denoising: block by block, a set number of tokens a step.
 
 LLaDA's semi-autoregressive sampler as diffu-GRPO uses it, with a mask and a
-block pointer for every row, float32 gates, and [MASK] never proposed. Dims: B
-rows, W columns of a block, S canvas columns.
+block pointer for every row, float32 gates, and [MASK] never proposed. Dream's
+samplers are the same with one block, its schedule and one of the orders that
+read the whole distribution. Deviations from Dream's: its confidences are those
+of the tempered and cut distribution, ours of the model; with more steps than
+columns it makes calls that commit nothing, where 'linear' here takes W steps
+and so times the whole schedule anew. Dims: B rows, W columns of a block,
+S canvas columns, V vocabulary.
 
 References:
   Nie et al. 2025, LLaDA, arXiv:2502.09992; Zhao et al. 2025, d1,
-  arXiv:2504.12216.
+  arXiv:2504.12216; Ye et al. 2025, Dream, arXiv:2508.15487.
 """
 
 import dataclasses
@@ -21,24 +26,49 @@ from dllm_jax.decoding import blocks
 from dllm_jax.ops import sampling, schedules
 
 
+def _random(
+  keys: Key[Array, ' B'], logits: Float[Array, 'B W V'], _
+) -> Float[Array, 'B W']:
+  draw = lambda key: jax.random.uniform(key, logits.shape[1:2])
+  return jax.vmap(draw)(keys)
+
+
+# Which columns come first: (keys, logits, log-probabilities of the proposals)
+# -> scores, the highest first.
+ORDERS = {
+  'confidence': lambda keys, logits, logp: logp,
+  'random': _random,
+  'entropy': lambda keys, logits, logp: -sampling.entropy(logits),
+  'margin': lambda keys, logits, logp: sampling.margin(logits),
+}
+SCHEDULES = ('even', 'linear')
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FixedConfig(blocks.BlockConfig):
   """What is static about a fixed schedule.
 
   Attributes:
-    order: 'confidence' commits the most probable proposals first, 'random'
-      any of the block's.
+    order: 'confidence' commits the most probable proposals first (Dream's
+      maskgit_plus), 'entropy' where the distribution is the sharpest, 'margin'
+      where the best token is furthest ahead of the next (Dream's topk_margin),
+      'random' any of the block's.
+    schedule: 'even' shares a block's masks evenly among its steps, 'linear'
+      as Dream does (`schedules.linear_quota`).
     suppress_eos: EOS is never proposed; its probability still counts in the
       confidences and in `logp`.
   """
 
-  order: Literal['confidence', 'random'] = 'confidence'
+  order: Literal['confidence', 'random', 'entropy', 'margin'] = 'confidence'
+  schedule: Literal['even', 'linear'] = 'even'
   suppress_eos: bool = False
 
   def __post_init__(self):
     super().__post_init__()
-    if self.order not in ('confidence', 'random'):
-      raise ValueError(f"order {self.order!r} is not 'confidence' or 'random'")
+    if self.order not in ORDERS:
+      raise ValueError(f'order {self.order!r} is not one of {tuple(ORDERS)}')
+    if self.schedule not in SCHEDULES:
+      raise ValueError(f'schedule {self.schedule!r} is not one of {SCHEDULES}')
 
   def steps_per_block(self, num_steps: int) -> int:
     """Denoising steps of a block, of `num_steps` in all; at least 1."""
@@ -46,9 +76,12 @@ class FixedConfig(blocks.BlockConfig):
 
   def largest_commit(self, num_steps: int) -> int:
     """The most tokens that a step of the schedule commits."""
-    return schedules.largest_quota(
-      self.block_length, self.steps_per_block(num_steps)
-    )
+    steps = self.steps_per_block(num_steps)
+    if self.schedule == 'linear':
+      return schedules.largest_linear_quota(
+        self.block_length, min(steps, self.block_length)
+      )
+    return schedules.largest_quota(self.block_length, steps)
 
 
 def fixed_step(
@@ -91,12 +124,17 @@ def fixed_step(
     choices = logits.at[..., vocab.eos_token].set(-jnp.inf)
   proposal = sampling.gumbel_argmax(draw_keys, choices, temperature)
   logp = sampling.token_logp(logits, proposal)
-  if cfg.order == 'random':
-    draw = lambda key: jax.random.uniform(key, (cfg.block_length,))
-    score = jax.vmap(draw)(order_keys)
+  score = ORDERS[cfg.order](order_keys, logits, logp)
+  if cfg.schedule == 'linear':
+    quota = schedules.linear_quota(
+      jnp.sum(block.eligible, axis=1),
+      jnp.minimum(block_steps, cfg.block_length),
+      state.block_step,
+    )
   else:
-    score = logp
-  quota = schedules.step_quota(state.block_masks, block_steps, state.block_step)
+    quota = schedules.step_quota(
+      state.block_masks, block_steps, state.block_step
+    )
   chosen = sampling.top_quota(score, block.eligible, quota)
   return blocks.commit(
     state, block, chosen, proposal, logp, vocab=vocab, cfg=cfg

@@ -95,6 +95,12 @@ def entropy(logits: Float[Array, '*n V']) -> Float[Array, '*n']:
   return -jnp.sum(jnp.where(logp > -jnp.inf, jnp.exp(logp) * logp, 0.0), -1)
 
 
+def margin(logits: Float[Array, '*n V']) -> Float[Array, '*n']:
+  """p_1 - p_2, how far the most probable token is ahead of the next."""
+  best, _ = jax.lax.top_k(jax.nn.softmax(logits, axis=-1), 2)
+  return best[..., 0] - best[..., 1]
+
+
 def top_quota(
   score: Float[Array, 'B W'],
   eligible: Bool[Array, 'B W'],

@@ -4,6 +4,7 @@ Dims: B rows, L completion columns.
 """
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Int
 
 
@@ -31,6 +32,41 @@ def step_quota(
 def largest_quota(num_masks: int, num_steps: int) -> int:
   """The most tokens that one step of `step_quota` commits."""
   return -(-num_masks // num_steps)
+
+
+def linear_quota(
+  left: Int[Array, ' B'],
+  num_steps: Int[Array, ''],
+  step: Int[Array, ' B'],
+) -> Int[Array, ' B']:
+  """Dream's schedule: the share of the masks that a linear noise level drops.
+
+  floor(n (1 - t_{i+1} / t_i)),   t_i = 1 - i (1 - 1/1000) / s;   at the last
+  step all n. In whole numbers, floor(999 n / (1000 s - 999 i)), so that no
+  rounding moves a token. Early steps may commit nothing.
+
+  Args:
+    left: n, masks of the row's block now.
+    num_steps: s >= 1, denoising steps of a block.
+    step: i, 0-based step within the block.
+
+  References:
+    Ye et al. 2025, Dream, arXiv:2508.15487 (`generation_utils.py`).
+  """
+  share = 999 * left // jnp.maximum(1000 * num_steps - 999 * step, 1)
+  return jnp.where(step < num_steps - 1, share, left)
+
+
+def largest_linear_quota(num_masks: int, num_steps: int) -> int:
+  """The most tokens that a step of `linear_quota` commits in a block of up to
+  `num_masks` masks."""
+  left, most = np.arange(num_masks + 1), 0
+  for step in range(num_steps):
+    last = step == num_steps - 1
+    quota = left if last else 999 * left // (1000 * num_steps - 999 * step)
+    most = max(most, int(quota.max()))
+    left = left - quota
+  return most
 
 
 def first_true(mask: Bool[Array, 'B L']) -> Int[Array, ' B']:

@@ -116,3 +116,10 @@ def test_top_quota_equals_a_sort(score, eligible, quota):
   ranked = sorted((-s, i) for i, s in enumerate(score) if eligible[i])
   want = {i for _, i in ranked[:quota]}
   assert set(np.flatnonzero(got[0])) == want
+
+
+def test_margin_by_hand():
+  p = np.array([[0.5, 0.2, 0.3, 0.0], [0.25, 0.25, 0.25, 0.25]], np.float32)
+  with np.errstate(divide='ignore'):
+    logits = jnp.log(p)
+  np.testing.assert_allclose(sampling.margin(logits), [0.2, 0.0], atol=1e-6)

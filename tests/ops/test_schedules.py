@@ -1,5 +1,7 @@
 """Quotas, first columns and positions."""
 
+import fractions
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -72,3 +74,44 @@ def test_positions_count_real_tokens():
   )
   real = np.asarray(schedules.positions(mask))[np.asarray(mask)]
   np.testing.assert_array_equal(real, [0, 1, 2, 3, 4, 0, 1, 2, 0, 1, 2, 0, 1])
+
+
+def test_linear_quota_by_hand():
+  # 10 masks, 4 steps: 9990 // 4000, 7992 // 3001, 5994 // 2002, the rest.
+  left, quotas = 10, []
+  for step in range(4):
+    quota = schedules.linear_quota(
+      jnp.array([left]), jnp.int32(4), jnp.array([step])
+    )
+    quotas.append(int(quota[0]))
+    left -= quotas[-1]
+  assert quotas == [2, 2, 2, 4] and left == 0
+  assert schedules.largest_linear_quota(10, 4) == 4
+
+
+def test_linear_quota_is_the_published_formula():
+  # In exact arithmetic; in floats the two differ at whole numbers alone.
+  half = fractions.Fraction(1, 1000)
+  for steps in (1, 2, 7, 12, 37):
+    time = [1 - i * (1 - half) / steps for i in range(steps + 1)]
+    for i in range(steps - 1):
+      left = np.arange(1, 65)
+      got = schedules.linear_quota(
+        jnp.asarray(left), jnp.int32(steps), jnp.full(64, i)
+      )
+      want = [int(n * (1 - time[i + 1] / time[i])) for n in left.tolist()]
+      np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize('steps', [1, 3, 8, 20])
+def test_largest_linear_quota_bounds_every_start(steps):
+  seen = 0
+  for start in range(1, 21):
+    left = start
+    for i in range(steps):
+      quota = schedules.linear_quota(
+        jnp.array([left]), jnp.int32(steps), jnp.array([i])
+      )
+      seen, left = max(seen, int(quota[0])), left - int(quota[0])
+    assert left == 0
+  assert schedules.largest_linear_quota(20, steps) == seen

@@ -1,0 +1,273 @@
+"""Guidance: recordings, the formula, and that off costs nothing."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dllm_jax.decoding import fixed, gated, guidance
+from dllm_jax.models import transformer
+from dllm_jax.rl import logprobs
+from dllm_jax.rollout import answer_free
+from tests import tiny
+
+L = 12
+TABLE = tiny.Table(gen_length=L)
+PARAMS = tiny.table_params(0, L)
+PROMPTS = tiny.random_prompts(1, [3, 5, 1, 4])
+STATIC = ('denoiser', 'vocab', 'cfg')
+DECODE = {
+  fixed.FixedConfig: jax.jit(fixed.decode, static_argnames=STATIC),
+  gated.GatedConfig: jax.jit(gated.decode, static_argnames=STATIC),
+}
+DIALS = {
+  fixed.FixedConfig: (jnp.int32(2), jnp.float32(0.7)),
+  gated.GatedConfig: (jnp.float32(0.3), jnp.float32(0.5), jnp.float32(0.7)),
+}
+
+
+def guided(
+  scale, denoiser=TABLE, params=PARAMS, gen_length=L, vocab=tiny.VOCAB
+):
+  return guidance.guided(
+    denoiser, params, scale, gen_length=gen_length, vocab=vocab
+  )
+
+
+def run(prompts, scale, cfg, *, width=None, side='left', row_id=None):
+  denoiser, params = guided(scale)
+  return DECODE[type(cfg)](
+    denoiser,
+    params,
+    tiny.row_keys(0, list(range(len(prompts)) if row_id is None else row_id)),
+    tiny.canvas(prompts, L, width=width, side=side),
+    *DIALS[type(cfg)],
+    vocab=tiny.VOCAB,
+    cfg=cfg,
+  )
+
+
+CONFIGS = [
+  fixed.FixedConfig(gen_length=L, block_length=4),
+  gated.GatedConfig(gen_length=L, block_length=4, top_p=0.9),
+]
+
+
+def same(a, b):
+  for name in ('tokens', 'commit_step', 'num_steps'):
+    np.testing.assert_array_equal(getattr(a, name), getattr(b, name), name)
+  np.testing.assert_allclose(a.logp, b.logp, rtol=1e-5, atol=1e-5)
+
+
+def test_recorded_guided_decode(shared_dir):
+  folder = shared_dir / 'golden' / 'llada_tiny'
+  name = 'llada_cfg0.5_g32_b16_s16'
+  case = next(
+    c for c in tiny.cases(folder / 'decode_cases.json') if c['name'] == name
+  )
+  assert case['cfg_scale'] == 0.5
+  data = tiny.recorded(folder, 'decode.npz')
+  length = case['gen_length']
+  cfg = fixed.FixedConfig(gen_length=length, block_length=case['block_length'])
+  prompts = [
+    row[:n].tolist()
+    for row, n in zip(
+      data[f'{name}.prompt'], data[f'{name}.prompt_len'], strict=True
+    )
+  ]
+  denoiser, params = guided(
+    case['cfg_scale'],
+    transformer.TransformerDenoiser(cfg=tiny.LLADA),
+    tiny.llada(folder),
+    length,
+    tiny.LLADA_VOCAB,
+  )
+
+  def check(rows, side):
+    got = DECODE[fixed.FixedConfig](
+      denoiser,
+      params,
+      tiny.row_keys(0, rows),
+      tiny.canvas(
+        [prompts[i] for i in rows],
+        length,
+        width=max(map(len, prompts)),
+        side=side,
+        mask_token=tiny.LLADA_VOCAB.mask_token,
+      ),
+      jnp.int32(cfg.steps_per_block(case['steps'])),
+      jnp.float32(0.0),
+      vocab=tiny.LLADA_VOCAB,
+      cfg=cfg,
+    )
+    np.testing.assert_array_equal(got.tokens, data[f'{name}.output'][rows])
+    np.testing.assert_array_equal(
+      got.commit_step, data[f'{name}.unmask_step'][rows]
+    )
+    np.testing.assert_array_equal(got.num_steps, data[f'{name}.nfe'][rows])
+
+  everyone = list(range(len(prompts)))
+  assert len({len(p) for p in prompts}) > 1
+  check(everyone, 'left')
+  for row in everyone:
+    check([row], 'right')
+
+
+@pytest.mark.parametrize('which', ['mc', 'mc_cfg'])
+def test_recorded_log_likelihoods(shared_dir, which):
+  folder = shared_dir / 'golden' / 'llada_tiny'
+  data = tiny.recorded(folder, 'loglik.npz')
+  mask = data['mc.answer_mask']
+  count, length = mask.shape
+  answer = np.broadcast_to(data['mc.answer'], mask.shape)
+  prompt = np.broadcast_to(data['mc.prompt'], (count, len(data['mc.prompt'])))
+  hidden = np.where(mask, tiny.LLADA_VOCAB.mask_token, answer)
+  tokens = np.concatenate([prompt, hidden], 1)
+  views = logprobs.Views(
+    tokens=tokens,
+    attention_mask=np.ones(tokens.shape, bool),
+    slot=np.broadcast_to(np.arange(length, dtype=np.int32), mask.shape),
+    target=answer,
+    credit=mask,
+    weight=(1 / data['mc.p_mask']).astype(np.float32),
+  )
+  scale = float(data[f'{which}.cfg_scale'])
+  assert (scale > 0) == (which == 'mc_cfg')
+  denoiser, params = guided(
+    scale,
+    transformer.TransformerDenoiser(cfg=tiny.LLADA),
+    tiny.llada(folder),
+    length,
+    tiny.LLADA_VOCAB,
+  )
+  view_logp = jax.jit(
+    logprobs.view_logp, static_argnames=('denoiser', 'vocab', 'gen_length')
+  )
+  got = view_logp(
+    denoiser,
+    params,
+    jax.tree.map(lambda x: jnp.asarray(x)[:, None], views),
+    tiny.LLADA_VOCAB,
+    gen_length=length,
+  )[:, 0]
+  np.testing.assert_allclose(
+    got, data[f'{which}.token_logps'], atol=5e-4, rtol=0
+  )
+  loss = -got.sum(1) * views.weight
+  np.testing.assert_allclose(loss, data[f'{which}.sample_loss'], atol=2e-3)
+  np.testing.assert_allclose(
+    -loss.mean(), data[f'{which}.log_likelihood'], atol=2e-3
+  )
+
+
+@pytest.mark.parametrize('scale', [0.25, 1.0, 3.0])
+def test_the_formula(scale):
+  canvas = tiny.canvas(PROMPTS, L)
+  query = jnp.broadcast_to(jnp.arange(5, 9)[None], (4, 4))
+  denoiser, params = guided(scale)
+  got = denoiser(params, canvas.tokens, canvas.attention_mask, query)
+  for row, prompt in enumerate(PROMPTS):
+    table = PARAMS['table'][:4].astype(np.float64)
+    blanks = PARAMS['context'][[tiny.MASK] * L].sum(0)
+    given = table + PARAMS['context'][prompt].sum(0) + blanks
+    free = table + PARAMS['context'][[tiny.MASK] * len(prompt)].sum(0) + blanks
+    np.testing.assert_allclose(
+      got[row], free + (scale + 1) * (given - free), rtol=1e-5, atol=1e-4
+    )
+
+
+def test_off_is_the_model_itself():
+  assert guided(0.0) == (TABLE, PARAMS)
+  for wrong in (-0.1, float('nan'), float('inf')):
+    with pytest.raises(ValueError, match='cfg_scale'):
+      guided(wrong)
+
+
+@pytest.mark.parametrize('cfg', CONFIGS)
+def test_a_small_scale_is_almost_off_and_a_large_one_is_not(cfg):
+  off = run(PROMPTS, 0.0, cfg)
+  same(run(PROMPTS, 1e-9, cfg), off)
+  assert (np.asarray(run(PROMPTS, 2.0, cfg).tokens) != off.tokens).any()
+
+
+@pytest.mark.parametrize('cfg', CONFIGS)
+def test_one_compilation_serves_all_scales(cfg):
+  run(PROMPTS, 0.5, cfg)
+  size = DECODE[type(cfg)]._cache_size()
+  run(PROMPTS, 0.75, cfg)
+  assert DECODE[type(cfg)]._cache_size() == size
+
+
+@pytest.mark.parametrize('cfg', CONFIGS)
+def test_rows_do_not_depend_on_padding_batch_or_place(cfg):
+  whole = run(PROMPTS, 1.0, cfg)
+  pick = lambda rows: jax.tree.map(lambda x: x[jnp.asarray(rows)], whole)
+  for row, prompt in enumerate(PROMPTS):
+    same(run([prompt], 1.0, cfg, row_id=[row]), pick([row]))
+  order = [2, 0, 3, 1]
+  got = run(
+    [PROMPTS[i] for i in order], 1.0, cfg, width=9, side='right', row_id=order
+  )
+  same(got, pick(order))
+
+
+@pytest.mark.parametrize('cfg', CONFIGS)
+def test_the_number_of_devices_does_not_matter(cfg):
+  denoiser, params = guided(1.0)
+  ids, mask = tiny.pad(PROMPTS, 5)
+
+  def sample(data):
+    return answer_free.sample(
+      denoiser,
+      params,
+      jax.random.key(0),
+      ids,
+      mask,
+      np.arange(4, dtype=np.int32),
+      DIALS[type(cfg)],
+      mesh=tiny.context_of(TABLE, data=data).mesh,
+      vocab=tiny.VOCAB,
+      decoder=cfg,
+    )
+
+  whole = run(PROMPTS, 1.0, cfg, width=5)
+  for data in (1, 4):
+    same(jax.device_get(sample(data)), whole)
+
+
+@pytest.mark.parametrize('cfg', CONFIGS)
+def test_no_mask_is_proposed(cfg):
+  # Guidance turns the table's top logits, [MASK] and beyond, into more so.
+  got = run(PROMPTS, 3.0, cfg)
+  tokens = np.asarray(got.tokens)
+  assert tokens.min() >= 0 and tokens.max() < tiny.MASK
+  assert np.isfinite(got.logp).all() and (np.asarray(got.logp) <= 0).all()
+
+
+def test_a_prompt_of_no_tokens_is_unguided():
+  # Nothing is masked in the free half, so both halves are one.
+  cfg = CONFIGS[0]
+  same(run([[], []], 2.0, cfg, width=2), run([[], []], 0.0, cfg, width=2))
+
+
+def test_what_a_canvas_holds_is_not_prompt():
+  # An anchor in the completion stays in sight of both halves.
+  denoiser, params = guided(1.0)
+  canvas = tiny.canvas([[1, 2]], L)
+  tokens = canvas.tokens.at[0, -1].set(7)
+  seen = []
+
+  @dataclasses.dataclass(frozen=True)
+  class Spy:
+    def __call__(self, params, tokens, attention_mask, query):
+      seen.append(np.asarray(tokens))
+      return TABLE(params, tokens, attention_mask, query)
+
+  spied = dataclasses.replace(denoiser, denoiser=Spy())
+  spied(params, tokens, canvas.attention_mask, jnp.array([[5]]))
+  assert len(seen) == 1
+  given, free = seen[0]
+  np.testing.assert_array_equal(given, tokens[0])
+  np.testing.assert_array_equal(free, [*[tiny.MASK] * (L + 1), 7])
