@@ -187,8 +187,10 @@ def _build_in(scratch: pathlib.Path, make_builder, config, final):
 
 
 def _plain(value: Any) -> Any:
+  if isinstance(value, np.ndarray | np.generic):
+    value = value.tolist()
+  if isinstance(value, list):
+    return [_plain(item) for item in value]
   if isinstance(value, bytes):
     return value.decode('utf-8')
-  if isinstance(value, np.ndarray | np.generic):
-    return value.tolist()
   return value

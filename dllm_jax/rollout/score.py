@@ -36,6 +36,7 @@ class Scored(NamedTuple):
     reward: weighted sum of the reward terms.
     terms: every term that the task reports, weighted or not.
     correct: what accuracy counts.
+    judged: False where the verifier itself failed, and `correct` says nothing.
     metrics: what else the task reports.
     leaked: the reasoning spells the gold answer.
     texts: the completions.
@@ -44,6 +45,7 @@ class Scored(NamedTuple):
   reward: Float[np.ndarray, ' B']
   terms: dict[str, Float[np.ndarray, ' B']]
   correct: Bool[np.ndarray, ' B']
+  judged: Bool[np.ndarray, ' B']
   metrics: dict[str, Float[np.ndarray, ' B']]
   leaked: Bool[np.ndarray, ' B']
   texts: list[str]
@@ -84,12 +86,24 @@ def weigh(verdict: task_lib.Score, cfg: RewardConfig) -> float:
   return sum(terms, start=0.0)
 
 
+def finite_mean(values: np.ndarray) -> float:
+  """Mean of the finite values; nan where there is none.
+
+  Terms of rows that could not be judged are not a number.
+  """
+  finite = np.asarray(values, np.float64)
+  finite = finite[np.isfinite(finite)]
+  return float(finite.mean()) if finite.size else float('nan')
+
+
 def score(
   task: task_lib.Task,
   tokenizer: tokenizer_lib.Tokenizer,
   rows: Sequence[task_lib.Row],
   tokens: Int[np.ndarray, 'B L'],
   cfg: RewardConfig,
+  *,
+  prefill: str = '',
 ) -> Scored:
   """Judges every completion against its row.
 
@@ -99,14 +113,14 @@ def score(
     rows: the task's row of each completion.
     tokens: completions.
     cfg: the reward.
+    prefill: text that stands before every completion, and is judged with it.
 
   Raises:
     errors.UserError: a weight names a term that the task does not have.
   """
   written = texts(tokenizer, tokens, past_eos=cfg.past_eos)
-  verdicts = [
-    task.score(row, text) for row, text in zip(rows, written, strict=True)
-  ]
+  whole = [prefill + text for text in written]
+  verdicts = task_lib.score_all(task, rows, whole)
   column = lambda field, name: np.array(
     [getattr(verdict, field)[name] for verdict in verdicts], np.float32
   )
@@ -120,11 +134,12 @@ def score(
     reward=np.array([weigh(verdict, cfg) for verdict in verdicts], np.float32),
     terms=terms,
     correct=np.array([verdict.correct for verdict in verdicts], bool),
+    judged=np.array([verdict.judged for verdict in verdicts], bool),
     metrics={name: column('metrics', name) for name in verdicts[0].metrics},
     leaked=np.array(
       [
         task.reasoning_has_gold(row, text)
-        for row, text in zip(rows, written, strict=True)
+        for row, text in zip(rows, whole, strict=True)
       ],
       bool,
     ),

@@ -41,6 +41,7 @@ def score_steps(
   cfg: score.RewardConfig,
   *,
   max_scores: int = 0,
+  prefill: str = '',
 ) -> StepRewards:
   """Scores the text after every step, each text of a prompt once.
 
@@ -53,25 +54,35 @@ def score_steps(
     cfg: the reward.
     max_scores: steps of a row that are scored, evenly spaced and with the
       last; each stands for the steps since the one before. 0 scores every step.
+    prefill: as in `score.score`.
 
   Returns:
     Sums and last rewards. A row without steps has its text scored once.
   """
   steps = [_scored_steps(int(n), max_scores) for n in trajectory.num_steps]
-  texts = iter(_texts(tokenizer, trajectory, steps, past_eos=cfg.past_eos))
-  cache: dict[tuple[int, str], float] = {}
+  written = _texts(tokenizer, trajectory, steps, past_eos=cfg.past_eos)
+  texts = [prefill + text for text in written]
+  row_of = [i for i, of_row in enumerate(steps) for _ in of_row]
+  row_by_key: dict[tuple[int, str], task_lib.Row] = {}
+  for i, text in zip(row_of, texts, strict=True):
+    row_by_key.setdefault((int(prompt_id[i]), text), rows[i])
+  verdicts = task_lib.score_all(
+    task, list(row_by_key.values()), [text for _, text in row_by_key]
+  )
+  cache = {
+    key: score.weigh(verdict, cfg)
+    for key, verdict in zip(row_by_key, verdicts, strict=True)
+  }
+  remaining = iter(texts)
   total, final = np.zeros((2, len(rows)))
   num_texts = 0
-  for i, row in enumerate(rows):
+  for i in range(len(rows)):
     last, reward, began = None, 0.0, 0
     for step in steps[i]:
-      text = next(texts)
+      text = next(remaining)
       if text != last:
         num_texts += 1
-        key = (int(prompt_id[i]), text)
-        if key not in cache:
-          cache[key] = score.weigh(task.score(row, text), cfg)
-        reward, last = cache[key], text
+        reward, last = cache[int(prompt_id[i]), text], text
       total[i] += (step - began) * reward
       began = step
     final[i] = reward

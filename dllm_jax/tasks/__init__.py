@@ -1,5 +1,22 @@
 """Tasks by name: prompts, demonstrations and verifiers on plain text."""
 
-from dllm_jax.tasks import countdown, sudoku
+import functools
 
-TASKS = {'countdown': countdown.Countdown, 'sudoku': sudoku.Sudoku}
+from dllm_jax.tasks import (
+  countdown,
+  gsm8k,
+  mathematics,
+  multiple_choice,
+  sudoku,
+)
+
+TASKS = {
+  'countdown': countdown.Countdown,
+  'sudoku': sudoku.Sudoku,
+  'gsm8k': gsm8k.Gsm8k,
+  'math': mathematics.Mathematics,
+  'aqua': functools.partial(multiple_choice.MultipleChoice, name='aqua'),
+  'openbookqa': functools.partial(
+    multiple_choice.MultipleChoice, name='openbookqa'
+  ),
+}

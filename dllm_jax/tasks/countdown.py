@@ -4,17 +4,20 @@ A row is {'id': str, 'numbers': list[int], 'target': int, 'solution': str,
 'num_solutions': int}; `num_solutions` is 0 where nobody counted.
 
 Deviations from the public d1 reward: answers are read by a bounded parser,
-never evaluated by Python; so '**', '//' and decimals are refused.
+never evaluated by Python; so '**', '//' and decimals are refused. A \\boxed{}
+around the expression does no harm, as in d1's evaluation.
 """
 
 import dataclasses
 import re
 
-from dllm_jax.tasks import arithmetic, format, task
+from dllm_jax.tasks import arithmetic, format, latex, task
 
 TOLERANCE = 1e-5
 MAX_NUMBER_WORD = 999
 _MAX_REASONING_CHARS = 4096
+_MAX_D1_CHARS = 2**16
+_D1_ARITHMETIC = '0123456789+-*/() '
 
 _TERSE_PROMPT = ' {numbers} = {target}\n'
 _D1_PROMPT = (
@@ -131,12 +134,14 @@ class Countdown:
     format terms. Correct means the exact target.
     """
     answer = format.extract_answer(completion)
+    if answer is not None and not self.parity:
+      answer = latex.answer_text(answer) or ''
     result = _evaluate(answer, self.parity) if answer is not None else None
     valid = _uses_all(row, result)
     close = valid and _is_close(row, result)
     solution = 0.0 if answer is None else 1.0 if close else 0.1
     if self.parity:
-      read = _evaluate(_d1_answer(completion), unary=True)
+      read = _evaluate(_d1_answer(completion) or '', unary=True)
       correct = _uses_all(row, read) and _is_close(row, read)
     else:
       correct = valid and result.value == row['target']
@@ -150,7 +155,8 @@ class Countdown:
       metrics['reasoning_right'] = float(
         result is not None and self._reasoning_right(result, completion)
       )
-    return task.Score(terms, correct, metrics)
+    parsed = _d1_answer(completion) if self.parity else answer
+    return task.Score(terms, correct, metrics, parsed)
 
   def _reasoning_right(
     self, result: arithmetic.Evaluation, completion: str
@@ -181,15 +187,24 @@ def _is_close(row: task.Row, result: arithmetic.Evaluation) -> bool:
   return abs(result.value - row['target']) <= TOLERANCE
 
 
-def _d1_answer(completion: str) -> str:
+def _d1_answer(completion: str) -> str | None:
   r"""The expression that d1's evaluation reads out of a completion.
 
-  The last \boxed{}, or else the whole text, tags and all, as d1 has it; LaTeX
-  operators are mapped and what follows an equals sign is dropped.
+  The last \boxed{}, or else the whole text, tags and all, as d1 has it, with
+  LaTeX operators mapped; then the first left-hand side of an equation in it.
   """
-  _, boxed, rest = completion.rpartition(r'\boxed{')
-  answer = rest.partition('}')[0] if boxed else completion
-  answer = answer.strip()[: 4 * arithmetic.MAX_CHARS]
-  for latex, sign in ((r'\times', '*'), (r'\cdot', '*'), (r'\div', '/')):
-    answer = answer.replace(latex, sign)
-  return answer.partition('=')[0]
+  completion = completion[:_MAX_D1_CHARS]
+  answer = latex.d1_answer(completion)
+  if answer is None:
+    return None
+  for tex, sign in ((r'\times', '*'), (r'\cdot', '*'), (r'\div', '/')):
+    answer = answer.replace(tex, sign)
+  end = 0
+  for equals in re.finditer(r'=[0-9. ]', answer):
+    # Not one pattern with what comes before: it would take quadratic time.
+    left = answer[end : equals.start()]
+    end = equals.start() + 1
+    left = left[len(left.rstrip(_D1_ARITHMETIC)) :]
+    if left:
+      return left.strip()
+  return answer

@@ -53,6 +53,18 @@ def extract_answer(text: str) -> str | None:
   return answer.strip() if opened and closed else None
 
 
+def lexicon(*texts: str) -> tuple[str, ...]:
+  """Words for a task in plain English: tags, words of `texts`, characters.
+
+  With them a word-level tokenizer spells any ASCII text, character by character
+  where it has no word for it. Other text needs a real tokenizer.
+  """
+  found = [*words(), '\n', *(chr(code) for code in range(32, 127))]
+  for text in texts:
+    found += text_words(text)
+  return tuple(dict.fromkeys(found))
+
+
 def reasoning_text(text: str) -> str:
   """Text of the reasoning block, stripped.
 

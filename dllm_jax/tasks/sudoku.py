@@ -98,11 +98,13 @@ class Sudoku:
     if self.parity:
       digits = ''.join(re.findall(r'[0-9]', answer or ''))
       cells = _share(row, _cut(digits))
-      share = _share(row, _cut(_d1_answer(completion)))
+      parsed = _cut(_d1_answer(completion))
+      share = _share(row, parsed)
       solved = share == 1
     else:
       cells, solved = _judge(row, grid)
       share = cells
+      parsed = grid
     terms = {'cells': cells, 'solved': float(solved)}
     terms |= format.terms(completion, parity=self.parity)
     reasoning = format.reasoning_text(completion)[:_MAX_REASONING_CHARS]
@@ -114,7 +116,7 @@ class Sudoku:
       'well_formed': float(grid is not None),
       'reasoning_right': float(reasoning.strip() == missing(row['puzzle'])),
     }
-    return task.Score(terms, solved, metrics)
+    return task.Score(terms, solved, metrics, parsed)
 
 
 def _judge(row: task.Row, grid: str | None) -> tuple[float, bool]:

@@ -1,5 +1,6 @@
 """What a task is: prompts, demonstrations and a verifier, all on text."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 Row = dict[str, Any]
@@ -12,11 +13,17 @@ class Score(NamedTuple):
     terms: reward terms by name; the reward is a weighted sum of them.
     correct: whether the answer is right; what accuracy counts.
     metrics: what is logged beside the reward.
+    parsed: the answer that was read out of the completion; None for none.
+    judged: False where the verifier itself failed: the terms in question are
+      then not a number, the row is left out of training, and `correct` says
+      nothing.
   """
 
   terms: dict[str, float]
   correct: bool
   metrics: dict[str, float]
+  parsed: str | float | None = None
+  judged: bool = True
 
 
 @runtime_checkable
@@ -46,3 +53,30 @@ class Task(Protocol):
 
   def score(self, row: Row, completion: str) -> Score:
     """Judges a completion, which is hostile text of any length."""
+
+
+@runtime_checkable
+class BatchScorer(Protocol):
+  """A task that judges many completions faster together than one by one."""
+
+  def score_batch(
+    self, rows: Sequence[Row], completions: Sequence[str]
+  ) -> list[Score]:
+    """`Task.score` of each completion with its row, in order."""
+
+
+def score_all(
+  task: Task, rows: Sequence[Row], completions: Sequence[str]
+) -> list[Score]:
+  """Verdicts of completions, together where the task can.
+
+  Raises:
+    ValueError: there are not as many rows as completions.
+  """
+  if len(rows) != len(completions):
+    raise ValueError(f'{len(rows)} rows for {len(completions)} completions')
+  if isinstance(task, BatchScorer):
+    return task.score_batch(rows, completions)
+  return [
+    task.score(row, text) for row, text in zip(rows, completions, strict=True)
+  ]

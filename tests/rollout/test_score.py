@@ -156,3 +156,46 @@ def test_a_right_answer_is_right():
   cfg = score.RewardConfig(weights=(('solution', 1.0), ('valid', 0.5)))
   found = score.score(COUNTDOWN, WORDS, [ROW], np.array([ids], np.int32), cfg)
   assert found.correct[0] and found.reward[0] == 1.5 and not found.leaked[0]
+
+
+class Together(Letters):
+  """Judges a batch at once; fails on empty completions."""
+
+  calls = 0
+
+  def score_batch(self, rows, completions):
+    Together.calls += 1
+    nan = {'a': float('nan'), 'b': 2.0}
+    return [
+      self.score(row, text)
+      if text
+      else task_lib.Score(nan, False, {'length': 0.0}, None, False)
+      for row, text in zip(rows, completions, strict=True)
+    ]
+
+
+def test_a_batch_is_judged_at_once_and_what_fails_is_no_zero():
+  Together.calls = 0
+  found = score.score(
+    Together(),
+    TOKENIZER,
+    ROWS,
+    np.array([[A, B, EOS], [EOS, A, B]], np.int32),
+    score.RewardConfig(weights=(('a', 1.0),)),
+  )
+  assert Together.calls == 1
+  assert found.correct.tolist() == [True, False]
+  assert found.judged.tolist() == [True, False]
+  assert found.reward[0] == 1 and np.isnan(found.reward[1])
+  assert score.finite_mean(found.terms['a']) == 1
+  assert np.isnan(score.finite_mean(found.terms['a'][1:]))
+
+
+def test_a_prefill_is_judged_and_not_shown():
+  tokens = np.array([[B, EOS], [A, B]], np.int32)
+  reward = score.RewardConfig(weights=(('a', 1.0),))
+  got = score.score(Letters(), TOKENIZER, ROWS, tokens, reward, prefill='a')
+  assert got.texts == ['b', 'ab']
+  assert got.reward.tolist() == [1.0, 2.0]
+  assert got.correct.tolist() == [True, False]
+  assert got.leaked.tolist() == [True, False]

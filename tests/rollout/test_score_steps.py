@@ -131,3 +131,33 @@ def test_rows_without_steps():
   got = run(nothing)
   assert not got.total.any()
   np.testing.assert_allclose(got.final, run(trajectory).final)
+
+
+class Batched(Counting):
+  """The same verdicts, given together."""
+
+  calls = 0
+
+  def score_batch(self, rows, completions):
+    self.calls += 1
+    return [
+      self.score(row, text) for row, text in zip(rows, completions, strict=True)
+    ]
+
+
+def test_a_batch_scorer_is_asked_once_and_each_text_once():
+  trajectory = trajectories(3)
+  asked, one_by_one = Batched(), Counting()
+  found, want = run(trajectory, asked), run(trajectory, one_by_one)
+  assert asked.calls == 1
+  assert asked.asked == one_by_one.asked
+  assert len(set(asked.asked)) == len(asked.asked) == found.num_scored
+  np.testing.assert_array_equal(found.total, want.total)
+  np.testing.assert_array_equal(found.final, want.final)
+
+
+def test_a_prefill_stands_before_every_text():
+  plain, filled = Counting(), Counting()
+  run(trajectories(), plain)
+  run(trajectories(), filled, prefill='add ')
+  assert filled.asked == [(row, 'add ' + text) for row, text in plain.asked]

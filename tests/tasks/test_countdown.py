@@ -163,12 +163,13 @@ def test_hostile_answers(case, parity):
   completion = format.completion_text('', text)
   seconds = []
   for _ in range(3):
-    start = time.perf_counter()
+    start = time.process_time()
     score = cd.score(_row(numbers, target), completion)
-    seconds.append(time.perf_counter() - start)
+    seconds.append(time.process_time() - start)
   if parity:
-    # d1's evaluation reads no tags; its reward allows a sign.
-    assert not score.correct
+    # d1's evaluation reads no tags, but takes any left-hand side; its reward
+    # allows a sign.
+    assert score.correct == (text == '3+4=7')
     correct = correct or text == '-3+7'
   else:
     assert score.correct == bool(correct)
@@ -208,7 +209,7 @@ def test_near_values_are_rewarded_but_not_correct():
     (r'\boxed{1} <answer>\boxed{4 \cdot 3 / 2}</answer>', True),
     ('3*4/2 = 6 I think', True),
     ('<answer>3*4/2</answer>', False),
-    (r'\boxed{3*4/2', True),
+    (r'\boxed{3*4/2', False),
     (r'\boxed{3*4}', False),
     (r'\boxed{3*(4/2}', False),
     (r'\boxed{--3*4/2}', True),

@@ -114,9 +114,9 @@ def test_hostile_answers(name, answer, cells):
   del name
   seconds = []
   for _ in range(3):
-    start = time.perf_counter()
+    start = time.process_time()
     score = _score(answer)
-    seconds.append(time.perf_counter() - start)
+    seconds.append(time.process_time() - start)
   assert score.terms['cells'] == cells
   assert score.correct == (cells == 1)
   assert min(seconds) < 0.01

@@ -1,0 +1,128 @@
+"""Public data sets in plain English as TFDS data sets.
+
+A training row that a test split spells too, apart from case and punctuation, is
+left out; where a data set has no validation split, 5% of its training rows are
+held out, by a hash of the question.
+"""
+
+import dataclasses
+import hashlib
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from dllm_jax.data import benchmarks, leaks, manifest
+from dllm_jax.tasks import task as task_lib
+
+VERSION = '1.0.0'
+_HELD_OUT = 0.05
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class Config(tfds.core.BuilderConfig):
+  """Which files; the name holds their hashes.
+
+  Attributes:
+    data_set: a key of `benchmarks.SPLITS`.
+    data_dir: the data directory.
+  """
+
+  name: str = dataclasses.field(init=False)
+  data_set: str
+  data_dir: str
+
+  def __post_init__(self):
+    files = sorted(set(benchmarks.SPLITS[self.data_set].values()))
+    known = ''
+    for file in files:
+      if file in manifest.FILES:
+        known += manifest.FILES[file].sha256
+      else:
+        known += manifest.digest(pathlib.Path(self.data_dir) / file)
+    digest = hashlib.sha256(known.encode()).hexdigest()[:12]
+    self.name = f'{self.data_set}_{digest}'
+    self.description = f'rows of {", ".join(files)}'
+
+
+class TextRows(tfds.core.GeneratorBasedBuilder):
+  """Builds the splits of one `Config`."""
+
+  VERSION = tfds.core.Version(VERSION)
+  BUILDER_CONFIGS = []
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    fields = _FIELDS.get(self.builder_config.data_set, _CODE)
+    text = tfds.features.Text()
+    kinds = {str: text, int: np.int32, list: tfds.features.Sequence(text)}
+    return self.dataset_info_from_configs(
+      features=tfds.features.FeaturesDict(
+        {name: kinds[kind] for name, kind in {'id': str, **fields}.items()}
+      ),
+      disable_shuffling=True,
+    )
+
+  def _split_generators(self, dl_manager):
+    del dl_manager  # `data.download` does that, when it is asked to
+    cfg = self.builder_config
+    found = splits(cfg.data_set, cfg.data_dir)
+    return {name: self._generate_examples(rows) for name, rows in found.items()}
+
+  def _generate_examples(self, rows: Sequence[task_lib.Row]):
+    yield from enumerate(rows)
+
+
+_CHOICE = {'question': str, 'options': list, 'answer': str, 'reasoning': str}
+_CODE = dict.fromkeys(
+  ('prompt', 'entry_point', 'test', 'solution', 'setup'), str
+)
+_FIELDS = {
+  'gsm8k': {'question': str, 'reasoning': str, 'answer': str},
+  'math': {
+    'problem': str,
+    'solution': str,
+    'answer': str,
+    'level': int,
+    'subject': str,
+  },
+  'aqua': _CHOICE,
+  'openbookqa': _CHOICE,
+}
+
+
+def splits(
+  data_set: str, data_dir: str | pathlib.Path
+) -> dict[str, list[task_lib.Row]]:
+  """All splits of a data set, without leaks.
+
+  Raises:
+    errors.UserError: as `benchmarks.load`.
+  """
+  found = {
+    split: benchmarks.load(data_set, split, data_dir)
+    for split in benchmarks.SPLITS[data_set]
+  }
+  tests = {
+    leaks.normalised(leaks.question(row))
+    for split in leaks.test_splits(data_set)
+    for row in found.get(split, ())
+  }
+  for split in set(found) - set(leaks.test_splits(data_set)):
+    found[split] = [
+      row
+      for row in found[split]
+      if leaks.normalised(leaks.question(row)) not in tests
+    ]
+  if 'train' in found and 'validation' not in found:
+    rows = found['train']
+    found['train'] = [row for row in rows if not held_out(row)]
+    found['validation'] = [row for row in rows if held_out(row)]
+  return found
+
+
+def held_out(row: task_lib.Row) -> bool:
+  """Whether a training row is for validation; equal questions go together."""
+  text = leaks.normalised(leaks.question(row))
+  digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+  return int.from_bytes(digest, 'little') / 2**64 < _HELD_OUT

@@ -1,0 +1,215 @@
+"""Scores completions that were recorded in a file, by a task's verifier.
+
+A file has a JSON object a line, perhaps compressed: `question` and `generation`
+are texts, `ground_truth` is the gold answer: [[numbers], target] for Countdown,
+16 digits for Sudoku, a number for GSM8K (null where there is none), an
+expression for MATH, a letter for multiple choice (with `options`, a list of
+texts, where they are to be checked).
+
+Rules: 'strict' are the task's own, on the text before the first end-of-text
+marker; 'd1' are those of the public d1 evaluator, on all of the text.
+"""
+
+import math
+import pathlib
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from dllm_jax import errors, tasks
+from dllm_jax.data import json_rows
+from dllm_jax.tasks import multiple_choice
+from dllm_jax.tasks import task as task_lib
+
+RULES = ('strict', 'd1')
+ENDS = re.compile(r'<\|(?:eot_id|endoftext|im_end|eos|end_of_text)\|>|</s>')
+
+
+class Recording(NamedTuple):
+  """One recorded completion, and the row that it answers."""
+
+  row: task_lib.Row
+  generation: str
+
+
+def read(path: pathlib.Path, task_name: str) -> list[Recording]:
+  """The completions of a file.
+
+  Raises:
+    errors.UserError: the file is missing or malformed, with its line.
+  """
+  make_row = _ROWS[task_name]
+  found = []
+  for number, record in json_rows.records(path):
+    try:
+      generation = _text(record, 'generation')
+      row = make_row(record)
+    except ValueError as error:
+      raise errors.UserError(f'{path}:{number}: {error}') from error
+    found.append(Recording({'id': f'{path.name}:{number}', **row}, generation))
+  if not found:
+    raise errors.UserError(f'{path} holds no rows')
+  return found
+
+
+def evaluate(
+  task_name: str, recordings: Sequence[Recording], rules: str
+) -> dict[str, Any]:
+  """Verdicts of recorded completions.
+
+  Returns:
+    'accuracy' is `numerator` / `denominator`: of items, or under the d1 rules
+    of Sudoku of cells. Items that could not be judged are 'correct': None, and
+    in neither.
+
+  Raises:
+    errors.UserError: the rules are not there for the task, or nothing could be
+      judged.
+  """
+  task = make_task(task_name, rules)
+  texts = [recording.generation for recording in recordings]
+  if rules == 'strict':
+    texts = [ENDS.split(text, maxsplit=1)[0] for text in texts]
+  verdicts = task_lib.score_all(
+    task, [recording.row for recording in recordings], texts
+  )
+  items = [_item(task_name, verdict) for verdict in verdicts]
+  judged = [verdict for verdict in verdicts if verdict.judged]
+  if not judged:
+    raise errors.UserError(f'no completion of task {task_name!r} was judged')
+  numerator, denominator = sum(v.correct for v in judged), len(judged)
+  report = {'task': task_name, 'rules': rules, 'num': len(items)}
+  if task_name == 'sudoku':
+    right = sum(item['cells_right'] for item in items)
+    empty = sum(item['cells_empty'] for item in items)
+    report |= {
+      'cell_accuracy': right / empty if empty else 0.0,
+      'solved': numerator / denominator,
+    }
+    if rules == 'd1':
+      numerator, denominator = right, max(empty, 1)
+  return report | {
+    'accuracy': numerator / denominator,
+    'numerator': numerator,
+    'denominator': denominator,
+    'unjudged': len(items) - len(judged),
+    'items': items,
+  }
+
+
+def make_task(task_name: str, rules: str) -> task_lib.Task:
+  """The verifier of a task under the given rules.
+
+  Raises:
+    errors.UserError: the public evaluator has no rules for the task.
+  """
+  if rules == 'strict':
+    return tasks.TASKS[task_name]()
+  if task_name in ('aqua', 'openbookqa'):
+    raise errors.UserError(
+      f'the d1 evaluator knows no task {task_name!r}: use --rules strict'
+    )
+  return tasks.TASKS[task_name](parity=True)
+
+
+def _item(task_name: str, verdict: task_lib.Score) -> dict[str, Any]:
+  score = float(verdict.correct)
+  item = {'correct': verdict.correct if verdict.judged else None}
+  if task_name == 'sudoku':
+    right, empty = (
+      int(verdict.metrics[name]) for name in ('cells_right', 'cells_empty')
+    )
+    score = right / empty if empty else 0.0
+    item |= {'cells_right': right, 'cells_empty': empty}
+  elif task_name == 'countdown':
+    score = verdict.terms['solution']
+  parsed = verdict.parsed
+  if isinstance(parsed, float) and not math.isfinite(parsed):
+    parsed = str(parsed)  # JSON has no such number
+  return item | {
+    'score': score if verdict.judged else None,
+    'parsed': parsed,
+  }
+
+
+def _text(record: dict[str, Any], name: str) -> str:
+  value = record.get(name)
+  if not isinstance(value, str):
+    raise ValueError(f'{name!r} must be text, found {_short(value)}')
+  return value
+
+
+def _short(value: Any) -> str:
+  return 'nothing' if value is None else repr(value)[:60]
+
+
+def _countdown_row(record: dict[str, Any]) -> task_lib.Row:
+  truth = record.get('ground_truth')
+  whole = lambda x: type(x) is int and abs(x) < 10**6
+  if not (
+    isinstance(truth, list)
+    and len(truth) == 2
+    and isinstance(truth[0], list)
+    and 1 <= len(truth[0]) <= 8
+    and all(map(whole, truth[0]))
+    and whole(truth[1])
+  ):
+    raise ValueError(
+      f"'ground_truth' must be [[numbers], target], found {_short(truth)}"
+    )
+  return {'numbers': truth[0], 'target': truth[1]}
+
+
+def _sudoku_row(record: dict[str, Any]) -> task_lib.Row:
+  puzzle = re.search(r'(?<![0-9])[0-4]{16}(?![0-9])', _text(record, 'question'))
+  solution = _text(record, 'ground_truth')
+  if puzzle is None:
+    raise ValueError("'question' must hold a puzzle of 16 digits 0-4")
+  if not re.fullmatch(r'[1-4]{16}', solution):
+    raise ValueError("'ground_truth' must be 16 digits 1-4")
+  return {'puzzle': puzzle[0], 'solution': solution}
+
+
+def _gsm8k_row(record: dict[str, Any]) -> task_lib.Row:
+  if 'ground_truth' not in record:
+    raise ValueError("'ground_truth' must be a number, found nothing")
+  truth = record['ground_truth']
+  if truth is None:  # as the published recordings have where theirs is lost
+    return {'answer': ''}
+  if isinstance(truth, str) and re.fullmatch(r'-?[0-9][0-9,.]*', truth):
+    return {'answer': truth}
+  if isinstance(truth, bool) or not isinstance(truth, int | float):
+    raise ValueError(f"'ground_truth' must be a number, found {_short(truth)}")
+  if not abs(truth) < 1e15:
+    raise ValueError(f"'ground_truth' is too large: {_short(truth)}")
+  return {'answer': f'{truth:.10f}'.rstrip('0').rstrip('.')}
+
+
+def _math_row(record: dict[str, Any]) -> task_lib.Row:
+  return {'answer': _text(record, 'ground_truth')}
+
+
+def _choice_row(record: dict[str, Any]) -> task_lib.Row:
+  letters = multiple_choice.LETTERS
+  answer = _text(record, 'ground_truth')
+  options = record.get('options', [''] * len(letters))
+  if not isinstance(options, list) or not all(
+    isinstance(option, str) for option in options
+  ):
+    raise ValueError(f"'options' must be a list of texts: {_short(options)}")
+  if len(answer) != 1 or answer not in letters[: len(options)]:
+    raise ValueError(
+      f"'ground_truth' must be the letter of an option, found {_short(answer)}"
+    )
+  return {'answer': answer, 'options': options}
+
+
+_ROWS: dict[str, Callable[[dict[str, Any]], task_lib.Row]] = {
+  'countdown': _countdown_row,
+  'sudoku': _sudoku_row,
+  'gsm8k': _gsm8k_row,
+  'math': _math_row,
+  'aqua': _choice_row,
+  'openbookqa': _choice_row,
+}
+TASKS = tuple(_ROWS)

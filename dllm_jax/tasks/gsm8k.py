@@ -1,0 +1,179 @@
+r"""GSM8K: word problems of school arithmetic, with whole answers.
+
+A row is {'id': str, 'question': str, 'reasoning': str, 'answer': str}; the
+answer is the number as the data set writes it, '1,080' with its comma.
+
+The answer block must hold one number and no second one, in no calculation; a
+name and '=' before it, words and units beside it, a dollar sign, a percent sign
+and a \boxed{} do no harm. Words that would change the number do: 'minus',
+'million', 'half', 'not', and all numbers in words.
+
+Deviations from the public d1 code (which `parity=True` follows): its reward
+compares texts, so that 1080 is wrong where the data set has 1,080; its
+evaluation takes the first usable \boxed{} of the whole text, or else the last
+number of the first answer block. With or without `parity`, the 'd1' prompt asks
+for d1's layout in words of our own; without it `integer` takes a minus sign.
+"""
+
+import dataclasses
+import re
+from fractions import Fraction
+
+from dllm_jax.tasks import format, latex, task
+
+_MAX_ANSWER_CHARS = 256
+_MAX_REASONING_CHARS = 4096
+_MAX_D1_CHARS = 8192
+_NUMBER = re.compile(
+  r'(?<![0-9])(-\s*)?'
+  r'((?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,32})(?:\.[0-9]{1,32})?|\.[0-9]{1,32})'
+  r'(?![0-9])'
+)
+_MARKUP = re.compile(
+  r'\\(?:text(?:bf|it|normal|rm)?|mbox|mathrm)(?![a-zA-Z])|\\[()\[\]{}]'
+  r'|(?:\^\s*\{?\s*\\circ|\\degree)(?![a-zA-Z])|\*\*'
+)
+_LEAD = re.compile(r'\+|[a-zA-Z][a-zA-Z ]*=')
+_BY_WORDS = re.compile(r'(?<=[a-z]{2})!|(?:(?<=[a-z])|^)\s*/(?=\s*[a-z]{3})')
+_GOES_ON = re.compile(r'\s*(?:x|-\s*[a-z]?)(?![a-z])')  # '5x', '5 - y'
+_OPERATOR = frozenset('/^!*=+\\\u221a\u00d7\u00f7\u00b7')
+_OTHER_NUMBER = re.compile(
+  r'\b(?:minus|negative|not|or|times|k|half|halves|third|thirds|quarter|'
+  r'quarters|twice|double|triple|dozen|dozens|hundred|hundreds|thousand|'
+  r'thousands|million|millions|billion|billions|trillion|trillions|squared|'
+  r'cubed|zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|'
+  r'(?:thir|four|fif|six|seven|eigh|nine)teen|'
+  r'(?:twen|thir|for|fif|six|seven|eigh|nine)ty)\b'
+)
+_D1_NUMBER = re.compile(r'-?[0-9]+\.?[0-9]*')
+
+_D1_PROMPT = (
+  format.XML_DIRECTIVE
+  + 'Reason step by step, and put the final number alone inside the answer '
+  'tags, without a unit.\n\n{question}\n'
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Gsm8k:
+  """The GSM8K task.
+
+  Attributes:
+    prompt_style: 'terse' is the question alone; 'd1' asks for the layout too.
+    parity: judge as the public d1 code does: the terms are those of its
+      reward, correct is the verdict of its evaluation.
+  """
+
+  prompt_style: str = 'd1'
+  parity: bool = False
+
+  name = 'gsm8k'
+
+  def __post_init__(self):
+    if self.prompt_style not in ('terse', 'd1'):
+      raise ValueError(f'prompt_style must be terse or d1: {self.prompt_style}')
+
+  def words(self) -> tuple[str, ...]:
+    """Tags, ASCII characters, and for 'd1' the words of the prompt."""
+    if self.prompt_style == 'terse':
+      return format.lexicon()
+    return format.lexicon(_D1_PROMPT.format(question=''))
+
+  def prompt(self, row: task.Row) -> str:
+    """The question."""
+    if self.prompt_style == 'd1':
+      return _D1_PROMPT.format(question=row['question'])
+    return row['question'] + '\n'
+
+  def demonstration(self, row: task.Row) -> str:
+    """The written solution of the data set, then its answer."""
+    return format.completion_text(row['reasoning'], self.gold(row))
+
+  def gold(self, row: task.Row) -> str:
+    """The number, without commas."""
+    return row['answer'].replace(',', '')
+
+  def reasoning_has_gold(self, row: task.Row, completion: str) -> bool:
+    """Whether the reasoning holds the number, as sound reasoning does too."""
+    gold = read_number(row['answer'])
+    reasoning = format.reasoning_text(completion)[:_MAX_REASONING_CHARS]
+    return any(_value(m) == gold for m in _NUMBER.finditer(reasoning))
+
+  def score(self, row: task.Row, completion: str) -> task.Score:
+    """Judges the number in the last answer block.
+
+    Terms: `correctness` is 2 for the right number; `integer` is 0.5 for an
+    answer that is digits and nothing else; then the format terms.
+    """
+    answer = format.extract_answer(completion)
+    gold = read_number(row['answer'])
+    if self.parity:
+      text = _d1_reward_text(completion)
+      same, digits = text == row['answer'], text.isdigit()
+      parsed = _d1_answer(completion)
+      correct = parsed is not None and parsed == gold
+    else:
+      value = read_number(answer or '')
+      same = correct = value is not None and value == gold
+      digits = re.fullmatch(r'-?[0-9]+', answer or '') is not None
+      parsed = answer
+    terms = {'correctness': 2.0 * same, 'integer': 0.5 * digits}
+    terms |= format.terms(completion, parity=self.parity)
+    metrics = {
+      'has_answer': float(answer is not None),
+      'is_number': float(read_number(answer or '') is not None),
+    }
+    return task.Score(terms, correct, metrics, parsed)
+
+
+def read_number(answer: str) -> Fraction | None:
+  r"""The one number that an answer holds; None for no number, or several."""
+  if len(answer) > _MAX_ANSWER_CHARS:
+    return None
+  text = (latex.answer_text(answer) or '').replace('\u2212', '-')
+  text = re.sub(r'\\[,!;$% ]', '', text).replace('$', '')
+  found = list(_NUMBER.finditer(text))
+  if len(found) != 1:
+    return None
+  before = _MARKUP.sub(' ', text[: found[0].start()]).strip().lower()
+  after = _MARKUP.sub(' ', text[found[0].end() :]).lower()
+  if _LEAD.fullmatch(before):
+    before = before[:-1]
+  rest = _BY_WORDS.sub(' ', before) + ' ' + _BY_WORDS.sub(' ', after)
+  if any(character.isnumeric() for character in rest):
+    return None  # such as another script's digits, or a power
+  if _OPERATOR & set(rest) or _OTHER_NUMBER.search(rest):
+    return None
+  return None if _GOES_ON.match(after) else _value(found[0])
+
+
+def _value(match: re.Match) -> Fraction:
+  value = Fraction(match[2].replace(',', ''))
+  return -value if match[1] else value
+
+
+def _d1_reward_text(completion: str) -> str:
+  """What d1's reward compares: after the last '<answer>', to the next tag."""
+  return completion.split('<answer>')[-1].split('</answer>')[0].strip()
+
+
+def _d1_answer(completion: str) -> float | None:
+  """The number that d1's evaluation reads."""
+  text = completion[:_MAX_D1_CHARS]
+  for content in re.findall(r'\\boxed{(.*?)}', text):
+    content = content.strip()
+    if content.strip('.'):
+      value = _d1_number(content, first=True)
+      if value is not None:
+        return value
+  _, opened, rest = text.partition('<answer>')
+  block, closed, _ = rest.partition('</answer>')
+  return _d1_number(block.strip(), first=False) if opened and closed else None
+
+
+def _d1_number(text: str, *, first: bool) -> float | None:
+  try:
+    return float(text)
+  except ValueError:
+    numbers = _D1_NUMBER.findall(text)
+    return float(numbers[0 if first else -1]) if numbers else None

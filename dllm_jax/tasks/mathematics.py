@@ -1,0 +1,174 @@
+r"""MATH: competition problems whose answers are LaTeX expressions.
+
+A row is {'id': str, 'problem': str, 'solution': str, 'answer': str, 'level':
+int, 'subject': str}; `level` is 0 where the data set has none.
+
+The answer is the last \boxed{} of the last answer block, or the whole block
+where it has none. It must be one expression; math-verify compares it with the
+gold.
+
+Deviations from the public d1 code (which `parity=True` follows): it compares
+normal forms instead of values; it takes the last \boxed{} of the whole text, or
+the whole text; and a backslash that Python read as a backspace keeps its reward
+from ever seeing a box. With or without `parity`, the 'd1' prompt asks for d1's
+layout in words of our own.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+from dllm_jax.tasks import expression, format, latex, math_equal, task
+
+_MAX_ANSWER_CHARS = math_equal.MAX_CHARS
+
+_D1_PROMPT = (
+  format.XML_DIRECTIVE
+  + 'You solve problems of mathematics. Reason step by step, and put the final '
+  'answer into \\boxed{{}} inside the answer tags.\n\n{problem}\n'
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mathematics:
+  """The MATH task.
+
+  Attributes:
+    prompt_style: 'terse' is the problem alone; 'd1' asks for the layout too.
+    parity: judge as the public d1 code does: the terms are those of its
+      reward, correct is the verdict of its evaluation.
+  """
+
+  prompt_style: str = 'd1'
+  parity: bool = False
+
+  name = 'math'
+
+  def __post_init__(self):
+    if self.prompt_style not in ('terse', 'd1'):
+      raise ValueError(f'prompt_style must be terse or d1: {self.prompt_style}')
+
+  def words(self) -> tuple[str, ...]:
+    """Tags, ASCII characters, and for 'd1' the words of the prompt."""
+    if self.prompt_style == 'terse':
+      return format.lexicon()
+    return format.lexicon(_D1_PROMPT.format(problem=''))
+
+  def prompt(self, row: task.Row) -> str:
+    """The problem."""
+    if self.prompt_style == 'd1':
+      return _D1_PROMPT.format(problem=row['problem'])
+    return row['problem'] + '\n'
+
+  def demonstration(self, row: task.Row) -> str:
+    """The written solution of the data set, then its answer in a box."""
+    return format.completion_text(row['solution'], self.gold(row))
+
+  def gold(self, row: task.Row) -> str:
+    """The answer in a box."""
+    return rf'\boxed{{{row["answer"]}}}'
+
+  def reasoning_has_gold(self, row: task.Row, completion: str) -> bool:
+    """Whether the reasoning boxes an answer that is spelled like the gold."""
+    reasoning = format.reasoning_text(completion)
+    boxed = latex.last_boxed(reasoning)
+    return boxed is not None and latex.equal_by_form(boxed, row['answer'])
+
+  def score(self, row: task.Row, completion: str) -> task.Score:
+    """`score_batch` of one; a batch costs less."""
+    return self.score_batch([row], [completion])[0]
+
+  def score_batch(
+    self, rows: Sequence[task.Row], completions: Sequence[str]
+  ) -> list[task.Score]:
+    """Judges the answer of the last answer block, many at a time.
+
+    Terms: `correctness` is 2 for an answer that equals the gold one; `boxed` is
+    half of: 1 for an answer block, plus 1 for a box in it or else 0.5; then
+    the format terms. Where the comparison itself failed, `correctness` is nan.
+    """
+    if self.parity:
+      return [
+        self._d1_score(row, text)
+        for row, text in zip(rows, completions, strict=True)
+      ]
+    parsed = [
+      _answer(text, row['answer'])
+      for row, text in zip(rows, completions, strict=True)
+    ]
+    verdicts = math_equal.equal(
+      [
+        (row['answer'], text or '')
+        for row, text in zip(rows, parsed, strict=True)
+      ]
+    )
+    return [
+      self._score(verdict, text, answer)
+      for verdict, text, answer in zip(
+        verdicts, completions, parsed, strict=True
+      )
+    ]
+
+  def _score(
+    self, verdict: bool | None, completion: str, parsed: str | None
+  ) -> task.Score:
+    block = format.extract_answer(completion)
+    boxed = block is not None and latex.last_boxed(block) is not None
+    terms = {
+      'correctness': float('nan') if verdict is None else 2.0 * verdict,
+      'boxed': 0.5 * ((block is not None) + (1.0 if boxed else 0.5)),
+    }
+    terms |= format.terms(completion)
+    return task.Score(
+      terms,
+      bool(verdict),
+      {'has_answer': float(block is not None), 'has_box': float(boxed)},
+      parsed,
+      verdict is not None,
+    )
+
+  def _d1_score(self, row: task.Row, completion: str) -> task.Score:
+    block = format.extract_answer(completion)
+    boxed = latex.last_boxed(completion)
+    answer = latex.d1_answer(completion)
+    same = answer is not None and latex.equal_by_form(answer, row['answer'])
+    # The box is never seen: see the deviations above.
+    terms = {
+      'correctness': 2.0 * same,
+      'boxed': 0.5 * ((block is not None) + 0.5),
+    }
+    terms |= format.terms(completion, parity=True)
+    return task.Score(
+      terms,
+      same,
+      {
+        'has_answer': float(block is not None),
+        'has_box': float(boxed is not None),
+      },
+      answer,
+    )
+
+
+def _answer(completion: str, gold: str) -> str | None:
+  """What is compared: a box of the last answer block, or the block.
+
+  Returns:
+    None also where it says several things: math-verify would pick one.
+  """
+  block = format.extract_answer(completion)
+  if block is None or len(block) > 4 * _MAX_ANSWER_CHARS:
+    return None
+  answer = latex.answer_text(block)
+  if answer is None:
+    return None
+  answer = _undollared(answer)
+  return answer if expression.is_one(answer, gold) else None
+
+
+def _undollared(text: str) -> str:
+  r"""Without the '$...$', '\(...\)' or '\[...\]' around the whole of it."""
+  text = text.strip()
+  for left, right in (('$$', '$$'), ('$', '$'), (r'\(', r'\)'), (r'\[', r'\]')):
+    inner = text.removeprefix(left).removesuffix(right)
+    if len(inner) == len(text) - len(left) - len(right):
+      return inner.strip()
+  return text

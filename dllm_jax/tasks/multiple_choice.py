@@ -1,0 +1,115 @@
+"""Questions with lettered options: AQuA and OpenBookQA.
+
+A row is {'id': str, 'question': str, 'options': list[str], 'answer': str,
+'reasoning': str}; the answer is a letter, `reasoning` may be empty.
+
+The answer block must name one letter: 'B', '(B)', 'B.', 'B)', boxed or not; or
+a letter and then the text of that very option.
+
+The public d1 code has no such task: the 'd1' prompt asks for its layout, in
+words of our own.
+"""
+
+import dataclasses
+import re
+
+from dllm_jax.tasks import format, latex, task
+
+LETTERS = 'ABCDEFGHIJ'
+_MAX_ANSWER_CHARS = 512
+_MAX_REASONING_CHARS = 4096
+_LETTER = re.compile(
+  r'(?:\(([A-J])\)|([A-J])(?![A-Za-z0-9]))[.):]?\s*(.*)', re.DOTALL
+)
+
+_D1_PROMPT = (
+  format.XML_DIRECTIVE
+  + 'Reason step by step, and put the letter of the right option alone inside '
+  'the answer tags.\n\n{question}\n{options}\n'
+)
+_TERSE_PROMPT = '{question}\n{options}\n'
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MultipleChoice:
+  """One of the multiple-choice tasks.
+
+  Attributes:
+    name: the key in `tasks.TASKS`.
+    prompt_style: 'terse' is the question and its options; 'd1' asks for the
+      layout too.
+  """
+
+  name: str
+  prompt_style: str = 'd1'
+
+  def __post_init__(self):
+    if self.prompt_style not in ('terse', 'd1'):
+      raise ValueError(f'prompt_style must be terse or d1: {self.prompt_style}')
+
+  def words(self) -> tuple[str, ...]:
+    """Tags, ASCII characters, and for 'd1' the words of the prompt."""
+    if self.prompt_style == 'terse':
+      return format.lexicon()
+    return format.lexicon(_D1_PROMPT.format(question='', options=''))
+
+  def prompt(self, row: task.Row) -> str:
+    """The question and its options, one a line."""
+    options = '\n'.join(
+      f'{letter}) {option}'
+      for letter, option in zip(LETTERS, row['options'], strict=False)
+    )
+    template = _D1_PROMPT if self.prompt_style == 'd1' else _TERSE_PROMPT
+    return template.format(question=row['question'], options=options)
+
+  def demonstration(self, row: task.Row) -> str:
+    """The reasoning of the data set, if it has any, and the letter."""
+    return format.completion_text(row['reasoning'], self.gold(row))
+
+  def gold(self, row: task.Row) -> str:
+    """The letter."""
+    return row['answer']
+
+  def reasoning_has_gold(self, row: task.Row, completion: str) -> bool:
+    """Whether the last letter that the reasoning names is the gold one."""
+    reasoning = format.reasoning_text(completion)[:_MAX_REASONING_CHARS]
+    last = LETTERS[len(row['options']) - 1]
+    # 'A' and 'I' are words too, unless something marks them as options.
+    named = re.findall(
+      rf'\(([A-{last}])\)|\b([A-{last}])(?=[).:]|$)', reasoning
+    )
+    return bool(named) and ''.join(named[-1]) == row['answer']
+
+  def score(self, row: task.Row, completion: str) -> task.Score:
+    """Judges the letter in the last answer block.
+
+    Terms: `correctness` is 2 for the right letter; `letter` is 0.5 for an
+    answer that is the letter of an option and nothing else; then the format
+    terms.
+    """
+    answer = format.extract_answer(completion)
+    letter = read_letter(answer or '', row['options'])
+    alone = answer is not None and answer == letter
+    correct = letter == row['answer']
+    terms = {'correctness': 2.0 * correct, 'letter': 0.5 * alone}
+    terms |= format.terms(completion)
+    metrics = {
+      'has_answer': float(answer is not None),
+      'is_option': float(letter is not None),
+    }
+    return task.Score(terms, correct, metrics, letter)
+
+
+def read_letter(answer: str, options: list[str]) -> str | None:
+  """The letter that an answer names; None for none, or an unknown one."""
+  if len(answer) > _MAX_ANSWER_CHARS:
+    return None
+  match = _LETTER.fullmatch(latex.answer_text(answer) or '')
+  if match is None:
+    return None
+  letter = match[1] or match[2]
+  index = LETTERS.index(letter)
+  if index >= len(options):
+    return None
+  said = match[3].strip()
+  return letter if said in ('', options[index].strip()) else None

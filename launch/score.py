@@ -1,0 +1,85 @@
+"""Scores recorded completions with a task's verifier.
+
+  python launch/score.py --task gsm8k --generations out.generations.jsonl
+  python launch/score.py --task math --generations math500_128.jsonl.gz \
+    --rules d1 --out scores.json
+"""
+
+import json
+import pathlib
+import sys
+
+from absl import flags
+
+import cli
+from dllm_jax import errors
+from dllm_jax.eval import recordings
+from dllm_jax.tasks import coding
+
+TASK = flags.DEFINE_enum(
+  'task', None, [*recordings.TASKS, 'code'], 'the verifier'
+)
+GENERATIONS = flags.DEFINE_string(
+  'generations', None, 'FILE.jsonl or FILE.jsonl.gz, a JSON object a line'
+)
+RULES = flags.DEFINE_enum(
+  'rules', 'strict', recordings.RULES, "our own, or the public d1 evaluator's"
+)
+OUT = flags.DEFINE_string(
+  'out', None, 'JSON with a row an item; default: standard output'
+)
+
+
+def main() -> int:
+  for flag in (TASK, GENERATIONS):
+    if not flag.value:
+      raise errors.UsageError(f'--{flag.name} is missing; see --help')
+  if TASK.value == 'code':
+    coding.refuse()
+  out = pathlib.Path(OUT.value) if OUT.value else None
+  source = pathlib.Path(GENERATIONS.value)
+  if out is not None:
+    _check_out(out, source)
+  found = recordings.read(source, TASK.value)
+  report = recordings.evaluate(TASK.value, found, RULES.value)
+  text = json.dumps(report, indent=1, allow_nan=False) + '\n'
+  if report['unjudged']:
+    print(
+      f'score.py: {report["unjudged"]} of {report["num"]} items could not be '
+      'judged and are left out: run it again',
+      file=sys.stderr,
+    )
+  if out is None:
+    print(text, end='')
+    return 0
+  try:
+    out.write_text(text, encoding='utf-8')
+  except OSError as e:
+    raise errors.UserError(f'--out {out} cannot be written: {e}') from e
+  print(
+    f'{TASK.value}, rules {RULES.value}: accuracy '
+    f'{100 * report["accuracy"]:.2f}% ({report["numerator"]} of '
+    f'{report["denominator"]}, {report["num"]} items); written: {out}'
+  )
+  return 0
+
+
+def _check_out(out: pathlib.Path, source: pathlib.Path) -> None:
+  """Refuses, before the work, a place that cannot be written."""
+  if out.is_dir():
+    raise errors.UserError(f'--out {out} is a folder; name a file')
+  if out.resolve() == source.resolve():
+    raise errors.UserError(f'--out {out} is the file of --generations')
+  try:
+    out.parent.mkdir(parents=True, exist_ok=True)
+  except OSError as e:
+    raise errors.UserError(f'--out {out} cannot be written: {e}') from e
+
+
+if __name__ == '__main__':
+  cli.run(
+    main,
+    "Scores recorded completions with a task's verifier.",
+    example='launch/score.py --task gsm8k --generations FILE.jsonl.gz',
+    takes=(),
+  )

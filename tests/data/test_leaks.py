@@ -1,0 +1,83 @@
+"""Which training rows a test split holds too."""
+
+import pytest
+
+from dllm_jax.data import benchmarks, leaks
+
+TEST = ['How many are 3 + 4?', 'a b c d e f g', 'short one']
+
+
+def test_same_texts():
+  found = leaks.find(['how  MANY are 3 + 4 ?!', 'How many are 3 - 4?'], TEST)
+  assert found.same == [(0, 0)] and found.overlapping == [(0, 0)]
+
+
+def test_runs_of_words():
+  train = ['x a b c y', 'x a b y', 'e f g', 'g f e', 'one short']
+  found = leaks.find(train, TEST, words=3)
+  assert found.same == []
+  assert found.overlapping == [(0, 1), (2, 1)]
+
+
+def test_short_texts_are_compared_as_a_whole():
+  found = leaks.find(['short one', 'a short one'], TEST, words=3)
+  assert found.overlapping == [(0, 2)] and found.same == [(0, 2)]
+
+
+@pytest.mark.parametrize(
+  ('text', 'expected'),
+  [
+    ('What’s ２ + ２?', 'what s 2 + 2'),
+    (' A\n\tb ', 'a b'),
+    ('x_1', 'x 1'),
+    ('5-3', '5 - 3'),
+    ('', ''),
+  ],
+)
+def test_normalised(text, expected):
+  assert leaks.normalised(text) == expected
+
+
+def test_options_are_part_of_the_question():
+  row = {'question': 'q', 'options': ['1', '2']}
+  assert leaks.question(row) == 'q\n1\n2'
+
+
+COUNTS = {
+  'openbookqa': 'train (4957 rows) in test (500 rows): 0 the same, 8 with',
+  'aqua': 'validation (254 rows) in test (254 rows): 0 the same, 1 with',
+}
+
+
+@pytest.mark.parametrize('name', COUNTS)
+def test_real_data(shared_dir, capsys, name):
+  args = ['--task', name, '--data_dir', str(shared_dir / 'data')]
+  assert leaks.main(args) == 0
+  assert f'{name} {COUNTS[name]}' in capsys.readouterr().out
+
+
+SLOW_COUNTS = {
+  'gsm8k': 'train (7473 rows) in test (1319 rows): 0 the same, 4 with',
+  'math': 'train (7498 rows) in test5000 (5000 rows): 4 the same, 987 with',
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', SLOW_COUNTS)
+def test_large_real_data(shared_dir, capsys, name):
+  args = ['--task', name, '--data_dir', str(shared_dir / 'data')]
+  assert leaks.main(args) == 0
+  assert f'{name} {SLOW_COUNTS[name]}' in capsys.readouterr().out
+
+
+def test_missing_data_is_one_line(tmp_path, capsys):
+  assert leaks.main(['--task', 'gsm8k', '--data_dir', str(tmp_path)]) == 1
+  err = capsys.readouterr().err
+  assert err.startswith('leaks: the data file') and err.count('\n') == 1
+
+
+def test_only_what_is_reported_on_is_a_test_split():
+  assert leaks.test_splits('math') == ['test', 'test5000']
+  assert leaks.test_splits('mbpp') == ['test', 'sanitized_test']
+  assert set(leaks.test_splits('kodcode')) == set()
+  assert 'humaneval' in benchmarks.SPLITS
