@@ -6,14 +6,16 @@ line every `LINE_SECONDS`, so that progress shows there too.
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from rich import console as rich_console
-from rich import progress, table
+from rich import live, progress, table
+from rich import text as rich_text
 
 LINE_SECONDS = 15.0
 METRICS_SHOWN = 4
 BAR_WIDTH = 12
+FRAME_SECONDS = 0.08  # that a frame is to be seen
 TIMES_WIDTH = 7 + 3 + 7 + 6  # elapsed, 'eta', remaining, gaps
 
 
@@ -73,6 +75,32 @@ class Console:
 
       yield Bar(advance, total, done)
 
+  @contextlib.contextmanager
+  def frames(
+    self,
+  ) -> Iterator[Callable[[Sequence[tuple[str, str]]], None]]:
+    """A function that shows a text in place of the one before it.
+
+    The text is given as (part, rich style). The last one stays; away from a
+    terminal each is a line that stays. A model may have written the text, so
+    control characters are shown as a mark.
+    """
+    if not self._rich.is_terminal:
+      yield lambda parts: self.line(
+        printable(''.join(part for part, _ in parts)).replace('\n', '↵')
+      )
+      return
+    with live.Live(console=self._rich, auto_refresh=False) as view:
+
+      def show(parts):
+        text = rich_text.Text()
+        for part, style in parts:
+          text.append(printable(part), style)
+        view.update(text, refresh=True)
+        time.sleep(FRAME_SECONDS)
+
+      yield show
+
   def brief(self, metrics: Mapping[str, float], room: int = 1000) -> str:
     """The first few of the metrics to show, as many as `room` has place for."""
     names = [name for name in self._show if name in metrics]
@@ -94,6 +122,13 @@ class Console:
     for row in rows:
       view.add_row(*row)
     self._rich.print(view)
+
+
+def printable(text: str) -> str:
+  """The text with a mark for control characters, but for line and tab."""
+  return ''.join(
+    c if c.isprintable() or c in '\n\t' else '\ufffd' for c in text
+  )
 
 
 class _Lines:
