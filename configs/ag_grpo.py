@@ -12,8 +12,8 @@ Presets, after a colon:
   sudoku              4x4 Sudoku.
   llada_8b,TASK       hyper-parameters of the release (Kim et al. 2026) for
   dream_7b,TASK       gsm8k, math, countdown, sudoku, kodcode; base.path names
-                      the converted weights. Dream is ours: AG-GRPO was not
-                      released for it.
+                      a Hugging Face or a converted folder. AG-GRPO was not
+                      released for Dream.
 """
 
 from ml_collections import config_dict

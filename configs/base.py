@@ -71,6 +71,8 @@ def get_config(arg: str = '') -> config_dict.ConfigDict:
       'num_steps': 6,
       'temperature': 1.0,
       'stop_at_eos': False,
+      'cfg_scale': 0.0,
+      'prefill': '',  # such as '<reasoning>'; a part of the prompt
       'decode': 'fixed',  # or 'gated': the keys from gate to top_p
       'order': 'confidence',
       'gate': 'bernoulli',
@@ -122,7 +124,7 @@ def get_config(arg: str = '') -> config_dict.ConfigDict:
   )
   config.base = config_dict.ConfigDict(
     {
-      'path': '',
+      'path': '',  # '' trains one; or a pretrained folder, RUN/base, RUN/final
       'batch_size': 64,
       'num_steps': 2400,
       'eval_every': 150,

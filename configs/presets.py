@@ -176,6 +176,11 @@ def _published(config: config_dict.ConfigDict, task: str) -> None:
     optimizer_steps[task] / config.method.policy.num_inner
   )
   config.train.control = False
+  if task in ('gsm8k', 'math'):  # read from files: 0 is all rows
+    config.data.update(num_demonstrations=0, num_validation=256, num_test=0)
+    # Released: 200, and the heads of longer prompts are cut. These hold every
+    # held-out problem; longer ones of the training split are left out.
+    config.rollout.max_prompt_length = 320 if task == 'gsm8k' else 896
   config.train.optim.update(
     learning_rate=3e-6,
     warmup_steps=1,

@@ -14,7 +14,7 @@ Presets, after a colon:
   sudoku              4x4 Sudoku.
   llada_8b,TASK       hyper-parameters of the release (Kim and Kang 2026) for
   dream_7b,TASK       gsm8k, math, countdown, sudoku, kodcode; base.path names
-                      the converted weights.
+                      a Hugging Face or a converted folder.
 """
 
 from ml_collections import config_dict

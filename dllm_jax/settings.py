@@ -6,6 +6,7 @@ config. A value that a dataclass refuses becomes one line with its key.
 
 import dataclasses
 import fnmatch
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -95,8 +96,10 @@ class EvalConfig:
     if not self.num_steps or min(self.num_steps) < 1:
       raise ValueError(f'num_steps {self.num_steps} must be positive numbers')
     for threshold in (self.threshold, *self.thresholds):
-      if not isinstance(threshold, float) or not math.isfinite(threshold):
-        raise ValueError(f'threshold {threshold!r} is not a finite number')
+      if not isinstance(threshold, float) or not -math.inf < threshold <= 1:
+        raise ValueError(
+          f'threshold {threshold!r} is not a finite number of 1 at most'
+        )
     for name in ('num_steps', 'thresholds'):
       values = getattr(self, name)
       if len(set(values)) < len(values):
@@ -108,7 +111,9 @@ class BaseConfig:
   """Where the base model comes from, and how a missing one is trained.
 
   Attributes:
-    path: directory of kept parameters; '' trains one by `sft` in the workdir.
+    path: a pretrained folder (Hugging Face's, converted, or the name
+      ORG/NAME@REVISION of one), or kept parameters of a run; '' trains one by
+      `sft` in the workdir.
     batch_size: demonstrations of a step.
   """
 
@@ -128,6 +133,7 @@ class Settings:
     control: spend RL's processor time on more supervised training, beside it.
     keep: checkpoints kept.
     model: arguments of `ModelConfig` but for `vocab_size`.
+    prefill: how every completion is to begin; a part of the prompt.
   """
 
   seed: int
@@ -137,6 +143,7 @@ class Settings:
   control: bool
   keep: int
   model: Mapping[str, Any]
+  prefill: str
   task: task_lib.Task
   data: DataConfig
   rollout: answer_free.RolloutConfig
@@ -173,6 +180,20 @@ class Settings:
       self.rollout.greedy(), decode='gated', threshold=threshold
     )
 
+  def adopt(
+    self, model: model_config.ModelConfig, *, adapters: bool
+  ) -> model_config.ModelConfig:
+    """A pretrained model's record as a run uses it.
+
+    Its shape is its own. Of the config group `model` count dtype, param_dtype
+    and remat, and where `adapters` are the run's, lora_rank and lora_alpha.
+    """
+    names = ('dtype', 'param_dtype', 'remat')
+    names += ('lora_rank', 'lora_alpha') if adapters else ()
+    values = {name: self.model[name] for name in names}
+    make = functools.partial(dataclasses.replace, model)
+    return _make('model', make, values)
+
   def model_config(self, vocab: types.Vocabulary) -> model_config.ModelConfig:
     """The model's record, once the tokenizer says how many ids there are."""
     values = dict(self.model) | {'vocab_size': vocab.size}
@@ -198,7 +219,9 @@ def from_config(config: Mapping[str, Any]) -> Settings:
       f'config key task.name is {task["name"]!r}; there are '
       f'{tuple(tasks.TASKS)}'
     )
-  rollout = _make('rollout', answer_free.RolloutConfig, config['rollout'])
+  sampling = dict(config['rollout'])
+  prefill = sampling.pop('prefill')
+  rollout = _make('rollout', answer_free.RolloutConfig, sampling)
   guided = _make('method.guided', answer_guided.GuidedConfig, method['guided'])
   if method['name'] == 'ag_grpo' and guided.num_guided > rollout.group_size:
     raise errors.UserError(
@@ -232,6 +255,7 @@ def from_config(config: Mapping[str, Any]) -> Settings:
     control=train['control'],
     keep=config['checkpoint']['keep'],
     model=config['model'],
+    prefill=prefill,
     task=_make('task', tasks.TASKS[task.pop('name')], task),
     data=_make('data', DataConfig, config['data']),
     rollout=rollout,

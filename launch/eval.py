@@ -4,6 +4,8 @@
     --steps 6 --out results.json
   python launch/eval.py --config configs/ta_grpo_d.py --model runs/ta --sweep \
     --out frontier.json
+  python launch/eval.py --config configs/ag_grpo.py:llada_8b,countdown \
+    --model LLaDA-8B-Instruct --out results.json
 """
 
 import pathlib
@@ -13,9 +15,17 @@ from absl import flags
 import cli
 from dllm_jax import errors
 
-MODEL = flags.DEFINE_string('model', None, 'workdir of a run')
+MODEL = flags.DEFINE_string(
+  'model',
+  None,
+  'workdir of a run, or a pretrained folder (Hugging Face, converted, or '
+  'ORG/NAME@REVISION)',
+)
 PARAMS = flags.DEFINE_enum(
-  'params', 'final', ['base', 'control', 'final'], 'which of its models'
+  'params',
+  'final',
+  ['base', 'control', 'final'],
+  'which of its models; of a workdir alone',
 )
 TASK = flags.DEFINE_string('task', None, "the task; default: the config's")
 OUT = flags.DEFINE_string('out', None, 'results JSON; generations beside it')
@@ -37,6 +47,9 @@ GATE = flags.DEFINE_enum(
   'gate', 'threshold', ['threshold', 'bernoulli'], 'gated: the gate'
 )
 TOP_P = flags.DEFINE_float('top_p', None, 'gated: nucleus of the proposals')
+CFG_SCALE = flags.DEFINE_float(
+  'cfg_scale', None, 'of classifier-free guidance; 0 is off'
+)
 TEMPERATURE = flags.DEFINE_float('temperature', 0.0, '0 is greedy')
 SEED = flags.DEFINE_integer('seed', None, 'of the draws')
 BATCH_SIZE = flags.DEFINE_integer('batch_size', None, 'rows decoded together')
@@ -64,6 +77,7 @@ def main(config) -> int:
     (GATE, 'rollout', 'gate'),
     (TOP_P, 'rollout', 'top_p'),
     (TEMPERATURE, 'rollout', 'temperature'),
+    (CFG_SCALE, 'rollout', 'cfg_scale'),
     (BATCH_SIZE, 'eval', 'batch_size'),
   ):
     if flag.value is not None:
@@ -72,9 +86,11 @@ def main(config) -> int:
     values['seed'] = SEED.value
   cli.setup_jax(values['mesh']['cpu_devices'])
   from dllm_jax.experiment import evaluate  # Late: --help answers at once.
-  from dllm_jax.io import console
+  from dllm_jax.io import console, hub
 
   directory = pathlib.Path(MODEL.value)
+  if '@' in MODEL.value:
+    directory = hub.locate(MODEL.value)
   outlets = {
     'out': pathlib.Path(OUT.value) if OUT.value else None,
     'screen': console.Console(),
@@ -82,7 +98,8 @@ def main(config) -> int:
   if SWEEP.value:
     evaluate.sweep_models(values, directory, **outlets)
   else:
-    evaluate.evaluate_model(values, directory, PARAMS.value, **outlets)
+    name = PARAMS.value if PARAMS.present else None
+    evaluate.evaluate_model(values, directory, name, **outlets)
   return 0
 
 

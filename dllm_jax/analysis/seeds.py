@@ -49,6 +49,10 @@ def table(workdirs: Sequence[str | pathlib.Path]) -> str:
     errors.UserError: there is no run, one is not finished, or they differ in
       task, method, problems or settings.
   """
+  places = [pathlib.Path(directory).resolve() for directory in workdirs]
+  for place in places:
+    if places.count(place) > 1:
+      raise errors.UserError(f'{place} is named twice; a seed counts once')
   runs = [_results(pathlib.Path(directory)) for directory in workdirs]
   if not runs:
     raise errors.UserError('no run was named; give the workdirs of the seeds')

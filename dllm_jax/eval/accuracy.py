@@ -8,9 +8,9 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from dllm_jax import types
+from dllm_jax import errors, types
 from dllm_jax.ops import streams
-from dllm_jax.rollout import answer_free, context, prompts, score
+from dllm_jax.rollout import answer_free, context, score
 from dllm_jax.tasks import task as task_lib
 
 Setting = TypeVar('Setting', int, float)
@@ -20,7 +20,7 @@ class Evaluation(NamedTuple):
   """Results over a set of rows.
 
   Attributes:
-    accuracy: share of rows that the verifier accepts.
+    accuracy: share of the judged rows that the verifier accepts.
     mean_steps: denoiser calls a row.
     tokens_per_step: completion tokens up to EOS over denoiser calls.
     metrics: means of the task's reward terms and metrics.
@@ -81,7 +81,7 @@ def evaluate(
   Returns:
     The evaluation; a row's result does not depend on `batch_size`.
   """
-  encoded = prompts.encode(ctx.task, ctx.tokenizer, rows, cfg.max_prompt_length)
+  encoded = ctx.encode(rows, cfg.max_prompt_length)
   row_id = np.arange(len(rows), dtype=np.int32)
   key = streams.step_key(ctx.root, 'eval', 0)
   parts, seconds = [], 0.0
@@ -92,7 +92,7 @@ def evaluate(
       ctx,
       params,
       key,
-      prompts.Prompts(encoded.ids[chunk], encoded.mask[chunk]),
+      encoded.take(chunk),
       row_id[chunk],
       cfg,
       num_rows=batch_size,
@@ -108,14 +108,20 @@ def evaluate(
     rows,
     trajectory.tokens,
     score.RewardConfig(weights=()),
+    prefill=ctx.prefill,
   )
   length = score.completion_mask(trajectory.tokens, ctx.vocab.eos_token)
   means = scored.terms | scored.metrics
+  if not scored.judged.any():
+    raise errors.UserError(
+      f'none of the {len(rows)} completions could be judged: the verifier of '
+      f'task {ctx.task.name!r} fails'
+    )
   return Evaluation(
-    accuracy=float(scored.correct.mean()),
+    accuracy=float(scored.correct[scored.judged].mean()),
     mean_steps=float(trajectory.num_steps.mean()),
     tokens_per_step=float(length.sum() / max(trajectory.num_steps.sum(), 1)),
-    metrics={name: float(value.mean()) for name, value in means.items()},
+    metrics={name: score.finite_mean(v) for name, v in means.items()},
     tokens_per_second=float(length.sum() / seconds),
     seconds=seconds,
     correct=scored.correct.astype(np.float32),

@@ -1,5 +1,6 @@
 """Evaluation of kept models: everything that `launch/eval.py` does."""
 
+import dataclasses
 import json
 import pathlib
 import tempfile
@@ -9,8 +10,8 @@ from typing import Any
 from dllm_jax import errors, settings, sharding, types
 from dllm_jax.analysis import frontier_plot
 from dllm_jax.eval import accuracy
-from dllm_jax.experiment import results, setup
-from dllm_jax.io import checkpoint, console, workdir
+from dllm_jax.experiment import pretrained_base, results, setup
+from dllm_jax.io import checkpoint, console, hub, workdir
 from dllm_jax.rollout import context
 from dllm_jax.tasks import task as task_lib
 from dllm_jax.text import tokenizer as tokenizer_lib
@@ -22,7 +23,7 @@ GENERATIONS, PICTURE = '.generations.jsonl', '.png'
 def evaluate_model(
   config: Mapping[str, Any],
   directory: pathlib.Path,
-  name: str,
+  name: str | None,
   *,
   out: pathlib.Path | None,
   screen: console.Console,
@@ -31,8 +32,9 @@ def evaluate_model(
 
   Args:
     config: nested dicts; its `rollout` is the decoding, as it is.
-    directory: workdir of a run.
-    name: which of its models: 'base', 'control' or 'final'.
+    directory: workdir of a run, or a pretrained folder.
+    name: which of a run's models: 'base', 'control' or 'final'; None is
+      'final', and a folder has but one.
     out: results file; the generations go beside it.
     screen: where progress and accuracy go.
 
@@ -43,9 +45,16 @@ def evaluate_model(
     errors.UserError: a model that is missing or of another shape.
   """
   cfg = settings.from_config(config)
-  ctx = _open(config, cfg, directory, [name], out)
-  params = _load(ctx, _kept(directory)[name])
-  rows = setup.load_test(cfg)
+  if pretrained_base.is_folder(directory):
+    if name is not None:
+      raise errors.UserError(
+        f'{directory} is a pretrained model, not a run of several; leave '
+        '--params out'
+      )
+    name = 'base'
+  name = name or 'final'
+  ctx, rows = _open(config, cfg, directory, [name], out)
+  params = _load(ctx, _kept(directory)[name], screen)
   with screen.stage(f'{cfg.task.name}, {name}', len(rows)) as bar:
     found = accuracy.evaluate(
       ctx,
@@ -55,7 +64,13 @@ def evaluate_model(
       batch_size=cfg.eval.batch_size,
       advance=bar.add,
     )
-  summary = {'task': cfg.task.name, 'params': name} | found.summary()
+  summary = {
+    'task': cfg.task.name,
+    'model': str(directory),
+    'params': name,
+    'seed': cfg.seed,
+    'decoding': dataclasses.asdict(cfg.rollout),
+  } | found.summary()
   screen.line(
     f'{cfg.task.name}, {name}: accuracy {100 * found.accuracy:.1f} % '
     f'± {100 * summary["interval"]:.1f} on {len(rows)} problems, '
@@ -80,7 +95,7 @@ def sweep_models(
 
   Args:
     config: nested dicts; `eval.num_steps` and `eval.thresholds` are tried.
-    directory: workdir of a run.
+    directory: workdir of a run, or a pretrained folder: one model, 'base'.
     out: results file; the plot goes beside it.
     screen: where progress and tables go.
 
@@ -92,15 +107,14 @@ def sweep_models(
   """
   cfg = settings.from_config(config)
   kept = _kept(directory)
-  ctx = _open(config, cfg, directory, list(kept) or ['final'], out)
+  ctx, rows = _open(config, cfg, directory, list(kept) or ['final'], out)
   if 'base' not in kept:
     screen.line(f'{directory} has no base model to compare with')
-  rows = setup.load_test(cfg)
   found = {'task': cfg.task.name, 'num': len(rows)} | results.sweep_all(
     ctx,
     cfg,
     rows,
-    {name: _load(ctx, path) for name, path in kept.items()},
+    {name: _load(ctx, path, screen) for name, path in kept.items()},
     screen=screen,
     stop=workdir.StopRequest(),
   )
@@ -121,8 +135,8 @@ def _open(
   directory: pathlib.Path,
   names: Sequence[str],
   out: pathlib.Path | None,
-) -> context.Context:
-  """The context of a run's models, once everything that can be refused is."""
+) -> tuple[context.Context, Sequence[task_lib.Row]]:
+  """The models' context and the held-out rows, once all checks have passed."""
   there = _kept(directory)
   for name in names:
     if name not in there:
@@ -131,41 +145,70 @@ def _open(
         + (f'; it has {", ".join(there)} (--params)' if there else '')
       )
   _check_same_model(config, directory)
+  ctx = _make_context(cfg, directory)
+  for name in names:
+    if pretrained_base.is_folder(there[name]):
+      pretrained_base.check(there[name], ctx)
+  sharding.check_divides(cfg.eval.batch_size, ctx.mesh, 'eval.batch_size')
+  if out is not None:
+    _check_writable(out, directory)
+  rows = setup.load_test(cfg)
+  ctx.encode(rows, cfg.rollout.max_prompt_length)
+  return ctx, rows
+
+
+def _make_context(
+  cfg: settings.Settings, directory: pathlib.Path
+) -> context.Context:
+  """The context of the models of a workdir or of a pretrained folder."""
+  if pretrained_base.is_folder(directory):
+    origin = pretrained_base.read(directory)
+    return setup.context_of(cfg, origin, adapters=False)
+  if (directory / pretrained_base.FOLDER).is_dir():
+    origin = pretrained_base.read(directory / pretrained_base.FOLDER)
+    return setup.context_of(cfg, origin)
   try:
     tokenizer = tokenizer_lib.Tokenizer.load(directory / results.TOKENIZER_FILE)
   except (FileNotFoundError, ValueError) as e:
     raise errors.UserError(f'{directory} is no workdir of a run: {e}') from e
-  ctx = setup.make_context(cfg, tokenizer)
-  sharding.check_divides(cfg.eval.batch_size, ctx.mesh, 'eval.batch_size')
-  if out is not None:
-    _check_writable(out, directory)
-  return ctx
+  return setup.make_context(cfg, tokenizer)
 
 
 def _kept(directory: pathlib.Path) -> dict[str, pathlib.Path]:
-  """Where the models of a run are, by name; its base may be another run's."""
+  """Where the models of a run are, by name; its base may be elsewhere."""
+  if pretrained_base.is_folder(directory):
+    return {'base': directory}
   kept = {n: directory / n for n in results.POLICIES}
   own = workdir.read_config(directory)
   if own is not None and not kept['base'].exists():
-    kept['base'] = pathlib.Path(own['base']['path'] or kept['base'])
+    kept['base'] = hub.place(own['base']['path'] or str(kept['base']))
   return {name: path for name, path in kept.items() if path.exists()}
 
 
-def _load(ctx: context.Context, path: pathlib.Path) -> types.Params:
-  params, _ = checkpoint.load_params(path, setup.fresh_params(ctx))
+def _load(
+  ctx: context.Context, path: pathlib.Path, screen: console.Console
+) -> types.Params:
+  if pretrained_base.is_folder(path):
+    return pretrained_base.load(path, ctx, screen)
+  params, _ = checkpoint.load_params(path, setup.param_targets(ctx))
   return params
 
 
 def _check_same_model(
   config: Mapping[str, Any], directory: pathlib.Path
 ) -> None:
-  """Refuses a config of another task or model than the run was trained with."""
+  """Refuses a config of another task or model than the run was trained with.
+
+  Models with a pretrained tokenizer read any task, and have their own shape.
+  """
   own = workdir.read_config(directory)
   if own is None:
     return
-  given = workdir.flatten(config)
+  given, groups = workdir.flatten(config), ('task.', 'model.')
+  if (directory / pretrained_base.FOLDER).is_dir():
+    groups = ('model.lora_', 'model.param_dtype')
   for key, value in workdir.flatten(own).items():
-    if key.startswith(('task.', 'model.')) and key != 'task.parity':
+    if key.startswith(groups) and key != 'task.parity':
       if given.get(key) != value:
         raise errors.UserError(
           f'{directory} was trained with {key}={value}, the config says '

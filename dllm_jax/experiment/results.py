@@ -70,7 +70,7 @@ def sweep_all(
   if cfg.eval.thresholds:
     for name in policies:
       found[name]['thresholds'] = _summaries(gated[name])
-    if 'base' in policies:
+    if 'base' in policies and len(policies) > 1:
       base = [*fixed['base'].values(), *gated['base'].values()]
       found['frontier'] = {
         name: _frontier(gated[name], base)
@@ -114,7 +114,8 @@ def evaluate_all(
 
 
 def _summaries(
-  found: Mapping[float, accuracy.Evaluation],
+  found: Mapping[int, accuracy.Evaluation]
+  | Mapping[float, accuracy.Evaluation],
 ) -> dict[str, dict[str, Any]]:
   return {str(setting): e.summary() for setting, e in found.items()}
 
@@ -195,7 +196,7 @@ def show_thresholds(results: dict[str, Any], screen: console.Console) -> None:
     ['gated', *names] + ['final - base, equal steps'] * bool(gaps),
     [
       [t, *(_in_steps(results[name]['thresholds'][t]) for name in names)]
-      + [gaps[t]] * bool(gaps)
+      + [gaps.get(t)] * bool(gaps)
       for t in results[names[0]]['thresholds']
     ],
   )

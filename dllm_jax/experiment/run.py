@@ -4,17 +4,17 @@ Stages run in order and each resumes by itself, so a run that was stopped at
 any point goes on where it was when the same command is given again.
 """
 
+import dataclasses
 import pathlib
 import time
 from typing import Any
 
 import jax
 
-from dllm_jax import loop, settings
+from dllm_jax import errors, loop, settings
 from dllm_jax.analysis import frontier_plot
-from dllm_jax.experiment import results, setup, stages
+from dllm_jax.experiment import pretrained_base, results, setup, stages
 from dllm_jax.io import console, metrics, workdir
-from dllm_jax.text import tokenizer as tokenizer_lib
 
 # Metrics of the live line, in order of interest.
 SHOWN = (
@@ -48,11 +48,19 @@ def run(
   """
   # Everything that can be refused is, before the workdir is touched: a config
   # that never ran must not own it.
-  cfg = settings.from_config(config)
-  tokenizer = tokenizer_lib.Tokenizer.from_words(cfg.task.words())
-  ctx = setup.make_context(cfg, tokenizer)
+  cfg = pretrained_base.located(settings.from_config(config))
+  origin = pretrained_base.of_run(cfg, directory)
+  if origin is not None:  # Nothing was spent here on demonstrations.
+    cfg = dataclasses.replace(cfg, control=False)
+  elif cfg.model['lora_rank'] and not cfg.base.path:
+    raise errors.UserError(
+      f'config key model.lora_rank is {cfg.model["lora_rank"]}, but there is '
+      'no base.path: adapters alone cannot train random weights; name a base '
+      'model, or set model.lora_rank=0'
+    )
+  ctx = setup.context_of(cfg, origin)
   setup.check_shapes(cfg, ctx)
-  rows = setup.load_rows(cfg)
+  rows, num_long = setup.fit_window(cfg, ctx, setup.load_rows(cfg))
   setup.check_rows(cfg, ctx, rows)
   setup.check_base(cfg, ctx, directory)
   metrics.find_wandb(cfg.wandb_project)
@@ -66,7 +74,10 @@ def run(
       found = results.read(finished)
       results.show(found, screen)
       return found
-    tokenizer.save(directory / results.TOKENIZER_FILE)
+    if origin is None:
+      ctx.tokenizer.save(directory / results.TOKENIZER_FILE)
+    else:
+      pretrained_base.keep(origin, directory)
     latest = {
       phase: setup.stage_checkpoints(directory, phase, cfg.keep).latest() or 0
       for phase in ('sft', 'rl', 'control')
@@ -75,6 +86,11 @@ def run(
       f'{"continuing" if resumed else "starting"} {directory} on '
       f'{ctx.mesh.size} {jax.default_backend()} device(s)'
     )
+    if num_long:
+      screen.line(
+        f'left out {num_long} training prompts of more than '
+        f'{cfg.rollout.max_prompt_length} tokens; {len(rows.prompts)} remain'
+      )
     log = metrics.MetricsLog(
       directory, resume_step=latest, wandb_project=cfg.wandb_project
     )

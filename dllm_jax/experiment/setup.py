@@ -4,21 +4,24 @@ import dataclasses
 import pathlib
 from collections.abc import Sequence
 
+import flax
 import jax
 import numpy as np
 
 from dllm_jax import errors, settings, sharding, types
-from dllm_jax.data import pipeline, public
-from dllm_jax.io import checkpoint, console, metrics, workdir
+from dllm_jax.data import pipeline, sources
+from dllm_jax.experiment import pretrained_base
+from dllm_jax.io import checkpoint, console, hf, metrics, workdir
+from dllm_jax.models import config as model_config
 from dllm_jax.models import transformer
 from dllm_jax.ops import streams
 from dllm_jax.rollout import (
   answer_guided,
   context,
-  prompts,
   score,
 )
 from dllm_jax.tasks import task as task_lib
+from dllm_jax.text import chat
 from dllm_jax.text import tokenizer as tokenizer_lib
 
 # The validation and test rows are the same for every seed.
@@ -61,10 +64,44 @@ def stage_checkpoints(
   )
 
 
-def make_context(
-  cfg: settings.Settings, tokenizer: tokenizer_lib.Tokenizer
+def context_of(
+  cfg: settings.Settings,
+  origin: pretrained_base.Origin | None,
+  *,
+  adapters: bool = True,
 ) -> context.Context:
-  """Task, text, model and mesh of a run."""
+  """The context of a run: of a pretrained model, or of a tiny one.
+
+  Args:
+    cfg: of the run.
+    origin: of the models; None where the config describes them.
+    adapters: whether those that the config wants are on the model; else those
+      that it came with.
+  """
+  if origin is None:
+    words = cfg.task.words()
+    return make_context(cfg, tokenizer_lib.Tokenizer.from_words(words))
+  return make_context(
+    cfg,
+    origin.tokenizer,
+    model=cfg.adopt(origin.record.model, adapters=adapters),
+    template=origin.template,
+  )
+
+
+def make_context(
+  cfg: settings.Settings,
+  tokenizer: tokenizer_lib.Tokenizer,
+  *,
+  model: model_config.ModelConfig | None = None,
+  template: chat.ChatTemplate = chat.PLAIN,
+) -> context.Context:
+  """Task, text, model and mesh of a run; `model` None is the config's."""
+  if cfg.prefill and model is None:
+    raise errors.UserError(
+      f'config key rollout.prefill is {cfg.prefill!r}, but it is for '
+      'pretrained models: demonstrations are learned whole; leave it empty'
+    )
   vocab = types.Vocabulary(
     size=tokenizer.vocab_size,
     mask_token=tokenizer.mask_token,
@@ -74,36 +111,39 @@ def make_context(
     task=cfg.task,
     tokenizer=tokenizer,
     vocab=vocab,
-    denoiser=transformer.TransformerDenoiser(cfg=cfg.model_config(vocab)),
+    denoiser=transformer.TransformerDenoiser(
+      cfg=cfg.model_config(vocab) if model is None else model
+    ),
     mesh=sharding.make_mesh(cfg.mesh),
     root=jax.random.key(cfg.seed),
+    template=template,
+    prefill=cfg.prefill,
   )
+
+
+def param_targets(ctx: context.Context) -> types.Params:
+  """Shape, dtype and place of every parameter; nothing is computed."""
+  flat = hf.targets(ctx.denoiser.cfg, ctx.mesh)
+  return flax.traverse_util.unflatten_dict(flat, sep='/')
 
 
 def fresh_params(ctx: context.Context) -> types.Params:
   """Random parameters, sharded over `fsdp` and `tensor` by the rules."""
   key = streams.step_key(ctx.root, 'init', 0)
-  shapes = jax.eval_shape(
-    lambda key: transformer.init(key, ctx.denoiser.cfg), key
-  )
-  init = jax.jit(
-    transformer.init,
-    static_argnums=1,
-    out_shardings=sharding.param_shardings(shapes, ctx.mesh),
-  )
+  places = jax.tree.map(lambda leaf: leaf.sharding, param_targets(ctx))
+  init = jax.jit(transformer.init, static_argnums=1, out_shardings=places)
   return init(key, ctx.denoiser.cfg)
 
 
 def load_rows(cfg: settings.Settings) -> Rows:
-  """Generates the data set where it is absent, and picks the run's rows.
+  """Reads or generates the data set, and picks the run's rows.
 
   Raises:
-    errors.UserError: a public file is missing or malformed, or a split holds
-      fewer rows than the config wants.
+    errors.UserError: a file is missing or malformed, the task has no such
+      split, or a split holds fewer rows than the config wants.
   """
-  builder = _prepare(cfg)
-  train = pipeline.open_split(builder, 'train')
-  validation = pipeline.open_split(builder, 'validation')
+  train = _split(cfg, 'train')
+  validation = _split(cfg, 'validation')
   return Rows(
     demonstrations=_pick(cfg, train, 'num_demonstrations', cfg.seed),
     prompts=train,
@@ -113,25 +153,21 @@ def load_rows(cfg: settings.Settings) -> Rows:
 
 
 def load_test(cfg: settings.Settings) -> Sequence[task_lib.Row]:
-  """The held-out rows alone; of the public files where `data_dir` says so.
+  """The held-out rows alone; of files as many as there are, at most.
 
   Raises:
     errors.UserError: as `load_rows`.
   """
+  rows = _split(cfg, 'test')
   if not cfg.data_dir:
-    test = pipeline.open_split(_prepare(cfg), 'test')
-    return _pick(cfg, test, 'num_test', SPLIT_SEED)
-  try:
-    rows = public.load(cfg.task.name, cfg.data_dir)
-  except (FileNotFoundError, ValueError) as e:
-    raise errors.UserError(str(e)) from e
+    return _pick(cfg, rows, 'num_test', SPLIT_SEED)
   return pipeline.pick(rows, min(cfg.data.num_test, len(rows)), seed=SPLIT_SEED)
 
 
-def _prepare(cfg: settings.Settings):
+def _split(cfg: settings.Settings, split: str) -> Sequence[task_lib.Row]:
   cache = cfg.data.cache_dir or workdir.cache_dir() / 'data'
   try:
-    return pipeline.prepare(cfg.task, cache)
+    return sources.rows(cfg.task, split, data_dir=cfg.data_dir, cache_dir=cache)
   except OSError as e:
     raise errors.UserError(
       f'the data set cannot be written to {cache}: {e.strerror}; change '
@@ -151,6 +187,34 @@ def _pick(
   return pipeline.pick(source, wanted, seed=seed)
 
 
+def fit_window(
+  cfg: settings.Settings, ctx: context.Context, rows: Rows
+) -> tuple[Rows, int]:
+  """Leaves out training rows from files whose prompt is too long; how many.
+
+  Held-out rows are never left out: `check_rows` refuses them.
+  """
+  if not cfg.data_dir:
+    return rows, 0
+  window = cfg.rollout.max_prompt_length
+  short = lambda part: [
+    row
+    for row, length in zip(part, ctx.prompt_lengths(part), strict=True)
+    if length <= window
+  ]
+  kept = dataclasses.replace(
+    rows,
+    demonstrations=short(rows.demonstrations),
+    prompts=short(rows.prompts),
+  )
+  if not kept.prompts:
+    raise errors.UserError(
+      f'no training prompt has rollout.max_prompt_length={window} tokens or '
+      'fewer: raise that key'
+    )
+  return kept, len(rows.prompts) - len(kept.prompts)
+
+
 def check_rows(
   cfg: settings.Settings, ctx: context.Context, rows: Rows
 ) -> None:
@@ -159,7 +223,7 @@ def check_rows(
   if cfg.method != 'sft':
     parts.append(rows.prompts)
   for part in parts:
-    prompts.encode(ctx.task, ctx.tokenizer, part, cfg.rollout.max_prompt_length)
+    ctx.encode(part, cfg.rollout.max_prompt_length)
   if not cfg.base.path or cfg.control:
     texts = [ctx.task.demonstration(row) for row in rows.demonstrations]
     longest = max(map(len, ctx.tokenizer.encode_batch(texts)))
@@ -200,20 +264,16 @@ def check_base(
   if not cfg.base.path or (directory / 'base').exists():
     return
   path = pathlib.Path(cfg.base.path)
-  if not path.exists():
-    raise errors.UserError(
-      f'config key base.path names {path}, which is missing; give the base '
-      "directory of a finished run, or '' to train one"
-    )
+  if pretrained_base.is_folder(path):
+    pretrained_base.check(path, ctx)
+    return
   if (path / workdir.CONFIG_FILE).exists():
+    kept = 'base' if (path / 'base').exists() else 'final'
     raise errors.UserError(
       f'config key base.path names {path}, the workdir of a run; did you mean '
-      f'{path / "base"}?'
+      f'{path / kept}?'
     )
-  like = jax.eval_shape(
-    lambda key: transformer.init(key, ctx.denoiser.cfg), ctx.root
-  )
-  checkpoint.check_params(path, like)
+  checkpoint.check_params(path, param_targets(ctx))
 
 
 def check_shapes(cfg: settings.Settings, ctx: context.Context) -> None:

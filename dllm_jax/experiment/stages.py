@@ -13,7 +13,7 @@ import jax
 from dllm_jax import loop, types
 from dllm_jax.data import pipeline
 from dllm_jax.eval import accuracy, frontier
-from dllm_jax.experiment import setup
+from dllm_jax.experiment import pretrained_base, setup
 from dllm_jax.io import checkpoint
 from dllm_jax.ops import streams
 from dllm_jax.rollout import answer_free
@@ -25,22 +25,25 @@ from dllm_jax.train.methods import ag_grpo, diffu_grpo, sft, ta_grpo_d
 def train_base(run: setup.Run) -> tuple[types.Params, loop.Progress]:
   """The base model.
 
-  In this order: 1. kept by an earlier run of this workdir; 2. `base.path`;
-  3. trained here by `sft`, from random parameters or its own checkpoint.
+  In this order: 1. kept by an earlier run of this workdir; 2. `base.path`, a
+  pretrained folder or kept parameters; 3. trained here by `sft`, from random
+  parameters or its own checkpoint.
   """
   cfg, ctx = run.cfg, run.ctx
-  fresh = setup.fresh_params(ctx)
   kept = run.directory / 'base'
   if not kept.exists() and cfg.base.path:
     kept = pathlib.Path(cfg.base.path)
+  if pretrained_base.is_folder(kept):
+    run.screen.line(f'base model from {kept}')
+    return pretrained_base.load(kept, ctx, run.screen), loop.Progress()
   if kept.exists():
-    params, meta = checkpoint.load_params(kept, fresh)
+    params, meta = checkpoint.load_params(kept, setup.param_targets(ctx))
     run.screen.line(f'base model from {kept}')
     return params, loop.Progress(**meta)
   optimizer = optim.make(cfg.base_optim)
   params, progress = loop.run(
     sft.Sft(ctx=ctx, optimizer=optimizer, cfg=cfg.base_sft),
-    state_lib.create(fresh, optimizer),
+    state_lib.create(setup.fresh_params(ctx), optimizer),
     pipeline.batches(
       run.rows.demonstrations, seed=cfg.seed, batch_size=cfg.base.batch_size
     ),

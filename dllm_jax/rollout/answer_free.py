@@ -7,6 +7,7 @@ columns.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -18,7 +19,7 @@ from jax.sharding import PartitionSpec as Spec
 from jaxtyping import Array, Bool, Int, Key, Shaped
 
 from dllm_jax import types
-from dllm_jax.decoding import blocks, fixed, gated
+from dllm_jax.decoding import blocks, fixed, gated, guidance
 from dllm_jax.ops import streams
 from dllm_jax.rollout import batch, context, prompts
 from dllm_jax.tasks import task as task_lib
@@ -41,6 +42,8 @@ class RolloutConfig:
     block_length: columns of a block.
     temperature: of the proposals.
     stop_at_eos: leave a row once its text has ended.
+    cfg_scale: of classifier-free guidance; 0 is off. The policy that is trained
+      is the model without it.
     decode: 'fixed' or 'gated'.
     num_steps: fixed: denoising steps of a completion in all.
     order: fixed: 'confidence' or 'random'.
@@ -58,6 +61,7 @@ class RolloutConfig:
   block_length: int
   temperature: float
   stop_at_eos: bool = False
+  cfg_scale: float = 0.0
   decode: Literal['fixed', 'gated'] = 'fixed'
   num_steps: int = 1
   order: str = 'confidence'
@@ -71,9 +75,13 @@ class RolloutConfig:
     for name in ('num_prompts', 'group_size', 'max_prompt_length', 'num_steps'):
       if getattr(self, name) < 1:
         raise ValueError(f'{name} {getattr(self, name)} is not positive')
-    for name in ('temperature', 'exponent'):
+    for name in ('temperature', 'exponent', 'cfg_scale'):
       if getattr(self, name) < 0:
         raise ValueError(f'{name} {getattr(self, name)} is negative')
+    if not self.threshold <= 1:
+      raise ValueError(f'threshold {self.threshold} is above 1, a probability')
+    if not math.isfinite(self.cfg_scale):
+      raise ValueError(f'cfg_scale {self.cfg_scale} is not finite')
     if self.decode not in ('fixed', 'gated'):
       raise ValueError(f"decode {self.decode!r} is not 'fixed' or 'gated'")
     self.fixed()  # these check lengths, order and gate
@@ -140,9 +148,7 @@ def groups(
     step: of the run; it seeds the draws.
     cfg: how to sample.
   """
-  encoded = prompts.encode(
-    ctx.task, ctx.tokenizer, rows, cfg.max_prompt_length
-  ).repeat(cfg.group_size)
+  encoded = ctx.encode(rows, cfg.max_prompt_length).repeat(cfg.group_size)
   row_id = np.arange(len(rows) * cfg.group_size, dtype=np.int32)
   key = streams.step_key(ctx.root, 'rollout', step)
   return batch.Rollouts(
@@ -177,8 +183,15 @@ def rollout(
     cfg: how to sample.
     num_rows: rows to pad to, so that few shapes are compiled.
   """
-  trajectory = sample(
+  denoiser, params = guidance.guided(
     ctx.denoiser,
+    params,
+    cfg.cfg_scale,
+    gen_length=cfg.gen_length,
+    vocab=ctx.vocab,
+  )
+  trajectory = sample(
+    denoiser,
     params,
     key,
     prompts.pad_rows(encoded.ids, num_rows),

@@ -24,7 +24,7 @@ from jax.sharding import PartitionSpec as Spec
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from dllm_jax import types
-from dllm_jax.decoding import fixed
+from dllm_jax.decoding import fixed, guidance
 from dllm_jax.ops import streams
 from dllm_jax.rollout import context, prompts
 from dllm_jax.tasks import task as task_lib
@@ -117,6 +117,7 @@ def rollout(
   order: str,
   num_rows: int,
   cfg: GuidedConfig,
+  cfg_scale: float = 0.0,
 ) -> types.Trajectory:
   """Samples guided completions of the given rows; the result is on the host.
 
@@ -132,11 +133,16 @@ def rollout(
     order: order of commitment.
     num_rows: rows to pad to, so that few shapes are compiled.
     cfg: the passes.
+    cfg_scale: of classifier-free guidance, which masks the prompt and not the
+      anchor.
   """
   anchor = prompts.pad_left(anchor_ids, cfg.max_anchor, ctx.vocab.eos_token)
   pad = functools.partial(prompts.pad_rows, num_rows=num_rows)
+  denoiser, params = guidance.guided(
+    ctx.denoiser, params, cfg_scale, gen_length=gen_length, vocab=ctx.vocab
+  )
   trajectory = sample(
-    ctx.denoiser,
+    denoiser,
     params,
     key,
     pad(encoded.ids),

@@ -76,6 +76,7 @@ def judge(
     [rows[i] for i in rollouts.prompt_id],
     trajectory.tokens,
     reward,
+    prefill=ctx.prefill,
   )
   group = jax.device_get(
     _advantages(
@@ -91,7 +92,7 @@ def judge(
   batch = types.RolloutBatch(
     prompt_ids=rollouts.prompts.ids,
     prompt_mask=rollouts.prompts.mask,
-    maskable=rollouts.prompts.mask,
+    maskable=rollouts.prompts.maskable,
     tokens=trajectory.tokens,
     sampler_logp=trajectory.logp,
     commit_step=trajectory.commit_step,
@@ -128,7 +129,7 @@ def rollout_metrics(
   )
   columns = {
     'reward/mean': scored.reward,
-    'reward/correct': scored.correct,
+    'reward/correct': np.where(scored.judged, scored.correct, np.nan),
     'rollout/length': length,
     'rollout/num_steps': trajectory.num_steps,
     'rollout/tokens_per_step': committed.sum(1)
@@ -138,7 +139,7 @@ def rollout_metrics(
   }
   columns |= {f'reward/{k}': v for k, v in scored.terms.items()}
   columns |= {f'task/{k}': v for k, v in scored.metrics.items()}
-  metrics = {name: float(np.mean(value)) for name, value in columns.items()}
+  metrics = {name: score.finite_mean(v) for name, v in columns.items()}
   metrics['rollout/guided_fraction'] = float(rollouts.guided.mean())
   metrics['rollout/tokens'] = float(length.sum())
   metrics['rollout/confidence'] = float(
@@ -151,7 +152,7 @@ def rollout_metrics(
     ):
       if rows.any():
         metrics |= {
-          f'{kind}/{name.split("/")[1]}': float(np.mean(columns[name][rows]))
+          f'{kind}/{name.split("/")[1]}': score.finite_mean(columns[name][rows])
           for name in (
             'reward/mean',
             'reward/correct',

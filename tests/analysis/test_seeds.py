@@ -96,3 +96,9 @@ def test_broken_results_are_one_line(tmp_path, capsys, text):
   (tmp_path / 'eval.json').write_text(text)
   assert seeds.main([str(tmp_path)]) == 1
   assert 'is not the results of a run' in capsys.readouterr().err
+
+
+def test_a_run_that_is_named_twice_is_refused(tmp_path):
+  a = _run(tmp_path / 'a', 0.1, 0.3)
+  with pytest.raises(errors.UserError, match='named twice'):
+    seeds.table([a, tmp_path / 'a' / '..' / 'a'])

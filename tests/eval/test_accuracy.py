@@ -5,8 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
+from dllm_jax import errors
 from dllm_jax.eval import accuracy
 from dllm_jax.experiment import setup
+from dllm_jax.tasks import task as task_lib
 from tests import tiny_run
 
 ROWS = [
@@ -129,3 +131,19 @@ def test_summary_by_hand():
   }
   assert make([1, 1, 1]).summary()['interval'] == 0
   assert make([0]).summary()['interval'] == 0
+
+
+def test_accuracy_is_of_what_was_judged(parts, monkeypatch):
+  ctx, _, _ = parts
+  nan = {'solution': float('nan')}
+  verdict = lambda correct, judged: task_lib.Score(
+    {'solution': 1.0} if judged else nan, correct, {}, None, judged
+  )
+  given = [verdict(True, True), verdict(False, True)]
+  given += [verdict(False, False)] * 5
+  monkeypatch.setattr(task_lib, 'score_all', lambda *args: given)
+  found = evaluate(parts)
+  assert found.accuracy == 0.5 and found.metrics['solution'] == 1
+  given[:2] = [verdict(False, False)] * 2
+  with pytest.raises(errors.UserError, match='none of the 7 completions'):
+    evaluate(parts)

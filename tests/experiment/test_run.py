@@ -57,6 +57,12 @@ def attempt(directory, **changes):
       'reward.solved is no reward term of task',
     ),
     ({'model__num_kv_heads': 3}, "config group 'model': num_heads 2"),
+    (
+      {'model__lora_rank': 2},
+      'model.lora_rank is 2, but there is no base.path',
+    ),
+    ({'rollout__threshold': 1.5}, 'threshold 1.5 is above 1'),
+    ({'eval__thresholds': (0.5, 7.0)}, 'threshold 7.0 is not a finite number'),
   ],
 )
 def test_what_cannot_run_is_refused_before_the_directory_is_made(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dllm_jax.decoding import fixed
+from dllm_jax.decoding import fixed, guidance
 from dllm_jax.rollout import answer_free, prompts
 from tests import tiny
 
@@ -94,19 +94,33 @@ def test_rows_are_their_number_and_prompt():
     assert differs.any(1).all()
 
 
-def test_rollout_pads_rows_and_drops_them():
-  encoded = prompts.pad_left(TEXTS[:3], 5, tiny.EOS)
-  got = answer_free.rollout(
+def rollout(**changes):
+  """The first three rows, padded to eight."""
+  return answer_free.rollout(
     tiny.context_of(TABLE),
     PARAMS,
     jax.random.key(0),
-    encoded,
+    prompts.pad_left(TEXTS[:3], 5, tiny.EOS),
     np.arange(3, dtype=np.int32),
-    CFG,
+    dataclasses.replace(CFG, **changes),
     num_rows=8,
   )
+
+
+def test_rollout_pads_rows_and_drops_them():
+  got = rollout()
   assert all(isinstance(x, np.ndarray) for x in got)
   same(got, jax.tree.map(lambda x: x[:3], sample(range(8))))
+
+
+def test_guidance_is_that_of_the_guided_denoiser():
+  same(rollout(cfg_scale=0.0), rollout())
+  denoiser, params = guidance.guided(
+    TABLE, PARAMS, 1.5, gen_length=L, vocab=tiny.VOCAB
+  )
+  want = sample(range(3), denoiser=denoiser, params=params)
+  same(rollout(cfg_scale=1.5), want)
+  assert (np.asarray(want.tokens) != rollout().tokens).any()
 
 
 @pytest.mark.parametrize(
@@ -116,6 +130,8 @@ def test_rollout_pads_rows_and_drops_them():
     {'group_size': 0},
     {'num_steps': 0},
     {'temperature': -1.0},
+    {'cfg_scale': -1.0},
+    {'cfg_scale': float('inf')},
     {'block_length': 5},
   ],
 )

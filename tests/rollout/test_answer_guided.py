@@ -182,8 +182,9 @@ def test_passes_draw_from_different_streams():
   assert (tokens[:, :A] != tokens[:, -A:]).mean() > 0.8
 
 
-def test_rollout_pads_rows_and_drops_them():
-  got = answer_guided.rollout(
+def rollout(**more):
+  """The first three rows, padded to eight."""
+  return answer_guided.rollout(
     tiny.context_of(TABLE),
     PARAMS,
     jax.random.key(0),
@@ -195,9 +196,37 @@ def test_rollout_pads_rows_and_drops_them():
     order='confidence',
     num_rows=8,
     cfg=CFG,
+    **more,
   )
+
+
+def test_rollout_pads_rows_and_drops_them():
+  got = rollout()
   assert all(isinstance(x, np.ndarray) for x in got)
   same(got, jax.tree.map(lambda x: x[:3], sample(range(8))))
+
+
+def test_both_passes_are_guided_by_the_prompt():
+  same(rollout(cfg_scale=0.0), rollout())
+  more = rollout(cfg_scale=4.0)
+  differs = more.tokens != rollout().tokens
+  assert differs[:, : L - A].any() and differs[:, L - A :].any()
+  # Without a prompt there is nothing to guide by.
+  bare = lambda scale: answer_guided.rollout(
+    tiny.context_of(TABLE),
+    PARAMS,
+    jax.random.key(0),
+    prompts.pad_left([[tiny.MASK]] * 3, 1, tiny.MASK),
+    anchors_of()[:3],
+    np.arange(3, dtype=np.int32),
+    temperature=1.0,
+    gen_length=L,
+    order='confidence',
+    num_rows=8,
+    cfg=CFG,
+    cfg_scale=scale,
+  )
+  same(bare(4.0), bare(0.0))
 
 
 # Anchors.

@@ -104,6 +104,21 @@ def test_a_batch_by_hand(judged, ctx):
   np.testing.assert_array_equal(made.maskable, made.prompt_mask)
 
 
+def test_templates_of_prompts_are_not_maskable(ctx):
+  given = rollouts(ctx)
+  maskable = given.prompts.mask.copy()
+  maskable[:, -1] = False
+  made, _ = batch.judge(
+    ctx,
+    ROWS,
+    given._replace(prompts=given.prompts._replace(maskable=maskable)),
+    reward=REWARD,
+    advantage=advantages.AdvantageConfig(),
+  )
+  np.testing.assert_array_equal(made.maskable, maskable)
+  np.testing.assert_array_equal(made.prompt_mask, given.prompts.mask)
+
+
 def test_metrics_by_hand(judged):
   _, metrics = judged
   want = {

@@ -23,7 +23,6 @@ from dllm_jax.rollout import (
   answer_guided,
   batch,
   context,
-  prompts,
   score,
 )
 from dllm_jax.tasks import task as task_lib
@@ -61,9 +60,7 @@ class AgGrpo:
   ) -> tuple[types.RolloutBatch, dict[str, float]]:
     """Samples both kinds of rows of every group, and judges them together."""
     ctx, size = self.ctx, self.rollout.group_size
-    encoded = prompts.encode(
-      ctx.task, ctx.tokenizer, rows, self.rollout.max_prompt_length
-    ).repeat(size)
+    encoded = ctx.encode(rows, self.rollout.max_prompt_length).repeat(size)
     anchors = answer_guided.anchors(ctx.task, ctx.tokenizer, rows, self.guided)
     row_id = np.arange(len(rows) * size, dtype=np.int32)
     last = row_id % size >= size - self.guided.num_guided
@@ -99,6 +96,7 @@ class AgGrpo:
         order=self.rollout.order,
         num_rows=num_guided,
         cfg=self.guided,
+        cfg_scale=self.rollout.cfg_scale,
       )
       trajectory = batch.interleave(free, towards, guided)
     rollouts = batch.Rollouts(

@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Int, Key
 from dllm_jax import errors, sharding, types
 from dllm_jax.ops import streams
 from dllm_jax.rl import masked_diffusion
-from dllm_jax.rollout import context, prompts
+from dllm_jax.rollout import context
 from dllm_jax.tasks import task as task_lib
 from dllm_jax.train import grad
 from dllm_jax.train import state as state_lib
@@ -76,9 +76,7 @@ class Sft:
     """
     del state, step
     ctx, cfg = self.ctx, self.cfg
-    encoded = prompts.encode(
-      ctx.task, ctx.tokenizer, rows, cfg.max_prompt_length
-    )
+    encoded = ctx.encode(rows, cfg.max_prompt_length)
     tokens = np.full((len(rows), cfg.gen_length), ctx.vocab.eos_token, np.int32)
     texts = [ctx.task.demonstration(row) for row in rows]
     for i, ids in enumerate(ctx.tokenizer.encode_batch(texts)):

@@ -76,6 +76,7 @@ class TaGrpoD:
         rollouts.prompt_id,
         self.reward,
         max_scores=self.credit.max_step_scores,
+        prefill=self.ctx.prefill,
       )
       total, final = steps.total, steps.final
       metrics['credit/texts'] = float(steps.num_texts)
