@@ -52,6 +52,16 @@ def read(path: pathlib.Path, task_name: str) -> list[Recording]:
   return found
 
 
+def truth(task_name: str, row: task_lib.Row) -> dict[str, Any]:
+  """What a record says of the gold answer: the inverse of `read`."""
+  if task_name == 'countdown':
+    return {'ground_truth': [list(row['numbers']), row['target']]}
+  if task_name == 'sudoku':
+    return {'ground_truth': row['solution']}
+  options = {'options': list(row['options'])} if 'options' in row else {}
+  return {'ground_truth': row['answer']} | options
+
+
 def evaluate(
   task_name: str, recordings: Sequence[Recording], rules: str
 ) -> dict[str, Any]:

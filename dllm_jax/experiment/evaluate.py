@@ -9,7 +9,7 @@ from typing import Any
 
 from dllm_jax import errors, settings, sharding, types
 from dllm_jax.analysis import frontier_plot
-from dllm_jax.eval import accuracy
+from dllm_jax.eval import accuracy, recordings
 from dllm_jax.experiment import pretrained_base, results, setup
 from dllm_jax.io import checkpoint, console, hub, workdir
 from dllm_jax.rollout import context
@@ -228,7 +228,7 @@ def _write_generations(
         'id': row['id'],
         'question': task.prompt(row),
         'generation': found.texts[i],
-        'ground_truth': task.gold(row),
+        **recordings.truth(task.name, row),
         'correct': bool(found.correct[i]),
         'completion_ids': found.tokens[i].tolist(),
         'commit_step': found.commit_step[i].tolist(),

@@ -188,3 +188,21 @@ def test_files_that_cannot_be_read(tmp_path):
 def test_d1_has_no_rules_for_the_others():
   with pytest.raises(errors.UserError, match='--rules strict'):
     recordings.make_task('aqua', 'd1')
+
+
+@pytest.mark.parametrize(
+  ('task', 'row'),
+  [
+    ('countdown', {'numbers': [5, 3, 1], 'target': 7}),
+    ('sudoku', {'puzzle': '0' * 16, 'solution': '1234341221434321'}),
+    ('gsm8k', {'answer': '1,080'}),
+    ('math', {'answer': '2^{10}'}),
+    ('aqua', {'answer': 'B', 'options': ['16', '20']}),
+  ],
+)
+def test_a_row_is_recorded_and_read(tmp_path, task, row):
+  record = {'question': row.get('puzzle', ''), 'generation': 'x'}
+  path = tmp_path / 'a.jsonl'
+  path.write_text(json.dumps(record | recordings.truth(task, row)))
+  (found,) = recordings.read(path, task)
+  assert {k: v for k, v in found.row.items() if k != 'id'} == row

@@ -71,6 +71,13 @@ def test_results_and_generations(commands, model, tmp_path):
     }
     assert sorted(row['commit_step']) == sorted([0, 1, 2] * 4)
     assert len(row['completion_ids']) == 12 and row['num_steps'] == 3
+  # Our own completions are recordings like any other.
+  path = tmp_path / 'new' / 'out.generations.jsonl'
+  args = ('--task', 'countdown', '--generations', path)
+  scored = commands.run('score.py', *args, config=False)
+  assert (scored.code, scored.err) == (0, '')
+  items = json.loads(scored.out)['items']
+  assert [i['correct'] for i in items] == [r['correct'] for r in generations]
   share = sum(row['correct'] for row in generations) / 12
   assert found['accuracy'] == share
   again, same = evaluate(
