@@ -6,9 +6,8 @@ Base model, TA-GRPO-d, the supervised control, evaluation over thresholds and
 fixed schedules. On two CPU cores 8 min 32 s from a base that is there (3 seeds,
 docs/results.md): the base's 18.8 % in 12 steps, its best schedule, becomes
 25.9 % in 3.4 steps, and 26.2 % in 3.3 steps is 13.1 +- 10.4 points above the
-base in as many. The paper
-reports up to half the steps at equal or better accuracy, of LLaDA-8B; its
-tables were not readable.
+base in as many. The paper reports up to half the steps at equal or better
+accuracy, of LLaDA-8B; its tables were not readable.
 
 Presets, after a colon:
   equations           reasoning that spells out the equations.
