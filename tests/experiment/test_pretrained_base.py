@@ -133,13 +133,14 @@ def test_a_stopped_run_ends_with_the_same_bits(
 
 
 def evaluated(config, directory, tmp_path, name=None):
-  """(results without speed, generations), in this process."""
+  """(results without speed and path, generations), in this process."""
   out = tmp_path / 'out.json'
   found = evaluate.evaluate_model(
     config, directory, name, out=out, screen=QUIET
   )
   lines = out.with_suffix(evaluate.GENERATIONS).read_text().splitlines()
   del found['tokens_per_second']
+  assert found.pop('model') == str(directory)
   return found, [json.loads(line) for line in lines]
 
 

@@ -232,7 +232,10 @@ def test_z_is_bounded_and_sums_to_zero(values):
   assert np.abs(z).max() <= (n - 1) / np.sqrt(n) + 1e-4
   assert abs(z.sum()) < 1e-3
   if z.any():
-    assert z.std(ddof=1) == pytest.approx(1.0, abs=1e-3)
+    # The published epsilon counts where the spread is tiny.
+    spread = np.std(np.float32(values) - np.float32(min(values)), ddof=1)
+    want = spread / (spread + 1e-8)
+    assert z.std(ddof=1) == pytest.approx(want, abs=1e-3)
 
 
 @settings(max_examples=40, deadline=None)
