@@ -46,7 +46,7 @@ class RolloutConfig:
       is the model without it.
     decode: 'fixed' or 'gated'.
     num_steps: fixed: denoising steps of a completion in all.
-    order: fixed: 'confidence' or 'random'.
+    order: fixed: one of `decoding.fixed.ORDERS`.
     gate: gated: 'bernoulli' or 'threshold'.
     threshold: gated: tau, the confidence that the gate wants.
     exponent: gated: eta of the 'bernoulli' gate.
