@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 Params = Mapping[str, Any]  # a tree of arrays, as Flax makes it
@@ -112,4 +113,21 @@ class Denoiser(Protocol):
     query: Int[Array, 'B Q'],
   ) -> Float[Array, 'B Q V']:
     """Float32 logits of the tokens at columns `query`, and of no other."""
+    ...
+
+
+@runtime_checkable
+class Divisible(Protocol):
+  """A denoiser whose parameters may lie in parts on the devices of a mesh."""
+
+  def part(self, mesh: Mesh) -> Denoiser:
+    """What one device computes, inside `jax.shard_map` over the whole mesh.
+
+    It is given the device's part of every parameter and its rows; devices
+    along `tensor` have the same rows, and get the same logits. Devices along
+    `fsdp` must call it equally often.
+
+    Raises:
+      errors.UserError: the mesh does not divide the model.
+    """
     ...
