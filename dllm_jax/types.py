@@ -131,3 +131,10 @@ class Divisible(Protocol):
       errors.UserError: the mesh does not divide the model.
     """
     ...
+
+  def placed(self, mesh: Mesh) -> Denoiser:
+    """The same function under `jit`, saying where on the mesh its arrays lie.
+
+    Else the compiler may split what rows and parameters do not.
+    """
+    ...

@@ -38,6 +38,10 @@ class GuidedDenoiser:
     """See `types.Divisible`."""
     return dataclasses.replace(self, denoiser=self.denoiser.part(mesh))
 
+  def placed(self, mesh: Mesh) -> 'GuidedDenoiser':
+    """See `types.Divisible`."""
+    return dataclasses.replace(self, denoiser=self.denoiser.placed(mesh))
+
   def __call__(
     self,
     params: types.Params,

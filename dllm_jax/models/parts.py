@@ -1,9 +1,11 @@
-"""One device's part of a model, for code inside `jax.shard_map`.
+"""A model in parts on the devices of a mesh.
 
 Along `fsdp` devices have rows of their own, and put the parameters together
 where they use them, one layer at a time. Along `tensor` they share the rows:
 each has some heads, some columns of the MLP and some of the vocabulary, and
-partial results are added (Megatron). Nothing is left to the compiler.
+partial results are added (Megatron). Inside `jax.shard_map` the functions here
+are the collectives themselves; under `jit` over a mesh they say where arrays
+lie, and the compiler writes the same collectives and those of the gradient.
 
 References:
   Zhao et al. 2023, PyTorch FSDP (arXiv:2304.11277); Shoeybi et al. 2019,
@@ -14,7 +16,8 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from dllm_jax import errors, sharding, types
@@ -23,20 +26,24 @@ from dllm_jax.models import config
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layout:
-  """Over how many devices of the mesh axes `fsdp` and `tensor` a model lies.
+  """Where a model lies; static.
 
-  An axis of one device takes part in no collective.
+  Attributes:
+    fsdp: inside `jax.shard_map`, devices of that axis; one is no collective.
+    tensor: likewise.
+    mesh: under `jit`, the mesh of a model that the code sees whole.
   """
 
   fsdp: int = 1
   tensor: int = 1
+  mesh: Mesh | None = None
 
 
 WHOLE = Layout()
 
 
 def layout_on(mesh: Mesh, cfg: config.ModelConfig) -> Layout:
-  """The layout of a model on a mesh.
+  """The layout of a model inside `jax.shard_map` over a mesh.
 
   Raises:
     errors.UserError: `tensor` does not divide the key heads; a head stays
@@ -68,12 +75,12 @@ def gather(
   """The parameters put together over `fsdp`, weights in `dtype`.
 
   Args:
-    params: a device's part of a model without its layers, or of one layer.
+    params: those of a model but its layers', or of one layer.
     layout: of the model.
     dtype: of activations; narrower weights are fewer bytes to send.
     of_layer: whether they are of a layer, whose leaves lack the stack's axis.
   """
-  if layout.fsdp == 1:
+  if layout.fsdp == 1 and layout.mesh is None:
     return params
 
   def one(path, leaf):
@@ -84,6 +91,9 @@ def gather(
       return leaf
     if path[-1].key in ('kernel', 'embed_tokens'):
       leaf = leaf.astype(dtype)
+    if layout.mesh is not None:
+      axes = [None if axis == 'fsdp' else axis for axis in axes]
+      return _lie(leaf, P(*axes), layout.mesh)
     return jax.lax.all_gather(leaf, 'fsdp', axis=axes.index('fsdp'), tiled=True)
 
   return jax.tree_util.tree_map_with_path(one, params)
@@ -91,6 +101,8 @@ def gather(
 
 def add(x: Float[Array, '*n D'], layout: Layout) -> Float[Array, '*n D']:
   """The sum of partial results over `tensor`."""
+  if layout.mesh is not None:
+    return _lie(x, sharding.ROWS, layout.mesh)
   return x if layout.tensor == 1 else jax.lax.psum(x, 'tensor')
 
 
@@ -109,9 +121,13 @@ def look_up(
 ) -> Float[Array, 'B S D']:
   """Rows of an embedding table that lies in parts over `tensor`."""
   if layout.tensor == 1:
-    return table[tokens].astype(dtype)
+    return add(table[tokens].astype(dtype), layout)
   size = table.shape[0]
   place = tokens - jax.lax.axis_index('tensor') * size
   here = (place >= 0) & (place < size)
   rows = table[jnp.clip(place, 0, size - 1)].astype(dtype)
   return add(jnp.where(here[..., None], rows, 0), layout)
+
+
+def _lie(x: Array, spec: P, mesh: Mesh) -> Array:
+  return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))

@@ -184,7 +184,7 @@ class TransformerDenoiser:
 
   Attributes:
     cfg: the model.
-    layout: where it is in parts, and this called inside `jax.shard_map`.
+    layout: where the model is in parts.
   """
 
   cfg: config.ModelConfig
@@ -194,6 +194,10 @@ class TransformerDenoiser:
     """The same as each device of a mesh computes it; see `types.Divisible`."""
     layout = parts.layout_on(mesh, self.cfg)
     return dataclasses.replace(self, layout=layout)
+
+  def placed(self, mesh: Mesh) -> 'TransformerDenoiser':
+    """The same under `jit` over a mesh; see `types.Divisible`."""
+    return dataclasses.replace(self, layout=parts.Layout(mesh=mesh))
 
   def __call__(
     self,

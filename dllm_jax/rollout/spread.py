@@ -62,3 +62,8 @@ def over(
     # unvarying.
     check_vma=False,
   )(params, shared, by_row)
+
+
+def placed(denoiser: types.Denoiser, mesh: Mesh) -> types.Denoiser:
+  """The denoiser for updates under `jit` over a mesh."""
+  return denoiser.placed(mesh) if sharding.divides_params(mesh) else denoiser

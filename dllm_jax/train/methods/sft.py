@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Int, Key
 from dllm_jax import errors, sharding, types
 from dllm_jax.ops import streams
 from dllm_jax.rl import masked_diffusion
-from dllm_jax.rollout import context
+from dllm_jax.rollout import context, spread
 from dllm_jax.tasks import task as task_lib
 from dllm_jax.train import grad
 from dllm_jax.train import state as state_lib
@@ -100,7 +100,7 @@ class Sft:
       frozen,
       batch,
       streams.step_key(self.ctx.root, self.phase, step),
-      denoiser=self.ctx.denoiser,
+      denoiser=spread.placed(self.ctx.denoiser, self.ctx.mesh),
       vocab=self.ctx.vocab,
       optimizer=self.optimizer,
       cfg=self.cfg,
