@@ -3,9 +3,11 @@
 import dataclasses
 import math
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from dllm_jax import errors, sharding
@@ -71,6 +73,45 @@ def test_every_parameter_is_placed_and_divided(name):
       assert shards == 1, path
     else:  # biases and adapters split over `tensor`, or not at all
       assert shards in (1, 2), path
+
+
+def test_every_rule_is_the_first_for_some_parameter():
+  used = set()
+  for changes in VARIANTS.values():
+    shapes = transformer.shapes(dataclasses.replace(tiny.MODEL, **changes))
+    for path, leaf in jax.tree.leaves_with_path(shapes):
+      name = jax.tree_util.keystr(path, simple=True, separator='/')
+      pattern, spec = sharding.rule(name)
+      used.add(pattern)
+      assert len(spec) in (0, leaf.ndim), name
+      # The axis of the stack of layers is never divided.
+      assert not name.startswith('layers/') or not spec or spec[0] is None
+  assert used == {pattern for pattern, _ in sharding.RULES}
+
+
+def test_optimiser_states_lie_as_their_parameters():
+  params = {
+    'norm': {'weight': jnp.zeros(16)},
+    'embed_tokens': jnp.zeros((8, 4)),
+  }
+  state = optax.adam(1.0).init(flax.traverse_util.flatten_dict(params, sep='/'))
+  found = sharding.specs(state)
+  assert found[0].count == sharding.P()
+  for moments in (found[0].mu, found[0].nu):
+    assert moments['embed_tokens'] == sharding.P('tensor', 'fsdp')
+    assert moments['norm/weight'] == sharding.P()
+
+
+def test_a_rule_of_another_rank_is_named():
+  with pytest.raises(ValueError, match='lm_head/kernel.* 2 axes.*(3,)'):
+    sharding.specs({'lm_head': {'kernel': jnp.zeros(3)}})
+
+
+def test_an_axis_that_divides_no_leaf_is_named():
+  with pytest.raises(errors.UserError, match='mesh.fsdp=8 does not divide 12'):
+    sharding.param_shardings(
+      {'embed_tokens': jnp.zeros((8, 12))}, mesh_of(1, 8, 1)
+    )
 
 
 def test_axes_of_a_kernel():

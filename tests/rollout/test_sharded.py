@@ -1,0 +1,263 @@
+"""Rollouts of models in parts: the same rows, early ends, few collectives."""
+
+import collections
+import dataclasses
+import functools
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from dllm_jax import errors, sharding
+from dllm_jax.decoding import guidance
+from dllm_jax.models import transformer
+from dllm_jax.rollout import answer_free, answer_guided
+from tests import tiny
+
+L = 8
+TEXTS = tiny.random_prompts(0, [3, 5, 1, 4, 2, 5, 5, 1])
+MODELS = {
+  'plain': tiny.MODEL,
+  'dream': dataclasses.replace(
+    tiny.MODEL, attention_bias=True, logit_shift=True, lora_rank=2
+  ),
+  'qwen3': dataclasses.replace(tiny.MODEL, qk_norm=True, tie_embeddings=True),
+}
+SAMPLED = answer_free.RolloutConfig(
+  num_prompts=4,
+  group_size=2,
+  max_prompt_length=5,
+  gen_length=L,
+  block_length=4,
+  num_steps=4,
+  temperature=1.0,
+)
+DECODINGS = {
+  'sampled': SAMPLED,
+  'greedy': dataclasses.replace(SAMPLED, temperature=0.0),
+  'gated': dataclasses.replace(
+    SAMPLED, decode='gated', gate='bernoulli', threshold=0.05
+  ),
+  'guidance': dataclasses.replace(SAMPLED, cfg_scale=1.5),
+}
+FAST = [
+  ('plain', 'sampled', (2, 1, 1)),
+  ('plain', 'sampled', (2, 2, 2)),
+  ('dream', 'gated', (1, 4, 1)),
+  ('qwen3', 'guidance', (1, 1, 2)),
+]
+SLOW = [
+  pytest.param(model, decoding, sizes, marks=pytest.mark.slow)
+  for model in MODELS
+  for decoding in DECODINGS
+  for sizes in [
+    (2, 1, 1),
+    (4, 1, 1),
+    (8, 1, 1),
+    (2, 2, 2),
+    (1, 4, 1),
+    (1, 1, 2),
+    (2, 4, 1),
+    (4, 1, 2),
+  ]
+]
+
+
+def mesh_of(data, fsdp, tensor):
+  return sharding.make_mesh(
+    sharding.MeshConfig(data=data, fsdp=fsdp, tensor=tensor)
+  )
+
+
+def call(model, cfg, sizes):
+  """Arguments of `answer_free.sample`; the parameters lie as the rules say."""
+  mesh = mesh_of(*sizes)
+  params = tiny.params(model)
+  denoiser, params = guidance.guided(
+    transformer.TransformerDenoiser(cfg=model),
+    jax.device_put(params, sharding.param_shardings(params, mesh)),
+    cfg.cfg_scale,
+    gen_length=L,
+    vocab=tiny.VOCAB,
+  )
+  ids, mask = tiny.pad(TEXTS, 5)
+  row_id = np.arange(8, dtype=np.int32)
+  key = jax.random.key(0)
+  return (denoiser, params, key, ids, mask, row_id, cfg.dials()), {
+    'mesh': mesh,
+    'vocab': tiny.VOCAB,
+    'decoder': cfg.decoder(),
+  }
+
+
+@functools.cache
+def sampled(model, decoding, sizes):
+  args, static = call(MODELS[model], DECODINGS[decoding], sizes)
+  return answer_free.sample(*args, **static)
+
+
+def same(a, b):
+  for name in ('tokens', 'commit_step', 'num_steps'):
+    np.testing.assert_array_equal(getattr(a, name), getattr(b, name), name)
+  np.testing.assert_allclose(a.logp, b.logp, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(('model', 'decoding', 'sizes'), FAST + SLOW)
+def test_the_same_tokens_on_any_mesh(model, decoding, sizes):
+  got = sampled(model, decoding, sizes)
+  assert len(got.tokens.sharding.device_set) == np.prod(sizes)
+  want = sampled(model, decoding, (1, 1, 1))
+  assert len(np.unique(want.tokens, axis=0)) == 8
+  same(got, want)
+
+
+def test_guided_rows_are_the_same_on_any_mesh():
+  cfg = answer_guided.GuidedConfig(
+    num_guided=1, num_steps=3, answer_steps=2, margin=0, max_anchor=3
+  )
+  ids, mask = tiny.pad(TEXTS, 5)
+  anchor, anchor_mask = tiny.pad(tiny.random_prompts(1, [3, 2] * 4), 3)
+
+  def run(sizes):
+    (denoiser, params, key, *_), static = call(tiny.MODEL, SAMPLED, sizes)
+    return answer_guided.sample(
+      denoiser,
+      params,
+      key,
+      ids,
+      mask,
+      anchor,
+      anchor_mask,
+      np.arange(8, dtype=np.int32),
+      np.float32(1.0),
+      mesh=static['mesh'],
+      vocab=tiny.VOCAB,
+      gen_length=L,
+      order='confidence',
+      cfg=cfg,
+    )
+
+  same(run((2, 2, 2)), run((1, 1, 1)))
+
+
+TRIPS = collections.Counter()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Counting:
+  """A table of logits that counts its calls on every device."""
+
+  table: tiny.Table
+  axes: tuple[str, ...]
+
+  def part(self, mesh):
+    return self
+
+  def placed(self, mesh):
+    return self
+
+  def __call__(self, params, tokens, attention_mask, query):
+    place = [jax.lax.axis_index(axis) for axis in self.axes]
+    jax.debug.callback(lambda *at: TRIPS.update([tuple(map(int, at))]), *place)
+    return self.table(params, tokens, attention_mask, query)
+
+
+@pytest.mark.parametrize('sizes', [(4, 1, 1), (2, 2, 1)])
+def test_a_shard_stops_when_its_own_rows_are_done(sizes, monkeypatch):
+  """Devices of one fsdp group take as many steps as its longest row."""
+  TRIPS.clear()
+  monkeypatch.setattr(sharding, 'RULES', ((r'table|context', sharding.P()),))
+  sharding.rule.cache_clear()
+  table = tiny.table_params(0, L)
+  # What a prompt ends in says how sure the model is: rows 0 and 1 are done in
+  # one step a block, the others take one a token.
+  sure = np.zeros((L, tiny.ROWS), np.float32)
+  sure[:, 3] = 60.0
+  table['table'] = sure
+  table['context'][:] = 0.0
+  table['context'][7] = -sure[0] * 0.99
+  ids = np.full((8, 5), 5, np.int32)
+  ids[2:, 0] = 7
+  cfg = dataclasses.replace(
+    SAMPLED, decode='gated', threshold=0.9, temperature=0.0
+  )
+  denoiser = Counting(table=tiny.Table(gen_length=L), axes=('data', 'fsdp'))
+  got = answer_free.sample(
+    denoiser,
+    table,
+    jax.random.key(0),
+    ids,
+    np.ones(ids.shape, bool),
+    np.arange(8, dtype=np.int32),
+    cfg.dials(),
+    mesh=mesh_of(*sizes),
+    vocab=tiny.VOCAB,
+    decoder=cfg.decoder(),
+  )
+  jax.block_until_ready(got)
+  jax.effects_barrier()
+  sharding.rule.cache_clear()
+  steps = np.asarray(got.num_steps)
+  assert steps.tolist() == [2, 2] + [8] * 6
+  by_data = steps.reshape(sizes[0], -1).max(axis=1)
+  assert dict(TRIPS) == {
+    (i, j): by_data[i] for i in range(sizes[0]) for j in range(sizes[1])
+  }
+
+
+def groups(text):
+  """The device groups of every collective of a compiled program."""
+  found = []
+  for line in text.splitlines():
+    if not re.search(r' (all-|reduce-scatter|collective-)[a-z-]*\(', line):
+      continue
+    listed = re.search(r'replica_groups=\{(\{[\d,{}]*\})\}', line)
+    iota = re.search(
+      r'replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?', line
+    )
+    assert listed or iota, line
+    if listed:
+      parts = re.findall(r'\{([\d,]+)\}', listed[1])
+      found.append([[int(x) for x in part.split(',')] for part in parts])
+    else:
+      shape, dims = ([int(x) for x in iota[i].split(',')] for i in (1, 2))
+      ids = np.arange(np.prod(dims)).reshape(dims)
+      if iota[3]:
+        ids = ids.transpose([int(x) for x in iota[3].split(',')])
+      found.append(ids.reshape(shape).tolist())
+  return found
+
+
+def compiled(model, sizes):
+  args, static = call(model, SAMPLED, sizes)
+  return answer_free.sample.lower(*args, **static).compile()
+
+
+def test_no_collective_without_a_part():
+  assert groups(compiled(tiny.MODEL, (8, 1, 1)).as_text()) == []
+
+
+def test_data_shards_never_talk():
+  found = groups(compiled(tiny.MODEL, (2, 2, 2)).as_text())
+  assert len(found) > 5
+  for group in sum(found, []):
+    assert len(group) == 2 and len({device // 4 for device in group}) == 1
+
+
+def test_a_device_never_holds_the_model():
+  """Its part, one layer, the tables, and activations."""
+  model = dataclasses.replace(
+    tiny.MODEL, hidden_size=64, mlp_size=256, num_layers=16
+  )
+  whole = sum(x.nbytes for x in jax.tree.leaves(tiny.params(model)))
+  memory = compiled(model, (1, 4, 1)).memory_analysis()
+  assert memory.argument_size_in_bytes < 0.26 * whole
+  used = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+  assert used < 0.45 * whole
+
+
+def test_key_heads_stay_together():
+  args, static = call(tiny.MODEL, SAMPLED, (1, 1, 4))
+  with pytest.raises(errors.UserError, match='mesh.tensor=4 .* 2 key heads'):
+    answer_free.sample(*args, **static)
