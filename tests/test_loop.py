@@ -79,6 +79,7 @@ class Run:
 
   directory: object
   scores: list[float] | None = None
+  adapters: bool = False
 
   def __post_init__(self):
     self.scored, self.stop = [], workdir.StopRequest()
@@ -89,13 +90,16 @@ class Run:
     checkpoints = checkpoint.Checkpoints(
       self.directory / 'checkpoints', max_to_keep=keep
     )
+    params = {'w': jnp.float32(1.0)}
+    if self.adapters:
+      params['layer'] = {'lora_a': jnp.zeros(2)}
     log = metrics.MetricsLog(
       self.directory, resume_step={'rl': checkpoints.latest() or 0}
     )
     try:
       return loop.run(
         method,
-        state_lib.create({'w': jnp.float32(1.0)}, OPTIMIZER),
+        state_lib.create(params, OPTIMIZER),
         pipeline.batches(ROWS, seed=3, batch_size=4),
         title='toy',
         cfg=cfg,
@@ -336,6 +340,40 @@ def test_a_mean_over_nothing_is_not_logged(run):
 def test_a_run_of_no_steps_gives_its_start(run):
   params, progress = run(Adder(), num_steps=0)
   assert float(params['w']) == 1.0 and progress.step == 0
+
+
+class Adapting:
+  """The adapter grows by 1 a step, and what is donated is gone."""
+
+  phase = 'rl'
+
+  def collect(self, state, rows, step):
+    return None, {}
+
+  def update(self, state, batch, step):
+    moving, frozen = state_lib.without_frozen(state)
+    params = jax.tree.map(lambda x: x + 1, moving.params)
+    jax.tree.map(lambda x: x.delete(), moving.params)
+    new = moving._replace(step=moving.step + 1, params=params)
+    one = jnp.float32(1)
+    metrics = {'toy/loss': one, 'toy/grad_norm': one}
+    return state_lib.with_frozen(new, frozen), [metrics]
+
+
+def test_frozen_parameters_are_not_saved(run):
+  run.adapters, run.scores = True, [0.5, 0.9, 0.1]
+  plan = {'eval_every': 1, 'patience': 5, 'num_steps': 3}
+  params, _ = run(Adapting(), **plan)
+  assert float(params['w']) == 1.0
+  assert params['layer']['lora_a'].tolist() == [2, 2]  # the best
+  saved = tiny_run.kept(run.directory / 'checkpoints' / '3')
+  assert {k: v.tolist() for k, v in saved.items() if 'lora_a' in k} == {
+    'train.params.layer.lora_a': [3, 3],
+    'best.layer.lora_a': [2, 2],
+  }
+  assert not any('.w' in name for name in saved)
+  again, _ = run(Adapting(), **plan)
+  tiny_run.assert_same(again, params)
 
 
 def test_scalars_join_the_parameters_on_their_mesh(run):
