@@ -123,7 +123,8 @@ def _of_pretrained(directory: pathlib.Path) -> Source:
       f'{directory} is a causal model ({record.family}), and only masked '
       'diffusion models (llada, dream) are decoded here'
     )
-  tokenizer, eos = None, next(iter(record.special.eos_tokens), None)
+  tokenizer, stop = None, record.special.eos_tokens
+  eos = next(iter(stop), None)
   size = rows = record.model.vocab_size
   if any(
     folder_lib.has(directory, n) for n in ('tokenizer.json', 'vocab.json')
@@ -133,7 +134,7 @@ def _of_pretrained(directory: pathlib.Path) -> Source:
       directory, need_mask=False
     )
     tokenizer.check_rows(rows, str(directory))
-    eos = tokenizer.eos_token
+    eos, stop = tokenizer.eos_token, tokenizer.special.stop
     size = max(tokenizer.vocab_size, mask + 1)
   if eos is None:
     raise errors.UserError(
@@ -145,7 +146,9 @@ def _of_pretrained(directory: pathlib.Path) -> Source:
     model = pretrained.open_model(directory, mesh, screen=screen)
     return transformer.TransformerDenoiser(cfg=model.cfg), model.params
 
-  vocab = types.Vocabulary(size=size, mask_token=mask, eos_token=eos)
+  vocab = types.Vocabulary(
+    size=size, mask_token=mask, eos_token=eos, stop_tokens=stop
+  )
   return Source(rows, vocab, tokenizer, DECODING, load, record)
 
 
@@ -181,6 +184,7 @@ def _of_run(directory: pathlib.Path, config: dict, name: str) -> Source:
     size=tokenizer.vocab_size,
     mask_token=tokenizer.mask_token,
     eos_token=tokenizer.eos_token,
+    stop_tokens=tokenizer.special.stop,
   )
   model = cfg.model_config(vocab)
   if origin is not None:

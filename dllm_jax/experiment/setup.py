@@ -106,6 +106,7 @@ def make_context(
     size=tokenizer.vocab_size,
     mask_token=tokenizer.mask_token,
     eos_token=tokenizer.eos_token,
+    stop_tokens=tokenizer.special.stop,
   )
   return context.Context(
     task=cfg.task,

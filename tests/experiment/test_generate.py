@@ -232,4 +232,7 @@ def test_the_mask_is_that_of_the_config(tmp_path):
   pretrained.convert(directory, tmp_path / 'ours', mesh)
   for path in (directory, tmp_path / 'ours'):
     vocab = model_source.find(path, None).vocab
-    assert vocab == types.Vocabulary(size=23, mask_token=22, eos_token=18)
+    # Of its tokenizer comes <|eot_id|>, which ends a turn.
+    assert vocab == types.Vocabulary(
+      size=23, mask_token=22, eos_token=18, stop_tokens=(18, 20)
+    )
