@@ -62,6 +62,15 @@ ORDER = flags.DEFINE_enum(
   ['confidence', 'random', 'entropy', 'margin'],
   "fixed: which tokens come first; default: the run's, else confidence",
 )
+SCHEDULE = flags.DEFINE_enum(
+  'schedule',
+  None,
+  ['even', 'linear'],
+  "fixed: how tokens are shared among steps; default: the run's, else even",
+)
+GATE = flags.DEFINE_enum(
+  'gate', None, ['threshold', 'bernoulli'], 'gated: default: threshold'
+)
 THRESHOLD = flags.DEFINE_float(
   'threshold',
   None,
@@ -95,6 +104,8 @@ def main() -> int:
       ('block_length', BLOCK_LENGTH),
       ('num_steps', STEPS),
       ('order', ORDER),
+      ('schedule', SCHEDULE),
+      ('gate', GATE),
       ('threshold', THRESHOLD),
       ('top_p', TOP_P),
       ('temperature', TEMPERATURE),

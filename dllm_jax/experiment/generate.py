@@ -30,8 +30,8 @@ from dllm_jax.text import tokenizer as tokenizer_lib
 WIDTH = 32
 # Of `Decoding.changes`, those that the other decoder would not read.
 _IDLE = {
-  'fixed': (('threshold', 'top_p'), 'gated'),
-  'gated': (('num_steps', 'order'), 'fixed'),
+  'fixed': (('threshold', 'gate', 'top_p'), 'gated'),
+  'gated': (('num_steps', 'order', 'schedule'), 'fixed'),
 }
 
 
@@ -145,6 +145,11 @@ def settle(
         f'--{flag} is not read by the {decode} decoder; give --decode {other}'
       )
   length = changes.get('gen_length', cfg.gen_length)
+  if changes.get('num_steps', 0) > length:
+    raise errors.UsageError(
+      f'--steps {changes["num_steps"]} is more than the {length} tokens of a '
+      'completion; each step commits one at least'
+    )
   derived = {
     'block_length': min(cfg.block_length, length),
     'num_steps': max(1, length * cfg.num_steps // cfg.gen_length),

@@ -293,6 +293,12 @@ def check_shapes(cfg: settings.Settings, ctx: context.Context) -> None:
         "config key rollout.decode is 'gated', but the guided rows of ag_grpo "
         'are decoded by a fixed schedule; use rollout.decode=fixed'
       )
+    if cfg.rollout.schedule != 'even':
+      raise errors.UserError(
+        f'config key rollout.schedule is {cfg.rollout.schedule!r}, but the '
+        'guided rows of ag_grpo share their tokens evenly among the steps; '
+        'use rollout.schedule=even'
+      )
   for count, micro, what in (
     (rows, cfg.policy.num_micro, 'method.policy.num_micro'),
     (cfg.base.batch_size, cfg.base_sft.num_micro, 'base.num_micro'),

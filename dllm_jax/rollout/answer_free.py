@@ -47,6 +47,7 @@ class RolloutConfig:
     decode: 'fixed' or 'gated'.
     num_steps: fixed: denoising steps of a completion in all.
     order: fixed: one of `decoding.fixed.ORDERS`.
+    schedule: fixed: one of `decoding.fixed.SCHEDULES`.
     gate: gated: 'bernoulli' or 'threshold'.
     threshold: gated: tau, the confidence that the gate wants.
     exponent: gated: eta of the 'bernoulli' gate.
@@ -65,6 +66,7 @@ class RolloutConfig:
   decode: Literal['fixed', 'gated'] = 'fixed'
   num_steps: int = 1
   order: str = 'confidence'
+  schedule: str = 'even'
   gate: str = 'threshold'
   threshold: float = 1.0
   exponent: float = 0.5
@@ -84,7 +86,7 @@ class RolloutConfig:
       raise ValueError(f'cfg_scale {self.cfg_scale} is not finite')
     if self.decode not in ('fixed', 'gated'):
       raise ValueError(f"decode {self.decode!r} is not 'fixed' or 'gated'")
-    self.fixed()  # these check lengths, order and gate
+    self.fixed()  # these check lengths, order, schedule and gate
     self.gated()
 
   def fixed(self) -> fixed.FixedConfig:
@@ -94,6 +96,7 @@ class RolloutConfig:
       block_length=self.block_length,
       stop_at_eos=self.stop_at_eos,
       order=self.order,
+      schedule=self.schedule,
     )
 
   def gated(self) -> gated.GatedConfig:

@@ -123,6 +123,18 @@ def test_guidance_is_that_of_the_guided_denoiser():
   assert (np.asarray(want.tokens) != rollout().tokens).any()
 
 
+def test_the_linear_schedule_by_hand():
+  # floor(999 * 12 / 3000), floor(999 * 9 / 2001), the rest.
+  found = rollout(block_length=L, num_steps=3, schedule='linear')
+  counts = [np.bincount(row).tolist() for row in found.commit_step]
+  assert counts == [[3, 4, 5]] * 3
+  even = rollout(block_length=L, num_steps=3)
+  assert [np.bincount(r).tolist() for r in even.commit_step] == [[4, 4, 4]] * 3
+  cfg = dataclasses.replace(CFG, block_length=L, num_steps=3)
+  assert cfg.largest_commit() == 4
+  assert dataclasses.replace(cfg, schedule='linear').largest_commit() >= 5
+
+
 @pytest.mark.parametrize(
   'wrong',
   [
