@@ -131,8 +131,10 @@ class Countdown:
     Terms: `solution` is 0 without an answer block, 1 for a value within 1e-5
     of the target from exactly the given numbers, else 0.1; `valid` is 1 for an
     expression of exactly the given numbers, whatever its value; then the
-    format terms. Correct means the exact target.
+    format terms. Correct means the exact target. Of a completion longer than
+    `format.MAX_CHARS` only the end is read.
     """
+    completion = completion[-format.MAX_CHARS :]
     answer = format.extract_answer(completion)
     if answer is not None and not self.parity:
       answer = latex.answer_text(answer) or ''

@@ -26,6 +26,9 @@ _D1_SOFT = re.compile(r'<reasoning>.*?</reasoning>\s*<answer>.*?</answer>')
 _D1_STRICT = re.compile(
   r'^<reasoning>\n.*?\n</reasoning>\n<answer>\n.*?\n</answer>\n$'
 )
+# Puzzles are judged by so much of a completion, its end: no model that is
+# trained here writes more, and a reward must cost no time.
+MAX_CHARS = 2**16
 _MAX_D1_CHARS = 8192  # the lazy patterns take quadratic time
 
 

@@ -95,12 +95,20 @@ class Mathematics:
       _answer(text, row['answer'])
       for row, text in zip(rows, completions, strict=True)
     ]
-    verdicts = math_equal.equal(
-      [
-        (row['answer'], text or '')
-        for row, text in zip(rows, parsed, strict=True)
-      ]
+    claims = [
+      expression.claims(text or '', row['answer'])
+      for row, text in zip(rows, parsed, strict=True)
+    ]
+    asked = iter(
+      math_equal.equal(
+        [
+          (row['answer'], claim)
+          for row, texts in zip(rows, claims, strict=True)
+          for claim in texts
+        ]
+      )
     )
+    verdicts = [_all([next(asked) for _ in texts]) for texts in claims]
     return [
       self._score(verdict, text, answer)
       for verdict, text, answer in zip(
@@ -146,6 +154,13 @@ class Mathematics:
       },
       answer,
     )
+
+
+def _all(verdicts: Sequence[bool | None]) -> bool | None:
+  """Whether all are True; None where that is not known."""
+  if False in verdicts:
+    return False
+  return None if None in verdicts else True
 
 
 def _answer(completion: str, gold: str) -> str | None:

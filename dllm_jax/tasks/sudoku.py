@@ -91,12 +91,14 @@ class Sudoku:
     against the nearest solution of the puzzle, and 0 for a malformed grid or
     one that changes a clue; `solved` is 1 for a solved puzzle; then the format
     terms. Correct means solved. The published cell accuracy is the sum of
-    the metric `cells_right` over that of `cells_empty`.
+    the metric `cells_right` over that of `cells_empty`. Of a completion longer
+    than `format.MAX_CHARS` only the end is read.
     """
+    completion = completion[-format.MAX_CHARS :]
     answer = format.extract_answer(completion)
     grid = _read(answer or '')
     if self.parity:
-      digits = ''.join(re.findall(r'[0-9]', answer or ''))
+      digits = ''.join(re.findall(r'[0-9]', (answer or '')[:_MAX_D1_CHARS]))
       cells = _share(row, _cut(digits))
       parsed = _cut(_d1_answer(completion))
       share = _share(row, parsed)
