@@ -11,7 +11,14 @@ import pytest
 
 from dllm_jax import errors, settings, sharding
 from dllm_jax.experiment import evaluate, pretrained_base, run, setup
-from dllm_jax.io import console, hf_config, metrics, pretrained, shards
+from dllm_jax.io import (
+  console,
+  converted,
+  hf_config,
+  metrics,
+  pretrained,
+  shards,
+)
 from dllm_jax.rollout import score
 from dllm_jax.text import chat
 from tests import tiny_pretrained, tiny_run, tiny_text
@@ -425,12 +432,12 @@ def test_adapters_of_a_folder_are_trained_on(folder, adapted, tmp_path):
   params = pretrained_base.load(folder, ctx, QUIET)
   record = model.record._replace(model=ctx.denoiser.cfg)
   ours = tmp_path / 'ours'
-  files = pretrained.copy_tokenizer(folder, ours.parent)
+  files = converted.copy_tokenizer(folder, ours.parent)
   ours.mkdir()
   for name in files:
     shutil.move(tmp_path / name, ours / name)
   pretrained.checkpoint.save_params(
-    ours / 'params', params, pretrained._to_meta(record, files)
+    ours / 'params', params, converted.to_meta(record, files)
   )
   line = attempt(ours, tmp_path / 'run')
   assert 'has adapters of rank 2 and alpha 64.0; set model.lora_rank' in line
