@@ -36,6 +36,8 @@ README); TA-GRPO-d half the denoising steps at best, at equal or better accuracy
 For Dream none of the three reports a figure that could be read.
 """
 
+import difflib
+
 from ml_collections import config_dict
 
 TINY = ('equations', 'sudoku')
@@ -51,7 +53,11 @@ def apply(config: config_dict.ConfigDict, arg: str) -> None:
     ValueError: a preset that does not exist; the message has all names.
   """
   if arg and arg not in NAMES:
-    raise ValueError(f'unknown preset {arg!r}; there are {", ".join(NAMES)}')
+    near = difflib.get_close_matches(arg, NAMES, n=1)
+    guess = f"did you mean '{near[0]}'? " if near else ''
+    raise ValueError(
+      f'unknown preset {arg!r}; {guess}There are {", ".join(NAMES)}'
+    )
   if arg == 'equations':
     _equations(config)
   elif arg == 'sudoku':

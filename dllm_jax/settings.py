@@ -219,6 +219,7 @@ def from_config(config: Mapping[str, Any]) -> Settings:
       f'config key task.name is {task["name"]!r}; there are '
       f'{tuple(tasks.TASKS)}'
     )
+  _check_task_fields(task)
   sampling = dict(config['rollout'])
   prefill = sampling.pop('prefill')
   rollout = _make('rollout', answer_free.RolloutConfig, sampling)
@@ -293,6 +294,18 @@ def from_config(config: Mapping[str, Any]) -> Settings:
     ),
     mesh=_make('mesh', sharding.MeshConfig, config['mesh']),
   )
+
+
+def _check_task_fields(task: Mapping[str, Any]) -> None:
+  """Refuses the fields of another task."""
+  name = task['name']
+  known = {field.name for field in dataclasses.fields(tasks.TASKS[name])}
+  if others := sorted(set(task) - known - {'name'}):
+    raise errors.UserError(
+      f"config group 'task': task {name!r} has no {', '.join(others)}; "
+      'task.name alone does not make a config of another task: take a preset '
+      f'of it, such as configs/ag_grpo.py:llada_8b,{name}'
+    )
 
 
 def _check_values(flat: Mapping[str, Any]) -> None:

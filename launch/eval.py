@@ -29,6 +29,7 @@ PARAMS = flags.DEFINE_enum(
 )
 TASK = flags.DEFINE_string('task', None, "the task; default: the config's")
 OUT = flags.DEFINE_string('out', None, 'results JSON; generations beside it')
+OVERWRITE = flags.DEFINE_bool('overwrite', False, 'write over the --out file')
 SWEEP = flags.DEFINE_bool(
   'sweep', False, 'all models under eval.num_steps and eval.thresholds'
 )
@@ -76,6 +77,8 @@ def main(config) -> int:
       f'--task {TASK.value} is not the task {values["task"]["name"]!r} of the '
       'config that the model was trained with; give a config of that task'
     )
+  if OUT.value:
+    cli.check_new(pathlib.Path(OUT.value), OVERWRITE.value)
   _refuse_idle_flags(DECODE.value or values['rollout']['decode'])
   # The test gate is not that of training.
   values['rollout']['threshold'] = values['eval']['threshold']

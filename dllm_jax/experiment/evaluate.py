@@ -54,6 +54,7 @@ def evaluate_model(
     name = 'base'
   name = name or 'final'
   ctx, rows = _open(config, cfg, directory, [name], out)
+  setup.tell_reach(cfg, rows, screen)
   params = _load(ctx, _kept(directory)[name], screen)
   with screen.stage(f'{cfg.task.name}, {name}', len(rows)) as bar:
     found = accuracy.evaluate(
@@ -108,6 +109,7 @@ def sweep_models(
   cfg = settings.from_config(config)
   kept = _kept(directory)
   ctx, rows = _open(config, cfg, directory, list(kept) or ['final'], out)
+  setup.tell_reach(cfg, rows, screen)
   if 'base' not in kept:
     screen.line(f'{directory} has no base model to compare with')
   found = {'task': cfg.task.name, 'num': len(rows)} | results.sweep_all(

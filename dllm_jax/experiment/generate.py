@@ -186,7 +186,13 @@ def encode(
     pieces = template.render(request.text)
     ids = source.tokenizer.encode_pieces([pieces])[0].ids
   except ValueError as e:
-    raise errors.UserError(f'{request.where}: {e}') from e
+    hint = ''
+    if source.record is None:
+      hint = (
+        '; the model of a run knows the words of its task alone, most with the '
+        "space before them (' 3', not '3'): write the prompt as the task does"
+      )
+    raise errors.UserError(f'{request.where}: {e}{hint}') from e
   if not ids:
     raise errors.UserError(f'{request.where}: the prompt has no tokens')
   return ids

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from dllm_jax import errors, settings, sharding, types
-from dllm_jax.data import pipeline, sources
+from dllm_jax.data import pipeline, public, sources
 from dllm_jax.experiment import pretrained_base
 from dllm_jax.io import checkpoint, console, hf, metrics, workdir
 from dllm_jax.models import config as model_config
@@ -163,6 +163,23 @@ def load_test(cfg: settings.Settings) -> Sequence[task_lib.Row]:
   if not cfg.data_dir:
     return _pick(cfg, rows, 'num_test', SPLIT_SEED)
   return pipeline.pick(rows, min(cfg.data.num_test, len(rows)), seed=SPLIT_SEED)
+
+
+def tell_reach(
+  cfg: settings.Settings,
+  rows: Sequence[task_lib.Row],
+  screen: console.Console,
+) -> None:
+  """Says how many public Countdown problems the lexicon's operators solve."""
+  if cfg.task.name != 'countdown' or not cfg.data_dir:
+    return
+  operators = cfg.task.operators
+  found = public.num_solvable(rows, operators)
+  if found < len(rows):
+    screen.line(
+      f'{found} of the {len(rows)} held-out problems can be solved with '
+      f'{" ".join(operators)} alone (task.operators)'
+    )
 
 
 def _split(cfg: settings.Settings, split: str) -> Sequence[task_lib.Row]:

@@ -75,10 +75,11 @@ def test_results_and_generations(commands, model, tmp_path):
     assert len(row['completion_ids']) == 12 and row['num_steps'] == 3
   # Our own completions are recordings like any other.
   path = tmp_path / 'new' / 'out.generations.jsonl'
-  args = ('--task', 'countdown', '--generations', path)
+  out = tmp_path / 'scores.json'
+  args = ('--task', 'countdown', '--generations', path, '--out', out)
   scored = commands.run('score.py', *args, config=False)
   assert (scored.code, scored.err) == (0, '')
-  items = json.loads(scored.out)['items']
+  items = json.loads(out.read_text())['items']
   assert [i['correct'] for i in items] == [r['correct'] for r in generations]
   share = sum(row['correct'] for row in generations) / 12
   assert found['accuracy'] == share
@@ -87,6 +88,12 @@ def test_results_and_generations(commands, model, tmp_path):
   )
   assert same == generations
   assert again | {'tokens_per_second': 0} == found | {'tokens_per_second': 0}
+  once_more = ('--model', model, '--out', tmp_path / 'again.json', '--steps=2')
+  refused = commands.run('eval.py', *once_more)
+  assert refused.code == 1 and 'is there already' in refused.err
+  assert json.loads((tmp_path / 'again.json').read_text()) == again
+  assert commands.run('eval.py', *once_more, '--overwrite').code == 0
+  assert json.loads((tmp_path / 'again.json').read_text())['mean_steps'] == 2
 
 
 def test_a_model_of_a_fixed_schedule_under_the_gate(commands, model, tmp_path):
