@@ -92,7 +92,7 @@ def evaluate(
       ctx,
       params,
       key,
-      encoded.take(chunk),
+      encoded.take(chunk).trimmed(),
       row_id[chunk],
       cfg,
       num_rows=batch_size,

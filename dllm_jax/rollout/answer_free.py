@@ -37,7 +37,7 @@ class RolloutConfig:
   Attributes:
     num_prompts: prompts of a batch.
     group_size: G, completions of a prompt.
-    max_prompt_length: P.
+    max_prompt_length: the largest P; a batch is as wide as its own prompts.
     gen_length: L.
     block_length: columns of a block.
     temperature: of the proposals.

@@ -113,6 +113,21 @@ def test_rollout_pads_rows_and_drops_them():
   same(got, jax.tree.map(lambda x: x[:3], sample(range(8))))
 
 
+def test_rows_do_not_depend_on_the_width():
+  def at(width):
+    return answer_free.rollout(
+      tiny.context_of(tiny.DENOISER),
+      tiny.params(),
+      jax.random.key(0),
+      prompts.pad_left(TEXTS[:3], width, tiny.EOS),
+      np.arange(3, dtype=np.int32),
+      CFG,
+      num_rows=4,
+    )
+
+  same(at(5), at(32))
+
+
 def test_guidance_is_that_of_the_guided_denoiser():
   same(rollout(cfg_scale=0.0), rollout())
   denoiser, params = guidance.guided(
