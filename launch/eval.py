@@ -14,6 +14,7 @@ from absl import flags
 
 import cli
 from dllm_jax import errors
+from dllm_jax.analysis import policies
 
 MODEL = flags.DEFINE_string(
   'model',
@@ -24,7 +25,7 @@ MODEL = flags.DEFINE_string(
 PARAMS = flags.DEFINE_enum(
   'params',
   'final',
-  ['base', 'control', 'final'],
+  policies.NAMES,
   'which of its models; of a workdir alone',
 )
 TASK = flags.DEFINE_string('task', None, "the task; default: the config's")

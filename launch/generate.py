@@ -14,6 +14,7 @@ from absl import flags
 
 import cli
 from dllm_jax import errors
+from dllm_jax.analysis import policies
 
 MODEL = flags.DEFINE_string(
   'model',
@@ -22,7 +23,7 @@ MODEL = flags.DEFINE_string(
   'workdir of a run',
 )
 PARAMS = flags.DEFINE_enum(
-  'params', None, ['base', 'control', 'final'], "a run's model; default: final"
+  'params', None, policies.NAMES, "a run's model; default: final"
 )
 PROMPT = flags.DEFINE_string('prompt', None, 'one prompt')
 PROMPTS = flags.DEFINE_string(

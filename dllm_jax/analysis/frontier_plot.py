@@ -12,8 +12,7 @@ from typing import Any
 from matplotlib import figure
 
 from dllm_jax import errors
-
-COLOURS = {'base': '#555555', 'control': '#c98a1b', 'final': '#2457a6'}
+from dllm_jax.analysis import policies
 
 
 def draw(results: Mapping[str, Any], path: pathlib.Path) -> None:
@@ -25,7 +24,7 @@ def draw(results: Mapping[str, Any], path: pathlib.Path) -> None:
   """
   fig = figure.Figure(figsize=(6.4, 4.6), layout='constrained')
   ax = fig.add_subplot()
-  for name, colour in COLOURS.items():
+  for name, colour in policies.COLOURS.items():
     if name not in results:
       continue
     for kind, style in (('thresholds', 'o-'), ('sweep', 's:')):

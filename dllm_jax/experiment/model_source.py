@@ -13,7 +13,7 @@ import flax
 from jax.sharding import Mesh
 
 from dllm_jax import errors, settings, types
-from dllm_jax.experiment import pretrained_base, results
+from dllm_jax.experiment import kept_models, pretrained_base
 from dllm_jax.io import checkpoint, console, hf, hf_config, pretrained, workdir
 from dllm_jax.io import folder as folder_lib
 from dllm_jax.models import config as model_config
@@ -159,27 +159,16 @@ def _of_run(directory: pathlib.Path, config: dict, name: str) -> Source:
     raise errors.UserError(
       f'{directory / workdir.CONFIG_FILE} is not of this version: {e!r}'
     ) from e
-  path = directory / name
-  if name == 'base' and not path.exists() and cfg.base.path:
-    path = pathlib.Path(cfg.base.path)
-  if not path.exists():
-    there = [n for n in results.POLICIES if (directory / n).exists()]
-    raise errors.UserError(
-      f'{directory} holds no model {name!r}'
-      + (f'; it has {", ".join(there)} (--params)' if there else '')
-    )
+  there = kept_models.paths(directory)
+  kept_models.check_has(directory, name, there)
+  path = there[name]
   folder = directory / pretrained_base.FOLDER
   origin, template = None, chat.PLAIN
   if folder.is_dir():
     origin = pretrained_base.read(folder)
     tokenizer, template = origin.tokenizer, origin.template
   else:
-    try:
-      tokenizer = tokenizer_lib.Tokenizer.load(
-        directory / results.TOKENIZER_FILE
-      )
-    except (FileNotFoundError, ValueError) as e:
-      raise errors.UserError(f'{directory} is no workdir of a run: {e}') from e
+    tokenizer = kept_models.read_tokenizer(directory)
   vocab = types.Vocabulary(
     size=tokenizer.vocab_size,
     mask_token=tokenizer.mask_token,

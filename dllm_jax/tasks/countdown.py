@@ -69,8 +69,7 @@ class Countdown:
       value = getattr(self, field)
       if not 1 <= value <= MAX_NUMBER_WORD:
         raise ValueError(f'{field} must be in 1..{MAX_NUMBER_WORD}: {value}')
-    if self.prompt_style not in ('terse', 'd1'):
-      raise ValueError(f'prompt_style must be terse or d1: {self.prompt_style}')
+    format.check_style(self.prompt_style)
     if self.reasoning not in ('values', 'equations', 'none'):
       raise ValueError(
         f'reasoning must be values, equations or none: {self.reasoning}'

@@ -37,6 +37,12 @@ def words() -> tuple[str, ...]:
   return (REASONING_OPEN, REASONING_CLOSE, ANSWER_OPEN, ANSWER_CLOSE)
 
 
+def check_style(style: str) -> None:
+  """Raises a ValueError unless there are prompts of that style."""
+  if style not in ('terse', 'd1'):
+    raise ValueError(f'prompt_style must be terse or d1: {style}')
+
+
 def text_words(text: str) -> tuple[str, ...]:
   """Distinct words of a prompt, each with the space before it.
 

@@ -54,8 +54,7 @@ class Sudoku:
   name = 'sudoku'
 
   def __post_init__(self):
-    if self.prompt_style not in ('terse', 'd1'):
-      raise ValueError(f'prompt_style must be terse or d1: {self.prompt_style}')
+    format.check_style(self.prompt_style)
 
   def words(self) -> tuple[str, ...]:
     """Tags, a space, a newline and digits; for 'd1' also the prompt's words."""
