@@ -230,10 +230,8 @@ def _export_streamed(
     for path, _ in jax.tree_util.tree_leaves_with_path(tree)
   ]
   leaves = checkpoint.iterate_params(source / converted.PARAMS, tree)
-  arrays = (
-    (path, leaf.astype(wanted[path].dtype))
-    for path, leaf in zip(paths, leaves, strict=True)
-  )
+  # No name is given to a leaf, which would keep it while the next one is read.
+  arrays = ((path, next(leaves).astype(wanted[path].dtype)) for path in paths)
   total = len(hf.tensor_shapes(record.family, wanted))
   with _stage(screen, 'writing', total) as advance:
     hf.save_leaves(
