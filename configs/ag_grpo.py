@@ -13,7 +13,10 @@ Presets, after a colon:
   llada_8b,TASK       hyper-parameters of the release (Kim et al. 2026) for
   dream_7b,TASK       gsm8k, math, countdown, sudoku, kodcode; base.path names
                       a Hugging Face or a converted folder. AG-GRPO was not
-                      released for Dream.
+                      released for Dream. Not run here: command, hardware and
+                      reported figures are in configs/presets.py. The release
+                      takes two prompts a step, 4000 optimiser steps (kodcode
+                      2000), 64 denoising steps (kodcode 128).
 """
 
 from ml_collections import config_dict

@@ -75,6 +75,7 @@ def get_config(arg: str = '') -> config_dict.ConfigDict:
       'prefill': '',  # such as '<reasoning>'; a part of the prompt
       'decode': 'fixed',  # or 'gated': the keys from gate to top_p
       'order': 'confidence',
+      'schedule': 'even',  # or 'linear', Dream's
       'gate': 'bernoulli',
       'threshold': 0.7,
       'exponent': 0.5,

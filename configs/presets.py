@@ -3,7 +3,40 @@
 Published values are those of the released scripts of d1, AG-GRPO and TA-GRPO-d
 (the papers' tables were not readable). `train.num_steps` counts rollout
 batches: the released optimiser steps over mu.
+
+The presets MODEL,TASK, none of which was run here:
+
+  python launch/train.py --config configs/METHOD.py:llada_8b,gsm8k \
+    --config.base.path=LLaDA-8B-Instruct --config.data_dir=DATA --workdir RUN
+
+Hardware: d1 trained on eight A100s for about two days, as published; AG-GRPO
+and TA-GRPO-d released single-process runs of two prompts a step.
+Computed for LLaDA-8B: 16.0 GB of weights in bfloat16, 335M adapter parameters
+of rank 128 with Adam's moments 4.0 GB, so an accelerator of 80 GB holds both;
+a rollout of d1's GSM8K shape (prompt 200, completion 256, 128 steps) is 889
+TFLOP a sequence, its twelve inner updates 417. Dream-7B: 15.2 GB.
+
+Accuracy in percent that the literature reports for LLaDA-8B-Instruct, zero-shot
+and greedy, at completions of 128 / 256 / 512 tokens and half as many steps:
+
+              before            diffu-GRPO        diffu-GRPO, one checkpoint
+  gsm8k       69.3/76.4/78.1    72.6/79.8/81.9    72.2/80.6/81.3
+  math        26.0/32.4/36.2    33.2/37.2/39.2    31.4/36.0/39.4
+  countdown   20.7/19.5/16.0    33.2/31.3/37.1    30.9/30.9/34.4
+  sudoku      11.7/6.7/5.5      18.4 at best      7.2/32.5/29.3 (3-shot)
+
+`before`: d1's parsers on d1's published generations (`launch/score.py --rules
+d1` on them gives the first column's 128). `diffu-GRPO`: d1, the best checkpoint
+of each length, as quoted in SPG's table 8 (arXiv:2510.09541); sudoku counts
+cells. `one checkpoint`: SPG's own runs, same table. Code, d1's best length
+(notes on its paper): HumanEval 37.8 -> 39.0, MBPP 41.2 -> 45.5. AG-GRPO reports
+a consistent gain over diffu-GRPO (abstract), especially large on sudoku (its
+README); TA-GRPO-d half the denoising steps at best, at equal or better accuracy
+(abstract; both ACL 2026). Tables of either were not found.
+For Dream none of the three reports a figure that could be read.
 """
+
+import difflib
 
 from ml_collections import config_dict
 
@@ -20,7 +53,11 @@ def apply(config: config_dict.ConfigDict, arg: str) -> None:
     ValueError: a preset that does not exist; the message has all names.
   """
   if arg and arg not in NAMES:
-    raise ValueError(f'unknown preset {arg!r}; there are {", ".join(NAMES)}')
+    near = difflib.get_close_matches(arg, NAMES, n=1)
+    guess = f"did you mean '{near[0]}'? " if near else ''
+    raise ValueError(
+      f'unknown preset {arg!r}; {guess}There are {", ".join(NAMES)}'
+    )
   if arg == 'equations':
     _equations(config)
   elif arg == 'sudoku':

@@ -4,7 +4,11 @@
 
 Ends when validation accuracy has not risen for `base.patience` evaluations.
 On two CPU cores: 70 s; greedy accuracy at 12 steps 22.5 +- 6.8 % (3 seeds).
-Presets: those of configs/ag_grpo.py.
+Presets: those of configs/ag_grpo.py; with llada_8b,TASK and dream_7b,TASK,
+which name a pretrained base, nothing is trained: the folder is evaluated.
+LLaDA-8B as it comes scores GSM8K 69.3/76.4/78.1 % at 128/256/512 tokens
+(configs/presets.py has the other tasks, the hardware and the sources). Not run
+here.
 """
 
 from ml_collections import config_dict

@@ -5,13 +5,12 @@ config. A value that a dataclass refuses becomes one line with its key.
 """
 
 import dataclasses
-import fnmatch
 import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from dllm_jax import errors, loop, sharding, tasks, types
+from dllm_jax import bounds, errors, loop, sharding, tasks, types
 from dllm_jax.io import workdir
 from dllm_jax.models import config as model_config
 from dllm_jax.rl import advantages, trajectory_credit
@@ -21,39 +20,6 @@ from dllm_jax.train import optim, policy
 from dllm_jax.train.methods import sft
 
 METHODS = ('sft', 'diffu_grpo', 'ag_grpo', 'ta_grpo_d')
-DTYPES = ('float32', 'bfloat16', 'float16')
-
-# Bounds that no record below checks; '*' is any one group.
-_POSITIVE = (
-  'base.batch_size',
-  'base.min_ratio',
-  'base.num_micro',
-  '*.optim.max_grad_norm',
-  'checkpoint.keep',
-  'eval.batch_size',
-  'mesh.cpu_devices',
-  'mesh.fsdp',
-  'mesh.tensor',
-  'method.policy.num_views',
-  'model.norm_eps',
-  'model.rope_theta',
-)
-_NOT_NEGATIVE = (
-  'data.num_*',
-  'method.policy.max_kl_difference',
-  'model.embed_init_std',
-  'model.lora_alpha',
-  '*.optim.eps',
-  '*.optim.warmup_steps',
-  '*.optim.weight_decay',
-  'seed',
-)
-_SHARES = (
-  'base.min_ratio',
-  'method.policy.mask_prob',
-  '*.optim.b1',
-  '*.optim.b2',
-)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -206,7 +172,7 @@ def from_config(config: Mapping[str, Any]) -> Settings:
   Raises:
     errors.UserError: one line that names the group and what is wrong.
   """
-  _check_values(workdir.flatten(config))
+  bounds.check(workdir.flatten(config))
   base, train, method = config['base'], config['train'], config['method']
   every = config['checkpoint']['every']
   if method['name'] not in METHODS:
@@ -219,6 +185,7 @@ def from_config(config: Mapping[str, Any]) -> Settings:
       f'config key task.name is {task["name"]!r}; there are '
       f'{tuple(tasks.TASKS)}'
     )
+  _check_task_fields(task)
   sampling = dict(config['rollout'])
   prefill = sampling.pop('prefill')
   rollout = _make('rollout', answer_free.RolloutConfig, sampling)
@@ -295,30 +262,16 @@ def from_config(config: Mapping[str, Any]) -> Settings:
   )
 
 
-def _check_values(flat: Mapping[str, Any]) -> None:
-  """Refuses values out of bounds, by their dotted keys."""
-  for key, value in flat.items():
-    fits = lambda patterns, key=key: any(
-      fnmatch.fnmatchcase(key, pattern) for pattern in patterns
+def _check_task_fields(task: Mapping[str, Any]) -> None:
+  """Refuses the fields of another task."""
+  name = task['name']
+  known = {field.name for field in dataclasses.fields(tasks.TASKS[name])}
+  if others := sorted(set(task) - known - {'name'}):
+    raise errors.UserError(
+      f"config group 'task': task {name!r} has no {', '.join(others)}; "
+      'task.name alone does not make a config of another task: take a preset '
+      f'of it, such as configs/ag_grpo.py:llada_8b,{name}'
     )
-    wrong = None
-    if isinstance(value, float) and not math.isfinite(value):
-      wrong = 'it must be finite'
-    elif value is None or isinstance(value, str | bool | tuple | list):
-      continue
-    elif fits(_POSITIVE) and value <= 0:
-      wrong = 'it must be above 0'
-    elif fits(_NOT_NEGATIVE) and value < 0:
-      wrong = 'it must not be negative'
-    elif fits(_SHARES) and not 0 <= value <= 1:
-      wrong = 'it must be in 0..1'
-    if wrong:
-      raise errors.UserError(f'config key {key} is {value}; {wrong}')
-  for key in ('model.dtype', 'model.param_dtype'):
-    if flat[key] not in DTYPES:
-      raise errors.UserError(
-        f'config key {key} is {flat[key]!r}; there are {DTYPES}'
-      )
 
 
 def _make(group: str, cls: Callable[..., Any], values: Mapping[str, Any]):

@@ -5,6 +5,8 @@ S = P + L canvas columns, Q queried columns, V vocabulary.
 """
 
 import dataclasses
+import functools
+import operator
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -21,20 +23,30 @@ class Vocabulary:
   Attributes:
     size: number of ids that text can use; a model's table may have more rows.
     mask_token: id of [MASK]; never proposed.
-    eos_token: id that ends a completion, and that fills what follows it.
+    eos_token: id that fills what follows a completion.
+    stop_tokens: ids that end a completion, `eos_token` always among them: a
+      chat model ends its turn by another. Ascending.
   """
 
   size: int
   mask_token: int
   eos_token: int
+  stop_tokens: tuple[int, ...] = ()
 
   def __post_init__(self):
-    for name in ('mask_token', 'eos_token'):
-      value = getattr(self, name)
+    stop = tuple(sorted({self.eos_token, *self.stop_tokens}))
+    object.__setattr__(self, 'stop_tokens', stop)
+    named = [('mask_token', self.mask_token), ('eos_token', self.eos_token)]
+    for name, value in named + [('stop token', value) for value in stop]:
       if not 0 <= value < self.size:
         raise ValueError(f'{name} {value} is outside [0, {self.size})')
-    if self.mask_token == self.eos_token:
-      raise ValueError(f'mask_token and eos_token are both {self.mask_token}')
+      if name != 'mask_token' and value == self.mask_token:
+        raise ValueError(f'mask_token and {name} are both {value}')
+
+  def ends(self, tokens: Int[Array, '*n']) -> Bool[Array, '*n']:
+    """Where tokens are stop tokens."""
+    is_one = (tokens == value for value in self.stop_tokens)
+    return functools.reduce(operator.or_, is_one)
 
 
 class Canvas(NamedTuple):
@@ -82,7 +94,7 @@ class RolloutBatch(NamedTuple):
     sampler_logp: `Trajectory.logp`.
     commit_step: `Trajectory.commit_step`.
     num_steps: `Trajectory.num_steps`.
-    completion_mask: True up to and including the first EOS.
+    completion_mask: True up to and including the first stop token.
     advantage: of every token; the same along a row where nothing shapes it.
     guided: True on answer-guided rows.
     row_id: the row's number in the whole run's order; it seeds its draws.

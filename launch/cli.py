@@ -51,6 +51,18 @@ def run(
   sys.exit(code or 0)
 
 
+def check_new(out: pathlib.Path, overwrite: bool) -> None:
+  """Refuses, before the work, to write over a file that is there.
+
+  Raises:
+    UserError: it is, and `overwrite` is not.
+  """
+  if out.is_file() and not overwrite:
+    raise errors.UserError(
+      f'--out {out} is there already; name another file, or give --overwrite'
+    )
+
+
 def setup_jax(cpu_devices: int) -> None:
   """Settings of JAX that must precede the first computation.
 

@@ -14,6 +14,7 @@ from absl import flags
 
 import cli
 from dllm_jax import errors
+from dllm_jax.analysis import policies
 
 MODEL = flags.DEFINE_string(
   'model',
@@ -24,11 +25,12 @@ MODEL = flags.DEFINE_string(
 PARAMS = flags.DEFINE_enum(
   'params',
   'final',
-  ['base', 'control', 'final'],
+  policies.NAMES,
   'which of its models; of a workdir alone',
 )
 TASK = flags.DEFINE_string('task', None, "the task; default: the config's")
 OUT = flags.DEFINE_string('out', None, 'results JSON; generations beside it')
+OVERWRITE = flags.DEFINE_bool('overwrite', False, 'write over the --out file')
 SWEEP = flags.DEFINE_bool(
   'sweep', False, 'all models under eval.num_steps and eval.thresholds'
 )
@@ -38,6 +40,18 @@ DECODE = flags.DEFINE_enum(
 GEN_LENGTH = flags.DEFINE_integer('gen_length', None, 'completion tokens')
 BLOCK_LENGTH = flags.DEFINE_integer('block_length', None, 'tokens of a block')
 STEPS = flags.DEFINE_integer('steps', None, 'fixed: denoising steps in all')
+ORDER = flags.DEFINE_enum(
+  'order',
+  None,
+  ['confidence', 'random', 'entropy', 'margin'],
+  "fixed: which tokens come first; default: the config's",
+)
+SCHEDULE = flags.DEFINE_enum(
+  'schedule',
+  None,
+  ['even', 'linear'],
+  "fixed: how tokens are shared among steps; default: the config's",
+)
 THRESHOLD = flags.DEFINE_float(
   'threshold',
   None,
@@ -64,6 +78,8 @@ def main(config) -> int:
       f'--task {TASK.value} is not the task {values["task"]["name"]!r} of the '
       'config that the model was trained with; give a config of that task'
     )
+  if OUT.value:
+    cli.check_new(pathlib.Path(OUT.value), OVERWRITE.value)
   _refuse_idle_flags(DECODE.value or values['rollout']['decode'])
   # The test gate is not that of training.
   values['rollout']['threshold'] = values['eval']['threshold']
@@ -73,6 +89,8 @@ def main(config) -> int:
     (BLOCK_LENGTH, 'rollout', 'block_length'),
     (DECODE, 'rollout', 'decode'),
     (STEPS, 'rollout', 'num_steps'),
+    (ORDER, 'rollout', 'order'),
+    (SCHEDULE, 'rollout', 'schedule'),
     (THRESHOLD, 'rollout', 'threshold'),
     (GATE, 'rollout', 'gate'),
     (TOP_P, 'rollout', 'top_p'),
@@ -84,6 +102,12 @@ def main(config) -> int:
       values[group][name] = flag.value
   if SEED.value is not None:
     values['seed'] = SEED.value
+  length = values['rollout']['gen_length']
+  if STEPS.value is not None and STEPS.value > length:
+    raise errors.UsageError(
+      f'--steps {STEPS.value} is more than the {length} tokens of a '
+      'completion; each step commits one at least'
+    )
   cli.setup_jax(values['mesh']['cpu_devices'])
   from dllm_jax.experiment import evaluate  # Late: --help answers at once.
   from dllm_jax.io import console, hub
@@ -112,7 +136,7 @@ def _refuse_idle_flags(decode: str) -> None:
     idle = (THRESHOLD, GATE, TOP_P)
     why = 'is of the gated decoder; give --decode gated'
   else:
-    idle = (STEPS,)
+    idle = (STEPS, ORDER, SCHEDULE)
     why = 'is of the fixed schedule; give --decode fixed'
   for flag in idle:
     if flag.present:

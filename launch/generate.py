@@ -14,6 +14,7 @@ from absl import flags
 
 import cli
 from dllm_jax import errors
+from dllm_jax.analysis import policies
 
 MODEL = flags.DEFINE_string(
   'model',
@@ -22,7 +23,7 @@ MODEL = flags.DEFINE_string(
   'workdir of a run',
 )
 PARAMS = flags.DEFINE_enum(
-  'params', None, ['base', 'control', 'final'], "a run's model; default: final"
+  'params', None, policies.NAMES, "a run's model; default: final"
 )
 PROMPT = flags.DEFINE_string('prompt', None, 'one prompt')
 PROMPTS = flags.DEFINE_string(
@@ -62,6 +63,15 @@ ORDER = flags.DEFINE_enum(
   ['confidence', 'random', 'entropy', 'margin'],
   "fixed: which tokens come first; default: the run's, else confidence",
 )
+SCHEDULE = flags.DEFINE_enum(
+  'schedule',
+  None,
+  ['even', 'linear'],
+  "fixed: how tokens are shared among steps; default: the run's, else even",
+)
+GATE = flags.DEFINE_enum(
+  'gate', None, ['threshold', 'bernoulli'], 'gated: default: threshold'
+)
 THRESHOLD = flags.DEFINE_float(
   'threshold',
   None,
@@ -95,6 +105,8 @@ def main() -> int:
       ('block_length', BLOCK_LENGTH),
       ('num_steps', STEPS),
       ('order', ORDER),
+      ('schedule', SCHEDULE),
+      ('gate', GATE),
       ('threshold', THRESHOLD),
       ('top_p', TOP_P),
       ('temperature', TEMPERATURE),

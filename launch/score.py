@@ -26,8 +26,9 @@ RULES = flags.DEFINE_enum(
   'rules', 'strict', recordings.RULES, "our own, or the public d1 evaluator's"
 )
 OUT = flags.DEFINE_string(
-  'out', None, 'JSON with a row an item; default: standard output'
+  'out', None, 'a new JSON file with a row an item; the figures are printed'
 )
+OVERWRITE = flags.DEFINE_bool('overwrite', False, 'write over the --out file')
 
 
 def main() -> int:
@@ -40,9 +41,9 @@ def main() -> int:
   source = pathlib.Path(GENERATIONS.value)
   if out is not None:
     _check_out(out, source)
+    cli.check_new(out, OVERWRITE.value)
   found = recordings.read(source, TASK.value)
   report = recordings.evaluate(TASK.value, found, RULES.value)
-  text = json.dumps(report, indent=1, allow_nan=False) + '\n'
   if report['unjudged']:
     print(
       f'score.py: {report["unjudged"]} of {report["num"]} items could not be '
@@ -50,8 +51,10 @@ def main() -> int:
       file=sys.stderr,
     )
   if out is None:
-    print(text, end='')
+    figures = {k: v for k, v in report.items() if k != 'items'}
+    print(json.dumps(figures, indent=1, allow_nan=False))
     return 0
+  text = json.dumps(report, indent=1, allow_nan=False) + '\n'
   try:
     out.write_text(text, encoding='utf-8')
   except OSError as e:

@@ -55,7 +55,12 @@ def test_the_model_gets_its_vocabulary_later():
     ({'task__name': 'chess'}, "task.name is 'chess'; there are ('countdown'"),
     ({'task__count': 1}, "config group 'task': count must be in 2..8: 1"),
     ({'task__operators': '+^'}, "config group 'task'"),
-    ({'task__colour': 'red'}, "config group 'task'"),
+    ({'task__colour': 'red'}, "config group 'task': task 'countdown' has no c"),
+    (
+      {'task__name': 'gsm8k'},
+      "config group 'task': task 'gsm8k' has no count, max_number, max_target, "
+      'operators, reasoning; task.name alone does not make',
+    ),
     ({'rollout__gen_length': 10}, "'rollout': gen_length 10 is not a multiple"),
     ({'rollout__order': 'left'}, "config group 'rollout':"),
     ({'rollout__temperature': -1.0}, 'temperature -1.0 is negative'),

@@ -12,8 +12,7 @@ from typing import Any
 from matplotlib import figure
 
 from dllm_jax import errors
-
-COLOURS = {'base': '#555555', 'control': '#c98a1b', 'final': '#2457a6'}
+from dllm_jax.analysis import policies
 
 
 def draw(results: Mapping[str, Any], path: pathlib.Path) -> None:
@@ -23,9 +22,9 @@ def draw(results: Mapping[str, Any], path: pathlib.Path) -> None:
     results: of `launch/eval.py --sweep` or an eval.json.
     path: of the picture; its suffix says the format.
   """
-  fig = figure.Figure(figsize=(6.4, 4.0), layout='constrained')
+  fig = figure.Figure(figsize=(6.4, 4.6), layout='constrained')
   ax = fig.add_subplot()
-  for name, colour in COLOURS.items():
+  for name, colour in policies.COLOURS.items():
     if name not in results:
       continue
     for kind, style in (('thresholds', 'o-'), ('sweep', 's:')):
@@ -54,7 +53,7 @@ def draw(results: Mapping[str, Any], path: pathlib.Path) -> None:
   ax.set_ylabel('accuracy (%)')
   ax.set_title(f'{results["task"]}, {results["num"]} held-out problems')
   ax.grid(alpha=0.3)
-  ax.legend(frameon=False)
+  fig.legend(loc='outside lower center', ncols=3, frameon=False)
   fig.savefig(path, dpi=150)
 
 

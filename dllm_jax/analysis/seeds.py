@@ -16,8 +16,7 @@ import numpy as np
 from scipy import stats
 
 from dllm_jax import errors
-
-POLICIES = ('base', 'control', 'final')
+from dllm_jax.analysis import policies
 
 
 class Estimate(NamedTuple):
@@ -70,7 +69,7 @@ def table(workdirs: Sequence[str | pathlib.Path]) -> str:
 
 def _by_schedule(runs: Sequence[dict]) -> str:
   """Accuracy of every policy at every fixed schedule."""
-  names = [name for name in POLICIES if all(name in run for run in runs)]
+  names = [name for name in policies.NAMES if all(name in run for run in runs)]
   over = [name for name in ('base', 'control') if name in names]
   lines = _header(['steps', *names, *(f'final - {name}' for name in over)])
   for steps in runs[0]['base']['sweep']:

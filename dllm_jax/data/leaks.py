@@ -1,18 +1,20 @@
 """Training rows that a test split holds too.
 
-  python -m dllm_jax.data.leaks --task gsm8k --data_dir ~/data
+  python -m dllm_jax.data.leaks --task gsm8k --data_dir ~/data --out leaks.jsonl
 
 Two looks: the same text, apart from case, spaces and punctuation; and the same
 run of words, which finds edited copies, and stock phrases with them.
 """
 
 import argparse
+import contextlib
+import json
 import pathlib
 import re
 import sys
 import unicodedata
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple, TextIO
 
 from dllm_jax import errors
 from dllm_jax.data import benchmarks
@@ -84,7 +86,7 @@ def test_splits(name: str) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """The command: a line for each pair of splits."""
+  """The command: a line for each pair of splits; all pairs go to --out."""
   names = [
     name
     for name, splits in benchmarks.SPLITS.items()
@@ -94,6 +96,11 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument('--task', choices=names, required=True)
   parser.add_argument('--data_dir', type=pathlib.Path, required=True)
   parser.add_argument('--words', type=int, default=WORDS)
+  parser.add_argument(
+    '--out',
+    type=pathlib.Path,
+    help='a new file: a JSON line with both rows of every pair',
+  )
   args = parser.parse_args(argv)
   if args.words < 1:
     parser.error('--words must be at least 1')
@@ -103,9 +110,28 @@ def main(argv: Sequence[str] | None = None) -> int:
       split: benchmarks.load(args.task, split, args.data_dir)
       for split in benchmarks.SPLITS[args.task]
     }
+    with contextlib.ExitStack() as stack:
+      out = stack.enter_context(args.out.open('x')) if args.out else None
+      _report(args, rows, tests, out)
   except errors.UserError as error:
     print(f'leaks: {error}', file=sys.stderr)
     return 1
+  except OSError as error:
+    print(
+      f'leaks: --out {args.out} cannot be written: {error.strerror}; name a '
+      'new file',
+      file=sys.stderr,
+    )
+    return 1
+  return 0
+
+
+def _report(
+  args: argparse.Namespace,
+  rows: Mapping[str, Sequence[task_lib.Row]],
+  tests: Sequence[str],
+  out: TextIO | None,
+) -> None:
   for split in rows:
     for test in tests if split not in tests else ():
       train_rows, test_rows = rows[split], rows[test]
@@ -121,7 +147,14 @@ def main(argv: Sequence[str] | None = None) -> int:
       )
       for i, j in found.same:
         print(f'  {train_rows[i]["id"]} = {test_rows[j]["id"]}')
-  return 0
+      same = set(found.same)
+      for i, j in found.overlapping if out is not None else ():
+        pair = {
+          'train': {'split': split, **train_rows[i]},
+          'test': {'split': test, **test_rows[j]},
+          'same': (i, j) in same,
+        }
+        out.write(json.dumps(pair) + '\n')
 
 
 if __name__ == '__main__':

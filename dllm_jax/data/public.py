@@ -10,7 +10,7 @@ import csv
 import json
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from dllm_jax.tasks import arithmetic, sudoku
 from dllm_jax.tasks import task as task_lib
@@ -61,6 +61,19 @@ def load(
       raise ValueError(f'{path}:{line}: {error}') from error
     rows.append({'id': f'{path.stem}:{line}', **row})
   return rows
+
+
+def num_solvable(rows: Sequence[task_lib.Row], operators: str) -> int:
+  """How many Countdown problems a model that writes `operators` can solve.
+
+  Problems of more than `MAX_COUNTED` numbers, which would take long, count as
+  solvable.
+  """
+  return sum(
+    len(row['numbers']) > MAX_COUNTED
+    or bool(arithmetic.solutions(row['numbers'], row['target'], operators))
+    for row in rows
+  )
 
 
 def _pairs(path: pathlib.Path) -> Iterator[tuple[int, str, str]]:

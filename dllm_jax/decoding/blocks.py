@@ -27,8 +27,9 @@ class BlockConfig:
   Attributes:
     gen_length: L.
     block_length: W; blocks are completed from left to right.
-    stop_at_eos: a row is done once everything up to its first EOS is decided;
-      what follows becomes EOS. The tokens up to there are the same either way.
+    stop_at_eos: a row is done once everything up to its first stop token is
+      decided; what follows becomes EOS. The tokens up to there are the same
+      either way.
     lockstep: mesh axes whose devices take equally many steps, since their
       denoisers meet in collectives; rows that are done are frozen meanwhile.
   """
@@ -110,9 +111,9 @@ def is_done(
   done = ~jnp.any(masks, axis=-1)
   if cfg.stop_at_eos:
     completion = state.tokens[:, -cfg.gen_length :]
-    first_eos = schedules.first_true(completion == vocab.eos_token)
+    first_stop = schedules.first_true(vocab.ends(completion))
     first_mask = schedules.first_true(masks)
-    done |= first_eos < first_mask
+    done |= first_stop < first_mask
   return done
 
 

@@ -55,8 +55,8 @@ class FixedConfig(blocks.BlockConfig):
       'random' any of the block's.
     schedule: 'even' shares a block's masks evenly among its steps, 'linear'
       as Dream does (`schedules.linear_quota`).
-    suppress_eos: EOS is never proposed; its probability still counts in the
-      confidences and in `logp`.
+    suppress_eos: stop tokens are never proposed; their probability still counts
+      in the confidences and in `logp`.
   """
 
   order: Literal['confidence', 'random', 'entropy', 'margin'] = 'confidence'
@@ -121,7 +121,7 @@ def fixed_step(
   order_keys, draw_keys = pairs[:, 0], pairs[:, 1]
   choices = logits
   if cfg.suppress_eos:
-    choices = logits.at[..., vocab.eos_token].set(-jnp.inf)
+    choices = logits.at[..., jnp.array(vocab.stop_tokens)].set(-jnp.inf)
   proposal = sampling.gumbel_argmax(draw_keys, choices, temperature)
   logp = sampling.token_logp(logits, proposal)
   score = ORDERS[cfg.order](order_keys, logits, logp)

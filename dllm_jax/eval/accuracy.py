@@ -22,9 +22,9 @@ class Evaluation(NamedTuple):
   Attributes:
     accuracy: share of the judged rows that the verifier accepts.
     mean_steps: denoiser calls a row.
-    tokens_per_step: completion tokens up to EOS over denoiser calls.
+    tokens_per_step: completion tokens up to their end over denoiser calls.
     metrics: means of the task's reward terms and metrics.
-    tokens_per_second: completion tokens up to EOS, decoding time alone.
+    tokens_per_second: completion tokens up to their end, decoding time alone.
     seconds: of decoding.
     correct: verdict of each row.
     texts: completion of each row.
@@ -92,7 +92,7 @@ def evaluate(
       ctx,
       params,
       key,
-      encoded.take(chunk),
+      encoded.take(chunk).trimmed(),
       row_id[chunk],
       cfg,
       num_rows=batch_size,
@@ -110,7 +110,7 @@ def evaluate(
     score.RewardConfig(weights=()),
     prefill=ctx.prefill,
   )
-  length = score.completion_mask(trajectory.tokens, ctx.vocab.eos_token)
+  length = score.completion_mask(trajectory.tokens, ctx.vocab.stop_tokens)
   means = scored.terms | scored.metrics
   if not scored.judged.any():
     raise errors.UserError(

@@ -32,10 +32,15 @@ file order. This file is written by `python -m dllm_jax.eval.divergences`.
 
 Our rules in short: only the last closed `<answer>` block before the end-of-text
 marker counts, and it must hold the answer and nothing else; a `\\boxed{}`
-around it does no harm; a box elsewhere does not count. Values are compared, not
-spellings. The model was prompted to box its answer, and the opening
-`<reasoning>` tag was given to it; with 128 tokens many completions end before
-their answer block, so the two accuracies say different things.
+around it does no harm; a box elsewhere does not count; of several boxes in the
+block the last one does. Values are compared, not spellings; where math-verify
+would take a part of an answer for all of it we are stricter: both sides of an
+equation that names nothing must be right (5 = 31 is not 31; x = 31 is), a base
+must be that of the data set's answer (2516_7 is not 2516_8), a relation such as
+\\neq must be in that answer too, and words that deny or change a number (not,
+wrong, million) make it none. The model was prompted to box its answer, and the
+opening `<reasoning>` tag was given to it; with 128 tokens many completions end
+before their answer block, so the two accuracies say different things.
 
 | task | items | d1 rules | strict rules | only d1 right | only ours right |
 |---|---|---|---|---|---|

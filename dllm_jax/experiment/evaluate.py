@@ -10,11 +10,15 @@ from typing import Any
 from dllm_jax import errors, settings, sharding, types
 from dllm_jax.analysis import frontier_plot
 from dllm_jax.eval import accuracy, recordings
-from dllm_jax.experiment import pretrained_base, results, setup
-from dllm_jax.io import checkpoint, console, hub, workdir
+from dllm_jax.experiment import (
+  kept_models,
+  pretrained_base,
+  results,
+  setup,
+)
+from dllm_jax.io import checkpoint, console, workdir
 from dllm_jax.rollout import context
 from dllm_jax.tasks import task as task_lib
-from dllm_jax.text import tokenizer as tokenizer_lib
 
 # Endings of what is written beside the results.
 GENERATIONS, PICTURE = '.generations.jsonl', '.png'
@@ -54,6 +58,7 @@ def evaluate_model(
     name = 'base'
   name = name or 'final'
   ctx, rows = _open(config, cfg, directory, [name], out)
+  setup.tell_reach(cfg, rows, screen)
   params = _load(ctx, _kept(directory)[name], screen)
   with screen.stage(f'{cfg.task.name}, {name}', len(rows)) as bar:
     found = accuracy.evaluate(
@@ -108,6 +113,7 @@ def sweep_models(
   cfg = settings.from_config(config)
   kept = _kept(directory)
   ctx, rows = _open(config, cfg, directory, list(kept) or ['final'], out)
+  setup.tell_reach(cfg, rows, screen)
   if 'base' not in kept:
     screen.line(f'{directory} has no base model to compare with')
   found = {'task': cfg.task.name, 'num': len(rows)} | results.sweep_all(
@@ -139,11 +145,7 @@ def _open(
   """The models' context and the held-out rows, once all checks have passed."""
   there = _kept(directory)
   for name in names:
-    if name not in there:
-      raise errors.UserError(
-        f'{directory} holds no model {name!r}'
-        + (f'; it has {", ".join(there)} (--params)' if there else '')
-      )
+    kept_models.check_has(directory, name, there)
   _check_same_model(config, directory)
   ctx = _make_context(cfg, directory)
   for name in names:
@@ -167,22 +169,14 @@ def _make_context(
   if (directory / pretrained_base.FOLDER).is_dir():
     origin = pretrained_base.read(directory / pretrained_base.FOLDER)
     return setup.context_of(cfg, origin)
-  try:
-    tokenizer = tokenizer_lib.Tokenizer.load(directory / results.TOKENIZER_FILE)
-  except (FileNotFoundError, ValueError) as e:
-    raise errors.UserError(f'{directory} is no workdir of a run: {e}') from e
-  return setup.make_context(cfg, tokenizer)
+  return setup.make_context(cfg, kept_models.read_tokenizer(directory))
 
 
 def _kept(directory: pathlib.Path) -> dict[str, pathlib.Path]:
-  """Where the models of a run are, by name; its base may be elsewhere."""
+  """Where the models of a folder are, by name."""
   if pretrained_base.is_folder(directory):
     return {'base': directory}
-  kept = {n: directory / n for n in results.POLICIES}
-  own = workdir.read_config(directory)
-  if own is not None and not kept['base'].exists():
-    kept['base'] = hub.place(own['base']['path'] or str(kept['base']))
-  return {name: path for name, path in kept.items() if path.exists()}
+  return kept_models.paths(directory)
 
 
 def _load(

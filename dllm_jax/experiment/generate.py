@@ -30,8 +30,8 @@ from dllm_jax.text import tokenizer as tokenizer_lib
 WIDTH = 32
 # Of `Decoding.changes`, those that the other decoder would not read.
 _IDLE = {
-  'fixed': (('threshold', 'top_p'), 'gated'),
-  'gated': (('num_steps', 'order'), 'fixed'),
+  'fixed': (('threshold', 'gate', 'top_p'), 'gated'),
+  'gated': (('num_steps', 'order', 'schedule'), 'fixed'),
 }
 
 
@@ -145,6 +145,11 @@ def settle(
         f'--{flag} is not read by the {decode} decoder; give --decode {other}'
       )
   length = changes.get('gen_length', cfg.gen_length)
+  if changes.get('num_steps', 0) > length:
+    raise errors.UsageError(
+      f'--steps {changes["num_steps"]} is more than the {length} tokens of a '
+      'completion; each step commits one at least'
+    )
   derived = {
     'block_length': min(cfg.block_length, length),
     'num_steps': max(1, length * cfg.num_steps // cfg.gen_length),
@@ -181,7 +186,13 @@ def encode(
     pieces = template.render(request.text)
     ids = source.tokenizer.encode_pieces([pieces])[0].ids
   except ValueError as e:
-    raise errors.UserError(f'{request.where}: {e}') from e
+    hint = ''
+    if source.record is None:
+      hint = (
+        '; the model of a run knows the words of its task alone, most with the '
+        "space before them (' 3', not '3'): write the prompt as the task does"
+      )
+    raise errors.UserError(f'{request.where}: {e}{hint}') from e
   if not ids:
     raise errors.UserError(f'{request.where}: the prompt has no tokens')
   return ids

@@ -13,7 +13,7 @@ import flax
 from jax.sharding import Mesh
 
 from dllm_jax import errors, settings, types
-from dllm_jax.experiment import pretrained_base, results
+from dllm_jax.experiment import kept_models, pretrained_base
 from dllm_jax.io import checkpoint, console, hf, hf_config, pretrained, workdir
 from dllm_jax.io import folder as folder_lib
 from dllm_jax.models import config as model_config
@@ -123,7 +123,8 @@ def _of_pretrained(directory: pathlib.Path) -> Source:
       f'{directory} is a causal model ({record.family}), and only masked '
       'diffusion models (llada, dream) are decoded here'
     )
-  tokenizer, eos = None, next(iter(record.special.eos_tokens), None)
+  tokenizer, stop = None, record.special.eos_tokens
+  eos = next(iter(stop), None)
   size = rows = record.model.vocab_size
   if any(
     folder_lib.has(directory, n) for n in ('tokenizer.json', 'vocab.json')
@@ -133,7 +134,7 @@ def _of_pretrained(directory: pathlib.Path) -> Source:
       directory, need_mask=False
     )
     tokenizer.check_rows(rows, str(directory))
-    eos = tokenizer.eos_token
+    eos, stop = tokenizer.eos_token, tokenizer.special.stop
     size = max(tokenizer.vocab_size, mask + 1)
   if eos is None:
     raise errors.UserError(
@@ -145,7 +146,9 @@ def _of_pretrained(directory: pathlib.Path) -> Source:
     model = pretrained.open_model(directory, mesh, screen=screen)
     return transformer.TransformerDenoiser(cfg=model.cfg), model.params
 
-  vocab = types.Vocabulary(size=size, mask_token=mask, eos_token=eos)
+  vocab = types.Vocabulary(
+    size=size, mask_token=mask, eos_token=eos, stop_tokens=stop
+  )
   return Source(rows, vocab, tokenizer, DECODING, load, record)
 
 
@@ -156,31 +159,21 @@ def _of_run(directory: pathlib.Path, config: dict, name: str) -> Source:
     raise errors.UserError(
       f'{directory / workdir.CONFIG_FILE} is not of this version: {e!r}'
     ) from e
-  path = directory / name
-  if name == 'base' and not path.exists() and cfg.base.path:
-    path = pathlib.Path(cfg.base.path)
-  if not path.exists():
-    there = [n for n in results.POLICIES if (directory / n).exists()]
-    raise errors.UserError(
-      f'{directory} holds no model {name!r}'
-      + (f'; it has {", ".join(there)} (--params)' if there else '')
-    )
+  there = kept_models.paths(directory)
+  kept_models.check_has(directory, name, there)
+  path = there[name]
   folder = directory / pretrained_base.FOLDER
   origin, template = None, chat.PLAIN
   if folder.is_dir():
     origin = pretrained_base.read(folder)
     tokenizer, template = origin.tokenizer, origin.template
   else:
-    try:
-      tokenizer = tokenizer_lib.Tokenizer.load(
-        directory / results.TOKENIZER_FILE
-      )
-    except (FileNotFoundError, ValueError) as e:
-      raise errors.UserError(f'{directory} is no workdir of a run: {e}') from e
+    tokenizer = kept_models.read_tokenizer(directory)
   vocab = types.Vocabulary(
     size=tokenizer.vocab_size,
     mask_token=tokenizer.mask_token,
     eos_token=tokenizer.eos_token,
+    stop_tokens=tokenizer.special.stop,
   )
   model = cfg.model_config(vocab)
   if origin is not None:

@@ -15,6 +15,7 @@ from dllm_jax import errors, settings, types
 from dllm_jax.io import (
   checkpoint,
   console,
+  converted,
   hf,
   hf_config,
   hub,
@@ -131,7 +132,7 @@ def keep(origin: Origin, directory: pathlib.Path) -> None:
   if target.exists():
     return
   with folder_lib.new(target) as work:
-    pretrained.copy_tokenizer(origin.folder, work)
+    converted.copy_tokenizer(origin.folder, work)
     workdir.write_json(work / hf_config.CONFIG_FILE, origin.record.config)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from dllm_jax import errors, loop, settings, types
+from dllm_jax.analysis import policies as names_lib
 from dllm_jax.eval import accuracy, frontier
 from dllm_jax.experiment import setup
 from dllm_jax.io import console, workdir
@@ -15,7 +16,6 @@ from dllm_jax.tasks import task as task_lib
 
 EVAL_FILE = 'eval.json'
 TOKENIZER_FILE = 'tokenizer.json'
-POLICIES = ('base', 'control', 'final')
 
 
 class Chosen(NamedTuple):
@@ -171,7 +171,7 @@ def show(results: dict[str, Any], screen: console.Console) -> None:
 
 def show_fixed(results: dict[str, Any], screen: console.Console) -> list[str]:
   """The table over the fixed schedules; the names of the policies in it."""
-  names = [n for n in POLICIES if n in results]
+  names = [n for n in names_lib.NAMES if n in results]
   percent = lambda c: f'{100 * c["accuracy"]:.1f} ± {100 * c["interval"]:.1f}'
   chosen = str(results.get('chosen_steps'))
   screen.table(
@@ -188,7 +188,7 @@ def show_fixed(results: dict[str, Any], screen: console.Console) -> list[str]:
 
 def show_thresholds(results: dict[str, Any], screen: console.Console) -> None:
   """The table over the thresholds of the gated decoder."""
-  names = [n for n in POLICIES if n in results]
+  names = [n for n in names_lib.NAMES if n in results]
   against = results.get('frontier', {}).get('final', ())
   gaps = {row['threshold']: _gap(row) for row in against}
   screen.table(

@@ -63,6 +63,7 @@ def run(
   rows, num_long = setup.fit_window(cfg, ctx, setup.load_rows(cfg))
   setup.check_rows(cfg, ctx, rows)
   setup.check_base(cfg, ctx, directory)
+  setup.tell_reach(cfg, rows.test, screen)
   metrics.find_wandb(cfg.wandb_project)
   with (
     workdir.StopRequest() as stop,

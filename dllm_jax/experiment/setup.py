@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from dllm_jax import errors, settings, sharding, types
-from dllm_jax.data import pipeline, sources
+from dllm_jax.data import pipeline, public, sources
 from dllm_jax.experiment import pretrained_base
 from dllm_jax.io import checkpoint, console, hf, metrics, workdir
 from dllm_jax.models import config as model_config
@@ -106,6 +106,7 @@ def make_context(
     size=tokenizer.vocab_size,
     mask_token=tokenizer.mask_token,
     eos_token=tokenizer.eos_token,
+    stop_tokens=tokenizer.special.stop,
   )
   return context.Context(
     task=cfg.task,
@@ -162,6 +163,23 @@ def load_test(cfg: settings.Settings) -> Sequence[task_lib.Row]:
   if not cfg.data_dir:
     return _pick(cfg, rows, 'num_test', SPLIT_SEED)
   return pipeline.pick(rows, min(cfg.data.num_test, len(rows)), seed=SPLIT_SEED)
+
+
+def tell_reach(
+  cfg: settings.Settings,
+  rows: Sequence[task_lib.Row],
+  screen: console.Console,
+) -> None:
+  """Says how many public Countdown problems the lexicon's operators solve."""
+  if cfg.task.name != 'countdown' or not cfg.data_dir:
+    return
+  operators = cfg.task.operators
+  found = public.num_solvable(rows, operators)
+  if found < len(rows):
+    screen.line(
+      f'{found} of the {len(rows)} held-out problems can be solved with '
+      f'{" ".join(operators)} alone (task.operators)'
+    )
 
 
 def _split(cfg: settings.Settings, split: str) -> Sequence[task_lib.Row]:
@@ -291,6 +309,12 @@ def check_shapes(cfg: settings.Settings, ctx: context.Context) -> None:
       raise errors.UserError(
         "config key rollout.decode is 'gated', but the guided rows of ag_grpo "
         'are decoded by a fixed schedule; use rollout.decode=fixed'
+      )
+    if cfg.rollout.schedule != 'even':
+      raise errors.UserError(
+        f'config key rollout.schedule is {cfg.rollout.schedule!r}, but the '
+        'guided rows of ag_grpo share their tokens evenly among the steps; '
+        'use rollout.schedule=even'
       )
   shards = sharding.num_row_shards(ctx.mesh)
   for count, micro, what in (

@@ -115,6 +115,18 @@ def load_params(
   return _read(path, like, OTHER_PARAMS)
 
 
+def iterate_params(
+  directory: str | os.PathLike, like: PyTree
+) -> Iterator[jax.Array]:
+  """The leaves of `load_params` one by one, in the order of `like`.
+
+  All files are checked before the first; no leaf is kept here.
+  """
+  path = pathlib.Path(directory).absolute()
+  for name, leaf in _check(path, like, OTHER_PARAMS).items():
+    yield _restore_arrays(path / _ARRAYS, {name: leaf}).pop(name)
+
+
 def read_meta(directory: str | os.PathLike) -> dict:
   """What `save_params` was given beside the tree; no array is read.
 
@@ -304,10 +316,15 @@ def _restore_arrays(
 def _batches(
   leaves: dict[str, jax.ShapeDtypeStruct],
 ) -> Iterator[dict[str, jax.ShapeDtypeStruct]]:
-  """Leaves to be read together: what is in flight is in memory twice."""
+  """Leaves to be read together, the largest first.
+
+  What is in flight is in memory twice, so what is large is read while there is
+  room.
+  """
   batch, room = {}, _BATCH_BYTES
-  for name, leaf in leaves.items():
-    size = math.prod(leaf.shape) * leaf.dtype.itemsize
+  nbytes = lambda item: math.prod(item[1].shape) * item[1].dtype.itemsize
+  for name, leaf in sorted(leaves.items(), key=nbytes, reverse=True):
+    size = nbytes((name, leaf))
     if batch and size > room:
       yield batch
       batch, room = {}, _BATCH_BYTES

@@ -191,16 +191,49 @@ def save(
       'the model has adapters, which its family has no names for: merge them '
       '(--merge_lora)'
     )
+  save_leaves(
+    folder,
+    iter(flat.items()),
+    flat,
+    record,
+    max_shard_bytes=max_shard_bytes,
+    advance=advance,
+  )
+
+
+def save_leaves(
+  folder: pathlib.Path,
+  leaves: Iterator[tuple[str, jax.Array]],
+  like: Mapping[str, Any],
+  record: hf_config.Record,
+  *,
+  max_shard_bytes: int = MAX_SHARD_BYTES,
+  advance: Callable[[], None] = lambda: None,
+) -> None:
+  """`save` of leaves that come one by one, of which one at a time is held.
+
+  Args:
+    folder: to write in.
+    leaves: (path, leaf) of all, in the order of `like`.
+    like: what has their shapes.
+    record: of the model.
+    max_shard_bytes: of one file.
+    advance: called after every tensor.
+  """
   dtype = record.model.param_dtype
   config = hf_config.render(record, dtype)
-  wanted = tensor_shapes(record.family, flat)
+  wanted = tensor_shapes(record.family, like)
+  by_path = collections.defaultdict(list)
+  for name, (path, layer, _) in wanted.items():
+    by_path[path].append((name, layer))
 
   def tensors() -> Iterator[tuple[str, np.ndarray]]:
-    for name, (path, layer, _) in wanted.items():
-      leaf = flat[path] if layer is None else flat[path][layer]
-      array = np.asarray(leaf)
-      advance()
-      yield name, array.T if _turned(path) else array
+    for path, leaf in leaves:
+      for name, layer in by_path[path]:
+        array = np.asarray(leaf if layer is None else leaf[layer])
+        advance()
+        yield name, array.T if _turned(path) else array
+      del leaf, array  # before the next one comes
 
   shapes = {name: shape for name, (_, _, shape) in wanted.items()}
   shards.write(folder, shapes, tensors(), dtype, max_bytes=max_shard_bytes)

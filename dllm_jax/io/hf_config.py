@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from dllm_jax import errors
 from dllm_jax.io import folder as folder_lib
-from dllm_jax.io import hf_families
+from dllm_jax.io import hf_families, hf_fields
 from dllm_jax.models import config as model_config
 
 CONFIG_FILE = 'config.json'
@@ -66,7 +66,7 @@ def read(folder: pathlib.Path) -> Record:
 
 def parse(config: Mapping[str, Any], where: str) -> Record:
   """The record of a parsed config.json; `where` is its name in messages."""
-  found = _Fields(config, where)
+  found = hf_fields.Fields(config, where)
   kind = config.get('model_type')
   name = next(
     (n for n, f in hf_families.FAMILIES.items() if f.model_type == kind), None
@@ -77,12 +77,12 @@ def parse(config: Mapping[str, Any], where: str) -> Record:
   family = hf_families.FAMILIES[name]
   _check_fields(found, family)
   if name == 'llada':
-    found = _Fields(_with_llada_defaults(config), where)
+    found = hf_fields.Fields(_with_llada_defaults(config), where)
   sizes = {
     ours: found.integer(theirs, 1, hf_families.LIMITS[ours])
     for ours, theirs in family.sizes.items()
   }
-  theta, scaling = _rope(found)
+  theta, scaling = hf_fields.rope(found)
   try:
     model = model_config.ModelConfig(
       **sizes,
@@ -159,38 +159,7 @@ def plain(model: model_config.ModelConfig) -> model_config.ModelConfig:
   return dataclasses.replace(model, **{name: default[name] for name in own})
 
 
-class _Fields:
-  """The fields of one config.json, with errors that name them."""
-
-  def __init__(self, values: Mapping[str, Any], where: str):
-    self.values, self.where = values, where
-
-  def wrong(self, name: str, rule: str) -> errors.UserError:
-    value = 'missing'
-    if self.values.get(name) is not None:
-      value = folder_lib.short(self.values[name])
-    return errors.UserError(f'{self.where}: {name} is {value}; {rule}')
-
-  def integer(self, name: str, low: int, high: int) -> int:
-    value = self.values.get(name)
-    if type(value) is not int or not low <= value <= high:
-      raise self.wrong(name, f'it must be an integer in {low}..{high}')
-    return value
-
-  def number(self, name: str, above: float, most: float) -> float:
-    value = self.values.get(name)
-    if type(value) not in (int, float) or not above < value <= most:
-      raise self.wrong(name, f'it must be a number above {above}, to {most:g}')
-    return float(value)
-
-  def flag(self, name: str) -> bool:
-    value = self.values.get(name, False)
-    if type(value) is not bool:
-      raise self.wrong(name, 'it must be true or false')
-    return value
-
-
-def _check_fields(found: _Fields, family: hf_families.Family) -> None:
+def _check_fields(found: hf_fields.Fields, family: hf_families.Family) -> None:
   classes = found.values.get('architectures')
   if classes is not None:
     if not isinstance(classes, list) or not classes:
@@ -239,7 +208,7 @@ def _with_llada_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
   return derived | given
 
 
-def _head_dim(found: _Fields, sizes: Mapping[str, int]) -> int:
+def _head_dim(found: hf_fields.Fields, sizes: Mapping[str, int]) -> int:
   if found.values.get('head_dim') is not None:
     return found.integer('head_dim', 1, hf_families.LIMITS['head_dim'])
   if found.values['model_type'] == 'qwen3':
@@ -252,50 +221,9 @@ def _head_dim(found: _Fields, sizes: Mapping[str, int]) -> int:
   return sizes['hidden_size'] // sizes['num_heads']
 
 
-def _rope(found: _Fields) -> tuple[float, model_config.RopeScaling | None]:
-  """(theta, scaling), from the older fields or transformers 5's one."""
-  merged = found.values.get('rope_parameters')
-  if isinstance(merged, dict):
-    for old in ('rope_scaling', 'rope_theta'):
-      given = found.values.get(old)
-      if given is not None and given != merged.get(old):
-        raise found.wrong(old, 'rope_parameters says something else')
-  if merged is None:
-    theta, scaling = found, found.values.get('rope_scaling')
-  elif isinstance(merged, dict):
-    theta, scaling = _Fields(merged, f'{found.where}: rope_parameters'), merged
-  else:
-    raise found.wrong('rope_parameters', 'it must be an object')
-  value = theta.number('rope_theta', 0.0, 1e12)
-  if scaling is None:
-    return value, None
-  if not isinstance(scaling, dict):
-    raise found.wrong('rope_scaling', 'it must be an object or null')
-  inner = _Fields(scaling, f'{found.where}: rope scaling')
-  kind = 'rope_type' if 'rope_type' in scaling else 'type'  # its older name
-  for name, given in scaling.items():
-    if name not in hf_families.ROPE_INNER and given is not None:
-      raise inner.wrong(name, 'this field is not supported')
-  if scaling.get('type', scaling.get(kind)) != scaling.get(kind):
-    raise inner.wrong('type', 'rope_type says something else')
-  if scaling.get(kind) == 'default':
-    return value, None
-  if scaling.get(kind) != 'llama3':
-    raise inner.wrong(kind, "only 'llama3' and 'default' are supported")
-  try:
-    return value, model_config.RopeScaling(
-      factor=inner.number('factor', 0.0, 1e6),
-      low_freq_factor=inner.number('low_freq_factor', 0.0, 1e6),
-      high_freq_factor=inner.number('high_freq_factor', 0.0, 1e6),
-      original_max_position=inner.integer(
-        'original_max_position_embeddings', 1, 2**31
-      ),
-    )
-  except ValueError as e:
-    raise errors.UserError(f'{inner.where}: {e}') from None
-
-
-def _special(found: _Fields, model: model_config.ModelConfig) -> Special:
+def _special(
+  found: hf_fields.Fields, model: model_config.ModelConfig
+) -> Special:
   """The ids, each inside the vocabulary."""
   last = model.vocab_size - 1
 

@@ -11,11 +11,9 @@ A converted folder holds
 
 import contextlib
 import dataclasses
-import hashlib
-import json
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import flax
 import jax
@@ -25,32 +23,18 @@ from dllm_jax import errors, types
 from dllm_jax.io import (
   checkpoint,
   console,
+  converted,
   hf,
   hf_config,
-  hf_families,
   peft,
   shards,
 )
 from dllm_jax.io import folder as folder_lib
 from dllm_jax.models import config as model_config
 from dllm_jax.models import lora
-from dllm_jax.text import directory as text_directory
 
-PARAMS = 'params'
 ADAPTER = 'adapter'
-FORMAT = 1
 DTYPES = ('float32', 'bfloat16', 'float16')
-# Text alone, and none of it is program code.
-TOKENIZER_FILES = (
-  'tokenizer.json',
-  'tokenizer_config.json',
-  'vocab.json',
-  'merges.txt',
-  'added_tokens.json',
-  'special_tokens_map.json',
-  'chat_template.jinja',
-  'generation_config.json',
-)
 
 
 class Model(NamedTuple):
@@ -69,7 +53,7 @@ class Model(NamedTuple):
 
 def is_converted(directory: pathlib.Path) -> bool:
   """Whether the folder is one of ours, finished or not."""
-  return folder_lib.has(directory / PARAMS, checkpoint.MANIFEST_FILE)
+  return folder_lib.has(directory / converted.PARAMS, checkpoint.MANIFEST_FILE)
 
 
 def read_record(directory: pathlib.Path) -> hf_config.Record:
@@ -82,9 +66,7 @@ def read_record(directory: pathlib.Path) -> hf_config.Record:
     raise errors.UserError(f'there is no folder {directory}; check the path')
   if not is_converted(directory):
     return hf_config.read(directory)
-  meta = checkpoint.read_meta(directory / PARAMS)
-  _check_files(directory, meta.get('files'))
-  return _from_meta(meta, directory)
+  return converted.read_record(directory)
 
 
 def open_model(
@@ -137,7 +119,7 @@ def check(directory: pathlib.Path, mesh: Mesh) -> None:
   targets = hf.targets(record.model, mesh)
   if is_converted(directory):
     like = flax.traverse_util.unflatten_dict(targets, sep='/')
-    checkpoint.check_params(directory / PARAMS, like)
+    checkpoint.check_params(directory / converted.PARAMS, like)
   else:
     tensors = shards.list_tensors(directory)
     wanted = hf.tensor_shapes(record.family, targets)
@@ -175,6 +157,11 @@ def convert(
   if dtype is not None and dtype not in DTYPES:
     raise errors.UserError(f'dtype is {dtype!r}; there are {", ".join(DTYPES)}')
   with folder_lib.new(target) as work:
+    if exports and adapter is None and not merge:
+      record = read_record(source)
+      if not record.model.lora_rank:
+        _export_streamed(source, target, work, record, mesh, dtype, screen)
+        return
     model = open_model(source, mesh, param_dtype=dtype, screen=screen)
     if adapter is not None:
       model = _adapted(model, adapter, mesh)
@@ -188,15 +175,15 @@ def convert(
       model = Model(cfg, params, model.record._replace(model=cfg))
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(model.params))
     folder_lib.check_space(target, size)
-    copied = copy_tokenizer(source, work)
+    copied = converted.copy_tokenizer(source, work)
     if exports:
       _export(work, model, screen)
     else:
       if screen:
         screen.line(f'writing {size / 1e9:.2f} GB')
-      copied |= _keep_ids(model.record, work)
-      meta = _to_meta(model.record, copied)
-      checkpoint.save_params(work / PARAMS, model.params, meta)
+      copied |= converted.keep_ids(model.record, work)
+      meta = converted.to_meta(model.record, copied)
+      checkpoint.save_params(work / converted.PARAMS, model.params, meta)
 
 
 def _adapted(model: Model, adapter: pathlib.Path, mesh: Mesh) -> Model:
@@ -220,6 +207,42 @@ def _export(
     peft.save(work / ADAPTER, adapters, model.record.family, model.cfg)
 
 
+def _export_streamed(
+  source: pathlib.Path,
+  target: pathlib.Path,
+  work: pathlib.Path,
+  record: hf_config.Record,
+  mesh: Mesh,
+  dtype: str | None,
+  screen: console.Console | None,
+) -> None:
+  """`_export` of a converted folder, leaf by leaf: none needs another."""
+  stored = record.model
+  cfg = dataclasses.replace(stored, param_dtype=dtype or stored.param_dtype)
+  like, wanted = hf.targets(stored, mesh), hf.targets(cfg, mesh)
+  size = sum(leaf.size * leaf.dtype.itemsize for leaf in wanted.values())
+  folder_lib.check_space(target, size)
+  converted.copy_tokenizer(source, work)
+  tree = flax.traverse_util.unflatten_dict(like, sep='/')
+  # In the order in which jax lists the leaves of a tree.
+  paths = [
+    jax.tree_util.keystr(path, simple=True, separator='/')
+    for path, _ in jax.tree_util.tree_leaves_with_path(tree)
+  ]
+  leaves = checkpoint.iterate_params(source / converted.PARAMS, tree)
+  # No name is given to a leaf, which would keep it while the next one is read.
+  arrays = ((path, next(leaves).astype(wanted[path].dtype)) for path in paths)
+  total = len(hf.tensor_shapes(record.family, wanted))
+  with _stage(screen, 'writing', total) as advance:
+    hf.save_leaves(
+      work,
+      arrays,
+      {path: wanted[path] for path in paths},
+      record._replace(model=cfg),
+      advance=advance,
+    )
+
+
 def _open_converted(
   directory: pathlib.Path,
   record: hf_config.Record,
@@ -228,7 +251,7 @@ def _open_converted(
 ) -> tuple[model_config.ModelConfig, types.Params]:
   cfg = record.model
   like = flax.traverse_util.unflatten_dict(hf.targets(cfg, mesh), sep='/')
-  params, _ = checkpoint.load_params(directory / PARAMS, like)
+  params, _ = checkpoint.load_params(directory / converted.PARAMS, like)
   if param_dtype in (None, cfg.param_dtype):
     return cfg, params
   cfg = dataclasses.replace(cfg, param_dtype=param_dtype)
@@ -242,82 +265,6 @@ def _open_converted(
 
 def _flat(params: types.Params) -> dict[str, jax.Array]:
   return flax.traverse_util.flatten_dict(params, sep='/')
-
-
-def copy_tokenizer(source: pathlib.Path, work: pathlib.Path) -> dict[str, str]:
-  """Copies what the folder has of a tokenizer; the digests, by name."""
-  found = {}
-  for name in TOKENIZER_FILES:
-    if folder_lib.has(source, name):
-      folder_lib.copy(source, name, work)
-      found[name] = _digest(work / name)
-  return found
-
-
-def _keep_ids(record: hf_config.Record, work: pathlib.Path) -> dict[str, str]:
-  """Writes what a tokenizer reads of config.json; its digest, by name."""
-  kept = {k: v for k, v in record.config.items() if k in text_directory.IDS}
-  path = work / text_directory.IDS_FILE
-  path.write_text(json.dumps(kept, indent=2) + '\n', 'utf-8')
-  return {path.name: _digest(path)}
-
-
-def _digest(path: pathlib.Path) -> str:
-  with path.open('rb') as f:
-    return hashlib.file_digest(f, 'sha256').hexdigest()
-
-
-def _check_files(directory: pathlib.Path, files: Any) -> None:
-  """Refuses tokenizer files that are not as they were copied."""
-  if not isinstance(files, dict):
-    raise _damaged(directory, 'its record names no files')
-  for name, digest in files.items():
-    if _digest(folder_lib.member(directory, name)) != digest:
-      raise _damaged(directory, f'{name} is not as it was written')
-
-
-def _damaged(directory: pathlib.Path, how: str) -> errors.UserError:
-  return errors.UserError(
-    f'converted model {directory} is damaged: {how}; convert it again'
-  )
-
-
-def _to_meta(
-  record: hf_config.Record, files: Mapping[str, str]
-) -> dict[str, Any]:
-  return {
-    'format': FORMAT,
-    'family': record.family,
-    'model': dataclasses.asdict(record.model),
-    'special': dataclasses.asdict(record.special),
-    'config': dict(record.config),
-    'files': dict(files),
-  }
-
-
-def _from_meta(
-  meta: Mapping[str, Any], directory: pathlib.Path
-) -> hf_config.Record:
-  if meta.get('format') != FORMAT:
-    raise errors.UserError(
-      f'converted model {directory} has format {meta.get("format")!r}, and '
-      f'this program reads {FORMAT}; convert it again'
-    )
-  try:
-    if meta['family'] not in hf_families.FAMILIES:
-      raise ValueError(f'there is no family {meta["family"]!r}')
-    model, special = dict(meta['model']), dict(meta['special'])
-    if model['rope_scaling']:
-      model['rope_scaling'] = model_config.RopeScaling(**model['rope_scaling'])
-    special['eos_tokens'] = tuple(special['eos_tokens'])
-    return hf_config.Record(
-      family=meta['family'],
-      model=model_config.ModelConfig(**model),
-      special=hf_config.Special(**special),
-      config=dict(meta['config']),
-    )
-  except (KeyError, TypeError, ValueError) as e:
-    raise _damaged(directory, f'its record is malformed ({e})') from None
 
 
 @contextlib.contextmanager

@@ -94,6 +94,8 @@ class OneStep:
     size = batch.prompt_ids.shape[1]
     draw = lambda key: jax.random.uniform(key, (size,))
     uniform = jax.vmap(draw)(streams.row_keys(key, batch.row_id))
+    # From the right, where prompts end: the padding's width moves no draw.
+    uniform = uniform[:, ::-1]
     hide = batch.maskable & (uniform < self.mask_prob)
     prompt = jnp.where(hide, vocab.mask_token, batch.prompt_ids)
     blank = jnp.full_like(batch.tokens, vocab.mask_token)

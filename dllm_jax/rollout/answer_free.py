@@ -35,7 +35,7 @@ class RolloutConfig:
   Attributes:
     num_prompts: prompts of a batch.
     group_size: G, completions of a prompt.
-    max_prompt_length: P.
+    max_prompt_length: the largest P; a batch is as wide as its own prompts.
     gen_length: L.
     block_length: columns of a block.
     temperature: of the proposals.
@@ -45,6 +45,7 @@ class RolloutConfig:
     decode: 'fixed' or 'gated'.
     num_steps: fixed: denoising steps of a completion in all.
     order: fixed: one of `decoding.fixed.ORDERS`.
+    schedule: fixed: one of `decoding.fixed.SCHEDULES`.
     gate: gated: 'bernoulli' or 'threshold'.
     threshold: gated: tau, the confidence that the gate wants.
     exponent: gated: eta of the 'bernoulli' gate.
@@ -63,6 +64,7 @@ class RolloutConfig:
   decode: Literal['fixed', 'gated'] = 'fixed'
   num_steps: int = 1
   order: str = 'confidence'
+  schedule: str = 'even'
   gate: str = 'threshold'
   threshold: float = 1.0
   exponent: float = 0.5
@@ -82,7 +84,7 @@ class RolloutConfig:
       raise ValueError(f'cfg_scale {self.cfg_scale} is not finite')
     if self.decode not in ('fixed', 'gated'):
       raise ValueError(f"decode {self.decode!r} is not 'fixed' or 'gated'")
-    self.fixed()  # these check lengths, order and gate
+    self.fixed()  # these check lengths, order, schedule and gate
     self.gated()
 
   def fixed(self) -> fixed.FixedConfig:
@@ -92,6 +94,7 @@ class RolloutConfig:
       block_length=self.block_length,
       stop_at_eos=self.stop_at_eos,
       order=self.order,
+      schedule=self.schedule,
     )
 
   def gated(self) -> gated.GatedConfig:

@@ -53,8 +53,8 @@ class GuidedConfig:
     template: key of `TEMPLATES`.
     max_anchor: cap of an anchor, tags and margin included; a prompt with a
       longer one gets answer-free rows instead.
-    suppress_eos: never propose EOS in the reasoning: an early one leaves the
-      answer without gradient.
+    suppress_eos: never propose a stop token in the reasoning: an early one
+      leaves the answer without gradient.
   """
 
   num_guided: int

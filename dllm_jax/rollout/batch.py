@@ -87,7 +87,7 @@ def judge(
       cfg=advantage,
     )
   )
-  through_eos = score.completion_mask(trajectory.tokens, ctx.vocab.eos_token)
+  through_eos = score.completion_mask(trajectory.tokens, ctx.vocab.stop_tokens)
   counted = through_eos & group.counted[:, None]
   batch = types.RolloutBatch(
     prompt_ids=rollouts.prompts.ids,

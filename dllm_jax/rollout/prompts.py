@@ -1,5 +1,10 @@
 """Prompt texts as left-padded id arrays. Prompts are never truncated.
 
+A batch is as wide as its longest prompt, rounded up to one of a few widths, so
+that long prompts elsewhere cost it nothing and few shapes are compiled. A row's
+results do not depend on the width. With several processes the batch is that of
+all of them: each encodes, or at least measures, every row.
+
 Dims: N prompts, P prompt columns, B rows, L completion columns.
 """
 
@@ -14,6 +19,16 @@ from dllm_jax import errors, types
 from dllm_jax.tasks import task as task_lib
 from dllm_jax.text import chat
 from dllm_jax.text import tokenizer as tokenizer_lib
+
+MIN_WIDTH = 32
+
+
+def width_for(longest: int, max_length: int) -> int:
+  """The least of 32, 64, 128, ... and `max_length` that holds `longest`."""
+  width = MIN_WIDTH
+  while width < longest:
+    width *= 2
+  return min(width, max_length)
 
 
 class Prompts(NamedTuple):
@@ -32,6 +47,12 @@ class Prompts(NamedTuple):
   def take(self, rows: Bool[np.ndarray, ' N'] | slice) -> 'Prompts':
     """The prompts where `rows` is True, or of a slice."""
     return Prompts(*(x[rows] for x in self))
+
+  def trimmed(self) -> 'Prompts':
+    """As wide as its own longest prompt wants; see `width_for`."""
+    longest = int(self.mask.sum(axis=1).max(initial=0))
+    width = width_for(longest, self.ids.shape[1])
+    return Prompts(*(x[:, -width:] for x in self))
 
   def repeat(self, times: int) -> 'Prompts':
     """Every prompt `times` times in a row."""
@@ -79,7 +100,7 @@ def encode(
     task: it writes the user's message.
     tokenizer: text to ids.
     rows: the task's rows.
-    max_length: P.
+    max_length: the largest P.
     template: what stands around the message.
     prefill: how the completion is to begin; a part of the prompt.
 
@@ -102,9 +123,10 @@ def encode(
         f'prompt of row {row["id"]!r} has {len(sequence.ids)} tokens, more '
         f'than rollout.max_prompt_length={max_length}: raise that key'
       )
+  longest = max((len(sequence.ids) for sequence in encoded), default=0)
   return pad_left(
     [sequence.ids for sequence in encoded],
-    max_length,
+    width_for(longest, max_length),
     tokenizer.special.pad,
     content=[sequence.is_content for sequence in encoded],
   )

@@ -21,8 +21,8 @@ class RewardConfig:
 
   Attributes:
     weights: (term, weight) pairs; the reward is the weighted sum.
-    past_eos: judge the text after the first EOS too, as the published rewards
-      do, although no gradient reaches it (D13 in docs/papers.md).
+    past_eos: judge the text after the first stop token too, as the published
+      rewards do, although no gradient reaches it (D13 in docs/papers.md).
   """
 
   weights: tuple[tuple[str, float], ...]
@@ -52,11 +52,11 @@ class Scored(NamedTuple):
 
 
 def completion_mask(
-  tokens: Int[np.ndarray, 'B L'], eos_token: int
+  tokens: Int[np.ndarray, 'B L'], stop_tokens: Sequence[int]
 ) -> Bool[np.ndarray, 'B L']:
-  """True up to and including the first EOS; all True without one."""
-  is_eos = tokens == eos_token
-  return np.cumsum(is_eos, axis=1) - is_eos == 0
+  """True up to and including the first stop token; all True without one."""
+  is_stop = np.isin(tokens, stop_tokens)
+  return np.cumsum(is_stop, axis=1) - is_stop == 0
 
 
 def texts(
@@ -65,14 +65,14 @@ def texts(
   *,
   past_eos: bool,
 ) -> list[str]:
-  """The text of every row, up to its first EOS.
+  """The text of every row, up to its first stop token.
 
   Args:
     tokenizer: of the ids.
     tokens: completions.
-    past_eos: keep the text after the first EOS too.
+    past_eos: keep the text after that too.
   """
-  keep = completion_mask(tokens, tokenizer.eos_token)
+  keep = completion_mask(tokens, tokenizer.special.stop)
   if past_eos:
     keep[:] = True
   return tokenizer.decode_batch(

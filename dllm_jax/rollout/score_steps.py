@@ -115,7 +115,7 @@ def _texts(
     for canvas in (*(tokens[commit < t] for t in of_row[:-1]), tokens):
       if not past_eos:
         canvas = canvas[
-          score.completion_mask(canvas[None], tokenizer.eos_token)[0]
+          score.completion_mask(canvas[None], tokenizer.special.stop)[0]
         ]
       sequences.append(canvas.tolist())
   return tokenizer.decode_batch(sequences)

@@ -69,8 +69,7 @@ class Countdown:
       value = getattr(self, field)
       if not 1 <= value <= MAX_NUMBER_WORD:
         raise ValueError(f'{field} must be in 1..{MAX_NUMBER_WORD}: {value}')
-    if self.prompt_style not in ('terse', 'd1'):
-      raise ValueError(f'prompt_style must be terse or d1: {self.prompt_style}')
+    format.check_style(self.prompt_style)
     if self.reasoning not in ('values', 'equations', 'none'):
       raise ValueError(
         f'reasoning must be values, equations or none: {self.reasoning}'
@@ -131,8 +130,10 @@ class Countdown:
     Terms: `solution` is 0 without an answer block, 1 for a value within 1e-5
     of the target from exactly the given numbers, else 0.1; `valid` is 1 for an
     expression of exactly the given numbers, whatever its value; then the
-    format terms. Correct means the exact target.
+    format terms. Correct means the exact target. Of a completion longer than
+    `format.MAX_CHARS` only the end is read.
     """
+    completion = completion[-format.MAX_CHARS :]
     answer = format.extract_answer(completion)
     if answer is not None and not self.parity:
       answer = latex.answer_text(answer) or ''

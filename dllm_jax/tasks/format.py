@@ -26,12 +26,21 @@ _D1_SOFT = re.compile(r'<reasoning>.*?</reasoning>\s*<answer>.*?</answer>')
 _D1_STRICT = re.compile(
   r'^<reasoning>\n.*?\n</reasoning>\n<answer>\n.*?\n</answer>\n$'
 )
+# Puzzles are judged by so much of a completion, its end: no model that is
+# trained here writes more, and a reward must cost no time.
+MAX_CHARS = 2**16
 _MAX_D1_CHARS = 8192  # the lazy patterns take quadratic time
 
 
 def words() -> tuple[str, ...]:
   """The four tags, each with its newlines, as words of a lexicon."""
   return (REASONING_OPEN, REASONING_CLOSE, ANSWER_OPEN, ANSWER_CLOSE)
+
+
+def check_style(style: str) -> None:
+  """Raises a ValueError unless there are prompts of that style."""
+  if style not in ('terse', 'd1'):
+    raise ValueError(f'prompt_style must be terse or d1: {style}')
 
 
 def text_words(text: str) -> tuple[str, ...]:

@@ -5,8 +5,8 @@ answer is the number as the data set writes it, '1,080' with its comma.
 
 The answer block must hold one number and no second one, in no calculation; a
 name and '=' before it, words and units beside it, a dollar sign, a percent sign
-and a \boxed{} do no harm. Words that would change the number do: 'minus',
-'million', 'half', 'not', and all numbers in words.
+and a \boxed{} do no harm. Words that would change the number or deny it do:
+'minus', 'million', 'half', 'not', 'wrong', and all numbers in words.
 
 Deviations from the public d1 code (which `parity=True` follows): its reward
 compares texts, so that 1080 is wrong where the data set has 1,080; its
@@ -38,12 +38,12 @@ _BY_WORDS = re.compile(r'(?<=[a-z]{2})!|(?:(?<=[a-z])|^)\s*/(?=\s*[a-z]{3})')
 _GOES_ON = re.compile(r'\s*(?:x|-\s*[a-z]?)(?![a-z])')  # '5x', '5 - y'
 _OPERATOR = frozenset('/^!*=+\\\u221a\u00d7\u00f7\u00b7')
 _OTHER_NUMBER = re.compile(
-  r'\b(?:minus|negative|not|or|times|k|half|halves|third|thirds|quarter|'
+  r'\b(?:minus|negative|not|wrong|incorrect|false|never|or|times|k|half|halves|third|thirds|quarter|'
   r'quarters|twice|double|triple|dozen|dozens|hundred|hundreds|thousand|'
   r'thousands|million|millions|billion|billions|trillion|trillions|squared|'
   r'cubed|zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|'
   r'(?:thir|four|fif|six|seven|eigh|nine)teen|'
-  r'(?:twen|thir|for|fif|six|seven|eigh|nine)ty)\b'
+  r'(?:twen|thir|for|fif|six|seven|eigh|nine)ty)\b|n[\'\u2019]t\b'
 )
 _D1_NUMBER = re.compile(r'-?[0-9]+\.?[0-9]*')
 
@@ -70,8 +70,7 @@ class Gsm8k:
   name = 'gsm8k'
 
   def __post_init__(self):
-    if self.prompt_style not in ('terse', 'd1'):
-      raise ValueError(f'prompt_style must be terse or d1: {self.prompt_style}')
+    format.check_style(self.prompt_style)
 
   def words(self) -> tuple[str, ...]:
     """Tags, ASCII characters, and for 'd1' the words of the prompt."""

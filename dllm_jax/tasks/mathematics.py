@@ -44,8 +44,7 @@ class Mathematics:
   name = 'math'
 
   def __post_init__(self):
-    if self.prompt_style not in ('terse', 'd1'):
-      raise ValueError(f'prompt_style must be terse or d1: {self.prompt_style}')
+    format.check_style(self.prompt_style)
 
   def words(self) -> tuple[str, ...]:
     """Tags, ASCII characters, and for 'd1' the words of the prompt."""
@@ -95,12 +94,20 @@ class Mathematics:
       _answer(text, row['answer'])
       for row, text in zip(rows, completions, strict=True)
     ]
-    verdicts = math_equal.equal(
-      [
-        (row['answer'], text or '')
-        for row, text in zip(rows, parsed, strict=True)
-      ]
+    claims = [
+      expression.claims(text or '', row['answer'])
+      for row, text in zip(rows, parsed, strict=True)
+    ]
+    asked = iter(
+      math_equal.equal(
+        [
+          (row['answer'], claim)
+          for row, texts in zip(rows, claims, strict=True)
+          for claim in texts
+        ]
+      )
     )
+    verdicts = [_all([next(asked) for _ in texts]) for texts in claims]
     return [
       self._score(verdict, text, answer)
       for verdict, text, answer in zip(
@@ -146,6 +153,13 @@ class Mathematics:
       },
       answer,
     )
+
+
+def _all(verdicts: Sequence[bool | None]) -> bool | None:
+  """Whether all are True; None where that is not known."""
+  if False in verdicts:
+    return False
+  return None if None in verdicts else True
 
 
 def _answer(completion: str, gold: str) -> str | None:

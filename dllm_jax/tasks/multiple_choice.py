@@ -44,8 +44,7 @@ class MultipleChoice:
   prompt_style: str = 'd1'
 
   def __post_init__(self):
-    if self.prompt_style not in ('terse', 'd1'):
-      raise ValueError(f'prompt_style must be terse or d1: {self.prompt_style}')
+    format.check_style(self.prompt_style)
 
   def words(self) -> tuple[str, ...]:
     """Tags, ASCII characters, and for 'd1' the words of the prompt."""

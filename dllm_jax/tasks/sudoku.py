@@ -54,8 +54,7 @@ class Sudoku:
   name = 'sudoku'
 
   def __post_init__(self):
-    if self.prompt_style not in ('terse', 'd1'):
-      raise ValueError(f'prompt_style must be terse or d1: {self.prompt_style}')
+    format.check_style(self.prompt_style)
 
   def words(self) -> tuple[str, ...]:
     """Tags, a space, a newline and digits; for 'd1' also the prompt's words."""
@@ -91,12 +90,14 @@ class Sudoku:
     against the nearest solution of the puzzle, and 0 for a malformed grid or
     one that changes a clue; `solved` is 1 for a solved puzzle; then the format
     terms. Correct means solved. The published cell accuracy is the sum of
-    the metric `cells_right` over that of `cells_empty`.
+    the metric `cells_right` over that of `cells_empty`. Of a completion longer
+    than `format.MAX_CHARS` only the end is read.
     """
+    completion = completion[-format.MAX_CHARS :]
     answer = format.extract_answer(completion)
     grid = _read(answer or '')
     if self.parity:
-      digits = ''.join(re.findall(r'[0-9]', answer or ''))
+      digits = ''.join(re.findall(r'[0-9]', (answer or '')[:_MAX_D1_CHARS]))
       cells = _share(row, _cut(digits))
       parsed = _cut(_d1_answer(completion))
       share = _share(row, parsed)

@@ -6,13 +6,12 @@ that it says. No file is code, and no code that comes along is run.
 """
 
 import pathlib
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import tokenizers
 
-from dllm_jax.text import byte_level, json_file, pattern, special
+from dllm_jax.text import added_tokens, byte_level, json_file, pattern, special
 
 # What a converted folder keeps of config.json, which would make it look like a
 # folder of Hugging Face's.
@@ -29,7 +28,6 @@ MAX_CONFIG_BYTES = 4 * 2**20
 MAX_ADDED = 2**15
 MAX_TOKEN_LENGTH = 1024
 MAX_DEPTH = 32
-MAX_PLACEHOLDERS = 4096
 MAX_GROWTH = 64  # of a text, by all replacements together
 
 
@@ -59,13 +57,14 @@ def read(
   else:
     tokenizer = byte_level.read(directory, config)
   try:
-    _add_tokens(tokenizer, _added(config, optional('added_tokens.json')))
-    _add_mask(tokenizer, numbers[0])
+    added = added_tokens.listed(config, optional('added_tokens.json'))
+    added_tokens.add(tokenizer, added)
+    added_tokens.add_mask(tokenizer, numbers[0])
     found = special.find(
       names,
       numbers,
       tokenizer.token_to_id,
-      _special_ids(tokenizer).__contains__,
+      added_tokens.special_ids(tokenizer).__contains__,
     )
     check(tokenizer, found, rows=_rows(numbers[0]))
   except ValueError as e:
@@ -164,7 +163,7 @@ def check(
     name = tokenizer.id_to_token(value)
     if name is None:
       raise ValueError(f'special id {value} is no token')
-    tokenizer.add_special_tokens([_added_token(name, {'special': True})])
+    tokenizer.add_special_tokens([added_tokens.token(name, {'special': True})])
     if _spells(tokenizer, value, name):
       raise ValueError(
         f'special id {value} is the ordinary token {name!r}, which text spells'
@@ -241,85 +240,3 @@ def _growth(node: Any) -> float:
     size = len(old['String']) if isinstance(old.get('String'), str) else 0
     growth *= max(1.0, len(content) / size if size else 1 + 2 * len(content))
   return growth
-
-
-def _added(
-  config: Mapping[str, Any], added: Mapping[str, Any]
-) -> dict[int, tuple[str, Mapping[str, Any]]]:
-  """Tokens that files add to the model's, by id: text and flags."""
-  found = {}
-  decoder = config.get('added_tokens_decoder') or {}
-  if not isinstance(decoder, dict):
-    raise ValueError('added_tokens_decoder is no JSON object')
-  pairs = [(key, value, value) for key, value in decoder.items()]
-  pairs += [(key, name, {}) for name, key in added.items()]
-  for key, name, flags in pairs:
-    what = f'added token {key!r:.80}'
-    if not re.fullmatch('[0-9]{1,10}', str(key)):
-      raise ValueError(f'{what} has an id that is no number')
-    name, value = special.name_of(name, what), int(key)
-    if name is None or value >= byte_level.MAX_ID:
-      raise ValueError(f'{what} has no text, or an id that is too large')
-    if found.setdefault(value, (name, flags))[0] != name:
-      raise ValueError(f'{what} is both {found[value][0]!r} and {name!r}')
-  return dict(sorted(found.items()))
-
-
-def _add_tokens(
-  tokenizer: tokenizers.Tokenizer,
-  added: Mapping[int, tuple[str, Mapping[str, Any]]],
-) -> None:
-  """Gives every token the id that it is to have; gaps get placeholders."""
-  vocab = tokenizer.get_vocab(with_added_tokens=True)
-  top = max(vocab.values(), default=-1)
-  known = tokenizer.get_added_tokens_decoder()
-  for value, (name, flags) in added.items():
-    if value - top > MAX_PLACEHOLDERS:
-      raise ValueError(
-        f'added token {name!r} has id {value}, far beyond the last id {top}'
-      )
-    if name not in vocab:
-      gap = [f'<|unused_{i}|>' for i in range(top + 1, value)]
-      tokenizer.add_special_tokens(gap)
-    if name not in vocab or value not in known:
-      token = _added_token(name, flags)
-      add = (
-        tokenizer.add_special_tokens if token.special else tokenizer.add_tokens
-      )
-      add([token])
-    if tokenizer.token_to_id(name) != value:
-      raise ValueError(
-        f'added token {name!r} is to have id {value}, but the tokenizer gives '
-        f'it {tokenizer.token_to_id(name)}'
-      )
-    top = max(top, value)
-
-
-def _add_mask(
-  tokenizer: tokenizers.Tokenizer, config: Mapping[str, Any]
-) -> None:
-  """A token for a mask id that the model has beyond its tokenizer's ids."""
-  for value in special.ids_of(config.get('mask_token_id'), 'mask_token_id')[:1]:
-    name = special.KNOWN['mask'][1]
-    if (
-      tokenizer.id_to_token(value) is None
-      and tokenizer.token_to_id(name) is None
-    ):
-      _add_tokens(tokenizer, {value: (name, {'special': True})})
-
-
-def _added_token(name: str, flags: Mapping[str, Any]) -> tokenizers.AddedToken:
-  flag = lambda key: flags.get(key) is True
-  return tokenizers.AddedToken(
-    name,
-    special=flag('special'),
-    lstrip=flag('lstrip'),
-    rstrip=flag('rstrip'),
-    single_word=flag('single_word'),
-    normalized=flag('normalized'),
-  )
-
-
-def _special_ids(tokenizer: tokenizers.Tokenizer) -> frozenset[int]:
-  decoder = tokenizer.get_added_tokens_decoder()
-  return frozenset(i for i, token in decoder.items() if token.special)

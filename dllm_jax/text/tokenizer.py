@@ -13,13 +13,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers
 
 from dllm_jax import errors
 from dllm_jax.text import byte_level, directory, special
-
-EOS = '<|eos|>'
-MASK = '<|mask|>'
+from dllm_jax.text import words as words_lib
 
 
 class Piece(NamedTuple):
@@ -101,22 +98,7 @@ class Tokenizer:
     Raises:
       ValueError: if a word is empty, double, or one of the special tokens.
     """
-    seen = set()
-    for word in words:
-      if not word or word in seen or word in (EOS, MASK):
-        raise ValueError(f'empty, double or reserved word: {word!r}')
-      seen.add(word)
-    # EOS and mask stay out of the model, so that no text can spell them.
-    vocab = {word: i for i, word in enumerate(words)}
-    tokenizer = tokenizers.Tokenizer(models.WordLevel(vocab, unk_token='\0'))
-    longest_first = sorted(words, key=lambda word: (-len(word), word))
-    pattern = '|'.join(_escape(word) for word in longest_first)
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(
-      tokenizers.Regex(pattern), behavior='isolated'
-    )
-    tokenizer.decoder = decoders.Fuse()
-    tokenizer.add_special_tokens([EOS, MASK])
-    return cls(tokenizer, _named(tokenizer, EOS, MASK))
+    return cls(*words_lib.build(words))
 
   @classmethod
   def from_directory(
@@ -153,8 +135,8 @@ class Tokenizer:
     cls,
     path: str | pathlib.Path,
     *,
-    eos: str = EOS,
-    mask: str = MASK,
+    eos: str = words_lib.EOS,
+    mask: str = words_lib.MASK,
   ) -> 'Tokenizer':
     """Reads a `tokenizer.json`.
 
@@ -172,7 +154,7 @@ class Tokenizer:
     if not path.is_file():
       raise FileNotFoundError(f'no tokenizer file at {path}')
     tokenizer = directory.parse(path)
-    return cls(tokenizer, _named(tokenizer, eos, mask))
+    return cls(tokenizer, words_lib.named(tokenizer, eos, mask))
 
   def save(self, path: str | pathlib.Path) -> None:
     """Writes a `tokenizer.json`; parent folders are made."""
@@ -305,19 +287,6 @@ class Tokenizer:
     return None
 
 
-def _named(
-  tokenizer: tokenizers.Tokenizer, eos: str, mask: str
-) -> special.SpecialTokens:
-  """The special tokens of a tokenizer that has an EOS and a mask."""
-  for name in (eos, mask):
-    if tokenizer.token_to_id(name) is None:
-      raise ValueError(f'the tokenizer has no token {name!r}')
-  end = tokenizer.token_to_id(eos)
-  return special.SpecialTokens(
-    mask=tokenizer.token_to_id(mask), eos=end, pad=end
-  )
-
-
 def _content_spans(
   run: Sequence[Piece], spans: Sequence[tuple[int, int]]
 ) -> list[bool]:
@@ -325,8 +294,3 @@ def _content_spans(
   written = [[piece.is_template] * len(piece.text) for piece in run]
   before = [0, *itertools.accumulate(itertools.chain(*written))]
   return [a < b and before[a] == before[b] for a, b in spans]
-
-
-def _escape(word: str) -> str:
-  """Escapes `word` for the Oniguruma syntax of `tokenizers.Regex`."""
-  return re.sub(r'([\\^$.|?*+()\[\]{}])', r'\\\1', word)

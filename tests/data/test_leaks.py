@@ -1,5 +1,7 @@
 """Which training rows a test split holds too."""
 
+import json
+
 import pytest
 
 from dllm_jax.data import benchmarks, leaks
@@ -54,6 +56,25 @@ def test_real_data(shared_dir, capsys, name):
   args = ['--task', name, '--data_dir', str(shared_dir / 'data')]
   assert leaks.main(args) == 0
   assert f'{name} {COUNTS[name]}' in capsys.readouterr().out
+
+
+def test_all_pairs_go_to_a_file(shared_dir, capsys, tmp_path):
+  out = tmp_path / 'pairs.jsonl'
+  args = ['--task', 'openbookqa', '--data_dir', str(shared_dir / 'data')]
+  assert leaks.main([*args, '--out', str(out)]) == 0
+  pairs = [json.loads(line) for line in out.read_text().splitlines()]
+  train = [p for p in pairs if p['train']['split'] == 'train']
+  assert len(train) == 8 and not any(p['same'] for p in train)
+  for pair in train:
+    assert pair['test']['split'] == 'test'
+    sides = (leaks.question(pair[side]) for side in ('train', 'test'))
+    first, second = (set(leaks._runs(leaks.normalised(s), 13)) for s in sides)
+    assert first & second
+  capsys.readouterr()
+  assert leaks.main([*args, '--out', str(out)]) == 1
+  err = capsys.readouterr().err
+  assert 'File exists; name a new file' in err and err.count('\n') == 1
+  assert len(out.read_text().splitlines()) == len(pairs)
 
 
 SLOW_COUNTS = {

@@ -86,6 +86,19 @@ def test_default_files(shared_dir):
   assert len(public.load('sudoku', str(shared_dir / 'data'))) == 500
 
 
+def test_problems_within_reach_of_some_operators(shared_dir):
+  rows = public.load('countdown', shared_dir / 'data')
+  assert len(rows) == 256
+  assert public.num_solvable(rows, '+-*/') == 256
+  assert public.num_solvable(rows, '+-') == 229
+  by_hand = [
+    {'numbers': [2, 3, 4], 'target': 9},
+    {'numbers': [2, 3, 4], 'target': 24},
+    {'numbers': [2, 3, 4, 5], 'target': 120},  # too many to look through
+  ]
+  assert public.num_solvable(by_hand, '+-') == 2
+
+
 def test_missing_file(tmp_path):
   with pytest.raises(FileNotFoundError, match='set data_dir to') as error:
     public.load('sudoku', tmp_path)

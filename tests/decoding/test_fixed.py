@@ -34,6 +34,7 @@ def run(
   row_id=None,
   seed=0,
   cfg=CFG,
+  vocab=tiny.VOCAB,
 ):
   """`decode` with the table; rows are numbered from 0."""
   rows = range(len(canvas.tokens)) if row_id is None else row_id
@@ -44,7 +45,7 @@ def run(
     canvas,
     jnp.int32(steps),
     jnp.float32(temperature),
-    vocab=tiny.VOCAB,
+    vocab=vocab,
     cfg=cfg,
   )
 
@@ -367,6 +368,40 @@ def test_suppressed_eos_is_never_proposed_but_counts_in_logp():
   logp = np.asarray(got.logp)
   assert (logp[:, [0, 6]] < -20).all()
   assert (np.delete(logp, [0, 6], axis=1) > -20).all()
+
+
+TURN_END = 3  # a token of text in `tiny.VOCAB`
+CHAT = dataclasses.replace(tiny.VOCAB, stop_tokens=(TURN_END,))
+
+
+def turn_params(turn, eos):
+  """A table that ends the turn at one column, and the text at another."""
+  params = eos_params(eos)
+  params['table'][:, TURN_END] = -64.0
+  params['table'][turn, TURN_END] = 128.0
+  params['context'][:, TURN_END] = 0.0
+  return params
+
+
+def test_any_stop_token_ends_a_row():
+  early = dataclasses.replace(CFG, stop_at_eos=True)
+  want = run(blank(), params=turn_params(2, 5))
+  got = run(blank(), params=turn_params(2, 5), cfg=early, vocab=CHAT)
+  np.testing.assert_array_equal(got.tokens[:, :3], want.tokens[:, :3])
+  np.testing.assert_array_equal(got.tokens[:, 2], TURN_END)
+  # Two steps a block: the first block alone, and EOS behind it.
+  np.testing.assert_array_equal(got.num_steps, np.full(6, 2))
+  np.testing.assert_array_equal(got.tokens[:, 4:], np.full((6, 8), tiny.EOS))
+  # To the vocabulary of one stop token it is text like any other.
+  plain = run(blank(), params=turn_params(2, 5), cfg=early)
+  assert (np.asarray(plain.num_steps) > 2).all()
+
+
+def test_no_stop_token_is_proposed_where_eos_is_suppressed():
+  cfg = dataclasses.replace(CFG, suppress_eos=True)
+  got = run(blank(), params=turn_params(2, 5), cfg=cfg, vocab=CHAT)
+  assert not np.isin(got.tokens, (TURN_END, tiny.EOS)).any()
+  assert (np.asarray(got.logp)[:, [2, 5]] < -20).all()
 
 
 def test_decided_positions_stay():

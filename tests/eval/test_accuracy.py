@@ -50,6 +50,21 @@ def test_the_batch_size_does_not_matter(parts, batch_size, temperature):
     assert getattr(got, name) == getattr(want, name)
 
 
+def test_the_width_does_not_matter(parts):
+  """Prompts of six tokens, in 6, 32 and 40 columns."""
+  want = evaluate(parts, temperature=1.0)
+  got = evaluate(parts, temperature=1.0, max_prompt_length=32)
+  assert_same_rows(got, want, range(7))
+  long = ROWS[0] | {'numbers': [1, 2] * 17}
+  other = evaluate(
+    parts, [*ROWS, long], temperature=1.0, max_prompt_length=40, batch_size=8
+  )
+  first = other._replace(
+    **{name: getattr(other, name)[:7] for name in (*PER_ROW, 'texts')}
+  )
+  assert_same_rows(first, want, range(7))
+
+
 def test_the_order_does_not_matter(parts):
   order = [3, 0, 6, 1, 5, 2, 4]
   got = evaluate(parts, [ROWS[i] for i in order])

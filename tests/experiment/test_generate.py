@@ -191,6 +191,10 @@ def test_settle():
     ({'top_p': 0.5}, '--top_p is not read by the fixed decoder; give --decode'),
     ({**GATED, 'num_steps': 5}, '--steps is not read by the gated decoder'),
     ({**GATED, 'order': 'random'}, '--order is not read by the gated'),
+    ({**GATED, 'schedule': 'linear'}, '--schedule is not read by the gated'),
+    ({'gate': 'bernoulli'}, '--gate is not read by the fixed decoder'),
+    ({'num_steps': 129}, '--steps 129 is more than the 128 tokens of a comp'),
+    ({'num_steps': 33, 'gen_length': 32}, '--steps 33 is more than the 32 to'),
     ({**GATED, 'top_p': 0.0}, 'top_p 0.0 is outside'),
     ({'gen_length': 40}, 'gen_length 40 is not a multiple of block_length 32'),
     ({'temperature': -1.0}, 'temperature -1.0 is negative'),
@@ -232,4 +236,7 @@ def test_the_mask_is_that_of_the_config(tmp_path):
   pretrained.convert(directory, tmp_path / 'ours', mesh)
   for path in (directory, tmp_path / 'ours'):
     vocab = model_source.find(path, None).vocab
-    assert vocab == types.Vocabulary(size=23, mask_token=22, eos_token=18)
+    # Of its tokenizer comes <|eot_id|>, which ends a turn.
+    assert vocab == types.Vocabulary(
+      size=23, mask_token=22, eos_token=18, stop_tokens=(18, 20)
+    )

@@ -1,5 +1,6 @@
 """Pretrained folders: trained on, resumed, evaluated, and refused in a line."""
 
+import dataclasses
 import io
 import json
 import shutil
@@ -10,11 +11,20 @@ import pytest
 
 from dllm_jax import errors, settings, sharding
 from dllm_jax.experiment import evaluate, pretrained_base, run, setup
-from dllm_jax.io import console, hf_config, metrics, pretrained, shards
+from dllm_jax.io import (
+  console,
+  converted,
+  hf_config,
+  metrics,
+  pretrained,
+  shards,
+)
+from dllm_jax.rollout import score
 from dllm_jax.text import chat
 from tests import tiny_pretrained, tiny_run, tiny_text
 
 CONFIG = ('--config', 'tests/tiny_run.py:diffu_grpo')
+STOPS = ('<|endoftext|>', '<|eot_id|>')
 QUIET = console.Console(file=io.StringIO())
 
 
@@ -258,6 +268,31 @@ def test_only_how_a_model_is_run_comes_from_the_config(folder):
   assert cfg.adopt(own, adapters=False).lora_rank == 0
 
 
+def test_a_completion_ends_with_its_turn(folder):
+  """`<|eot_id|>` ends text, loss, length and reward; what follows is nothing.
+
+  The folder's config names `<|endoftext|>` alone.
+  """
+  cfg = settings.from_config(values(folder))
+  ctx = setup.context_of(cfg, pretrained_base.read(folder))
+  ids = {name: ctx.tokenizer._special_ids[name] for name in STOPS}
+  assert ctx.vocab.stop_tokens == tuple(sorted(ids.values()))
+  assert ctx.vocab.eos_token == ids['<|endoftext|>']
+  asked = tiny_run.rows('5 + 3 - 1') * 2
+  right = ctx.tokenizer.encode(ctx.task.demonstration(asked[0]))
+  wrong = ctx.tokenizer.encode('<answer>\n 9\n</answer>')
+  tokens = np.array([[*right, ids[stop], *wrong] for stop in STOPS])
+  reward = score.RewardConfig(weights=(('solution', 1.0),))
+  found = score.score(ctx.task, ctx.tokenizer, asked, tokens, reward)
+  assert found.reward.tolist() == [1.0, 1.0]
+  length = score.completion_mask(tokens, ctx.vocab.stop_tokens).sum(1)
+  assert length.tolist() == [len(right) + 1] * 2
+  # Judged to the end, the later answer counts, and it is wrong.
+  past = dataclasses.replace(reward, past_eos=True)
+  found = score.score(ctx.task, ctx.tokenizer, asked, tokens, past)
+  assert found.reward.tolist() == pytest.approx([0.1, 0.1])
+
+
 def test_prompts_have_the_template_and_the_prefill(folder):
   cfg = settings.from_config(values(folder, rollout__prefill='<reasoning>\n'))
   origin = pretrained_base.of_run(cfg, folder)
@@ -397,12 +432,12 @@ def test_adapters_of_a_folder_are_trained_on(folder, adapted, tmp_path):
   params = pretrained_base.load(folder, ctx, QUIET)
   record = model.record._replace(model=ctx.denoiser.cfg)
   ours = tmp_path / 'ours'
-  files = pretrained.copy_tokenizer(folder, ours.parent)
+  files = converted.copy_tokenizer(folder, ours.parent)
   ours.mkdir()
   for name in files:
     shutil.move(tmp_path / name, ours / name)
   pretrained.checkpoint.save_params(
-    ours / 'params', params, pretrained._to_meta(record, files)
+    ours / 'params', params, converted.to_meta(record, files)
   )
   line = attempt(ours, tmp_path / 'run')
   assert 'has adapters of rank 2 and alpha 64.0; set model.lora_rank' in line

@@ -34,11 +34,12 @@ def evaluate(commands, directory, out, *args):
 
 
 def test_results_and_generations(commands, model, tmp_path):
+  how = ('--steps=3', '--order=margin', '--schedule=linear')
   found, generations = evaluate(
     commands,
     model,
     tmp_path / 'new' / 'out.json',
-    '--steps=3',
+    *how,
     '--batch_size=6',
   )
   assert {
@@ -69,22 +70,30 @@ def test_results_and_generations(commands, model, tmp_path):
       'commit_step',
       'num_steps',
     }
-    assert sorted(row['commit_step']) == sorted([0, 1, 2] * 4)
+    # Dream's schedule: floor(999 * 12 / 3000), floor(999 * 9 / 2001), the rest.
+    assert sorted(row['commit_step']) == [0] * 3 + [1] * 4 + [2] * 5
     assert len(row['completion_ids']) == 12 and row['num_steps'] == 3
   # Our own completions are recordings like any other.
   path = tmp_path / 'new' / 'out.generations.jsonl'
-  args = ('--task', 'countdown', '--generations', path)
+  out = tmp_path / 'scores.json'
+  args = ('--task', 'countdown', '--generations', path, '--out', out)
   scored = commands.run('score.py', *args, config=False)
   assert (scored.code, scored.err) == (0, '')
-  items = json.loads(scored.out)['items']
+  items = json.loads(out.read_text())['items']
   assert [i['correct'] for i in items] == [r['correct'] for r in generations]
   share = sum(row['correct'] for row in generations) / 12
   assert found['accuracy'] == share
   again, same = evaluate(
-    commands, model, tmp_path / 'again.json', '--steps=3', '--batch_size=4'
+    commands, model, tmp_path / 'again.json', *how, '--batch_size=4'
   )
   assert same == generations
   assert again | {'tokens_per_second': 0} == found | {'tokens_per_second': 0}
+  once_more = ('--model', model, '--out', tmp_path / 'again.json', '--steps=2')
+  refused = commands.run('eval.py', *once_more)
+  assert refused.code == 1 and 'is there already' in refused.err
+  assert json.loads((tmp_path / 'again.json').read_text()) == again
+  assert commands.run('eval.py', *once_more, '--overwrite').code == 0
+  assert json.loads((tmp_path / 'again.json').read_text())['mean_steps'] == 2
 
 
 def test_a_model_of_a_fixed_schedule_under_the_gate(commands, model, tmp_path):
@@ -126,6 +135,12 @@ def test_public_test_files(commands, shared_dir, tmp_path, task, changes):
     (['--model={model}', '--params=best'], 2, '--params'),
     (['--model={model}', '--task=sudoku'], 2, "not the task 'countdown'"),
     (['--model={model}', '--steps=0'], 1, 'num_steps 0 is not positive'),
+    (['--model={model}', '--steps=13'], 2, 'is more than the 12 tokens of a'),
+    (
+      ['--model={model}', '--decode=gated', '--schedule=linear'],
+      2,
+      '--schedule is of the fixed schedule; give --decode fixed',
+    ),
     (['--model={model}', '--gen_length=5'], 1, 'gen_length 5 is not a multi'),
     (['--model={model}', '--batch_size=0'], 1, 'eval.batch_size is 0'),
     (['--model={model}', '--batch_size=3'], 1, 'eval.batch_size is 3'),

@@ -52,7 +52,12 @@ def unfinished(finished, tmp_path):
 
 WRONG = [
   (['--config.rollout.gen_lenght=3'], 2, "did you mean 'rollout.gen_length'?"),
-  (['--config=configs/ag_grpo.py:huge'], 2, "unknown preset 'huge'"),
+  (['--config=configs/ag_grpo.py:huge'], 2, "unknown preset 'huge'; There are"),
+  (
+    ['--config=configs/ag_grpo.py:llada_8b,gsm8'],
+    2,
+    "'llada_8b,gsm8'; did you mean 'llada_8b,gsm8k'? There are",
+  ),
   (['--config=configs/none.py'], 2, 'config file configs/none.py is missing'),
   (tiny_run.flags(data_dir='/nonexistent'), 1, '/nonexistent'),
   (

@@ -179,6 +179,23 @@ def test_one_step_hides_only_what_it_may():
   np.testing.assert_array_equal(nothing.tokens[:, 0, :-L], batch.prompt_ids)
 
 
+def test_one_step_hides_the_same_at_any_width():
+  pad = lambda x, fill: jnp.pad(x, ((0, 0), (3, 0)), constant_values=fill)
+  wide = BATCH._replace(
+    prompt_ids=pad(BATCH.prompt_ids, tiny.EOS),
+    prompt_mask=pad(BATCH.prompt_mask, False),
+    maskable=pad(BATCH.maskable, False),
+  )
+  estimator = logprobs.OneStep(mask_prob=0.5)
+  views = [
+    views_of(jax.random.key(0), batch, estimator=estimator)
+    for batch in (BATCH, wide)
+  ]
+  np.testing.assert_array_equal(views[0].tokens, views[1].tokens[..., 3:])
+  hidden = np.asarray(views[0].tokens[..., :-L]) == tiny.MASK
+  assert hidden.any() and not hidden.all()
+
+
 def test_one_step_rate_is_independent_per_token():
   many = jax.tree.map(lambda x: jnp.repeat(x[:1], 2000, 0), BATCH)
   many = many._replace(

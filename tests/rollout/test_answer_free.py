@@ -113,6 +113,21 @@ def test_rollout_pads_rows_and_drops_them():
   same(got, jax.tree.map(lambda x: x[:3], sample(range(8))))
 
 
+def test_rows_do_not_depend_on_the_width():
+  def at(width):
+    return answer_free.rollout(
+      tiny.context_of(tiny.DENOISER),
+      tiny.params(),
+      jax.random.key(0),
+      prompts.pad_left(TEXTS[:3], width, tiny.EOS),
+      np.arange(3, dtype=np.int32),
+      CFG,
+      num_rows=4,
+    )
+
+  same(at(5), at(32))
+
+
 def test_guidance_is_that_of_the_guided_denoiser():
   same(rollout(cfg_scale=0.0), rollout())
   denoiser, params = guidance.guided(
@@ -121,6 +136,18 @@ def test_guidance_is_that_of_the_guided_denoiser():
   want = sample(range(3), denoiser=denoiser, params=params)
   same(rollout(cfg_scale=1.5), want)
   assert (np.asarray(want.tokens) != rollout().tokens).any()
+
+
+def test_the_linear_schedule_by_hand():
+  # floor(999 * 12 / 3000), floor(999 * 9 / 2001), the rest.
+  found = rollout(block_length=L, num_steps=3, schedule='linear')
+  counts = [np.bincount(row).tolist() for row in found.commit_step]
+  assert counts == [[3, 4, 5]] * 3
+  even = rollout(block_length=L, num_steps=3)
+  assert [np.bincount(r).tolist() for r in even.commit_step] == [[4, 4, 4]] * 3
+  cfg = dataclasses.replace(CFG, block_length=L, num_steps=3)
+  assert cfg.largest_commit() == 4
+  assert dataclasses.replace(cfg, schedule='linear').largest_commit() >= 5
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,48 @@ def test_take_and_repeat():
   np.testing.assert_array_equal(given.repeat(2).maskable.sum(1), [0, 0, 2, 2])
 
 
+@pytest.mark.parametrize(
+  ('longest', 'max_length', 'width'),
+  [
+    (0, 6, 6),
+    (6, 6, 6),
+    (6, 896, 32),
+    (32, 896, 32),
+    (33, 896, 64),
+    (512, 896, 512),
+    (513, 896, 896),
+    (896, 896, 896),
+    (33, 40, 40),
+  ],
+)
+def test_width_for(longest, max_length, width):
+  assert prompts.width_for(longest, max_length) == width
+
+
+def test_few_widths():
+  assert len({prompts.width_for(n, 896) for n in range(897)}) == 6
+
+
+def test_trimmed():
+  given = prompts.pad_left([[1] * 3, [2] * 33, [3] * 40], 100, 0)
+  assert given.trimmed().ids.shape == (3, 64)
+  short = given.take(slice(0, 1)).trimmed()
+  want = prompts.pad_left([[1] * 3], 32, 0)
+  for got, expected in zip(short, want, strict=True):
+    np.testing.assert_array_equal(got, expected)
+  assert given.take(slice(0, 0)).trimmed().ids.shape == (0, 32)
+
+
+def test_a_batch_is_as_wide_as_its_longest_prompt():
+  rows = tiny_run.rows('x', numbers=(1,) * 29) + tiny_run.rows('x')
+  assert encode(rows, 200).ids.shape == (2, 32)
+  wider = tiny_run.rows('x', numbers=(1,) * 30)
+  got = encode(rows + wider, 200)
+  assert got.ids.shape == (3, 64)
+  np.testing.assert_array_equal(got.ids[:2, 32:], encode(rows, 200).ids)
+  assert encode(rows + wider, 40).ids.shape == (3, 40)
+
+
 def encode(rows, max_length):
   return prompts.encode(TASK, TOKENIZER, rows, max_length)
 

@@ -63,8 +63,16 @@ def test_the_mask_ends_with_the_first_eos():
     [[A, EOS, B, EOS], [A, B, C, A], [EOS, EOS, EOS, EOS], [A, B, C, EOS]]
   )
   np.testing.assert_array_equal(
-    score.completion_mask(tokens, EOS),
+    score.completion_mask(tokens, (EOS,)),
     [[1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0], [1, 1, 1, 1]],
+  )
+
+
+def test_any_stop_token_ends_the_mask():
+  tokens = np.array([[A, C, EOS, C], [EOS, C, A, B], [A, B, A, C], [A] * 4])
+  np.testing.assert_array_equal(
+    score.completion_mask(tokens, (C, EOS)),
+    [[1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 1], [1, 1, 1, 1]],
   )
 
 

@@ -162,7 +162,7 @@ def test_hostile_answers(case, parity):
   cd = countdown.Countdown(parity=parity)
   completion = format.completion_text('', text)
   seconds = []
-  for _ in range(3):
+  for _ in range(5):
     start = time.process_time()
     score = cd.score(_row(numbers, target), completion)
     seconds.append(time.process_time() - start)
@@ -173,8 +173,12 @@ def test_hostile_answers(case, parity):
     correct = correct or text == '-3+7'
   else:
     assert score.correct == bool(correct)
-  assert score.terms['solution'] == (1.0 if correct else 0.1)
-  assert min(seconds) < 0.01
+  # Of a megabyte only the end is read, and so no opening tag.
+  wrong = 0.1 if len(completion) <= format.MAX_CHARS else 0.0
+  if parity and not wrong:
+    wrong = 0.1 if score.metrics['has_answer'] else 0.0
+  assert score.terms['solution'] == (1.0 if correct else wrong)
+  assert min(seconds) < 0.002
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import time
 import pytest
 
 from dllm_jax import errors
-from dllm_jax.tasks import math_equal
+from dllm_jax.tasks import latex, math_equal, mathematics
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
 LIMIT = 0.5  # CPU seconds of a question
@@ -214,6 +214,44 @@ def test_many_threads(pool):
   assert len(pool.pids()) <= 2
 
 
+PROCESS = """
+import concurrent.futures, json, sys
+from dllm_jax.tasks import math_equal
+pairs = json.load(sys.stdin)
+pool = math_equal.Pool(2, cpu_seconds=0.5)
+pool.equal([('1', '2'), ('x', 'y')])
+with concurrent.futures.ThreadPoolExecutor(16) as threads:
+  found = list(threads.map(lambda i: pool.equal(pairs[i::16]), range(16)))
+pool.close()
+print(json.dumps(found))
+"""
+
+
+def test_many_threads_of_several_processes():
+  """The whole hostile list among plain questions; every verdict is right.
+
+  Two processes of sixteen threads, which ask a sixteenth each.
+  """
+  pairs = [('5', text) for text in HOSTILE if text != '\ud800']
+  pairs += [(str(i), f'{i + i % 2}.0') for i in range(20)]
+  want = [False] * (len(HOSTILE) - 1) + [True, False] * 10
+  started = [
+    subprocess.Popen(
+      [sys.executable, '-c', PROCESS],
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      cwd=REPO,
+    )
+    for _ in range(2)
+  ]
+  with concurrent.futures.ThreadPoolExecutor() as threads:
+    told = [
+      threads.submit(p.communicate, json.dumps(pairs).encode()) for p in started
+    ]
+    found = [json.loads(t.result()[0]) for t in told]
+  assert found == [[want[i::16] for i in range(16)]] * 2
+
+
 def test_order_and_duplicates(pool):
   pairs = [('1', '1'), ('2', '3'), ('1', '1'), ('2', '2.0'), ('2', '3')]
   assert pool.equal(pairs) == [True, False, True, True, False]
@@ -377,4 +415,39 @@ def test_agrees_with_math_verify(shared_dir):
     if f != e and pair[0] != pair[1]
   ]
   assert len(pairs) == 500 and sum(expected) > 150
+  assert len(different) <= 2, different
+
+
+@pytest.mark.slow
+def test_the_task_agrees_with_math_verify(shared_dir):
+  """Gold answers of MATH-500 as a model writes them; our rules on top."""
+  import math_verify
+
+  path = shared_dir / 'data' / 'math' / 'math500_test.jsonl'
+  golds = [json.loads(x)['answer'] for x in path.read_text().splitlines()]
+  forms = ('{}', '${}$', r'\boxed{{{}}}', r'{}\,', 'x = {}')
+  answers = [
+    (forms[i % 5] if '=' not in gold else '{}').format(gold)
+    if i % 3
+    else golds[i - 1]
+    for i, gold in enumerate(golds)
+  ]
+  read = lambda text: math_verify.parse('\\boxed{' + text + '}')
+  bare = lambda text: latex.answer_text(text).strip('$')
+  expected = [
+    gold == bare(text) or math_verify.verify(read(gold), read(bare(text)))
+    for gold, text in zip(golds, answers, strict=True)
+  ]
+  rows = [
+    {'id': 'a', 'problem': '', 'solution': '', 'answer': g} for g in golds
+  ]
+  texts = [f'<answer>\n{text}\n</answer>' for text in answers]
+  found = mathematics.Mathematics().score_batch(rows, texts)
+  different = [
+    (gold, text)
+    for gold, text, f, e in zip(golds, answers, found, expected, strict=True)
+    if f.correct != e
+  ]
+  assert len(golds) == 500 and 250 < sum(expected) < 450
+  assert all(f.judged for f in found)
   assert len(different) <= 2, different

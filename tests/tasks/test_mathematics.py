@@ -108,6 +108,37 @@ def test_what_is_read(completion, correct, boxed):
   assert found.terms['boxed'] == boxed
 
 
+@pytest.mark.parametrize(
+  ('gold', 'right', 'wrong'),
+  [
+    # math-verify takes the right-hand side, whatever is on the left.
+    ('31', ['x = 31', '2 + 29 = 31', 'f(2) = 31'], ['5 = 31', '31 = 5']),
+    ('31', [r'\text{Area} = 31', r'\theta = 31'], [r'\pi = 31', '31 + 1 = 31']),
+    # It drops a subscript, ...
+    ('2516_8', ['2516_8', '2516_{8}', '2516'], ['2516_7', '2516_{10}', '1358']),
+    # ... a relation, and words.
+    ('31', [r'31 \text{ cm}', r'31^\circ'], [r'\neq 31', r'31 \text{ not}']),
+    ('31', [], [r'31 \text{ is wrong}', r'31 \approx 5', "isn't 31"]),
+    # The last box is the answer: the specification says so.
+    ('31', [r'\boxed{5} \boxed{31}'], [r'\boxed{31} \boxed{5}']),
+  ],
+)
+def test_what_math_verify_would_let_pass(gold, right, wrong):
+  rows = [{**ROW, 'answer': gold}] * (len(right) + len(wrong))
+  texts = [f'<answer>{text}</answer>' for text in (*right, *wrong)]
+  found = [s.correct for s in TASK.score_batch(rows, texts)]
+  assert found == [True] * len(right) + [False] * len(wrong)
+
+
+def test_a_side_that_was_not_judged_is_no_verdict(monkeypatch):
+  verdicts = iter([[True, None], [False, None]])
+  monkeypatch.setattr(math_equal, 'equal', lambda pairs: next(verdicts))
+  row = {**ROW, 'answer': '31'}
+  assert not TASK.score(row, '<answer>2 + 29 = 31</answer>').judged
+  wrong = TASK.score(row, '<answer>5 = 31</answer>')
+  assert wrong.judged and not wrong.correct
+
+
 def test_an_echo_of_the_prompt_is_no_answer():
   """The gold may stand in the prompt; only the answer block counts."""
   echo = f'<reasoning>{ROW["problem"]} {ROW["answer"]}</reasoning>'

@@ -1,5 +1,6 @@
 import gzip
 import json
+import random
 import re
 import time
 
@@ -113,13 +114,43 @@ ATTACKS = [
 def test_hostile_answers(name, answer, cells):
   del name
   seconds = []
-  for _ in range(3):
+  for parity in (True, True, True, True, False, False, False, False):
     start = time.process_time()
-    score = _score(answer)
+    score = _score(answer, parity=parity)
     seconds.append(time.process_time() - start)
   assert score.terms['cells'] == cells
   assert score.correct == (cells == 1)
-  assert min(seconds) < 0.01
+  assert min(seconds[:4]) < 0.002 and min(seconds[4:]) < 0.002
+
+
+def test_against_the_rules_written_out():
+  """Solved grids with random cells changed, by rows, columns and boxes."""
+  rng = random.Random(0)
+  solved = 0
+  for _ in range(2000):
+    grid = list(rng.choice(sudoku.grids()))
+    for _ in range(rng.choice((0, 1, 2, 16))):
+      grid[rng.randrange(16)] = rng.choice('1234')
+    text = ''.join(grid)
+    clues = rng.sample(range(16), 8)
+    puzzle = ''.join(SOLUTION[i] if i in clues else '0' for i in range(16))
+    if rng.random() < 0.5:
+      puzzle = ''.join(text[i] if i in clues else '0' for i in range(16))
+    cell = lambda r, c, text=text: text[4 * r + c]
+    rows = [[cell(r, c) for c in range(4)] for r in range(4)]
+    columns = [[cell(r, c) for r in range(4)] for c in range(4)]
+    boxes = [
+      [cell(r + i, c + j) for i in (0, 1) for j in (0, 1)]
+      for r in (0, 2)
+      for c in (0, 2)
+    ]
+    units = rows + columns + boxes
+    right = all(sorted(unit) == list('1234') for unit in units)
+    right &= all(p in ('0', t) for p, t in zip(puzzle, text, strict=True))
+    row = {'id': 'a', 'puzzle': puzzle, 'solution': SOLUTION}
+    assert _score(text, row).correct == right, (puzzle, text)
+    solved += right
+  assert 200 < solved < 1800
 
 
 def test_partial_credit():

@@ -164,7 +164,9 @@ def test_micro_batches_change_nothing(name, beta):
     reference=REFERENCE,
   )
   (one, first), (four, second) = run(1), run(4)
-  near(four.params, one.params, 1e-6)
+  # The KL term's exponential makes some entries a hundred times as large as
+  # they were, and the last bits with them.
+  near(four.params, one.params, 1e-5 if beta else 1e-6)
   before = tiny.table_params(0, L)
   assert np.abs(np.asarray(one.params['table']) - before['table']).max() > 0.01
   for a, b in zip(first, second, strict=True):

@@ -1,0 +1,56 @@
+"""Word-level tokenizers: a list of words, and text split into the longest."""
+
+import re
+from collections.abc import Sequence
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers
+
+from dllm_jax.text import special
+
+EOS = '<|eos|>'
+MASK = '<|mask|>'
+
+
+def build(
+  words: Sequence[str],
+) -> tuple[tokenizers.Tokenizer, special.SpecialTokens]:
+  """The tokenizer of `Tokenizer.from_words`, and its special tokens.
+
+  Raises:
+    ValueError: a word is empty, double, or one of the special tokens.
+  """
+  seen = set()
+  for word in words:
+    if not word or word in seen or word in (EOS, MASK):
+      raise ValueError(f'empty, double or reserved word: {word!r}')
+    seen.add(word)
+  # EOS and mask stay out of the model, so that no text can spell them.
+  vocab = {word: i for i, word in enumerate(words)}
+  tokenizer = tokenizers.Tokenizer(models.WordLevel(vocab, unk_token='\0'))
+  longest_first = sorted(words, key=lambda word: (-len(word), word))
+  pattern = '|'.join(_escape(word) for word in longest_first)
+  tokenizer.pre_tokenizer = pre_tokenizers.Split(
+    tokenizers.Regex(pattern), behavior='isolated'
+  )
+  tokenizer.decoder = decoders.Fuse()
+  tokenizer.add_special_tokens([EOS, MASK])
+  return tokenizer, named(tokenizer, EOS, MASK)
+
+
+def named(
+  tokenizer: tokenizers.Tokenizer, eos: str, mask: str
+) -> special.SpecialTokens:
+  """The special tokens of a tokenizer that has an EOS and a mask."""
+  for name in (eos, mask):
+    if tokenizer.token_to_id(name) is None:
+      raise ValueError(f'the tokenizer has no token {name!r}')
+  end = tokenizer.token_to_id(eos)
+  return special.SpecialTokens(
+    mask=tokenizer.token_to_id(mask), eos=end, pad=end
+  )
+
+
+def _escape(word: str) -> str:
+  """Escapes `word` for the Oniguruma syntax of `tokenizers.Regex`."""
+  return re.sub(r'([\\^$.|?*+()\[\]{}])', r'\\\1', word)
