@@ -9,6 +9,8 @@ REPO = pathlib.Path(__file__).resolve().parents[1]
 RANK = {
   'types': 0,
   'errors': 0,
+  'digests': 0,
+  'watchdog': 0,
   'ops': 1,
   'analysis': 1,
   'models': 2,
@@ -22,6 +24,7 @@ RANK = {
   'rollout': 4,
   'train': 5,
   'eval': 5,
+  'skipping': 5,
   'loop': 6,
   'settings': 7,
   'experiment': 8,
@@ -39,7 +42,7 @@ FORBIDDEN = (
 )
 # prefix of a module: the only places that may import it
 ONLY_IN = {
-  'orbax': ('io/checkpoint.py',),
+  'orbax': ('io/arrays.py',),
   'flax.linen': ('models/',),
   'matplotlib': ('analysis/',),
 }

@@ -6,6 +6,7 @@ rows(task, 'train', data_dir=cfg.data_dir, cache_dir=cache)
 import pathlib
 from collections.abc import Sequence
 
+from dllm_jax import digests as digests_lib
 from dllm_jax import errors
 from dllm_jax.data import benchmarks, pipeline, public, text_rows
 from dllm_jax.tasks import task as task_lib
@@ -42,6 +43,30 @@ def rows(
         raise errors.UserError(str(error)) from error
     return pipeline.open_split(pipeline.prepare(task, cache_dir), split)
   return text_split(task.name, split, data_dir=data_dir, cache_dir=cache_dir)
+
+
+def digests(
+  task: task_lib.Task,
+  *,
+  data_dir: str | pathlib.Path,
+  cache_dir: str | pathlib.Path,
+) -> dict[str, str]:
+  """SHA-256 by file of all that `rows` reads, once it has been built.
+
+  The built files are the same bytes whenever they are built of the same data,
+  by the same libraries.
+  """
+  if task.name in pipeline.BUILDERS:
+    builder = pipeline.prepare(task, cache_dir)
+  else:
+    config = text_rows.Config(data_set=task.name, data_dir=str(data_dir))
+    builder = pipeline.build(text_rows.TextRows, config, cache_dir)
+  built = pathlib.Path(builder.data_dir)
+  found = digests_lib.of_folder(built, '*.array_record*')
+  if task.name in pipeline.BUILDERS and data_dir:
+    name = public.DEFAULT_FILES[task.name]
+    found[name] = digests_lib.of_file(pathlib.Path(data_dir) / task.name / name)
+  return found
 
 
 def text_split(

@@ -8,7 +8,7 @@ import flax
 import jax
 import numpy as np
 
-from dllm_jax import errors, settings, sharding, types
+from dllm_jax import errors, settings, sharding, types, watchdog
 from dllm_jax.data import pipeline, sources
 from dllm_jax.experiment import pretrained_base
 from dllm_jax.io import checkpoint, console, hf, metrics, workdir
@@ -49,6 +49,7 @@ class Run:
   log: metrics.MetricsLog
   screen: console.Console
   stop: workdir.StopRequest
+  watch: watchdog.Watchdog
 
   def checkpoints(self, stage: str) -> checkpoint.Checkpoints:
     """Those of one stage."""
@@ -152,6 +153,16 @@ def load_rows(cfg: settings.Settings) -> Rows:
   )
 
 
+def data_digests(cfg: settings.Settings) -> dict[str, str]:
+  """Digests of the files that the rows are read from, by what they hold.
+
+  For a run to see that it goes on with the data that it began with.
+  """
+  return sources.digests(
+    cfg.task, data_dir=cfg.data_dir, cache_dir=_cache_dir(cfg)
+  )
+
+
 def load_test(cfg: settings.Settings) -> Sequence[task_lib.Row]:
   """The held-out rows alone; of files as many as there are, at most.
 
@@ -165,7 +176,7 @@ def load_test(cfg: settings.Settings) -> Sequence[task_lib.Row]:
 
 
 def _split(cfg: settings.Settings, split: str) -> Sequence[task_lib.Row]:
-  cache = cfg.data.cache_dir or workdir.cache_dir() / 'data'
+  cache = _cache_dir(cfg)
   try:
     return sources.rows(cfg.task, split, data_dir=cfg.data_dir, cache_dir=cache)
   except OSError as e:
@@ -173,6 +184,10 @@ def _split(cfg: settings.Settings, split: str) -> Sequence[task_lib.Row]:
       f'the data set cannot be written to {cache}: {e.strerror}; change '
       'data.cache_dir or $DLLM_JAX_CACHE'
     ) from e
+
+
+def _cache_dir(cfg: settings.Settings) -> pathlib.Path:
+  return pathlib.Path(cfg.data.cache_dir or workdir.cache_dir() / 'data')
 
 
 def _pick(

@@ -11,7 +11,6 @@ A converted folder holds
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +20,7 @@ import flax
 import jax
 from jax.sharding import Mesh
 
-from dllm_jax import errors, types
+from dllm_jax import digests, errors, types
 from dllm_jax.io import (
   checkpoint,
   console,
@@ -250,7 +249,7 @@ def copy_tokenizer(source: pathlib.Path, work: pathlib.Path) -> dict[str, str]:
   for name in TOKENIZER_FILES:
     if folder_lib.has(source, name):
       folder_lib.copy(source, name, work)
-      found[name] = _digest(work / name)
+      found[name] = digests.of_file(work / name)
   return found
 
 
@@ -259,12 +258,7 @@ def _keep_ids(record: hf_config.Record, work: pathlib.Path) -> dict[str, str]:
   kept = {k: v for k, v in record.config.items() if k in text_directory.IDS}
   path = work / text_directory.IDS_FILE
   path.write_text(json.dumps(kept, indent=2) + '\n', 'utf-8')
-  return {path.name: _digest(path)}
-
-
-def _digest(path: pathlib.Path) -> str:
-  with path.open('rb') as f:
-    return hashlib.file_digest(f, 'sha256').hexdigest()
+  return {path.name: digests.of_file(path)}
 
 
 def _check_files(directory: pathlib.Path, files: Any) -> None:
@@ -272,7 +266,7 @@ def _check_files(directory: pathlib.Path, files: Any) -> None:
   if not isinstance(files, dict):
     raise _damaged(directory, 'its record names no files')
   for name, digest in files.items():
-    if _digest(folder_lib.member(directory, name)) != digest:
+    if digests.of_file(folder_lib.member(directory, name)) != digest:
       raise _damaged(directory, f'{name} is not as it was written')
 
 

@@ -142,4 +142,5 @@ def _update(
   return state, {
     'sft/loss': aux['loss'],
     'sft/grad_norm': aux['grad_norm'],
+    'sft/skipped_updates': aux['skipped'],
   }
