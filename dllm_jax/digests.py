@@ -2,6 +2,10 @@
 
 import hashlib
 import pathlib
+from collections.abc import Sequence
+from concurrent import futures
+
+_THREADS = 16
 
 
 def of_file(path: pathlib.Path) -> str:
@@ -10,10 +14,31 @@ def of_file(path: pathlib.Path) -> str:
     return hashlib.file_digest(f, 'sha256').hexdigest()
 
 
+def of_files(paths: Sequence[pathlib.Path]) -> list[str | OSError]:
+  """The digests of several files, or why one cannot be read, in their order.
+
+  Several at a time: hashing leaves the interpreter to other threads.
+  """
+
+  def one(path):
+    try:
+      return of_file(path)
+    except OSError as e:
+      return e
+
+  with futures.ThreadPoolExecutor(_THREADS) as pool:
+    return list(pool.map(one, paths))
+
+
 def of_folder(directory: pathlib.Path, pattern: str = '*') -> dict[str, str]:
   """Digests of the files below a folder that match, by their paths in it."""
   files = sorted(p for p in directory.rglob(pattern) if p.is_file())
-  return {str(p.relative_to(directory)): of_file(p) for p in files}
+  found = of_files(files)
+  for digest in found:
+    if isinstance(digest, OSError):
+      raise digest
+  names = [str(path.relative_to(directory)) for path in files]
+  return dict(zip(names, found, strict=True))
 
 
 def of_text(text: str) -> str:

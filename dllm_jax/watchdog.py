@@ -14,6 +14,7 @@ import statistics
 import sys
 import threading
 import time
+from collections.abc import Sequence
 
 EXIT_CODE = 4
 STEPS = 10  # times the median step that a silence may last
@@ -27,8 +28,7 @@ TELL_SECONDS = 10.0
 class Watchdog:
   """Watches from the first beat to the end of the `with` block.
 
-  The limit is `seconds`, or `STEPS` median steps where that is longer; it is
-  `FIRST` times as long for what happens for the first time.
+  See `limit` for how long it waits.
   """
 
   def __init__(self, path: str | os.PathLike, *, seconds: float):
@@ -60,14 +60,14 @@ class Watchdog:
     """Says that the run goes on, and what it does next."""
     if not self._seconds:
       return
-    limit = max(self._seconds, STEPS * statistics.median(self._steps or [0.0]))
-    if what not in self._seen:
-      limit *= FIRST
-      self._seen.add(what)
+    longest = limit(
+      self._seconds, list(self._steps), first=what not in self._seen
+    )
+    self._seen.add(what)
     at = '' if step is None else f' of step {step}'
-    self._now = (f'{what}{at}', time.monotonic(), limit)
+    self._now = (f'{what}{at}', time.monotonic(), longest)
     faulthandler.dump_traceback_later(
-      1.1 * limit + GRACE_SECONDS, exit=True, file=self._file
+      1.1 * longest + GRACE_SECONDS, exit=True, file=self._file
     )
 
   def step_took(self, seconds: float) -> None:
@@ -95,3 +95,15 @@ class Watchdog:
     teller.start()
     teller.join(TELL_SECONDS)
     os._exit(EXIT_CODE)
+
+
+def limit(seconds: float, steps: Sequence[float], *, first: bool) -> float:
+  """How long a silence may last.
+
+  Args:
+    seconds: at least.
+    steps: how long steps took; `STEPS` times their median is let pass.
+    first: what goes on is done for the first time, `FIRST` times as slowly.
+  """
+  longest = max(seconds, STEPS * statistics.median(steps or [0.0]))
+  return FIRST * longest if first else longest

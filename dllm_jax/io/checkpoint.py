@@ -201,7 +201,7 @@ def read_meta(directory: str | os.PathLike) -> dict:
   """
   path = pathlib.Path(directory).absolute()
   files = manifest.read(path, OTHER_PARAMS).files
-  manifest.check_file(path, META_FILE, files.get(META_FILE), OTHER_PARAMS)
+  manifest.check_files(path, {META_FILE: files.get(META_FILE)}, OTHER_PARAMS)
   return json.loads((path / META_FILE).read_bytes())
 
 
@@ -262,8 +262,7 @@ def _load(path: pathlib.Path, like: PyTree) -> tuple[PyTree, dict]:
 def _check(path: pathlib.Path, like: PyTree, remedy: str) -> None:
   """Refuses files that are not as they were written, and another tree."""
   saved = manifest.read(path, remedy)
-  for name, digest in saved.files.items():
-    manifest.check_file(path, name, digest, remedy)
+  manifest.check_files(path, saved.files, remedy)
   manifest.check_same_tree(path, saved.leaves, _leaves_by_path(like))
 
 

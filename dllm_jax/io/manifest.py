@@ -76,19 +76,26 @@ def _seal(leaves: dict[str, list], files: dict[str, str]) -> str:
   return digests.of_text(json.dumps([leaves, files], sort_keys=True))
 
 
-def check_file(
-  path: pathlib.Path, name: str, digest: str | None, remedy: str
+def check_files(
+  path: pathlib.Path, wanted: dict[str, str | None], remedy: str
 ) -> None:
-  """Raises `Damaged` where a file of the checkpoint has another digest."""
-  if not (path / name).is_file():
-    raise Damaged(path, f'{name} is missing', remedy)
-  try:
-    found = digests.of_file(path / name)
-  except OSError as e:
-    how = f'{name} cannot be read ({e.strerror})'
-    raise Damaged(path, how, remedy) from None
-  if found != digest:
-    raise Damaged(path, f'{name} is not as it was written', remedy)
+  """Raises `Damaged` where files of the checkpoint have other digests.
+
+  Args:
+    path: of the checkpoint.
+    wanted: digests by name; None for a file that the manifest does not have.
+    remedy: what to do.
+  """
+  for name in wanted:
+    if not (path / name).is_file():
+      raise Damaged(path, f'{name} is missing', remedy)
+  found = digests.of_files([path / name for name in wanted])
+  for name, digest in zip(wanted, found, strict=True):
+    if isinstance(digest, OSError):
+      how = f'{name} cannot be read ({digest.strerror})'
+      raise Damaged(path, how, remedy)
+    if digest != wanted[name]:
+      raise Damaged(path, f'{name} is not as it was written', remedy)
 
 
 def check_same_tree(
