@@ -179,14 +179,14 @@ def run(
   clock = _Clock(progress)
   pending = None
 
-  def beat(doing):
-    watch.beat(f'{method.phase} {doing}', progress.step + 1)
+  def beat(doing, number):
+    watch.beat(f'{method.phase} {doing}', number)
 
   def flush(ended):
     nonlocal pending
     if pending is not None:
       row, pending = pending, None
-      beat('waiting for the device')
+      beat('waiting for the device', row.step)
       took = ended - row.began - row.host.get('time/eval', 0.0)
       row.host['time/step'] = took
       history = jax.device_get(row.device)
@@ -202,7 +202,7 @@ def run(
   def save():
     flush(time.perf_counter())
     clock.stamp()
-    beat('saving')
+    beat('saving', progress.step)
     with stop.shield():
       checkpoints.save(
         progress.step, Saved(state, best), dataclasses.asdict(progress)
@@ -212,11 +212,11 @@ def run(
     while progress.step < cfg.num_steps:
       step = progress.step
       began = time.perf_counter()
-      beat('collecting')
+      beat('collecting', step + 1)
       rows = batches.rows(step)
       batch, host = method.collect(state, rows, step)
       host['time/collect'] = time.perf_counter() - began
-      beat('updating')
+      beat('updating', step + 1)
       state, device = method.update(state, batch, step)
       # The compiler may lay the new state out otherwise; a resumed run could
       # then compute in another order than one that was not stopped.
@@ -227,7 +227,7 @@ def run(
       pending = _Row(progress.step, host, device, began, rows, batch)
       last = progress.step == cfg.num_steps
       if cfg.eval_every and (last or progress.step % cfg.eval_every == 0):
-        beat('evaluating')
+        beat('evaluating', step + 1)
         host |= score(state.params)
         host['time/eval'] = time.perf_counter() - dispatched
         if cfg.keeps_best:

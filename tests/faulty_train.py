@@ -2,7 +2,7 @@
 
 tests/faulty_train.py FAULT ... --config ... --workdir ...
 
-  record:FILE   appends each step that begins, with the ids of its rows
+  record:FILE   appends each step that begins, its time and its rows' ids
   hang:STEP     a rollout of that step never ends
 """
 
@@ -12,6 +12,7 @@ import pathlib
 import runpy
 import sys
 import threading
+import time
 
 from dllm_jax.train.methods import ag_grpo, sft
 
@@ -33,7 +34,8 @@ def record(path: str) -> None:
   file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
   def act(phase, rows, step):
-    line = json.dumps([os.getpid(), phase, step, [row['id'] for row in rows]])
+    ids = [row['id'] for row in rows]
+    line = json.dumps([os.getpid(), time.monotonic(), phase, step, ids])
     os.write(file, f'{line}\n'.encode())  # all of it, or nothing
 
   before_collect(sft.Sft, act)

@@ -16,50 +16,58 @@ from tests.experiment import test_resume
 # reference and a best-so-far as in `test_resume`.
 RUN = tiny_run.flags(
   method__policy__beta=0.01,
-  base__patience=20,
-  base__num_steps=30,
-  base__eval_every=10,
-  train__num_steps=150,
-  train__eval_every=25,
+  base__patience=9,
+  base__num_steps=8,
+  base__eval_every=4,
+  train__num_steps=40,
+  train__eval_every=10,
 )
 KILLS = 60
 SCRIPT = '../tests/faulty_train.py'
 
 
-def consumed(path):
-  """The steps that began, attempt by attempt: [(phase, step, ids)]."""
-  attempts = collections.defaultdict(list)
-  for line in path.read_text().splitlines():
-    attempt, phase, step, ids = json.loads(line)
-    attempts[attempt].append((phase, step, ids))
-  return list(attempts.values())
+def attempts_of(log):
+  """What each process began: lists of (time, phase, step, ids)."""
+  found = collections.defaultdict(list)
+  if log.exists():
+    for line in log.read_text().splitlines():
+      attempt, *rest = json.loads(line)
+      found[attempt].append(rest)
+  return list(found.values())
 
 
-def that_count(attempts):
+def consumed(log):
   """{(phase, step): ids}: what was done again counts as it was done last."""
-  return {(p, step): ids for steps in attempts for p, step, ids in steps}
+  return {
+    (phase, step): ids
+    for steps in attempts_of(log)
+    for _, phase, step, ids in steps
+  }
 
 
 def multiset(steps):
   return collections.Counter(i for ids in steps.values() for i in ids)
 
 
-def newest(run, phase):
-  return setup.stage_checkpoints(run, phase, 1).latest() or 0
+def newest(run):
+  """The newest checkpoint of each phase."""
+  return {
+    phase: setup.stage_checkpoints(run, phase, 1).latest() or 0
+    for phase in ('sft', 'rl')
+  }
 
 
 class AtRandom:
-  """True some time after the first step began: seconds drawn at random.
+  """True at a random moment of the next three steps that a process makes.
 
-  Starting takes longer than a few steps, and a kill in it is of no interest
-  more than now and then: one in six comes at any time from the start.
+  Starting takes longer than a step, and a kill in it finds nothing to break:
+  one in ten comes there.
   """
 
-  def __init__(self, log, rng):
+  def __init__(self, log, rng, pace):
     self._log, self._size = log, self._size_of(log)
-    self._early = rng.random() < 1 / 6
-    self._wait = rng.uniform(0.0, 2.5)
-    self._began = time.monotonic() if self._early else None
+    self._wait = rng.uniform(0.0, 3.0 * pace)
+    self._began = time.monotonic() if rng.random() < 0.1 else None
 
   @staticmethod
   def _size_of(log):
@@ -74,40 +82,45 @@ class AtRandom:
 
 @pytest.mark.slow
 def test_sixty_kills_change_nothing(commands, tmp_path):
-  whole, run = tmp_path / 'whole', tmp_path / 'run'
-  whole_log, log = tmp_path / 'whole.jsonl', tmp_path / 'run.jsonl'
-  start = lambda log, run: commands.start(
-    SCRIPT, f'record:{log}', *RUN, '--workdir', run
-  )
-  command = start(whole_log, whole)
-  assert command.wait() == 0, command.err
-  rng = random.Random(0)
-  killed, before, in_saves, found = 0, None, 0, []
+  def start(name):
+    log = tmp_path / f'{name}.jsonl'
+    run = tmp_path / name
+    return commands.start(SCRIPT, f'record:{log}', *RUN, '--workdir', run)
+
   began = time.monotonic()
-  while killed < KILLS:
-    num_attempts = len(consumed(log)) if log.exists() else 0
-    command = start(log, run)
-    code = command.signal_when(signal.SIGKILL, AtRandom(log, rng))
-    assert code == -signal.SIGKILL, command.out + command.err
-    killed += 1
-    assert command.err == '' and 'damaged' not in command.out
-    in_saves += any(run.glob('checkpoints/*/*.partial'))
-    attempts = consumed(log) if log.exists() else []
-    if len(attempts) > num_attempts and before is not None:
-      # It went on at the very step that was saved last.
-      phase, step, _ = attempts[-1][0]
-      assert step == before[phase], (phase, step, before)
-    before = {phase: newest(run, phase) for phase in ('sft', 'rl')}
-    found.append(before['rl'])
-  command = start(log, run)
+  command = start('whole')
   assert command.wait() == 0, command.err
-  assert found == sorted(found)
-  test_resume.assert_same_run(run, whole)
-  want, got = (that_count(consumed(path)) for path in (whole_log, log))
-  assert got == want and multiset(got) == multiset(want)
-  rows = [(p, step) for p in ('sft', 'rl') for step in range(newest(run, p))]
-  assert sorted(got) == sorted(rows)
+  (steps,) = attempts_of(tmp_path / 'whole.jsonl')
+  pace = (steps[-1][0] - steps[0][0]) / (len(steps) - 1)
+  rng, kills, saving, runs = random.Random(0), 0, 0, 0
+  while kills < KILLS:  # a run that comes to its end is followed by another
+    runs += 1
+    name, before, ended = f'run{runs}', {'sft': 0, 'rl': 0}, False
+    run, log = tmp_path / name, tmp_path / f'{name}.jsonl'
+    while not ended:
+      known = len(attempts_of(log))
+      command = start(name)
+      if kills < KILLS:
+        command.signal_when(signal.SIGKILL, AtRandom(log, rng, pace))
+      code = command.wait()
+      assert code in (0, -signal.SIGKILL), command.err
+      assert command.err == '' and 'damaged' not in command.out
+      ended = code == 0
+      kills += not ended
+      saving += any(run.glob('checkpoints/*/*.partial'))
+      if len(attempts_of(log)) > known:
+        # It went on at the very step that was saved last.
+        _, phase, step, _ = attempts_of(log)[-1][0]
+        assert step == before[phase], (phase, step, before)
+      before = newest(run)
+    test_resume.assert_same_run(run, tmp_path / 'whole')
+    want, got = (consumed(tmp_path / f'{n}.jsonl') for n in ('whole', name))
+    assert got == want and multiset(got) == multiset(want)
+    assert sorted(got) == [('rl', i) for i in range(40)] + [
+      ('sft', i) for i in range(8)
+    ]
   print(
-    f'{killed} kills in {time.monotonic() - began:.0f} s, {in_saves} of them '
-    f'in a save; steps saved when they came: {found}'
+    f'{kills} kills, {saving} of them in a save, over {runs} run(s) of '
+    f'{len(steps)} steps, {pace:.2f} s each: '
+    f'{time.monotonic() - began:.0f} s in all'
   )

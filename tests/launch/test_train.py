@@ -11,11 +11,11 @@ SHORT = tiny_run.flags(train__num_steps=3)
 
 
 def digests(directory):
-  """Bytes of every file but config.json, which a continued run rewrites."""
+  """Bytes of every file but those that say who ran last."""
   return {
     str(path.relative_to(directory)): path.read_bytes()
     for path in sorted(directory.rglob('*'))
-    if path.is_file() and path.name != 'config.json'
+    if path.is_file() and path.name not in ('config.json', '.lock')
   }
 
 
