@@ -86,6 +86,7 @@ def faults(path: str, source: str) -> list[str]:
     for prefix, places in ONLY_IN.items():
       if _starts(name, prefix) and not path.startswith(places):
         found.append(f'imports {name}, which is for {places[0]}')
+  found += ['reads the wall clock'] * _reads_wall_clock(tree)
   if not path.startswith(SANDBOX):
     found += [f'calls {name}()' for name in _dangerous_calls(tree)]
   return found
@@ -99,6 +100,15 @@ def _dangerous_calls(tree: ast.Module) -> list[str]:
     and isinstance(node.func, ast.Name)
     and node.func.id in ('eval', 'exec')
   ]
+
+
+def _reads_wall_clock(tree: ast.Module) -> bool:
+  """It jumps: timers are `time.monotonic` or `time.perf_counter`."""
+  calls = ('time.time', 'time.time_ns', 'datetime.now', 'datetime.utcnow')
+  return any(
+    isinstance(node, ast.Attribute) and ast.unparse(node).endswith(calls)
+    for node in ast.walk(tree)
+  )
 
 
 def _modules():
@@ -139,6 +149,8 @@ def test_no_code_is_evaluated_elsewhere(folder):
     ('tasks/a.py', 'import pickle', 'pickle'),
     ('tasks/a.py', 'x = eval("1")', 'eval'),
     ('loop.py', 'exec("1")', 'exec'),
+    ('loop.py', 'import time\nx = time.time()', 'wall clock'),
+    ('loop.py', 'import datetime\nx = datetime.datetime.now', 'wall clock'),
   ],
 )
 def test_the_checker_sees(path, line, fault):

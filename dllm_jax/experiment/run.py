@@ -63,6 +63,9 @@ def run(
     )
   ctx = setup.context_of(cfg, origin)
   setup.check_shapes(cfg, ctx)
+  workdir.check_resumable(directory, config, free=FREE)
+  data = setup.data_digests(cfg)
+  workdir.check_data(directory, data)
   rows, num_long = setup.fit_window(cfg, ctx, setup.load_rows(cfg))
   setup.check_rows(cfg, ctx, rows)
   setup.check_base(cfg, ctx, directory)
@@ -72,9 +75,8 @@ def run(
     workdir.claim(
       directory,
       config,
-      extra={},
+      extra={'data': data},
       free=FREE,
-      data=setup.data_digests(cfg),
       say=screen.line,
     ) as resumed,
     watchdog.Watchdog(

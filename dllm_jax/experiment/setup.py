@@ -1,8 +1,9 @@
 """What the stages of a run share: rows, context, directory, outlets."""
 
+import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import flax
 import jax
@@ -154,13 +155,15 @@ def load_rows(cfg: settings.Settings) -> Rows:
 
 
 def data_digests(cfg: settings.Settings) -> dict[str, str]:
-  """Digests of the files that the rows are read from, by what they hold.
+  """Digests of the files that the rows are read from, by name.
 
   For a run to see that it goes on with the data that it began with.
+
+  Raises:
+    errors.UserError: as `load_rows`.
   """
-  return sources.digests(
-    cfg.task, data_dir=cfg.data_dir, cache_dir=_cache_dir(cfg)
-  )
+  with _cache(cfg) as cache:
+    return sources.digests(cfg.task, data_dir=cfg.data_dir, cache_dir=cache)
 
 
 def load_test(cfg: settings.Settings) -> Sequence[task_lib.Row]:
@@ -176,18 +179,21 @@ def load_test(cfg: settings.Settings) -> Sequence[task_lib.Row]:
 
 
 def _split(cfg: settings.Settings, split: str) -> Sequence[task_lib.Row]:
-  cache = _cache_dir(cfg)
-  try:
+  with _cache(cfg) as cache:
     return sources.rows(cfg.task, split, data_dir=cfg.data_dir, cache_dir=cache)
+
+
+@contextlib.contextmanager
+def _cache(cfg: settings.Settings) -> Iterator[pathlib.Path]:
+  """Where data sets are built; that it cannot be written is one line."""
+  cache = pathlib.Path(cfg.data.cache_dir or workdir.cache_dir() / 'data')
+  try:
+    yield cache
   except OSError as e:
     raise errors.UserError(
       f'the data set cannot be written to {cache}: {e.strerror}; change '
       'data.cache_dir or $DLLM_JAX_CACHE'
     ) from e
-
-
-def _cache_dir(cfg: settings.Settings) -> pathlib.Path:
-  return pathlib.Path(cfg.data.cache_dir or workdir.cache_dir() / 'data')
 
 
 def _pick(

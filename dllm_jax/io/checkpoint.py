@@ -212,29 +212,31 @@ def check_params(directory: str | os.PathLike, like: PyTree) -> None:
 
 def _write(path: pathlib.Path, tree: PyTree, meta: dict) -> None:
   leaves = _savable(tree)
-  if (path / MANIFEST_FILE).exists():
-    raise errors.UserError(
-      f'checkpoint {path} is there already; remove it to save it again'
-    )
   partial = path.with_name(path.name + PARTIAL)
-  first = jax.process_index() == 0
+
+  def begin():
+    if (path / MANIFEST_FILE).exists():
+      raise errors.UserError(
+        f'checkpoint {path} is there already; remove it to save it again'
+      )
+    # What a killed process left. A directory without a manifest is unfinished
+    # whatever it holds, and orbax's own leavings lie inside the partial one.
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.rmtree(path, ignore_errors=True)
+    partial.mkdir(parents=True)
+
+  def finish():
+    _write_synced(partial / META_FILE, meta)
+    content = manifest.make(partial, leaves)
+    _write_synced(partial / MANIFEST_FILE, content)
+    partial.rename(path)
+
   try:
-    if first:
-      # What a killed process left. A directory without a manifest is unfinished
-      # whatever it holds, and orbax's own leavings lie inside the partial one.
-      shutil.rmtree(partial, ignore_errors=True)
-      shutil.rmtree(path, ignore_errors=True)
-      partial.mkdir(parents=True)
-    _barrier(f'partial {path}')
+    _on_first(begin)
     arrays.save(partial / _ARRAYS, leaves)
-    if first:
-      _write_synced(partial / META_FILE, meta)
-      content = manifest.make(partial, leaves)
-      _write_synced(partial / MANIFEST_FILE, content)
-      partial.rename(path)
-    _barrier(f'finished {path}')
+    _on_first(finish)
   except OSError as e:
-    if first:
+    if jax.process_index() == 0:
       shutil.rmtree(partial, ignore_errors=True)
     raise errors.UserError(
       f'cannot write checkpoint {path}: {e.strerror or e}; free some space, or '
@@ -300,16 +302,11 @@ def _write_synced(path: pathlib.Path, obj: Any) -> None:
     os.fsync(f.fileno())
 
 
-def _barrier(name: str) -> None:
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices(name)
-
-
 def _on_first(act: Callable[[], int | None]) -> int | None:
-  """What `act` gives on the first process, on all of them.
+  """What `act` gives on the first process, on all of them, when it is done.
 
-  Where it raises a UserError there, one is raised by all: a process that went
-  on alone would wait for the others without end.
+  Where it raises there, all raise: a process that went on alone would wait for
+  the others without end.
   """
   if jax.process_count() == 1:
     return act()
@@ -318,7 +315,7 @@ def _on_first(act: Callable[[], int | None]) -> int | None:
     try:
       found = act()
       answer = _NOTHING if found is None else found
-    except errors.UserError as e:
+    except (errors.UserError, OSError) as e:
       error, answer = e, _FAILED
   answer = int(multihost_utils.broadcast_one_to_all(np.int32(answer)))
   if answer == _FAILED:

@@ -78,17 +78,16 @@ def claim(
   *,
   extra: Mapping[str, Any],
   free: tuple[str, ...] = (),
-  data: Mapping[str, str] | None = None,
   say: Callable[[str], None] = lambda line: None,
 ) -> Iterator[bool]:
   """Holds `workdir` for one run, and yields whether it continues an older one.
 
   A new directory is made and gets a config.json: the config, the git commit,
-  versions, devices, `data` and `extra`. A directory that a run left behind is
-  taken only by a run of the same config on the same data; what that run left
-  half written is removed, and config.json is brought up to date. A lock keeps
-  a second trainer out until the block ends, or the process dies. With several
-  processes, the first alone claims.
+  versions, devices and `extra`. A directory that a run left behind is taken
+  only by a run of the same config; what that run left half written is removed,
+  and config.json is brought up to date. A lock keeps a second trainer out until
+  the block ends, or the process dies. With several processes, the first alone
+  claims.
 
   Args:
     workdir: the directory; made with its parents where it is missing.
@@ -96,13 +95,12 @@ def claim(
     extra: more entries for config.json; not compared.
     free: dotted config keys that may differ from the older run's, such as
       'train.num_steps'. A group's name frees all of its keys.
-    data: digests of the data, by name.
     say: is told, in one line, of free keys, versions and devices that are not
       those of the older run.
 
   Raises:
-    UserError: where another run holds it, began it with another config or
-      other data, where it has files and no config.json, or cannot be written.
+    UserError: where another run holds it, began it with another config, where
+      it has files and no config.json, or cannot be written.
   """
   path = pathlib.Path(workdir)
   try:
@@ -117,12 +115,17 @@ def claim(
     record = {
       'config': _plain(config),
       **provenance.record(),
-      'data': dict(data or {}),
       **extra,
     }
     old = _earlier(path)
     if old is not None:
-      _check_same_run(path, old, record, free, say)
+      others = _free_changes(path, old, record['config'], free)
+      if others := others + provenance.changes(old, record):
+        say(
+          'begun with other settings, libraries or devices: '
+          f'{", ".join(others)}; the same bits as without a stop are not '
+          'promised'
+        )
     try:
       for pattern in _STALE:
         for stale in path.glob(pattern):
@@ -196,17 +199,49 @@ def _earlier(path: pathlib.Path) -> dict[str, Any] | None:
     ) from e
 
 
-def _check_same_run(
+def check_resumable(
+  workdir: str | os.PathLike,
+  config: Mapping[str, Any],
+  *,
+  free: tuple[str, ...],
+) -> None:
+  """Raises the UserErrors of `claim` about another config, and takes nothing.
+
+  For a run to see it before it spends time on its data.
+  """
+  path = pathlib.Path(workdir)
+  old = _earlier(path) if path.is_dir() else None
+  if old is not None:
+    _free_changes(path, old, _plain(config), free)
+
+
+def check_data(workdir: str | os.PathLike, digests: Mapping[str, str]) -> None:
+  """Refuses to continue a run on other data than it began with.
+
+  Args:
+    workdir: of the run, if there is one.
+    digests: of the data by name, as the run put them under 'data' of its
+      config.json.
+  """
+  path = pathlib.Path(workdir)
+  was = (_earlier(path) or {}).get('data', {}) if path.is_dir() else {}
+  changed = [name for name in was if digests.get(name) != was[name]]
+  if changed:
+    raise errors.UserError(
+      f'the data of workdir {path} are not those that it was begun with '
+      f'({", ".join(changed)}); put them back, or use another --workdir'
+    )
+
+
+def _free_changes(
   path: pathlib.Path,
   old: Mapping[str, Any],
-  new: Mapping[str, Any],
+  config: Mapping[str, Any],
   free: tuple[str, ...],
-  say: Callable[[str], None],
-) -> None:
-  """Refuses another config and other data; says what else is different."""
-  was, now = flatten(old['config']), flatten(new['config'])
+) -> list[str]:
+  """Changes of the keys that may change; refuses others."""
+  keys = _changes(flatten(old['config']), flatten(config))
   is_free = lambda key: any(key == f or key.startswith(f + '.') for f in free)
-  keys = _changes(was, now)
   fixed = [change for key, change in keys.items() if not is_free(key)]
   if fixed:
     more = len(fixed) - _KEYS_SHOWN
@@ -215,19 +250,7 @@ def _check_same_run(
       f'{", ".join(fixed[:_KEYS_SHOWN])}{f" and {more} more" * (more > 0)}; '
       'use another --workdir'
     )
-  data = old.get('data') or {} if new['data'] else {}
-  changed = [name for name in data if new['data'].get(name) != data[name]]
-  if changed:
-    raise errors.UserError(
-      f'the data of workdir {path} are not those that it was begun with '
-      f'({", ".join(changed)}); put them back, or use another --workdir'
-    )
-  others = [change for key, change in keys.items() if is_free(key)]
-  if others := others + provenance.changes(old, new):
-    say(
-      f'begun with other settings, libraries or devices: {", ".join(others)}; '
-      'the same bits as without a stop are not promised'
-    )
+  return [change for key, change in keys.items() if is_free(key)]
 
 
 def _changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:

@@ -58,23 +58,23 @@ def newest(run):
 
 
 class AtRandom:
-  """True at a random moment of the next three steps that a process makes.
+  """True at a random moment of one of the first four steps of a process.
 
-  Starting takes longer than a step, and a kill in it finds nothing to break:
-  one in ten comes there.
+  A process begins a step as the last is saved. In its first it compiles, which
+  takes longer than all the others: a kill there is a kill of nothing.
   """
 
   def __init__(self, log, rng, pace):
-    self._log, self._size = log, self._size_of(log)
-    self._wait = rng.uniform(0.0, 3.0 * pace)
-    self._began = time.monotonic() if rng.random() < 0.1 else None
+    self._log = log
+    self._lines = self._count() + rng.randint(1, 4)
+    self._wait = rng.uniform(0.0, pace)
+    self._began = None
 
-  @staticmethod
-  def _size_of(log):
-    return log.stat().st_size if log.exists() else 0
+  def _count(self):
+    return self._log.read_bytes().count(b'\n') if self._log.exists() else 0
 
   def __call__(self):
-    if self._began is None and self._size_of(self._log) > self._size:
+    if self._began is None and self._count() >= self._lines:
       self._began = time.monotonic()
     late = self._began is not None
     return late and time.monotonic() - self._began > self._wait

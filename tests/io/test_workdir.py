@@ -149,13 +149,25 @@ def test_what_a_killed_run_left_half_written_is_removed(tmp_path):
 
 def test_other_data_are_refused(tmp_path):
   data = {'train.array_record': 'a1', 'test.csv': 'b2'}
-  claim_once(tmp_path, data=data)
-  assert claim_once(tmp_path, data=data) is True
-  before = (tmp_path / 'config.json').read_bytes()
+  workdir.check_data(tmp_path / 'none', data)
+  workdir.check_data(tmp_path, data)
+  with workdir.claim(tmp_path, CONFIG, extra={'data': data}):
+    pass
+  workdir.check_data(tmp_path, data | {'more': 'c3'})
   for now in (data | {'test.csv': 'c3'}, {'train.array_record': 'a1'}):
     with pytest.raises(errors.UserError, match=r'the data .*\(test.csv\)'):
-      claim_once(tmp_path, data=now)
-  assert (tmp_path / 'config.json').read_bytes() == before
+      workdir.check_data(tmp_path, now)
+
+
+def test_another_config_is_seen_without_a_claim(tmp_path):
+  workdir.check_resumable(tmp_path / 'none', CONFIG, free=())
+  workdir.check_resumable(tmp_path, CONFIG, free=())
+  assert list(tmp_path.iterdir()) == []
+  claim_once(tmp_path)
+  workdir.check_resumable(tmp_path, CONFIG, free=())
+  workdir.check_resumable(tmp_path, changed(lr=0.2), free=('train',))
+  with pytest.raises(errors.UserError, match='train.lr: 0.1 -> 0.2;'):
+    workdir.check_resumable(tmp_path, changed(lr=0.2), free=())
 
 
 def test_what_may_cost_the_last_bits_is_said_once(tmp_path):

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from dllm_jax.io import metrics
 from tests import tiny_run
 
 SHORT = tiny_run.flags(train__num_steps=3)
@@ -44,9 +45,9 @@ def unfinished(finished, tmp_path):
   shutil.copytree(finished, run)
   (run / 'eval.json').unlink()
   shutil.rmtree(run / 'final')
-  metrics = run / 'metrics.jsonl'
-  lines = metrics.read_text().splitlines(keepends=True)
-  metrics.write_text(''.join(x for x in lines if '"eval", "step"' not in x))
+  log = run / 'metrics.jsonl'
+  lines = log.read_text().splitlines(keepends=True)
+  log.write_text(''.join(x for x in lines if '"eval", "step"' not in x))
   return run
 
 
@@ -139,10 +140,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_older_one_used(
       tiny_run.kept(unfinished / name), tiny_run.kept(finished / name)
     )
   # The rows of the step that was done again are there once.
-  rows = [
-    (row['phase'], row['step'])
-    for row in map(json.loads, (unfinished / 'metrics.jsonl').open())
-  ]
+  rows = [(row['phase'], row['step']) for row in metrics.read(unfinished)]
   assert len(set(rows)) == len(rows)
   assert [s for phase, s in rows if phase == 'rl'] == [1, 2, 3]
 
