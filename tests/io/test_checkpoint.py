@@ -426,6 +426,7 @@ def test_kills_in_the_middle_of_saves_leave_whole_checkpoints(
     while True:
       step += 1
       ckpt.save(step, {{'w': jnp.full((200_000,), step)}}, {{'step': step}})
+      print(step, flush=True)
   """
   environment = os.environ | {'XLA_FLAGS': ''}
   seen = []
@@ -439,7 +440,8 @@ def test_kills_in_the_middle_of_saves_leave_whole_checkpoints(
       line = process.stdout.readline().split()
       assert line[:1] == ['ready'], 'the last kill left something unreadable'
       seen.append(int(line[1]))
-      time.sleep(0.3 + 0.037 * (kill % 10))
+      assert int(process.stdout.readline()) == seen[-1] + 1
+      time.sleep(0.037 * (kill % 10))
       process.send_signal(signal.SIGKILL)
   assert seen == sorted(seen) and seen[-1] > 0
   finished = [p for p in tmp_path.iterdir() if (p / 'manifest.json').exists()]
