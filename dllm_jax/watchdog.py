@@ -76,8 +76,8 @@ class Watchdog:
 
   def _watch(self) -> None:
     while not self._ended.wait(min(1.0, self._seconds / 10)):
-      what, last, limit = self._now
-      if last is not None and time.monotonic() - last > limit:
+      what, last, longest = self._now
+      if last is not None and time.monotonic() - last > longest:
         self._end(what, time.monotonic() - last)
 
   def _end(self, what: str, quiet: float) -> None:

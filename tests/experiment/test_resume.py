@@ -238,7 +238,8 @@ def test_a_finished_run_shows_its_table_and_changes_nothing(commands, whole):
   assert '6 steps' in command.out and 'base' in command.out
   after = digests(whole)
   assert {k for k in before | after if before.get(k) != after.get(k)} <= {
-    'config.json'
+    'config.json',
+    '.lock',
   }
 
 
