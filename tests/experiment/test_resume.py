@@ -125,15 +125,6 @@ def test_two_kills_change_nothing(commands, whole, tmp_path):
   assert 'continuing' in command.out and 'base model from' in command.out
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('seed', range(1, 4))
-def test_ten_kills_change_nothing(commands, whole, tmp_path, seed):
-  rng, run = random.Random(seed), tmp_path / 'run'
-  killed = [kill(commands, run, Changes(run, rng, 25)) for _ in range(10)]
-  assert sum(killed) > 5
-  finish(commands, run, whole)
-
-
 def test_sigterm_saves_and_the_same_command_goes_on(commands, whole, tmp_path):
   run = tmp_path / 'run'
   command = commands.start('train.py', *RUN, '--workdir', run)
