@@ -142,6 +142,7 @@ def get_config(arg: str = '') -> config_dict.ConfigDict:
       'patience': 0,
       'floor_patience': 0,
       'control': True,
+      'watchdog_seconds': 300.0,  # of silence, or 10 steps; 0 does not look
       'optim': _optim(learning_rate=5e-4, warmup_steps=10, max_grad_norm=0.5),
     }
   )

@@ -33,6 +33,7 @@ _NOT_NEGATIVE = (
   '*.optim.warmup_steps',
   '*.optim.weight_decay',
   'seed',
+  'train.watchdog_seconds',
 )
 _SHARES = (
   'base.min_ratio',

@@ -6,6 +6,7 @@ and the step is all that an exact resume needs.
 """
 
 import dataclasses
+import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import numpy as np
 
-from dllm_jax import errors, sharding, types
+from dllm_jax import sharding, skipping, types, watchdog
 from dllm_jax.data import pipeline
 from dllm_jax.io import checkpoint, console, metrics, workdir
 from dllm_jax.tasks import task as task_lib
@@ -114,6 +115,8 @@ class Progress:
     seconds: wall time spent in the loop, over all its runs.
     cpu_seconds: processor time, likewise.
     finished: the loop came to its end.
+    skipped: steps with an update that was skipped, being not finite.
+    skipped_in_a_row: of the last steps, likewise.
   """
 
   step: int = 0
@@ -124,6 +127,8 @@ class Progress:
   seconds: float = 0.0
   cpu_seconds: float = 0.0
   finished: bool = False
+  skipped: int = 0
+  skipped_in_a_row: int = 0
 
 
 class Interrupted(Exception):
@@ -148,6 +153,8 @@ def run(
   log: metrics.MetricsLog,
   screen: console.Console,
   stop: workdir.StopRequest,
+  watch: watchdog.Watchdog,
+  skipped: pathlib.Path,
   floor: float = 0.0,
 ) -> tuple[types.Params, Progress]:
   """Runs `method` from its newest checkpoint, or from `state`, to its end.
@@ -165,6 +172,8 @@ def run(
     log: rows go here, those of a step with its evaluation.
     screen: where progress shows.
     stop: its flag is read once a step.
+    watch: is told of every part of a step.
+    skipped: where batches go whose update was not finite.
     floor: score of the parameters that the loop began with.
 
   Returns:
@@ -173,34 +182,55 @@ def run(
 
   Raises:
     Interrupted: after saving, when `stop` was requested.
-    errors.UserError: a loss is not finite.
+    errors.UserError: too many updates were not finite, or the disk refuses.
   """
-  (state, best), progress = _restore(state, cfg, checkpoints, floor)
+  (state, best), progress = _restore(
+    state, cfg, checkpoints, floor, screen.line
+  )
+  log.rewind(method.phase, progress.step)
   layout = jax.tree.map(lambda leaf: leaf.sharding, state)
   if progress.finished:
     return _outcome(state, best, progress, cfg), progress
   clock = _Clock(progress)
   pending = None
 
+  def beat(doing, number):
+    watch.beat(f'{method.phase} {doing}', number)
+
   def flush(ended):
     nonlocal pending
     if pending is not None:
       row, pending = pending, None
-      row.host['time/step'] = ended - row.began - row.host.get('time/eval', 0.0)
-      bar.step(_write(log, method.phase, row))
+      beat('waiting for the device', row.step)
+      took = ended - row.began - row.host.get('time/eval', 0.0)
+      row.host['time/step'] = took
+      history = jax.device_get(row.device)
+      progress.skipped, progress.skipped_in_a_row = skipping.judge(
+        skipping.Skips(progress.skipped, progress.skipped_in_a_row),
+        history,
+        skipping.Step(skipped, method.phase, row.step, row.rows, row.batch),
+        screen.line,
+      )
+      bar.step(_write(log, method.phase, row, history))
+      watch.step_took(took)
 
   def save():
     flush(time.perf_counter())
     clock.stamp()
+    beat('saving', progress.step)
     arrays, _ = Saved(state, best).without_frozen()
-    checkpoints.save(progress.step, arrays, dataclasses.asdict(progress))
+    with stop.shield():
+      checkpoints.save(progress.step, arrays, dataclasses.asdict(progress))
 
   with screen.stage(title, cfg.num_steps, progress.step) as bar:
     while progress.step < cfg.num_steps:
       step = progress.step
       began = time.perf_counter()
-      batch, host = method.collect(state, batches.rows(step), step)
+      beat('collecting', step + 1)
+      rows = batches.rows(step)
+      batch, host = method.collect(state, rows, step)
       host['time/collect'] = time.perf_counter() - began
+      beat('updating', step + 1)
       state, device = method.update(state, batch, step)
       # The compiler may lay the new state out otherwise; a resumed run could
       # then compute in another order than one that was not stopped.
@@ -208,9 +238,10 @@ def run(
       dispatched = time.perf_counter()
       flush(began)  # the step before: this one is on its way
       progress.step = step + 1
-      pending = _Row(progress.step, host, device, began)
+      pending = _Row(progress.step, host, device, began, rows, batch)
       last = progress.step == cfg.num_steps
       if cfg.eval_every and (last or progress.step % cfg.eval_every == 0):
+        beat('evaluating', step + 1)
         host |= score(state.params)
         host['time/eval'] = time.perf_counter() - dispatched
         if cfg.keeps_best:
@@ -262,6 +293,8 @@ class _Row(NamedTuple):
   host: dict[str, float]
   device: list[dict[str, Any]]
   began: float
+  rows: Sequence[task_lib.Row]
+  batch: Any
 
 
 class _Clock:
@@ -283,19 +316,20 @@ def _restore(
   cfg: LoopConfig,
   checkpoints: checkpoint.Checkpoints,
   floor: float,
+  say: Callable[[str], None],
 ) -> tuple[Saved, Progress]:
   """The newest checkpoint; a fresh start where there is none."""
   state = on_one_mesh(state)
   # The best parameters must not share buffers with those that are donated.
   best = state_lib.copy_trained(state.params) if cfg.keeps_best else None
   fresh = Saved(state, best)
-  latest = checkpoints.latest()
-  if latest is None and cfg.floor_patience:
-    return fresh, Progress(best_step=0, best_score=floor)
-  if latest is None:
-    return fresh, Progress()
   like, frozen = fresh.without_frozen()
-  saved, meta = checkpoints.restore(latest, like)
+  found = checkpoints.restore_newest(like, say)
+  if found is None and cfg.floor_patience:
+    return fresh, Progress(best_step=0, best_score=floor)
+  if found is None:
+    return fresh, Progress()
+  saved, meta = found
   return saved.with_frozen(frozen), Progress(**meta)
 
 
@@ -333,34 +367,31 @@ def _keep_best(
 
 
 def _write(
-  log: metrics.MetricsLog, phase: str, row: _Row
+  log: metrics.MetricsLog,
+  phase: str,
+  row: _Row,
+  history: Sequence[Mapping[str, Any]],
 ) -> Mapping[str, float]:
-  """Fetches the device metrics of a step, checks them, and logs the row.
+  """Logs the row of a step, from the metrics of its inner steps.
 
   The first inner step stands for the update (its ratio is on-policy); what
   grows along the inner steps is logged from the last under `last_`.
-
-  Raises:
-    errors.UserError: the loss or the gradient of an inner step is not finite.
   """
-  device = jax.device_get(row.device)
-  values = {k: float(v) for k, v in device[0].items()}
-  if len(device) > 1:
+  values = {k: float(v) for k, v in history[0].items()}
+  if len(history) > 1:
     values |= {
       f'{k.split("/")[0]}/last_{k.split("/")[1]}': float(v)
-      for k, v in device[-1].items()
+      for k, v in history[-1].items()
+      if not k.endswith(skipping.METRIC)
     }
-  for inner, measured in enumerate(device):
-    for name, value in measured.items():
-      if name.endswith(('/loss', '/grad_norm')) and not np.isfinite(value):
-        raise errors.UserError(
-          f'{name} is {value} at {phase} step {row.step} (inner step {inner}): '
-          'stopped, with the last checkpoint as it was; lower the learning '
-          'rate or raise the clipping, in a new --workdir'
-        )
-  # A mean over nothing (no guided row, no credited token) is not logged.
-  values = {k: v for k, v in values.items() if not np.isnan(v)}
-  values = row.host | values
+  # A mean over nothing (no guided row, no credited token) is not logged; a
+  # loss that is not a number is.
+  values = {
+    k: v
+    for k, v in values.items()
+    if not np.isnan(v) or k.endswith(('loss', 'grad_norm'))
+  }
+  values = row.host | values | skipping.count(history)
   if 'rollout/tokens' in values:
     speed = values['rollout/tokens'] / values['time/step']
     values['time/tokens_per_second'] = speed

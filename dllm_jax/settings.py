@@ -98,6 +98,7 @@ class Settings:
     method: name of the method; 'sft' ends after the base model.
     control: spend RL's processor time on more supervised training, beside it.
     keep: checkpoints kept.
+    watchdog_seconds: silence after which a run is stuck; 0 does not look.
     model: arguments of `ModelConfig` but for `vocab_size`.
     prefill: how every completion is to begin; a part of the prompt.
   """
@@ -108,6 +109,7 @@ class Settings:
   method: str
   control: bool
   keep: int
+  watchdog_seconds: float
   model: Mapping[str, Any]
   prefill: str
   task: task_lib.Task
@@ -221,6 +223,7 @@ def from_config(config: Mapping[str, Any]) -> Settings:
     method=method['name'],
     control=train['control'],
     keep=config['checkpoint']['keep'],
+    watchdog_seconds=train['watchdog_seconds'],
     model=config['model'],
     prefill=prefill,
     task=_make('task', tasks.TASKS[task.pop('name')], task),

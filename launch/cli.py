@@ -9,6 +9,10 @@ Exit codes: what `main` returns, 1 for a UserError, 2 for a wrong command line,
 130 for Ctrl-C. Any other exception is a bug and keeps its traceback.
 """
 
+# ruff: isort: off
+import interrupts  # First: Ctrl-C may come during the other imports.
+# ruff: isort: on
+
 import os
 import pathlib
 import re
@@ -46,8 +50,11 @@ def run(
     print(f'{name}: {" ".join(str(e).split())}', file=sys.stderr)
     code = 2 if isinstance(e, errors.UsageError) else 1
   except KeyboardInterrupt:
-    print('interrupted', file=sys.stderr)
-    code = 130
+    interrupts.leave()
+  except Exception:
+    if interrupts.arrived():  # C++ in between has made another error of it.
+      interrupts.leave()
+    raise
   sys.exit(code or 0)
 
 

@@ -6,6 +6,7 @@ JAX_PLATFORMS=cuda,cpu pytest -m gpu
 
 import os
 import pathlib
+import subprocess
 import sys
 
 if 'jax' in sys.modules:
@@ -57,3 +58,23 @@ def commands(tmp_path_factory):
   server = module.Server(tmp_path_factory.mktemp('commands'))
   yield server
   server.close()
+
+
+@pytest.fixture
+def mounted(tmp_path):
+  """Mounts a small file system in memory: mounted('size=1m'); for root."""
+  places = []
+
+  def mount(options):
+    place = tmp_path / f'mount{len(places)}'
+    place.mkdir()
+    command = ['mount', '-t', 'tmpfs', '-o', options, 'tmpfs', str(place)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+      pytest.skip(f'cannot mount a file system: {done.stderr.strip()}')
+    places.append(place)
+    return place
+
+  yield mount
+  for place in places:
+    subprocess.run(['umount', str(place)], check=True)

@@ -10,6 +10,8 @@ RANK = {
   'types': 0,
   'errors': 0,
   'bounds': 1,
+  'digests': 0,
+  'watchdog': 0,
   'ops': 1,
   'analysis': 1,
   'sharding': 1,
@@ -23,6 +25,7 @@ RANK = {
   'rollout': 4,
   'train': 5,
   'eval': 5,
+  'skipping': 5,
   'loop': 6,
   'settings': 7,
   'experiment': 8,
@@ -40,7 +43,7 @@ FORBIDDEN = (
 )
 # prefix of a module: the only places that may import it
 ONLY_IN = {
-  'orbax': ('io/checkpoint.py',),
+  'orbax': ('io/arrays.py',),
   'flax.linen': ('models/',),
   'matplotlib': ('analysis/',),
 }
@@ -84,6 +87,7 @@ def faults(path: str, source: str) -> list[str]:
     for prefix, places in ONLY_IN.items():
       if _starts(name, prefix) and not path.startswith(places):
         found.append(f'imports {name}, which is for {places[0]}')
+  found += ['reads the wall clock'] * _reads_wall_clock(tree)
   if not path.startswith(SANDBOX):
     found += [f'calls {name}' for name in unsafe_calls(tree)]
   return found
@@ -132,6 +136,15 @@ def _forbids_pickle(call: ast.Call) -> bool:
   return any(
     word.arg == 'allow_pickle' and ast.unparse(word.value) == 'False'
     for word in call.keywords
+  )
+
+
+def _reads_wall_clock(tree: ast.Module) -> bool:
+  """It jumps: timers are `time.monotonic` or `time.perf_counter`."""
+  calls = ('time.time', 'time.time_ns', 'datetime.now', 'datetime.utcnow')
+  return any(
+    isinstance(node, ast.Attribute) and ast.unparse(node).endswith(calls)
+    for node in ast.walk(tree)
   )
 
 
@@ -228,6 +241,8 @@ def test_the_checker_lets_plain_calls_pass(line):
     ('tasks/a.py', 'x = eval("1")', 'eval()'),
     ('loop.py', 'exec("1")', 'exec()'),
     ('io/a.py', 'x = __import__("os")', '__import__()'),
+    ('loop.py', 'import time\nx = time.time()', 'wall clock'),
+    ('loop.py', 'import datetime\nx = datetime.datetime.now', 'wall clock'),
   ],
 )
 def test_the_checker_sees(path, line, fault):

@@ -5,10 +5,11 @@ import io
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
-from dllm_jax import errors, loop, sharding
+from dllm_jax import errors, loop, sharding, skipping, watchdog
 from dllm_jax.data import pipeline
 from dllm_jax.io import checkpoint, console, metrics, workdir
 from dllm_jax.train import state as state_lib
@@ -29,7 +30,8 @@ class Adder:
     log: directory whose rows are counted at each `collect`.
     stop: is requested in the update of step `stop_at`.
     stop_at: see `stop`.
-    bad: (inner step, metric) that is NaN at step `bad_at`.
+    bad: (inner step, metric) that is NaN in the steps `bad_at`; but for
+      'toy/ratio' it makes the step one that is skipped.
     bad_at: see `bad`.
     inner: inner steps.
   """
@@ -38,7 +40,7 @@ class Adder:
   stop: workdir.StopRequest | None = None
   stop_at: int = -1
   bad: tuple[int, str] = (0, '')
-  bad_at: int = -1
+  bad_at: tuple[int, ...] = ()
   inner: int = 1
   phase: str = 'rl'
 
@@ -57,12 +59,19 @@ class Adder:
     params = {'w': 2 * state.params['w'] + batch}
     new = state_lib.TrainState(state.step + 1, params, state.opt_state)
     history = [
-      {'toy/loss': batch + j, 'toy/grad_norm': batch * 0}
+      {
+        'toy/loss': batch + j,
+        'toy/grad_norm': batch * 0,
+        'toy/skipped_updates': batch * 0,
+      }
       for j in range(self.inner)
     ]
-    inner, name = self.bad
-    if step == self.bad_at:
+    if step in self.bad_at:
+      inner, name = self.bad
       history[inner][name] = jnp.float32(jnp.nan)
+      if name != 'toy/ratio':
+        history[inner]['toy/skipped_updates'] += 1
+        new = state
     return new, history
 
 
@@ -96,6 +105,7 @@ class Run:
     log = metrics.MetricsLog(
       self.directory, resume_step={'rl': checkpoints.latest() or 0}
     )
+    watch = watchdog.Watchdog(self.directory / 'watchdog.txt', seconds=0.0)
     try:
       return loop.run(
         method,
@@ -108,6 +118,8 @@ class Run:
         log=log,
         screen=console.Console(file=self.screen),
         stop=self.stop,
+        watch=watch,
+        skipped=self.directory / 'skipped',
         floor=floor,
       )
     finally:
@@ -316,24 +328,82 @@ def test_time_adds_up_over_stops(run, monkeypatch):
   assert progress.cpu_seconds == 20.0
 
 
-@pytest.mark.parametrize('every', [1, 2])
 @pytest.mark.parametrize(
   'inner, name', [(0, 'toy/loss'), (0, 'toy/grad_norm'), (1, 'toy/loss')]
 )
-def test_a_loss_that_is_not_finite_stops_the_run(run, every, inner, name):
-  method = Adder(bad=(inner, name), bad_at=4, inner=2)
-  with pytest.raises(errors.UserError) as caught:
-    run(method, checkpoint_every=every)
-  line = str(caught.value)
-  assert f'{name} is nan at rl step 5 (inner step {inner})' in line
-  assert '\n' not in line
-  # The checkpoints of the steps before it are there, and none after.
-  assert run.saved() == list(range(every, 5, every))
-  assert steps_of(run.rows()) == [1, 2, 3, 4]
+def test_a_step_that_was_skipped_is_counted_and_its_batch_kept(
+  run, inner, name
+):
+  method = Adder(bad=(inner, name), bad_at=(1, 4), inner=2)
+  params, progress = run(method)
+  assert (progress.step, progress.skipped) == (7, 2)
+  assert progress.skipped_in_a_row == 0
+  counts = [row['toy/skipped_updates'] for row in run.rows()]
+  assert counts == [0, 1, 0, 0, 1, 0, 0]
+  rows = run.rows()[4]
+  logged = name if inner == 0 else 'toy/last_loss'
+  assert jnp.isnan(rows[logged]) and 'toy/last_skipped_updates' not in rows
+  files = sorted((run.directory / 'skipped').iterdir())
+  assert [path.name for path in files] == ['rl-2.npz', 'rl-5.npz']
+  with np.load(files[1], allow_pickle=False) as kept:
+    assert kept['batch'] == 5.0
+    assert kept['row_ids'].tolist() == method.collected[4][1]
+  said = ' '.join(run.screen.getvalue().split())
+  assert 'rl step 5: not finite, 1 update(s) skipped; its batch is in' in said
+
+
+def test_a_run_that_diverges_is_stopped(run):
+  method = Adder(bad=(0, 'toy/loss'), bad_at=tuple(range(4, 30)))
+  for _ in range(2):  # the same command stops at the same place
+    with pytest.raises(errors.UserError) as caught:
+      run(method, num_steps=30, checkpoint_every=3)
+    line = str(caught.value)
+    assert 'rl step 14: ' in line and 'in the last 10 steps' in line
+    assert '\n' not in line
+    # What is saved is what the last good update made.
+    assert run.saved() == [3, 6, 9, 12]
+    assert steps_of(run.rows()) == list(range(1, 14))
+    assert len(list((run.directory / 'skipped').iterdir())) == 10
+
+
+def test_too_many_stray_batches_stop_a_run(run):
+  every_third = tuple(range(0, 40, 3))
+  method = Adder(bad=(0, 'toy/loss'), bad_at=every_third)
+  with pytest.raises(errors.UserError, match='rl step 31: .* in 11 of 31'):
+    run(method, num_steps=40)
+
+
+def test_what_was_skipped_is_counted_over_a_stop(run):
+  method = Adder(bad=(0, 'toy/loss'), bad_at=tuple(range(2, 30)))
+  method.stop, method.stop_at = run.stop, 6
+  with pytest.raises(loop.Interrupted):
+    run(method, num_steps=30)
+  run.stop.requested = False
+  with pytest.raises(errors.UserError, match='step 12: .* the last 10 steps'):
+    run(Adder(bad=method.bad, bad_at=method.bad_at), num_steps=30)
+
+
+@pytest.mark.parametrize('step, stops', [(1099, True), (1100, False)])
+def test_one_stray_batch_in_a_hundred_is_let_pass(tmp_path, step, stops):
+  this = skipping.Step(tmp_path, 'rl', step, (), {})
+  history = [{'toy/skipped_updates': 1.0}]
+  before = skipping.Skips(10, 0)
+  if stops:
+    with pytest.raises(errors.UserError, match='in 11 of 1099 steps'):
+      skipping.judge(before, history, this, print)
+  else:
+    assert skipping.judge(before, history, this, print) == (11, 1)
+
+
+def test_a_batch_that_cannot_be_written_does_not_end_the_run(run):
+  (run.directory / 'skipped').touch()
+  _, progress = run(Adder(bad=(0, 'toy/loss'), bad_at=(2,)))
+  assert (progress.step, progress.skipped) == (7, 1)
+  assert 'its batch cannot be written: ' in run.screen.getvalue()
 
 
 def test_a_mean_over_nothing_is_not_logged(run):
-  run(Adder(bad=(0, 'toy/ratio'), bad_at=2))
+  run(Adder(bad=(0, 'toy/ratio'), bad_at=(2,)))
   assert 'toy/ratio' not in run.rows()[2]
 
 

@@ -6,10 +6,9 @@ conversion, or its source is not stable: it must be put there by hand.
 """
 
 import dataclasses
-import hashlib
 import pathlib
 
-from dllm_jax import errors
+from dllm_jax import digests, errors
 
 _GITHUB = 'https://github.com/{repo}/raw/{commit}/{path}'
 
@@ -232,8 +231,7 @@ def digest(path: pathlib.Path) -> str:
     errors.UserError: it cannot be read.
   """
   try:
-    with path.open('rb') as data:
-      return hashlib.file_digest(data, 'sha256').hexdigest()
+    return digests.of_file(path)
   except OSError as error:
     raise errors.UserError(
       f'the data file {path} cannot be read: {error.strerror}'

@@ -6,6 +6,9 @@ rows(task, 'train', data_dir=cfg.data_dir, cache_dir=cache)
 import pathlib
 from collections.abc import Sequence
 
+import tensorflow_datasets as tfds
+
+from dllm_jax import digests as digests_lib
 from dllm_jax import errors
 from dllm_jax.data import benchmarks, pipeline, public, text_rows
 from dllm_jax.tasks import task as task_lib
@@ -44,6 +47,31 @@ def rows(
   return text_split(task.name, split, data_dir=data_dir, cache_dir=cache_dir)
 
 
+def digests(
+  task: task_lib.Task,
+  *,
+  data_dir: str | pathlib.Path,
+  cache_dir: str | pathlib.Path,
+) -> dict[str, str]:
+  """SHA-256 by file of all that `rows` reads, once it has been built.
+
+  The built files are the same bytes whenever they are built of the same data,
+  by the same libraries.
+  """
+  if task.name not in pipeline.BUILDERS:
+    builder = _text_builder(task.name, data_dir, cache_dir)
+  else:
+    builder = pipeline.prepare(task, cache_dir)
+  built = pathlib.Path(builder.data_dir)
+  found = digests_lib.of_folder(built, '*.array_record*')
+  if task.name in pipeline.BUILDERS and data_dir:
+    name = public.DEFAULT_FILES[task.name]
+    path = pathlib.Path(data_dir) / task.name / name
+    if path.is_file():  # else `rows` says so
+      found[name] = digests_lib.of_file(path)
+  return found
+
+
 def text_split(
   data_set: str,
   split: str,
@@ -57,6 +85,21 @@ def text_split(
     errors.UserError: as `rows`.
     OSError: the cache cannot be written.
   """
+  known = set(benchmarks.SPLITS.get(data_set, ()))
+  if 'train' in known:
+    known.add('validation')
+  if known and split not in known:
+    raise errors.UserError(
+      f'data set {data_set!r} has no split {split!r}; it has '
+      f'{", ".join(sorted(known))}'
+    )
+  builder = _text_builder(data_set, data_dir, cache_dir)
+  return pipeline.open_split(builder, split)
+
+
+def _text_builder(
+  data_set: str, data_dir: str | pathlib.Path, cache_dir: str | pathlib.Path
+) -> tfds.core.DatasetBuilder:
   if not data_dir:
     raise errors.UserError(
       f'the rows of {data_set!r} are read from files: set data_dir to the '
@@ -67,14 +110,5 @@ def text_split(
       f'there is no data set {data_set!r}; there are '
       f'{", ".join(benchmarks.SPLITS)}'
     )
-  known = set(benchmarks.SPLITS[data_set])
-  if 'train' in known:
-    known.add('validation')
-  if split not in known:
-    raise errors.UserError(
-      f'data set {data_set!r} has no split {split!r}; it has '
-      f'{", ".join(sorted(known))}'
-    )
   config = text_rows.Config(data_set=data_set, data_dir=str(data_dir))
-  builder = pipeline.build(text_rows.TextRows, config, cache_dir)
-  return pipeline.open_split(builder, split)
+  return pipeline.build(text_rows.TextRows, config, cache_dir)

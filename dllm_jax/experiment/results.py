@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from dllm_jax import errors, loop, settings, types
+from dllm_jax import errors, loop, settings, types, watchdog
 from dllm_jax.analysis import policies as names_lib
 from dllm_jax.eval import accuracy, frontier
 from dllm_jax.experiment import setup
@@ -38,6 +38,7 @@ def sweep_all(
   *,
   screen: console.Console,
   stop: workdir.StopRequest,
+  watch: watchdog.Watchdog | None = None,
 ) -> dict[str, Any]:
   """Every policy under every decoding of the config, on the same rows.
 
@@ -53,6 +54,8 @@ def sweep_all(
 
     def advance(count):
       bar.add(count)
+      if watch is not None:
+        watch.beat('evaluation')
       loop.check_stop(stop)
 
     for name, params in policies.items():
@@ -91,6 +94,7 @@ def evaluate_all(
     policies,
     screen=run.screen,
     stop=run.stop,
+    watch=run.watch,
   )
   for name in policies:
     own = found[name]

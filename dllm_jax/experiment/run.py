@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from dllm_jax import errors, loop, settings
+from dllm_jax import errors, loop, settings, watchdog
 from dllm_jax.analysis import frontier_plot
 from dllm_jax.experiment import pretrained_base, results, setup, stages
 from dllm_jax.io import console, metrics, workdir
@@ -27,6 +27,9 @@ SHOWN = (
   'policy/ratio_max',
   'sft/loss',
 )
+# Config keys that an unfinished run may be continued under with other values:
+# what they change is at most the last bits.
+FREE = ('checkpoint', 'mesh', 'train.watchdog_seconds', 'wandb_project')
 
 
 def run(
@@ -60,6 +63,9 @@ def run(
     )
   ctx = setup.context_of(cfg, origin)
   setup.check_shapes(cfg, ctx)
+  workdir.check_resumable(directory, config, free=FREE)
+  data = setup.data_digests(cfg)
+  workdir.check_data(directory, data)
   rows, num_long = setup.fit_window(cfg, ctx, setup.load_rows(cfg))
   setup.check_rows(cfg, ctx, rows)
   setup.check_base(cfg, ctx, directory)
@@ -67,7 +73,16 @@ def run(
   metrics.find_wandb(cfg.wandb_project)
   with (
     workdir.StopRequest() as stop,
-    workdir.claim(directory, config, extra={}) as resumed,
+    workdir.claim(
+      directory,
+      config,
+      extra={'data': data},
+      free=FREE,
+      say=screen.line,
+    ) as resumed,
+    watchdog.Watchdog(
+      directory / 'watchdog.txt', seconds=cfg.watchdog_seconds
+    ) as watch,
   ):
     finished = directory / results.EVAL_FILE
     if finished.exists():
@@ -103,6 +118,7 @@ def run(
       log=log,
       screen=screen,
       stop=stop,
+      watch=watch,
     )
     found = _stages(this)
     workdir.write_json(finished, found)

@@ -1,14 +1,15 @@
 """What the stages of a run share: rows, context, directory, outlets."""
 
+import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import flax
 import jax
 import numpy as np
 
-from dllm_jax import errors, settings, sharding, types
+from dllm_jax import errors, settings, sharding, types, watchdog
 from dllm_jax.data import pipeline, public, sources
 from dllm_jax.experiment import pretrained_base
 from dllm_jax.io import checkpoint, console, hf, metrics, workdir
@@ -49,6 +50,7 @@ class Run:
   log: metrics.MetricsLog
   screen: console.Console
   stop: workdir.StopRequest
+  watch: watchdog.Watchdog
 
   def checkpoints(self, stage: str) -> checkpoint.Checkpoints:
     """Those of one stage."""
@@ -153,6 +155,18 @@ def load_rows(cfg: settings.Settings) -> Rows:
   )
 
 
+def data_digests(cfg: settings.Settings) -> dict[str, str]:
+  """Digests of the files that the rows are read from, by name.
+
+  For a run to see that it goes on with the data that it began with.
+
+  Raises:
+    errors.UserError: as `load_rows`.
+  """
+  with _cache(cfg) as cache:
+    return sources.digests(cfg.task, data_dir=cfg.data_dir, cache_dir=cache)
+
+
 def load_test(cfg: settings.Settings) -> Sequence[task_lib.Row]:
   """The held-out rows alone; of files as many as there are, at most.
 
@@ -183,9 +197,16 @@ def tell_reach(
 
 
 def _split(cfg: settings.Settings, split: str) -> Sequence[task_lib.Row]:
-  cache = cfg.data.cache_dir or workdir.cache_dir() / 'data'
-  try:
+  with _cache(cfg) as cache:
     return sources.rows(cfg.task, split, data_dir=cfg.data_dir, cache_dir=cache)
+
+
+@contextlib.contextmanager
+def _cache(cfg: settings.Settings) -> Iterator[pathlib.Path]:
+  """Where data sets are built; that it cannot be written is one line."""
+  cache = pathlib.Path(cfg.data.cache_dir or workdir.cache_dir() / 'data')
+  try:
+    yield cache
   except OSError as e:
     raise errors.UserError(
       f'the data set cannot be written to {cache}: {e.strerror}; change '

@@ -12,7 +12,7 @@ from dllm_jax import loop, types
 from dllm_jax.data import pipeline
 from dllm_jax.eval import accuracy, frontier
 from dllm_jax.experiment import pretrained_base, setup
-from dllm_jax.io import checkpoint
+from dllm_jax.io import checkpoint, manifest
 from dllm_jax.ops import streams
 from dllm_jax.rollout import answer_free
 from dllm_jax.train import optim
@@ -34,10 +34,9 @@ def train_base(run: setup.Run) -> tuple[types.Params, loop.Progress]:
   if pretrained_base.is_folder(kept):
     run.screen.line(f'base model from {kept}')
     return pretrained_base.load(kept, ctx, run.screen), loop.Progress()
-  if kept.exists():
-    params, meta = checkpoint.load_params(kept, setup.param_targets(ctx))
+  if kept.exists() and (found := _load_base(run, kept)):
     run.screen.line(f'base model from {kept}')
-    return params, loop.Progress(**meta)
+    return found
   optimizer = optim.make(cfg.base_optim)
   params, progress = loop.run(
     sft.Sft(ctx=ctx, optimizer=optimizer, cfg=cfg.base_sft),
@@ -52,6 +51,25 @@ def train_base(run: setup.Run) -> tuple[types.Params, loop.Progress]:
   )
   keep(run, 'base', params, progress)
   return params, progress
+
+
+def _load_base(
+  run: setup.Run, kept: pathlib.Path
+) -> tuple[types.Params, loop.Progress] | None:
+  """Kept parameters; None where they are damaged and can be made again.
+
+  That is so where the run trained them here: its checkpoints still end in them.
+  """
+  try:
+    params, meta = checkpoint.load_params(kept, setup.param_targets(run.ctx))
+    return params, loop.Progress(**meta)
+  except manifest.Damaged as e:
+    is_own = kept == run.directory / 'base' and jax.process_count() == 1
+    if not is_own or run.checkpoints('sft').latest() is None:
+      raise
+    aside = checkpoint.set_aside(kept)
+    run.screen.line(f'{e.found}; kept as {aside.name}, and made again')
+    return None
 
 
 def train_policy(
@@ -176,8 +194,14 @@ def _validate(
     run.rows.validation,
     settings,
     batch_size=run.cfg.eval.batch_size,
-    advance=lambda count: loop.check_stop(run.stop),
+    advance=lambda count: _go_on(run),
   )
+
+
+def _go_on(run: setup.Run) -> None:
+  """Between two batches of an evaluation that no loop waits for."""
+  run.watch.beat('validation')
+  loop.check_stop(run.stop)
 
 
 def keep(
@@ -185,6 +209,7 @@ def keep(
 ) -> None:
   """Parameters under a name of their own, for later runs and `--model`."""
   if not (run.directory / name).exists():
+    run.watch.beat(f'keeping {name}')
     checkpoint.save_params(
       run.directory / name, params, dataclasses.asdict(progress)
     )
@@ -196,6 +221,8 @@ def _outlets(run: setup.Run, stage: str) -> dict[str, Any]:
     'log': run.log,
     'screen': run.screen,
     'stop': run.stop,
+    'watch': run.watch,
+    'skipped': run.directory / 'skipped',
   }
 
 
@@ -211,6 +238,7 @@ def _scorer(
       run.rows.validation,
       cfg,
       batch_size=run.cfg.eval.batch_size,
+      advance=lambda count: run.watch.beat('evaluating'),
     )
     means = {f'eval/{k}': v for k, v in found.metrics.items()}
     return {

@@ -1,44 +1,45 @@
 """Checkpoints on disk: all or nothing, and checked when they are read.
 
-The one file that imports orbax. A checkpoint is a directory:
+A checkpoint is a directory:
 
   arrays/          the leaves, written by orbax under their paths in the tree
   meta.json        whatever else the caller wants to find again
-  manifest.json    written last: each leaf's shape and dtype, and the SHA-256
-                   of every other file
+  manifest.json    written last: each leaf's shape and dtype, the SHA-256 of
+                   every other file, and that of all this
 
 It is put together beside its place and moved there by one rename, so a killed
 process leaves a whole checkpoint or none. Orbax restores flipped bits without
-a word, hence the digests. Saving is synchronous: when `save` returns, the
+a word, hence the digests; a numbered checkpoint that fails them is set aside
+and the one before it is used. Saving is synchronous: when `save` returns, the
 checkpoint is there. With several processes all of them call, on one shared
 file system, and the first writes all but the arrays.
 """
 
-import hashlib
 import json
-import logging
 import math
 import os
 import pathlib
-import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import orbax.checkpoint as ocp
+import numpy as np
 from jax.experimental import multihost_utils
 
 from dllm_jax import errors
+from dllm_jax.io import arrays, manifest
 
 PyTree = Any
-MANIFEST_FILE = 'manifest.json'
+MANIFEST_FILE = manifest.FILE
 META_FILE = 'meta.json'
+PARTIAL = '.partial'  # ends the name of what is not finished
+DAMAGED = '.damaged'  # ends the name of what was set aside
 _ARRAYS = 'arrays'
-_PARTIAL = '.partial'
-_BATCH_BYTES = 2**26
 # What to do about kept parameters: never 'remove', the path may be anything.
 OTHER_PARAMS = 'name other parameters, or train them again in a new workdir'
+# What `_on_first` sends for None, and for an error.
+_NOTHING, _FAILED = -1, -2
 
 
 class Checkpoints:
@@ -59,18 +60,18 @@ class Checkpoints:
       meta: JSON values.
 
     Raises:
-      UserError: where that step is there already, or the disk refuses.
+      UserError: that step is there already, the disk has not twice the room
+        that the last one took (for the first: its own), or it refuses.
     """
-    _write(self._directory / str(step), state, meta)
-    if jax.process_index() == 0:
-      for old in self._finished()[: -self._max_to_keep]:
-        # Without its manifest it counts as unfinished, whenever we are killed.
-        (self._directory / str(old) / MANIFEST_FILE).unlink()
-        shutil.rmtree(self._directory / str(old))
+    path = self._directory / str(step)
+    size = sum(_num_bytes(leaf) for leaf in _savable(state).values())
+    _on_first(lambda: self._check_room(path, size))
+    _write(path, state, meta)
+    _on_first(self._remove_old)
 
   def latest(self) -> int | None:
-    """The newest finished step; None where there is none."""
-    return max(self._finished(), default=None)
+    """The newest step, sound or not; None where there is none."""
+    return max(self._steps(), default=None)
 
   def restore(self, step: int, like: PyTree) -> tuple[PyTree, dict]:
     """(state, meta) of `step`, bit for bit.
@@ -83,21 +84,98 @@ class Checkpoints:
     Raises:
       UserError: where the step is missing, is damaged, or holds another tree.
     """
-    older = [s for s in self._finished() if s < step]
+    older = [s for s in self._steps() if s < step]
     hint = f', to go on from step {older[-1]}' if older else ''
     path = self._directory / str(step)
     return _read(path, like, f'remove {path}{hint}')
 
-  def wait(self) -> None:
-    """Returns when everything saved is on disk: at once, saves being so."""
+  def restore_newest(
+    self, like: PyTree, say: Callable[[str], None]
+  ) -> tuple[PyTree, dict] | None:
+    """(state, meta) of the newest step that is whole; None without any.
 
-  def close(self) -> None:
-    """Ends the use of this object; nothing is held open."""
+    One that is damaged is set aside: it gets another name, stays for the user
+    to look at, and the step before it is tried.
 
-  def _finished(self) -> list[int]:
-    manifests = self._directory.glob(f'*/{MANIFEST_FILE}')
-    names = [m.parent.name for m in manifests]
+    Args:
+      like: as in `restore`.
+      say: is told, in one line, of each that is set aside.
+
+    Raises:
+      UserError: there are steps and all are damaged, or one holds another tree.
+    """
+    step = _on_first(lambda: self._set_damaged_aside(like, say))
+    return None if step is None else _load(self._directory / str(step), like)
+
+  def _steps(self) -> list[int]:
+    names = [path.name for path in self._directory.glob('*/')]
     return sorted(int(name) for name in names if name.isdecimal())
+
+  def _check_room(self, path: pathlib.Path, needed: int) -> None:
+    """Refuses to begin what will not fit; the first needs what it is told."""
+    if steps := self._steps():
+      last = self._directory / str(steps[-1])
+      needed = 2 * sum(p.stat().st_size for p in last.rglob('*'))
+    existing = next(p for p in path.parents if p.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+      raise errors.UserError(
+        f'no room for checkpoint {path}: it wants {needed / 1e6:.1f} MB free '
+        f'and there are {free / 1e6:.1f}; free some, and the same command '
+        'continues'
+      )
+
+  def _remove_old(self) -> None:
+    for old in self._steps()[: -self._max_to_keep]:
+      path = self._directory / str(old)
+      # A step is whole or gone, whenever we are killed.
+      going = path.with_name(path.name + PARTIAL)
+      try:
+        path.rename(going)
+        shutil.rmtree(going)
+      except OSError as e:
+        raise errors.UserError(
+          f'cannot remove the old checkpoint {path}: {e.strerror}; make '
+          f'{self._directory} writable'
+        ) from e
+
+  def _set_damaged_aside(
+    self, like: PyTree, say: Callable[[str], None]
+  ) -> int | None:
+    """The newest whole step, once those after it have another name."""
+    steps, aside = self._steps(), []
+    while steps:
+      path = self._directory / str(steps[-1])
+      try:
+        _check(path, like, '')
+        return steps[-1]
+      except manifest.Damaged as e:
+        steps.pop()
+        aside.append(set_aside(path))
+        onward = f'going on from step {steps[-1]}' if steps else 'none is left'
+        say(f'{e.found}; kept as {aside[-1].name}, {onward}')
+    if aside:
+      raise errors.UserError(
+        f'no whole checkpoint is left in {self._directory}; the damaged '
+        f'{"one is" if len(aside) == 1 else "ones are"} kept there. To begin '
+        'again, use another --workdir'
+      )
+    return None
+
+
+def set_aside(path: pathlib.Path) -> pathlib.Path:
+  """Gives a damaged checkpoint a name that nothing reads; the new path."""
+  taken = sorted(path.parent.glob(f'{path.name}{DAMAGED}*'))
+  number = f'{len(taken) + 1}' if taken else ''
+  target = path.with_name(f'{path.name}{DAMAGED}{number}')
+  try:
+    path.rename(target)
+  except OSError as e:
+    raise errors.UserError(
+      f'checkpoint {path} is damaged and cannot be renamed: {e.strerror}; make '
+      f'{path.parent} writable'
+    ) from e
+  return target
 
 
 def save_params(
@@ -123,8 +201,9 @@ def iterate_params(
   All files are checked before the first; no leaf is kept here.
   """
   path = pathlib.Path(directory).absolute()
-  for name, leaf in _check(path, like, OTHER_PARAMS).items():
-    yield _restore_arrays(path / _ARRAYS, {name: leaf}).pop(name)
+  _check(path, like, OTHER_PARAMS)
+  for name, leaf in _leaves_by_path(like).items():
+    yield arrays.restore(path / _ARRAYS, {name: leaf}).pop(name)
 
 
 def read_meta(directory: str | os.PathLike) -> dict:
@@ -134,8 +213,8 @@ def read_meta(directory: str | os.PathLike) -> dict:
     UserError: it is missing, or is not as it was written.
   """
   path = pathlib.Path(directory).absolute()
-  _, files = _manifest(path, OTHER_PARAMS)
-  _check_digest(path, META_FILE, files.get(META_FILE), OTHER_PARAMS)
+  files = manifest.read(path, OTHER_PARAMS).files
+  manifest.check_files(path, {META_FILE: files.get(META_FILE)}, OTHER_PARAMS)
   return json.loads((path / META_FILE).read_bytes())
 
 
@@ -145,38 +224,32 @@ def check_params(directory: str | os.PathLike, like: PyTree) -> None:
 
 
 def _write(path: pathlib.Path, tree: PyTree, meta: dict) -> None:
-  leaves = _leaves_by_path(tree)
-  for name, leaf in leaves.items():
-    if not isinstance(leaf, jax.Array) or not leaf.size:
-      raise TypeError(
-        f'leaf {name} is {leaf!r}: only jax arrays with elements can be saved'
+  leaves = _savable(tree)
+  partial = path.with_name(path.name + PARTIAL)
+
+  def begin():
+    if (path / MANIFEST_FILE).exists():
+      raise errors.UserError(
+        f'checkpoint {path} is there already; remove it to save it again'
       )
-  if (path / MANIFEST_FILE).exists():
-    raise errors.UserError(
-      f'checkpoint {path} is there already; remove it to save it again'
-    )
-  partial = path.with_name(path.name + _PARTIAL)
-  first = jax.process_index() == 0
+    # What a killed process left. A directory without a manifest is unfinished
+    # whatever it holds, and orbax's own leavings lie inside the partial one.
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.rmtree(path, ignore_errors=True)
+    partial.mkdir(parents=True)
+
+  def finish():
+    _write_synced(partial / META_FILE, meta)
+    content = manifest.make(partial, leaves)
+    _write_synced(partial / MANIFEST_FILE, content)
+    partial.rename(path)
+
   try:
-    if first:
-      # What a killed process left. A directory without a manifest is unfinished
-      # whatever it holds, and orbax's own leavings lie inside the partial one.
-      shutil.rmtree(partial, ignore_errors=True)
-      shutil.rmtree(path, ignore_errors=True)
-      partial.mkdir(parents=True)
-    _barrier(f'partial {path}')
-    _save_arrays(partial / _ARRAYS, leaves)
-    if first:
-      _write_synced(partial / META_FILE, meta)
-      manifest = {
-        'leaves': {k: [v.shape, str(v.dtype)] for k, v in leaves.items()},
-        'files': _digests(partial),
-      }
-      _write_synced(partial / MANIFEST_FILE, manifest)
-      partial.rename(path)
-    _barrier(f'finished {path}')
+    _on_first(begin)
+    arrays.save(partial / _ARRAYS, leaves)
+    _on_first(finish)
   except OSError as e:
-    if first:
+    if jax.process_index() == 0:
       shutil.rmtree(partial, ignore_errors=True)
     raise errors.UserError(
       f'cannot write checkpoint {path}: {e.strerror or e}; free some space, or '
@@ -185,52 +258,38 @@ def _write(path: pathlib.Path, tree: PyTree, meta: dict) -> None:
 
 
 def _read(path: pathlib.Path, like: PyTree, remedy: str) -> tuple[PyTree, dict]:
-  wanted = _check(path, like, remedy)
-  arrays = _restore_arrays(path / _ARRAYS, wanted)
-  tree = jax.tree.unflatten(jax.tree.structure(like), arrays.values())
-  return tree, json.loads((path / META_FILE).read_bytes())
+  _check(path, like, remedy)
+  return _load(path, like)
 
 
-def _check(path: pathlib.Path, like: PyTree, remedy: str) -> dict[str, Any]:
-  """The leaves of `like` by path, once all files are as they were written."""
-  saved, files = _manifest(path, remedy)
-  for name, digest in files.items():
-    _check_digest(path, name, digest, remedy)
-  wanted = _leaves_by_path(like)
-  _check_same_tree(path, saved, wanted)
-  return wanted
-
-
-def _manifest(
-  path: pathlib.Path, remedy: str
-) -> tuple[dict[str, tuple], dict[str, str]]:
-  """(shape and dtype by leaf, digest by file)."""
+def _load(path: pathlib.Path, like: PyTree) -> tuple[PyTree, dict]:
+  """(tree, meta) of what was checked."""
   try:
-    manifest = json.loads((path / MANIFEST_FILE).read_bytes())
-    leaves, files = manifest['leaves'], manifest['files']
-    saved = {k: (tuple(shape), dtype) for k, (shape, dtype) in leaves.items()}
-    return saved, dict(files.items())
-  except FileNotFoundError:
+    leaves = arrays.restore(path / _ARRAYS, _leaves_by_path(like))
+    meta = json.loads((path / META_FILE).read_bytes())
+  except OSError as e:
     raise errors.UserError(
-      f'no finished checkpoint in {path} ({MANIFEST_FILE} is missing); {remedy}'
-      if path.exists()
-      else f'no checkpoint {path}; check the path'
-    ) from None
-  except (ValueError, KeyError, TypeError, AttributeError):
-    raise errors.UserError(
-      f'checkpoint {path} is damaged: {MANIFEST_FILE} cannot be read; {remedy}'
-    ) from None
+      f'cannot read checkpoint {path}: {e.strerror or e}; look at the disk'
+    ) from e
+  return jax.tree.unflatten(jax.tree.structure(like), leaves.values()), meta
 
 
-def _check_digest(
-  path: pathlib.Path, name: str, digest: str | None, remedy: str
-) -> None:
-  found = _digest(path / name) if (path / name).is_file() else None
-  if found is None or found != digest:
-    how = 'is missing' if found is None else 'is not as it was written'
-    raise errors.UserError(
-      f'checkpoint {path} is damaged: {name} {how}; {remedy}'
-    )
+def _check(path: pathlib.Path, like: PyTree, remedy: str) -> None:
+  """Refuses files that are not as they were written, and another tree."""
+  saved = manifest.read(path, remedy)
+  manifest.check_files(path, saved.files, remedy)
+  manifest.check_same_tree(path, saved.leaves, _leaves_by_path(like))
+
+
+def _savable(tree: PyTree) -> dict[str, jax.Array]:
+  """The leaves by path; a TypeError names one that would not come back."""
+  leaves = _leaves_by_path(tree)
+  for name, leaf in leaves.items():
+    if not isinstance(leaf, jax.Array) or not leaf.size:
+      raise TypeError(
+        f'leaf {name} is {leaf!r}: only jax arrays with elements can be saved'
+      )
+  return leaves
 
 
 def _leaves_by_path(tree: PyTree) -> dict[str, Any]:
@@ -245,102 +304,8 @@ def _leaves_by_path(tree: PyTree) -> dict[str, Any]:
   return leaves
 
 
-def _check_same_tree(
-  path: pathlib.Path, saved: dict[str, tuple], wanted: dict[str, Any]
-) -> None:
-  remedy = 'restore it with the config that wrote it'
-  for name in dict.fromkeys([*wanted, *saved]):
-    if name not in saved or name not in wanted:
-      where = 'the checkpoint' if name in saved else 'the program'
-      raise errors.UserError(
-        f'checkpoint {path} holds another model: {name} is in {where} alone; '
-        f'{remedy}'
-      )
-    want = (tuple(wanted[name].shape), str(wanted[name].dtype))
-    if saved[name] != want:
-      raise errors.UserError(
-        f'checkpoint {path} holds another model: {name} is '
-        f'{_typed(saved[name])} there and {_typed(want)} here; {remedy}'
-      )
-
-
-def _typed(spec: tuple) -> str:
-  shape, dtype = spec
-  return f'{dtype}[{",".join(map(str, shape))}]'
-
-
-def _save_arrays(path: pathlib.Path, leaves: dict[str, jax.Array]) -> None:
-  """Writes the leaves; a disk that refuses is an OSError."""
-  # Orbax's threads log such an error with its traceback before raising it.
-  log = logging.getLogger('absl')
-  level = log.level
-  log.setLevel(logging.CRITICAL)
-  # Weights do not compress, and what is compressed is in memory twice.
-  handler = ocp.PyTreeCheckpointHandler(use_compression=False)
-  try:
-    with ocp.Checkpointer(handler) as checkpointer:
-      checkpointer.save(path, args=ocp.args.PyTreeSave(leaves))
-  except ValueError as e:
-    code = re.search(r"os_error_code='(\d+)'", str(e))
-    if not code:
-      raise
-    raise OSError(int(code[1]), os.strerror(int(code[1]))) from e
-  finally:
-    log.setLevel(level)
-
-
-def _restore_arrays(
-  path: pathlib.Path, wanted: dict[str, Any]
-) -> dict[str, jax.Array]:
-  on_first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  abstract = {
-    name: jax.ShapeDtypeStruct(
-      leaf.shape,
-      leaf.dtype,
-      sharding=getattr(leaf, 'sharding', None) or on_first,
-    )
-    for name, leaf in wanted.items()
-  }
-  restored = {}
-  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as c:
-    for batch in _batches(abstract):
-      args = ocp.args.PyTreeRestore(
-        batch,
-        restore_args=ocp.checkpoint_utils.construct_restore_args(batch),
-        partial_restore=True,
-      )
-      restored |= c.restore(path, args=args)
-  return {name: restored[name] for name in wanted}
-
-
-def _batches(
-  leaves: dict[str, jax.ShapeDtypeStruct],
-) -> Iterator[dict[str, jax.ShapeDtypeStruct]]:
-  """Leaves to be read together, the largest first.
-
-  What is in flight is in memory twice, so what is large is read while there is
-  room.
-  """
-  batch, room = {}, _BATCH_BYTES
-  nbytes = lambda item: math.prod(item[1].shape) * item[1].dtype.itemsize
-  for name, leaf in sorted(leaves.items(), key=nbytes, reverse=True):
-    size = nbytes((name, leaf))
-    if batch and size > room:
-      yield batch
-      batch, room = {}, _BATCH_BYTES
-    batch[name] = leaf
-    room -= size
-  yield batch
-
-
-def _digests(directory: pathlib.Path) -> dict[str, str]:
-  files = sorted(p for p in directory.rglob('*') if p.is_file())
-  return {str(p.relative_to(directory)): _digest(p) for p in files}
-
-
-def _digest(path: pathlib.Path) -> str:
-  with path.open('rb') as f:
-    return hashlib.file_digest(f, 'sha256').hexdigest()
+def _num_bytes(leaf: jax.Array) -> int:
+  return math.prod(leaf.shape) * leaf.dtype.itemsize
 
 
 def _write_synced(path: pathlib.Path, obj: Any) -> None:
@@ -350,6 +315,24 @@ def _write_synced(path: pathlib.Path, obj: Any) -> None:
     os.fsync(f.fileno())
 
 
-def _barrier(name: str) -> None:
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices(name)
+def _on_first(act: Callable[[], int | None]) -> int | None:
+  """What `act` gives on the first process, on all of them, when it is done.
+
+  Where it raises there, all raise: a process that went on alone would wait for
+  the others without end.
+  """
+  if jax.process_count() == 1:
+    return act()
+  error, answer = None, _NOTHING
+  if jax.process_index() == 0:
+    try:
+      found = act()
+      answer = _NOTHING if found is None else found
+    except (errors.UserError, OSError) as e:
+      error, answer = e, _FAILED
+  answer = int(multihost_utils.broadcast_one_to_all(np.int32(answer)))
+  if answer == _FAILED:
+    raise error or errors.UserError(
+      'stopped with the first process, which says why'
+    )
+  return None if answer == _NOTHING else answer

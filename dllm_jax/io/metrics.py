@@ -5,12 +5,13 @@ no NaN and no infinity, so such a value is written as null, and the row's
 `"nonfinite"` entry says which it was: `{"nonfinite": {"loss/kl": "nan"}}`.
 """
 
+import contextlib
 import json
 import math
 import os
 import pathlib
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import SupportsFloat
 
 import tensorboardX
@@ -45,11 +46,25 @@ class MetricsLog:
     self._workdir = pathlib.Path(workdir)
     self._resume_step = dict(resume_step or {})
     self._wandb = _wandb_run(wandb_project, self._workdir)
-    path = self._workdir / METRICS_FILE
-    if path.exists():
-      self._drop_repeats(path)
-    self._file = path.open('a', encoding='utf-8')
+    self._path = self._workdir / METRICS_FILE
+    with self._refusals():
+      if self._path.exists():
+        last = self._resume_step
+        self._keep(lambda row: row['step'] <= last.get(row['phase'], -1))
+      self._file = self._path.open('a', encoding='utf-8')
     self._boards = {}
+
+  def rewind(self, phase: str, step: int) -> None:
+    """Drops the rows of a phase after `step`, which was restored.
+
+    They are there where the checkpoints after it turned out to be damaged.
+    """
+    if step < self._resume_step.get(phase, -1):
+      self._resume_step[phase] = step
+      with self._refusals():
+        self._file.close()
+        self._keep(lambda row: row['phase'] != phase or row['step'] <= step)
+        self._file = self._path.open('a', encoding='utf-8')
 
   def write(
     self, phase: str, step: int, values: Mapping[str, SupportsFloat]
@@ -66,13 +81,14 @@ class MetricsLog:
       row[name] = value if math.isfinite(value) else None
     if nonfinite:
       row['nonfinite'] = nonfinite
-    self._file.write(json.dumps(row, allow_nan=False) + '\n')
-    self._file.flush()
-    board = self._board(phase)
-    for name, value in values.items():
-      if name not in nonfinite:  # TensorBoard cannot draw it, and warns
-        board.add_scalar(f'{phase}/{name}', float(value), step)
-    board.flush()
+    with self._refusals():
+      self._file.write(json.dumps(row, allow_nan=False) + '\n')
+      self._file.flush()
+      board = self._board(phase)
+      for name, value in values.items():
+        if name not in nonfinite:  # TensorBoard cannot draw it, and warns
+          board.add_scalar(f'{phase}/{name}', float(value), step)
+      board.flush()
     if self._wandb is not None:
       # No `step`: phases count apart, and wandb wants one rising number.
       named = {f'{phase}/{name}': float(v) for name, v in values.items()}
@@ -96,12 +112,21 @@ class MetricsLog:
       )
     return self._boards[phase]
 
-  def _drop_repeats(self, path: pathlib.Path) -> None:
-    kept = [
-      line
-      for line, row in _rows(path)
-      if row['step'] <= self._resume_step.get(row['phase'], -1)
-    ]
+  @contextlib.contextmanager
+  def _refusals(self) -> Iterator[None]:
+    """A disk that refuses is one line."""
+    try:
+      yield
+    except OSError as e:
+      raise errors.UserError(
+        f'cannot write {self._path}: {e.strerror or e}; free some space, and '
+        'the same command continues from the last checkpoint'
+      ) from e
+
+  def _keep(self, wanted: Callable[[dict], bool]) -> None:
+    """Rewrites the file with some of its rows, all at once."""
+    path = self._path
+    kept = [line for line, row in _rows(path) if wanted(row)]
     temporary = path.with_name(path.name + '.tmp')
     with temporary.open('w', encoding='utf-8') as f:
       f.writelines(kept)

@@ -6,32 +6,31 @@ run at a step boundary instead of in the middle of one.
 
 import contextlib
 import fcntl
-import importlib.metadata
 import json
 import math
 import os
 import pathlib
-import platform
+import shutil
 import signal
-import subprocess
-from collections.abc import Iterator, Mapping
-from typing import Any
-
-import jax
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TextIO
 
 from dllm_jax import errors
+from dllm_jax.io import provenance
 
 CONFIG_FILE = 'config.json'
 LOCK_FILE = '.lock'
-_PACKAGES = (
-  'dllm_jax',
-  'jax',
-  'jaxlib',
-  'flax',
-  'optax',
-  'orbax-checkpoint',
-  'numpy',
+# What a killed run may leave half written.
+_STALE = (
+  'config.json.*.tmp',
+  'eval.json.*.tmp',
+  'metrics.jsonl.tmp',
+  '*.partial',
+  'checkpoints/*/*.partial',
+  '.pretrained.????????',
 )
+_KEYS_SHOWN = 8
 
 
 def cache_dir() -> pathlib.Path:
@@ -79,14 +78,16 @@ def claim(
   *,
   extra: Mapping[str, Any],
   free: tuple[str, ...] = (),
+  say: Callable[[str], None] = lambda line: None,
 ) -> Iterator[bool]:
   """Holds `workdir` for one run, and yields whether it continues an older one.
 
   A new directory is made and gets a config.json: the config, the git commit,
   versions, devices and `extra`. A directory that a run left behind is taken
-  only by a run of the same config, and its config.json is brought up to date.
-  A lock keeps a second trainer out until the block ends, or the process dies.
-  With several processes, the first alone claims.
+  only by a run of the same config; what that run left half written is removed,
+  and config.json is brought up to date. A lock keeps a second trainer out until
+  the block ends, or the process dies. With several processes, the first alone
+  claims.
 
   Args:
     workdir: the directory; made with its parents where it is missing.
@@ -94,38 +95,74 @@ def claim(
     extra: more entries for config.json; not compared.
     free: dotted config keys that may differ from the older run's, such as
       'train.num_steps'. A group's name frees all of its keys.
+    say: is told, in one line, of free keys, versions and devices that are not
+      those of the older run.
 
   Raises:
-    UserError: where another run holds it, began it with another config, or
-      where it has files and no config.json.
+    UserError: where another run holds it, began it with another config, where
+      it has files and no config.json, or cannot be written.
   """
   path = pathlib.Path(workdir)
   try:
     path.mkdir(parents=True, exist_ok=True)
-    lock = (path / LOCK_FILE).open('a')
+    lock = (path / LOCK_FILE).open('a+')
   except OSError as e:
     raise errors.UserError(
       f'cannot write to workdir {path}: {e.strerror}; use another --workdir'
     ) from e
   with lock:
-    try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      raise errors.UserError(
-        f'workdir {path} is in use by another run; wait for its end, or use '
-        'another --workdir'
-      ) from None
-    config = _plain(config)
-    resumed = _holds_same_run(path, config, free)
+    _take(lock, path)
     record = {
-      'config': config,
-      'git': _git_commit(),
-      'versions': _versions(),
-      'devices': [d.device_kind for d in jax.devices()],
+      'config': _plain(config),
+      **provenance.record(),
       **extra,
     }
-    write_json(path / CONFIG_FILE, record)
-    yield resumed
+    old = _earlier(path)
+    if old is not None:
+      others = _free_changes(path, old, record['config'], free)
+      if others := others + provenance.changes(old, record):
+        say(
+          'begun with other settings, libraries or devices: '
+          f'{", ".join(others)}; the same bits as without a stop are not '
+          'promised'
+        )
+    try:
+      for pattern in _STALE:
+        for stale in path.glob(pattern):
+          remove = shutil.rmtree if stale.is_dir() else pathlib.Path.unlink
+          remove(stale)
+      write_json(path / CONFIG_FILE, record)
+    except OSError as e:
+      raise errors.UserError(
+        f'cannot write to workdir {path}: {e.strerror}; free some space, or '
+        'use another --workdir'
+      ) from e
+    yield old is not None
+
+
+def _take(lock: TextIO, path: pathlib.Path) -> None:
+  """Locks the file, which then says who has it.
+
+  The lock is the kernel's and ends with the process; a file that a dead one
+  left is nothing but text.
+  """
+  try:
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    lock.seek(0)
+    holder = lock.read(200).strip() or 'another run'
+    raise errors.UserError(
+      f'workdir {path} is in use by {holder}; wait for its end, or use another '
+      '--workdir'
+    ) from None
+  except OSError as e:
+    raise errors.UserError(
+      f'workdir {path} cannot be locked: {e.strerror}; use a file system with '
+      'locks'
+    ) from e
+  lock.truncate(0)
+  lock.write(f'process {os.getpid()} on {socket.gethostname()}\n')
+  lock.flush()
 
 
 def read_config(path: str | os.PathLike) -> dict[str, Any] | None:
@@ -137,10 +174,8 @@ def read_config(path: str | os.PathLike) -> dict[str, Any] | None:
     return None
 
 
-def _holds_same_run(
-  path: pathlib.Path, config: dict, free: tuple[str, ...]
-) -> bool:
-  """True for a run to continue, False for an empty place, else UserError."""
+def _earlier(path: pathlib.Path) -> dict[str, Any] | None:
+  """The config.json of a run to continue; None in an empty place."""
   config_path = path / CONFIG_FILE
   if not config_path.exists():
     strangers = sorted(
@@ -153,27 +188,78 @@ def _holds_same_run(
         f'workdir {path} has files (such as {strangers[0]}) and no '
         f'{CONFIG_FILE}, so it is not a run of ours; use another --workdir'
       )
-    return False
+    return None
   try:
-    old = flatten(json.loads(config_path.read_text('utf-8'))['config'])
-  except (ValueError, KeyError, TypeError, AttributeError) as e:
+    record = json.loads(config_path.read_text('utf-8'))
+    flatten(record['config'])
+    return record
+  except (ValueError, KeyError, TypeError, AttributeError, OSError) as e:
     raise errors.UserError(
       f'{config_path} cannot be read ({e}); use another --workdir'
     ) from e
-  new = flatten(config)
-  differing = [
-    f'{key} ({_show(old, key)} there, {_show(new, key)} now)'
-    for key in sorted(old.keys() | new.keys())
-    if _show(old, key) != _show(new, key)
-    and not any(key == f or key.startswith(f + '.') for f in free)
-  ]
-  if differing:
-    more = f' and {len(differing) - 3} more' if len(differing) > 3 else ''
+
+
+def check_resumable(
+  workdir: str | os.PathLike,
+  config: Mapping[str, Any],
+  *,
+  free: tuple[str, ...],
+) -> None:
+  """Raises the UserErrors of `claim` about another config, and takes nothing.
+
+  For a run to see it before it spends time on its data.
+  """
+  path = pathlib.Path(workdir)
+  old = _earlier(path) if path.is_dir() else None
+  if old is not None:
+    _free_changes(path, old, _plain(config), free)
+
+
+def check_data(workdir: str | os.PathLike, digests: Mapping[str, str]) -> None:
+  """Refuses to continue a run on other data than it began with.
+
+  Args:
+    workdir: of the run, if there is one.
+    digests: of the data by name, as the run put them under 'data' of its
+      config.json.
+  """
+  path = pathlib.Path(workdir)
+  was = (_earlier(path) or {}).get('data', {}) if path.is_dir() else {}
+  changed = [name for name in was if digests.get(name) != was[name]]
+  if changed:
+    raise errors.UserError(
+      f'the data of workdir {path} are not those that it was begun with '
+      f'({", ".join(changed)}); put them back, or use another --workdir'
+    )
+
+
+def _free_changes(
+  path: pathlib.Path,
+  old: Mapping[str, Any],
+  config: Mapping[str, Any],
+  free: tuple[str, ...],
+) -> list[str]:
+  """Changes of the keys that may change; refuses others."""
+  keys = _changes(flatten(old['config']), flatten(config))
+  is_free = lambda key: any(key == f or key.startswith(f + '.') for f in free)
+  fixed = [change for key, change in keys.items() if not is_free(key)]
+  if fixed:
+    more = len(fixed) - _KEYS_SHOWN
     raise errors.UserError(
       f'workdir {path} was begun with another config: '
-      f'{", ".join(differing[:3])}{more}; use another --workdir'
+      f'{", ".join(fixed[:_KEYS_SHOWN])}{f" and {more} more" * (more > 0)}; '
+      'use another --workdir'
     )
-  return True
+  return [change for key, change in keys.items() if is_free(key)]
+
+
+def _changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
+  """'key: was -> is' of each key that differs."""
+  return {
+    key: f'{key}: {_show(was, key)} -> {_show(now, key)}'
+    for key in sorted(was.keys() | now.keys())
+    if _show(was, key) != _show(now, key)
+  }
 
 
 def flatten(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
@@ -192,51 +278,24 @@ def _show(flat: Mapping[str, Any], key: str) -> str:
   return json.dumps(flat[key]) if key in flat else 'absent'
 
 
-def _git_commit() -> str | None:
-  """The commit of this checkout, '-dirty' where files differ; else None."""
-  root = pathlib.Path(__file__).parents[2]
-  if not (root / '.git').exists():
-    return None
-  command = ['git', 'describe', '--always', '--dirty', '--abbrev=40']
-  try:
-    done = subprocess.run(
-      [*command, '--exclude=*'],
-      cwd=root,
-      capture_output=True,
-      text=True,
-      timeout=30,
-      check=False,
-    )
-  except (OSError, subprocess.TimeoutExpired):
-    return None
-  return done.stdout.strip() or None
-
-
-def _versions() -> dict[str, str | None]:
-  versions = {'python': platform.python_version()}
-  for package in _PACKAGES:
-    try:
-      versions[package] = importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-      versions[package] = None
-  return versions
-
-
 class StopRequest:
-  """Turns SIGTERM and SIGINT into a flag for the loop to look at.
+  """Turns SIGTERM, SIGUSR1 and SIGINT into a flag for the loop to look at.
 
   Inside the `with` block a signal only sets `requested`, so that the loop can
-  end its step and save. A second SIGINT raises KeyboardInterrupt. The former
-  handlers come back when the block ends. For the main thread alone.
+  end its step and save. A second SIGINT raises KeyboardInterrupt, but for the
+  time of a `shield`. The former handlers come back when the block ends. For
+  the main thread alone.
   """
+
+  SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
   def __init__(self):
     self.requested = False
-    self._interrupted = False
+    self._interrupted = self._shielded = False
     self._former = {}
 
   def __enter__(self) -> 'StopRequest':
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in self.SIGNALS:
       self._former[number] = signal.signal(number, self._handle)
     return self
 
@@ -244,9 +303,20 @@ class StopRequest:
     for number, handler in self._former.items():
       signal.signal(number, handler)
 
+  @contextlib.contextmanager
+  def shield(self) -> Iterator[None]:
+    """No signal but SIGKILL breaks into the block, which is a save."""
+    self._shielded = True
+    try:
+      yield
+    finally:
+      self._shielded = False
+
   def _handle(self, number: int, frame: Any) -> None:
     del frame
-    if number == signal.SIGINT and self._interrupted:
-      raise KeyboardInterrupt
-    self._interrupted |= number == signal.SIGINT
     self.requested = True
+    if number != signal.SIGINT:
+      return
+    if self._interrupted and not self._shielded:
+      raise KeyboardInterrupt
+    self._interrupted = True

@@ -52,10 +52,11 @@ def update(
 ) -> tuple[state_lib.TrainState, dict[str, Any]]:
   """One optimiser step on the sum of the micro-batches' losses.
 
-  A loss or gradient that is not finite leaves parameters and optimiser as they
-  were, so that no checkpoint ever holds it; the loop stops the run when it
-  reads the loss. Gradients are summed in float32, and lie on the devices as the
-  parameters do, like the parameters and moments that come of them.
+  A loss, gradient or update that is not finite leaves parameters, optimiser
+  and all of their counters as they were, so that no checkpoint ever holds it;
+  the loop counts such steps, and stops the run where they are many. Gradients
+  are summed in float32, and lie on the devices as the parameters do, like the
+  parameters and moments that come of them.
 
   Args:
     state: before the step.
@@ -70,7 +71,7 @@ def update(
 
   Returns:
     The next state, and the auxiliaries, one entry a micro-batch, with the
-    scalars 'loss' and 'grad_norm' beside them.
+    scalars 'loss', 'grad_norm' and 'skipped' (1 or 0) beside them.
   """
   trained, frozen = state_lib.split(state.params)
 
@@ -102,15 +103,28 @@ def update(
   )
   norm = optax.tree.norm(grads)
   updates, opt_state = optimizer.update(grads, state.opt_state, trained)
-  moved = (optax.apply_updates(trained, updates), opt_state)
-  finite = jnp.isfinite(value) & jnp.isfinite(norm)
-  trained, opt_state = jax.tree.map(
-    lambda new, old: jnp.where(finite, new, old),
+  moved = (
+    optax.apply_updates(trained, updates),
+    opt_state,
+    state.step + 1,
+  )
+  (trained, opt_state, step), skipped = unless_finite(
     moved,
-    (trained, state.opt_state),
+    (trained, state.opt_state, state.step),
+    (value, norm, optax.tree.norm(updates)),
   )
   trained, opt_state = sharding.constrain((trained, opt_state), mesh)
-  new = state_lib.TrainState(
-    state.step + 1, state_lib.merge(trained, frozen), opt_state
-  )
-  return new, aux | {'loss': value, 'grad_norm': norm}
+  new = state_lib.TrainState(step, state_lib.merge(trained, frozen), opt_state)
+  return new, aux | {'loss': value, 'grad_norm': norm, 'skipped': skipped}
+
+
+def unless_finite(
+  new: Any, old: Any, measured: tuple[Float[Array, ''], ...]
+) -> tuple[Any, Float[Array, '']]:
+  """`new` where all that was measured is finite; else `old`, bit for bit.
+
+  Also 1.0 where the update was skipped so, else 0.0.
+  """
+  finite = jnp.all(jnp.isfinite(jnp.stack(measured)))
+  kept = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+  return kept, jnp.where(finite, 0.0, 1.0)

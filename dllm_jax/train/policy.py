@@ -308,6 +308,7 @@ def _reduce(aux: dict[str, Any]) -> dict[str, Float[Array, '']]:
   metrics = {
     'policy/loss': aux['loss'],
     'policy/grad_norm': aux['grad_norm'],
+    'policy/skipped_updates': aux['skipped'],
     'policy/ratio_mean': mean('ratio'),
     'policy/ratio_max': jnp.max(aux['max/ratio']),
     'policy/credited_tokens': sums['sum/credit'],

@@ -55,6 +55,25 @@ def test_other_files_are_another_data_set(data, tmp_path):
   assert (len(before), len(after)) == (2, 3)
 
 
+def test_digests_are_of_what_is_read(data, tmp_path):
+  """The same for a cache that was built anew, others for other data."""
+  task = tasks.TASKS['gsm8k']()
+  get = lambda cache: sources.digests(
+    task, data_dir=data, cache_dir=tmp_path / cache
+  )
+  before = get('one')
+  assert before == get('two') and len(before) == 3
+  assert {len(digest) for digest in before.values()} == {64}
+  path = data / 'gsm8k' / 'test.jsonl'
+  path.write_text(path.read_text().replace('1001', '1002'))
+  after = get('one')
+  (test,) = (name for name in before if '-test.' in name)
+  changed = {k for k in before.keys() | after.keys()} - {
+    k for k in before if after.get(k) == before[k]
+  }
+  assert changed == {test}
+
+
 def test_lists_of_texts_come_back(shared_dir, tmp_path):
   task = tasks.TASKS['openbookqa']()
   rows = sources.rows(

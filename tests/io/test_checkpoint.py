@@ -65,14 +65,12 @@ def test_the_same_bits_come_back(tmp_path, like):
   ckpt = checkpoint.Checkpoints(tmp_path / 'c', max_to_keep=2)
   assert ckpt.latest() is None
   ckpt.save(3, state, {'cursor': [1, 2], 'text': 'π'})
-  ckpt.wait()
   again = checkpoint.Checkpoints(tmp_path / 'c', max_to_keep=2)
   assert again.latest() == 3
   restored, meta = again.restore(3, like(make_state(0)))
   assert bits(restored) == want
   assert isinstance(restored, State)
   assert meta == {'cursor': [1, 2], 'text': 'π'}
-  again.close()
 
 
 def test_leaves_go_where_their_shardings_say(tmp_path):
@@ -120,50 +118,128 @@ def truncate(path):
   path.write_bytes(path.read_bytes()[:-1])
 
 
-@pytest.mark.parametrize('damage', [flip, truncate, pathlib.Path.unlink])
-def test_damage_to_any_file_is_found(tmp_path, damage):
-  ckpt = save_small(tmp_path, [10])
-  files = [p for p in files_of(tmp_path) if p.name != 'manifest.json']
+def zero_page(path):
+  with path.open('r+b') as file:
+    file.write(bytes(min(4096, path.stat().st_size)))
+
+
+def unreadable(path):
+  """A file whose bytes are an input/output error."""
+  path.unlink()
+  path.symlink_to('/proc/self/mem')
+
+
+@pytest.mark.parametrize(
+  'damage', [flip, truncate, zero_page, unreadable, pathlib.Path.unlink]
+)
+def test_damage_to_any_file_is_found_and_the_older_step_used(tmp_path, damage):
+  ckpt = save_small(tmp_path, [4, 10])
+  assert ckpt.restore_newest(LIKE, print)[1] == {'step': 10}
   # Orbax leaves empty files too: they cannot be cut or flipped.
-  files = [
-    p for p in files if p.stat().st_size or damage is pathlib.Path.unlink
+  names = [
+    path.relative_to(tmp_path / '10')
+    for path in files_of(tmp_path / '10')
+    if path.stat().st_size or damage in (unreadable, pathlib.Path.unlink)
   ]
-  assert len(files) > 5
-  for path in files:
+  assert len(names) > 6
+  for name in names:
+    path = tmp_path / '10' / name
     whole = path.read_bytes()
     damage(path)
-    state_on_disk = [(p, p.read_bytes()) for p in files_of(tmp_path)]
+    said = []
     with pytest.raises(errors.UserError) as caught:
       ckpt.restore(10, LIKE)
     message = str(caught.value)
-    name = str(path.relative_to(tmp_path / '10'))
-    assert str(tmp_path / '10') in message and name in message
+    assert f'{tmp_path}/10 is damaged: {name} ' in message
     assert 'remove' in message and '\n' not in message
-    assert [(p, p.read_bytes()) for p in files_of(tmp_path)] == state_on_disk
+    state, meta = ckpt.restore_newest(LIKE, said.append)
+    assert meta == {'step': 4} and (state['a']['w'] == 4).all()
+    assert len(said) == 1 and '\n' not in said[0]
+    assert f'{tmp_path}/10 is damaged: {name} ' in said[0]
+    assert 'kept as 10.damaged, going on from step 4' in said[0]
+    # It is as it was but for its name, and nobody reads it any more.
+    assert sorted(os.listdir(tmp_path)) == ['10.damaged', '4']
+    assert ckpt.latest() == 4
+    (tmp_path / '10.damaged').rename(tmp_path / '10')
+    path.unlink(missing_ok=True)
     path.write_bytes(whole)
+  assert ckpt.restore_newest(LIKE, print)[1] == {'step': 10}
+
+
+def test_every_damaged_step_is_set_aside_and_the_last_is_an_error(tmp_path):
+  ckpt = save_small(tmp_path, [4, 10, 11])
+  for step in (4, 10, 11):
+    flip(tmp_path / str(step) / 'meta.json')
+  said = []
+  with pytest.raises(errors.UserError, match='no whole checkpoint is left'):
+    ckpt.restore_newest(LIKE, said.append)
+  assert [line.rpartition(', ')[2] for line in said] == [
+    'going on from step 10',
+    'going on from step 4',
+    'none is left',
+  ]
+  assert len(files_of(tmp_path)) > 20  # nothing is thrown away
+  # The run goes on, and the same step is damaged again.
+  assert ckpt.restore_newest(LIKE, said.append) is None
+  save_small(tmp_path, [4])
+  (tmp_path / '4' / 'manifest.json').unlink()
+  with pytest.raises(errors.UserError):
+    ckpt.restore_newest(LIKE, said.append)
+  assert {'4.damaged', '4.damaged2'} <= set(os.listdir(tmp_path))
+
+
+def test_another_model_is_not_damage(tmp_path):
+  ckpt = save_small(tmp_path, [4, 10])
+  like = {'a': {'w': jax.ShapeDtypeStruct((32,), jnp.int32)}}
+  with pytest.raises(errors.UserError, match='holds another model'):
+    ckpt.restore_newest(like, print)
+  assert sorted(os.listdir(tmp_path)) == ['10', '4']
+
+
+def test_a_manifest_that_was_edited_is_found(tmp_path):
+  """Whole JSON, and right digests of all files, but another shape."""
+  ckpt = save_small(tmp_path, [4, 10])
+  path = tmp_path / '10' / 'manifest.json'
+  whole = path.read_text()
+  path.write_text(whole.replace('64', '65', 1))
+  with pytest.raises(errors.UserError, match='manifest.json is not as it was'):
+    ckpt.restore(10, LIKE)
+  for text in ('[]', whole[:40], '', whole.replace('"sha256"', '"sha257"')):
+    path.write_text(text)
+    with pytest.raises(errors.UserError, match='manifest.json.*from step 4'):
+      ckpt.restore(10, LIKE)
+  # What was written before manifests had a digest of their own.
+  content = json.loads(whole)
+  del content['sha256']
+  path.write_text(json.dumps(content))
   assert ckpt.restore(10, LIKE)[1] == {'step': 10}
 
 
-def test_a_damaged_manifest_is_found(tmp_path):
-  ckpt = save_small(tmp_path, [4, 10])
-  path = tmp_path / '10' / 'manifest.json'
-  path.write_bytes(path.read_bytes()[:40])
-  with pytest.raises(errors.UserError, match='manifest.json.*from step 4'):
-    ckpt.restore(10, LIKE)
-  path.write_text('[]')
-  with pytest.raises(errors.UserError, match='manifest.json'):
-    ckpt.restore(10, LIKE)
+def test_a_kill_while_old_steps_are_removed_leaves_whole_ones(
+  tmp_path, monkeypatch
+):
+  def killed(path):
+    flip(files_of(path)[0])
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(checkpoint.shutil, 'rmtree', killed)
+  monkeypatch.setattr(checkpoint, '_write', spared(checkpoint._write))
+  with pytest.raises(KeyboardInterrupt):
+    save_small(tmp_path, [1, 2, 3], max_to_keep=2)
+  assert sorted(os.listdir(tmp_path)) == ['1.partial', '2', '3']
+  ckpt = checkpoint.Checkpoints(tmp_path, max_to_keep=2)
+  assert ckpt.restore(2, LIKE)[1] == {'step': 2}
 
 
-def test_a_step_without_a_manifest_is_unfinished(tmp_path):
-  ckpt = save_small(tmp_path, [4, 10])
-  (tmp_path / '10' / 'manifest.json').unlink()
-  assert ckpt.latest() == 4
-  with pytest.raises(errors.UserError, match='no finished checkpoint'):
-    ckpt.restore(10, LIKE)
-  ckpt.save(10, {'a': {'w': jnp.full((64,), 11)}}, {})
-  assert ckpt.latest() == 10
-  assert ckpt.restore(10, LIKE)[0]['a']['w'][0] == 11
+def spared(write, rmtree=checkpoint.shutil.rmtree):
+  """The same with the real rmtree."""
+
+  def act(*args):
+    with pytest.MonkeyPatch.context() as patch:
+      patch.setattr(checkpoint.shutil, 'rmtree', rmtree)
+      write(*args)
+
+  return act
 
 
 def test_a_finished_step_is_not_overwritten(tmp_path):
@@ -246,6 +322,75 @@ def test_a_full_disk_is_one_line_and_the_last_step_stays(tmp_path):
   assert os.listdir(tmp_path) == ['1']
 
 
+FULL = """
+  import sys
+  import jax, jax.numpy as jnp
+  from dllm_jax import errors
+  from dllm_jax.io import checkpoint
+  jax.config.update('jax_platforms', 'cpu')
+  ckpt = checkpoint.Checkpoints(sys.argv[1], max_to_keep=9)
+  state = {'w': jax.random.normal(jax.random.key(0), (200_000,))}  # 0.8 MB
+  for step in range(1, 9):
+    if sys.argv[2] == 'blind':
+      checkpoint.Checkpoints._check_room = lambda *args: None
+    try:
+      ckpt.save(step, state, {})
+    except errors.UserError as e:
+      print(step, e)
+      break
+  like = {'w': jax.ShapeDtypeStruct((200_000,), jnp.float32)}
+  restored, _ = ckpt.restore_newest(like, print)
+  assert (restored['w'] == state['w']).all()
+"""
+
+
+@pytest.mark.parametrize(
+  'how, line',
+  [('looks', 'no room for checkpoint'), ('blind', 'No space left on device')],
+)
+def test_a_full_disk_is_noticed_and_room_made_goes_on(mounted, how, line):
+  """Before the save, or in it, where others fill the disk meanwhile."""
+  place = mounted('size=4m')
+  # Another's file: three checkpoints fit beside it.
+  (place / 'ballast').write_bytes(bytes(10**6))
+
+  def save_until_full():
+    return subprocess.run(
+      [sys.executable, '-c', textwrap.dedent(FULL), place / 'c', how],
+      capture_output=True,
+      text=True,
+      check=False,
+      env=os.environ | {'XLA_FLAGS': ''},
+    )
+
+  done = save_until_full()
+  assert (done.returncode, done.stderr) == (0, '')
+  assert line in done.stdout and done.stdout.count('\n') == 1
+  saved = sorted(os.listdir(place / 'c'))
+  step = int(done.stdout.split()[0])
+  assert saved == [str(s) for s in range(1, step)] and step > 1
+  (place / 'ballast').unlink()
+  for old in saved[:-1]:
+    subprocess.run(['rm', '-r', place / 'c' / old], check=True)
+  ckpt = checkpoint.Checkpoints(place / 'c', max_to_keep=2)
+  ckpt.save(step, {'w': jnp.zeros((200_000,))}, {})
+  assert ckpt.latest() == step
+
+
+def test_the_first_checkpoint_needs_its_own_size(tmp_path, monkeypatch):
+  free = checkpoint.shutil._ntuple_diskusage(10**9, 0, 255)
+  monkeypatch.setattr(checkpoint.shutil, 'disk_usage', lambda path: free)
+  with pytest.raises(errors.UserError, match='no room for checkpoint'):
+    save_small(tmp_path / 'c', [1])  # 64 int32
+  assert not (tmp_path / 'c').exists()
+  enough = free._replace(free=256)
+  monkeypatch.setattr(checkpoint.shutil, 'disk_usage', lambda path: enough)
+  save_small(tmp_path / 'c', [1])
+  with pytest.raises(errors.UserError, match='c/2: it wants 0'):
+    save_small(tmp_path / 'c', [2])
+  assert os.listdir(tmp_path / 'c') == ['1']
+
+
 def test_params_round_trip_and_refuse_to_overwrite(tmp_path):
   params = make_state(3).params
   want = bits(params)
@@ -281,6 +426,7 @@ def test_kills_in_the_middle_of_saves_leave_whole_checkpoints(
     while True:
       step += 1
       ckpt.save(step, {{'w': jnp.full((200_000,), step)}}, {{'step': step}})
+      print(step, flush=True)
   """
   environment = os.environ | {'XLA_FLAGS': ''}
   seen = []
@@ -294,7 +440,8 @@ def test_kills_in_the_middle_of_saves_leave_whole_checkpoints(
       line = process.stdout.readline().split()
       assert line[:1] == ['ready'], 'the last kill left something unreadable'
       seen.append(int(line[1]))
-      time.sleep(0.3 + 0.037 * (kill % 10))
+      assert int(process.stdout.readline()) == seen[-1] + 1
+      time.sleep(0.037 * (kill % 10))
       process.send_signal(signal.SIGKILL)
   assert seen == sorted(seen) and seen[-1] > 0
   finished = [p for p in tmp_path.iterdir() if (p / 'manifest.json').exists()]

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 import textwrap
@@ -175,3 +176,42 @@ def test_wandb_that_is_missing_is_one_clear_line(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, 'wandb', None)
   with pytest.raises(errors.UserError, match='wandb is not installed'):
     metrics.MetricsLog(tmp_path, resume_step=None, wandb_project='p')
+
+
+def test_rows_after_a_restored_step_are_dropped_for_its_phase_alone(tmp_path):
+  log = metrics.MetricsLog(tmp_path, resume_step=None)
+  for phase, step in (('sft', 1), ('sft', 2), ('rl', 1), ('rl', 2), ('rl', 3)):
+    log.write(phase, step, {'a/b': step})
+  log.close()
+  log = metrics.MetricsLog(tmp_path, resume_step={'sft': 2, 'rl': 3})
+  log.write('eval', 0, {'a/b': 0})  # of this process, and not of the phase
+  log.rewind('rl', 1)
+  log.write('rl', 2, {'a/b': 20})
+  log.rewind('rl', 1)  # what was written since stays
+  log.rewind('sft', 5)
+  log.close()
+  rows = [(r['phase'], r['step'], r['a/b']) for r in metrics.read(tmp_path)]
+  assert rows == [
+    ('sft', 1, 1),
+    ('sft', 2, 2),
+    ('rl', 1, 1),
+    ('eval', 0, 0),
+    ('rl', 2, 20),
+  ]
+
+
+def test_a_full_disk_is_one_line(tmp_path):
+  """/dev/full is a disk without room."""
+  log = metrics.MetricsLog(tmp_path, resume_step=None)
+  log.write('rl', 0, {'a/b': 0})
+  full = os.open('/dev/full', os.O_WRONLY)
+  os.dup2(full, log._file.fileno())
+  os.close(full)
+  with pytest.raises(errors.UserError) as caught:
+    log.write('rl', 1, {'a/b': 1})
+  line = str(caught.value)
+  assert 'metrics.jsonl: No space left on device; free some space' in line
+  assert '\n' not in line
+  with pytest.raises(OSError):
+    log.close()
+  assert [row['step'] for row in metrics.read(tmp_path)] == [0]

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -47,16 +48,16 @@ def test_another_config_is_refused_naming_the_keys(tmp_path):
     claim_once(tmp_path, changed(lr=0.2, extra=1))
   message = str(caught.value)
   assert str(tmp_path) in message and '\n' not in message
-  assert 'train.lr (0.1 there, 0.2 now)' in message
-  assert 'train.extra (absent there, 1 now)' in message
+  assert 'train.lr: 0.1 -> 0.2' in message
+  assert 'train.extra: absent -> 1' in message
   assert 'use another --workdir' in message
   assert (tmp_path / 'config.json').read_bytes() == before
 
 
-def test_at_most_three_keys_are_named(tmp_path):
-  claim_once(tmp_path, {c: 0 for c in 'abcde'})
-  with pytest.raises(errors.UserError, match=r'c \(0 .*\) and 2 more;'):
-    claim_once(tmp_path, {c: 1 for c in 'abcde'})
+def test_at_most_eight_keys_are_named(tmp_path):
+  claim_once(tmp_path, {c: 0 for c in 'abcdefghij'})
+  with pytest.raises(errors.UserError, match='g: 0 -> 1, h: .* and 2 more;'):
+    claim_once(tmp_path, {c: 1 for c in 'abcdefghij'})
 
 
 def test_free_keys_may_change_and_are_recorded(tmp_path):
@@ -96,7 +97,8 @@ def test_a_path_that_is_a_file_is_refused(tmp_path):
 
 def test_a_second_trainer_is_refused_until_the_first_ends(tmp_path):
   with workdir.claim(tmp_path, CONFIG, extra={}):
-    with pytest.raises(errors.UserError, match='in use by another run'):
+    holder = f'in use by process {os.getpid()} on {socket.gethostname()};'
+    with pytest.raises(errors.UserError, match=holder):
       claim_once(tmp_path)
   assert claim_once(tmp_path) is True
 
@@ -113,11 +115,86 @@ def test_the_lock_of_a_killed_process_is_gone(tmp_path):
     [sys.executable, '-c', textwrap.dedent(code)], stdout=subprocess.PIPE
   ) as process:
     assert process.stdout.readline() == b'claimed\n'
-    with pytest.raises(errors.UserError, match='in use'):
+    # Signals of another run's own leave its half-written files alone.
+    partial = tmp_path / 'checkpoints' / 'rl' / '7.partial'
+    partial.mkdir(parents=True)
+    with pytest.raises(errors.UserError, match=f'process {process.pid} on'):
       claim_once(tmp_path)
+    assert partial.exists()
     process.kill()
     process.wait()
+  assert str(process.pid) in (tmp_path / '.lock').read_text()
   assert claim_once(tmp_path) is True
+  assert not partial.exists()
+
+
+def test_what_a_killed_run_left_half_written_is_removed(tmp_path):
+  claim_once(tmp_path)
+  stale = [
+    'config.json.123.tmp',
+    'eval.json.123.tmp',
+    'metrics.jsonl.tmp',
+    'base.partial/arrays/x',
+    'checkpoints/rl/7.partial/meta.json',
+    '.pretrained.0a1b2c3d/config.json',
+  ]
+  stays = ['checkpoints/rl/6/meta.json', 'notes.tmp', 'rl/7.partial', '.x.json']
+  for name in stale + stays:
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).touch()
+  assert claim_once(tmp_path) is True
+  assert [name for name in stale if (tmp_path / name).exists()] == []
+  assert [name for name in stays if (tmp_path / name).exists()] == stays
+
+
+def test_other_data_are_refused(tmp_path):
+  data = {'train.array_record': 'a1', 'test.csv': 'b2'}
+  workdir.check_data(tmp_path / 'none', data)
+  workdir.check_data(tmp_path, data)
+  with workdir.claim(tmp_path, CONFIG, extra={'data': data}):
+    pass
+  workdir.check_data(tmp_path, data | {'more': 'c3'})
+  for now in (data | {'test.csv': 'c3'}, {'train.array_record': 'a1'}):
+    with pytest.raises(errors.UserError, match=r'the data .*\(test.csv\)'):
+      workdir.check_data(tmp_path, now)
+
+
+def test_another_config_is_seen_without_a_claim(tmp_path):
+  workdir.check_resumable(tmp_path / 'none', CONFIG, free=())
+  workdir.check_resumable(tmp_path, CONFIG, free=())
+  assert list(tmp_path.iterdir()) == []
+  claim_once(tmp_path)
+  workdir.check_resumable(tmp_path, CONFIG, free=())
+  workdir.check_resumable(tmp_path, changed(lr=0.2), free=('train',))
+  with pytest.raises(errors.UserError, match='train.lr: 0.1 -> 0.2;'):
+    workdir.check_resumable(tmp_path, changed(lr=0.2), free=())
+
+
+def test_what_may_cost_the_last_bits_is_said_once(tmp_path):
+  said = []
+  config = CONFIG | {'mesh': {'data': 2}}
+  claim_once(tmp_path, config, say=said.append)
+  claim_once(tmp_path, config, say=said.append)
+  assert said == []
+  record = json.loads((tmp_path / 'config.json').read_text())
+  record['versions'] |= {'jax': '0.1', 'a-package-that-went': '1'}
+  record['devices'] = ['TPU v5'] * 4
+  workdir.write_json(tmp_path / 'config.json', record)
+  now = CONFIG | {'mesh': {'data': 4}}
+  assert claim_once(tmp_path, now, free=('mesh',), say=said.append) is True
+  assert len(said) == 1 and '\n' not in said[0]
+  assert 'mesh.data: 2 -> 4, jax 0.1 -> 0.' in said[0]
+  assert 'devices 4 TPU v5 -> 8 cpu' in said[0] and 'went' not in said[0]
+  claim_once(tmp_path, now, free=('mesh',), say=said.append)
+  assert len(said) == 1
+
+
+def test_a_place_that_cannot_be_written_is_one_line(mounted):
+  place = mounted('ro')
+  with pytest.raises(errors.UserError) as caught:
+    claim_once(place / 'run')
+  assert str(caught.value).startswith(f'cannot write to workdir {place}/run')
+  assert 'Read-only file system' in str(caught.value)
 
 
 def test_write_json_leaves_the_old_file_when_it_fails(tmp_path):
@@ -138,7 +215,9 @@ def test_nonfinite_values_are_strings_and_resume(tmp_path):
   assert claim_once(tmp_path, config) is True
 
 
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+  'number', [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT]
+)
 def test_a_signal_only_asks(number):
   before = signal.getsignal(number)
   with workdir.StopRequest() as stop:
@@ -158,6 +237,17 @@ def test_only_the_second_interrupt_interrupts():
       signal.raise_signal(signal.SIGINT)
       signal.raise_signal(signal.SIGINT)
   assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_nothing_breaks_into_a_shield():
+  signal.signal(signal.SIGINT, signal.default_int_handler)
+  with workdir.StopRequest() as stop:
+    with stop.shield():
+      for number in (signal.SIGTERM, signal.SIGINT, signal.SIGINT):
+        signal.raise_signal(number)
+    assert stop.requested
+    with pytest.raises(KeyboardInterrupt):
+      signal.raise_signal(signal.SIGINT)
 
 
 def test_a_process_under_sigterm_ends_its_step():

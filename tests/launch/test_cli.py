@@ -66,6 +66,7 @@ def checkout(tmp_path_factory):
   files = {
     'launch/cli.py': (REPO / 'launch/cli.py').read_text(),
     'launch/config_file.py': (REPO / 'launch/config_file.py').read_text(),
+    'launch/interrupts.py': (REPO / 'launch/interrupts.py').read_text(),
     'launch/count.py': COMMAND,
     'configs/__init__.py': '',
     'configs/base.py': BASE,

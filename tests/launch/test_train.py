@@ -5,17 +5,18 @@ import shutil
 
 import pytest
 
+from dllm_jax.io import metrics
 from tests import tiny_run
 
 SHORT = tiny_run.flags(train__num_steps=3)
 
 
 def digests(directory):
-  """Bytes of every file but config.json, which a continued run rewrites."""
+  """Bytes of every file but those that say who ran last."""
   return {
     str(path.relative_to(directory)): path.read_bytes()
     for path in sorted(directory.rglob('*'))
-    if path.is_file() and path.name != 'config.json'
+    if path.is_file() and path.name not in ('config.json', '.lock')
   }
 
 
@@ -44,9 +45,9 @@ def unfinished(finished, tmp_path):
   shutil.copytree(finished, run)
   (run / 'eval.json').unlink()
   shutil.rmtree(run / 'final')
-  metrics = run / 'metrics.jsonl'
-  lines = metrics.read_text().splitlines(keepends=True)
-  metrics.write_text(''.join(x for x in lines if '"eval", "step"' not in x))
+  log = run / 'metrics.jsonl'
+  lines = log.read_text().splitlines(keepends=True)
+  log.write_text(''.join(x for x in lines if '"eval", "step"' not in x))
   return run
 
 
@@ -109,33 +110,80 @@ def test_refused_commands_change_nothing_in_an_unfinished_run(
   line = refuse(
     commands, *SHORT, '--config.seed=1', '--workdir', unfinished, code=1
   )
-  assert 'begun with another config: seed (0 there, 1 now)' in line
+  assert 'begun with another config: seed: 0 -> 1;' in line
   assert digests(unfinished) == before
   assert (unfinished / 'config.json').read_bytes() == config
 
 
-def test_a_damaged_checkpoint_is_named_and_can_be_removed(
-  commands, finished, unfinished
-):
-  newest = unfinished / 'checkpoints' / 'rl' / '3'
+def damage(checkpoint):
+  """Flips a bit in the middle of the largest file of the arrays."""
   file = max(
-    (p for p in (newest / 'arrays').rglob('*') if p.is_file()),
+    (p for p in (checkpoint / 'arrays').rglob('*') if p.is_file()),
     key=lambda p: p.stat().st_size,
   )
   content = bytearray(file.read_bytes())
   content[len(content) // 2] ^= 1
   file.write_bytes(content)
-  before = digests(unfinished)
-  line = refuse(commands, *SHORT, '--workdir', unfinished)
-  assert f'checkpoint {newest} is damaged' in line
-  assert f'remove {newest}, to go on from step 2' in line
-  assert digests(unfinished) == before
-  shutil.rmtree(newest)
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_the_older_one_used(
+  commands, finished, unfinished
+):
+  """Of RL the newest; of the base the kept parameters, to be made again."""
+  saved = unfinished / 'checkpoints' / 'rl'
+  damage(saved / '3')
+  damage(unfinished / 'base')
   command = commands.run('train.py', *SHORT, '--workdir', unfinished)
   assert (command.code, command.err) == (0, '')
-  tiny_run.assert_same(
-    tiny_run.kept(unfinished / 'final'), tiny_run.kept(finished / 'final')
-  )
+  assert f'checkpoint {saved}/3 is damaged: ' in command.out
+  assert 'kept as 3.damaged, going on from step 2' in command.out
+  assert f'checkpoint {unfinished}/base is damaged: ' in command.out
+  assert 'kept as base.damaged, and made again' in command.out
+  assert sorted(p.name for p in saved.iterdir()) == ['2', '3', '3.damaged']
+  for name in ('base', 'final'):
+    tiny_run.assert_same(
+      tiny_run.kept(unfinished / name), tiny_run.kept(finished / name)
+    )
+  # The rows of the step that was done again are there once.
+  rows = [(row['phase'], row['step']) for row in metrics.read(unfinished)]
+  assert len(set(rows)) == len(rows)
+  assert [s for phase, s in rows if phase == 'rl'] == [1, 2, 3]
+
+
+def test_without_any_whole_checkpoint_the_run_ends(commands, unfinished):
+  saved = unfinished / 'checkpoints' / 'rl'
+  for step in ('2', '3'):
+    damage(saved / step)
+  line = refuse(commands, *SHORT, '--workdir', unfinished)
+  assert f'no whole checkpoint is left in {saved}' in line
+  names = sorted(p.name for p in saved.iterdir())
+  assert names == ['2.damaged', '3.damaged']
+
+
+def test_other_data_and_another_mesh(commands, tmp_path, unfinished, finished):
+  """Data that changed are refused; devices only cost the last bits."""
+  cache = tmp_path / 'cache'
+  ours = tiny_run.flags(data__cache_dir=cache)
+  run = tmp_path / 'first'
+  begun = tiny_run.flags(base__path=finished / 'base', train__num_steps=1)
+  command = commands.run('train.py', *ours, *begun, '--workdir', run)
+  assert (command.code, command.err) == (0, '')
+  (run / 'eval.json').unlink()
+  record = json.loads((run / 'config.json').read_text())
+  name = 'countdown-train.array_record-00000-of-00001'
+  assert len(record['data']) == 3 and len(record['data'][name]) == 64
+  (file,) = cache.rglob(name)
+  whole = file.read_bytes()
+  other = next(p for p in cache.rglob('*validation.array_record*'))
+  file.write_bytes(other.read_bytes())
+  line = refuse(commands, *ours, *begun, '--workdir', run)
+  assert f'are not those that it was begun with ({name})' in line
+  file.write_bytes(whole)
+  less = tiny_run.flags(mesh__cpu_devices=1)
+  command = commands.run('train.py', *ours, *begun, *less, '--workdir', run)
+  assert (command.code, command.err) == (0, '')
+  assert 'mesh.cpu_devices: 2 -> 1, devices 2 cpu -> 1 cpu; ' in command.out
+  assert 'the same bits as without a stop are not promised' in command.out
 
 
 def test_a_strangers_directory_is_not_touched(commands, tmp_path):
@@ -161,15 +209,20 @@ def test_a_learning_rate_that_blows_up_is_named(commands, tmp_path, finished):
     train__eval_every=0,
   )
   line = refuse(commands, *wild, '--workdir', run)
-  assert ' is nan at rl step ' in line or ' is inf at rl step ' in line
-  step = int(line.split('rl step ')[1].split()[0])
+  assert 'not finite in the last 10 steps; stopped' in line
+  step = int(line.split('rl step ')[1].split(':')[0])
   saved = [
     int(p.parent.name) for p in run.glob('checkpoints/rl/*/manifest.json')
   ]
-  assert max(saved, default=0) == step - 1
-  for number in saved:
-    leaves = tiny_run.kept(run / 'checkpoints' / 'rl' / str(number))
-    assert all(abs(leaf).max() < float('inf') for leaf in leaves.values())
+  assert max(saved) == step - 1
+  # Not one of the ten changed a bit of what is saved.
+  older, newest = (
+    tiny_run.kept(run / 'checkpoints' / 'rl' / str(number))
+    for number in sorted(saved)
+  )
+  tiny_run.assert_same(newest, older)
+  assert all(abs(leaf).max() < float('inf') for leaf in newest.values())
+  assert len(list((run / 'skipped').glob('rl-*.npz'))) == 10
   # The same command stops at the same place.
   assert refuse(commands, *wild, '--workdir', run) == line
 

@@ -90,18 +90,48 @@ def test_skipped_micro_batches_give_nothing():
   np.testing.assert_allclose(got.opt_state[0].mu['w'], 0.1 * g['w'], rtol=1e-5)
 
 
+def assert_same_bits(got, want):
+  def one(a, b):
+    a, b = np.asarray(a), np.asarray(b)
+    assert (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes())
+
+  jax.tree.map(one, got, want)
+
+
+# Minus zero, a number that is almost none, and a NaN: the bits alone count.
+ODD = {'w': jnp.array([-0.0, 1e-45, 3.0]), 'b': jnp.array([0.25])}
+
+
 @pytest.mark.parametrize('bad', [np.nan, np.inf])
-def test_a_loss_that_is_not_finite_changes_nothing(bad):
-  y = Y.copy()
-  y[3] = bad
-  new, aux = update(PARAMS, X, y, num_micro=2)
-  assert not np.isfinite(aux['loss'])
-  before = state.create(PARAMS, OPTIMIZER)
-  for got, want in (
-    (new.params, before.params),
-    (new.opt_state, before.opt_state),
-  ):
-    jax.tree.map(np.testing.assert_array_equal, got, want)
+def test_a_loss_that_is_not_finite_changes_no_bit(bad):
+  """With the state donated, in the middle of a run."""
+  step = jax.jit(
+    lambda state, y: grad.update(state, (X, y), loss, OPTIMIZER, num_micro=2),
+    donate_argnums=0,
+  )
+  spoiled = Y.copy()
+  spoiled[3] = bad
+  start = jax.tree.map(jnp.copy, state.create(ODD, OPTIMIZER))
+  middle, aux = step(start, Y)
+  assert aux['skipped'] == 0
+  want = jax.device_get(middle)
+  skipped, aux = step(middle, spoiled)
+  assert not np.isfinite(aux['loss']) and aux['skipped'] == 1
+  assert_same_bits(jax.device_get(skipped), want)
+  # The next update is as if the bad one had never been.
+  again, _ = step(skipped, Y)
+  other, _ = step(jax.tree.map(jnp.asarray, want), Y)
+  assert again.step == 2
+  assert_same_bits(again, other)
+
+
+def test_an_update_that_is_not_finite_changes_no_bit():
+  """Loss and gradient are finite, and the optimiser makes too much of them."""
+  wild = optax.sgd(3e38)
+  new, aux = update(PARAMS, X, Y, num_micro=2, optimizer=wild)
+  assert np.isfinite(aux['loss']) and np.isfinite(aux['grad_norm'])
+  assert aux['skipped'] == 1
+  assert_same_bits(new, state.create(PARAMS, wild))
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing():

@@ -216,14 +216,34 @@ def test_masked_out_positions_do_not_matter(name):
     assert all(np.isfinite(v) for v in a.values())
 
 
-@pytest.mark.parametrize('bad', [np.nan, np.inf])
-def test_a_loss_that_is_not_finite_keeps_the_state(bad):
-  batch = BATCH._replace(advantage=BATCH.advantage.at[2].set(bad))
+@pytest.mark.parametrize(
+  'where, bad',
+  [('advantage', np.nan), ('advantage', np.inf), ('reference', np.nan)],
+)
+def test_what_is_not_finite_keeps_the_state_and_is_counted(where, bad):
+  """In the rewards' advantages, or in log-probabilities of the KL term."""
+  batch, reference = BATCH, dict(REFERENCE)
+  if where == 'advantage':
+    batch = BATCH._replace(advantage=BATCH.advantage.at[2].set(bad))
+  else:
+    reference['table'] = np.full_like(reference['table'], bad)
   before = state.create(tiny.table_params(0, L), ADAM)
-  new, (metrics,) = update(batch, optimizer=ADAM)
+  new, (metrics,) = update(
+    batch, optimizer=ADAM, **FREE_KL | {'reference': reference}
+  )
   assert not np.isfinite(metrics['policy/loss'])
-  jax.tree.map(np.testing.assert_array_equal, new.params, before.params)
-  jax.tree.map(np.testing.assert_array_equal, new.opt_state, before.opt_state)
+  assert metrics['policy/skipped_updates'] == 1
+  jax.tree.map(np.testing.assert_array_equal, new, before)  # its counters too
+  good, (metrics,) = update(optimizer=ADAM, **FREE_KL)
+  assert metrics['policy/skipped_updates'] == 0 and good.step == 1
+
+
+def test_log_probabilities_of_the_sampler_are_only_logged():
+  bad = BATCH._replace(sampler_logp=BATCH.sampler_logp * jnp.nan)
+  (want, _), (got, (metrics,)) = update(), update(bad)
+  assert np.isnan(metrics['policy/sampler_gap'])
+  assert metrics['policy/skipped_updates'] == 0
+  jax.tree.map(np.testing.assert_array_equal, got.params, want.params)
 
 
 @pytest.mark.parametrize('guided', [False, True])

@@ -153,4 +153,5 @@ def _update(
   return state_lib.without_frozen(state)[0], {
     'sft/loss': aux['loss'],
     'sft/grad_norm': aux['grad_norm'],
+    'sft/skipped_updates': aux['skipped'],
   }

@@ -1,0 +1,46 @@
+"""SHA-256 of files: what is read is checked against what was written."""
+
+import hashlib
+import pathlib
+from collections.abc import Sequence
+from concurrent import futures
+
+_THREADS = 16
+
+
+def of_file(path: pathlib.Path) -> str:
+  """The digest of a file's bytes, in hexadecimal; OSError where it fails."""
+  with path.open('rb') as f:
+    return hashlib.file_digest(f, 'sha256').hexdigest()
+
+
+def of_files(paths: Sequence[pathlib.Path]) -> list[str | OSError]:
+  """The digests of several files, or why one cannot be read, in their order.
+
+  Several at a time: hashing leaves the interpreter to other threads.
+  """
+
+  def one(path):
+    try:
+      return of_file(path)
+    except OSError as e:
+      return e
+
+  with futures.ThreadPoolExecutor(_THREADS) as pool:
+    return list(pool.map(one, paths))
+
+
+def of_folder(directory: pathlib.Path, pattern: str = '*') -> dict[str, str]:
+  """Digests of the files below a folder that match, by their paths in it."""
+  files = sorted(p for p in directory.rglob(pattern) if p.is_file())
+  found = of_files(files)
+  for digest in found:
+    if isinstance(digest, OSError):
+      raise digest
+  names = [str(path.relative_to(directory)) for path in files]
+  return dict(zip(names, found, strict=True))
+
+
+def of_text(text: str) -> str:
+  """The digest of a text's UTF-8 bytes."""
+  return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,123 @@
+"""What a checkpoint says of itself: leaves, digests, and a digest of both.
+
+Written last and checked first, so that no damage goes unseen. The digest of the
+manifest is of its content, however its text is laid out.
+"""
+
+import json
+import pathlib
+from typing import Any, NamedTuple
+
+from dllm_jax import digests, errors
+
+FILE = 'manifest.json'
+
+
+class Damaged(errors.UserError):
+  """A checkpoint is not as it was written.
+
+  Attributes:
+    found: what is wrong, without what to do.
+  """
+
+  def __init__(self, path: pathlib.Path, how: str, remedy: str):
+    self.found = f'checkpoint {path} is damaged: {how}'
+    super().__init__(f'{self.found}; {remedy}')
+
+
+class Manifest(NamedTuple):
+  """What `make` put down.
+
+  Attributes:
+    leaves: (shape, dtype) by path in the tree.
+    files: SHA-256 by path in the directory.
+  """
+
+  leaves: dict[str, tuple]
+  files: dict[str, str]
+
+
+def make(directory: pathlib.Path, leaves: dict[str, Any]) -> dict[str, Any]:
+  """The JSON of a manifest: arrays by path, and all files that are there."""
+  saved = {k: [list(v.shape), str(v.dtype)] for k, v in leaves.items()}
+  files = digests.of_folder(directory)
+  return {'leaves': saved, 'files': files, 'sha256': _seal(saved, files)}
+
+
+def read(path: pathlib.Path, remedy: str) -> Manifest:
+  """The manifest of the checkpoint `path`.
+
+  Raises:
+    Damaged: it is missing, or not as it was written; do `remedy`.
+    UserError: there is no checkpoint.
+  """
+  try:
+    manifest = json.loads((path / FILE).read_bytes())
+    leaves, files = manifest.pop('leaves'), manifest.pop('files')
+    if manifest not in ({}, {'sha256': _seal(leaves, files)}):
+      raise ValueError('it is not what its digest says')
+    saved = {k: (tuple(shape), dtype) for k, (shape, dtype) in leaves.items()}
+    return Manifest(saved, dict(files.items()))
+  except FileNotFoundError:
+    if not path.exists():
+      raise errors.UserError(f'no checkpoint {path}; check the path') from None
+    how = f'{FILE} is missing'
+    raise Damaged(path, how, remedy) from None
+  except OSError as e:
+    how = f'{FILE} cannot be read ({e.strerror})'
+    raise Damaged(path, how, remedy) from None
+  except (ValueError, KeyError, TypeError, AttributeError):
+    how = f'{FILE} is not as it was written'
+    raise Damaged(path, how, remedy) from None
+
+
+def _seal(leaves: dict[str, list], files: dict[str, str]) -> str:
+  """The digest of a manifest's content, however its text is laid out."""
+  return digests.of_text(json.dumps([leaves, files], sort_keys=True))
+
+
+def check_files(
+  path: pathlib.Path, wanted: dict[str, str | None], remedy: str
+) -> None:
+  """Raises `Damaged` where files of the checkpoint have other digests.
+
+  Args:
+    path: of the checkpoint.
+    wanted: digests by name; None for a file that the manifest does not have.
+    remedy: what to do.
+  """
+  for name in wanted:
+    if not (path / name).is_file():
+      raise Damaged(path, f'{name} is missing', remedy)
+  found = digests.of_files([path / name for name in wanted])
+  for name, digest in zip(wanted, found, strict=True):
+    if isinstance(digest, OSError):
+      how = f'{name} cannot be read ({digest.strerror})'
+      raise Damaged(path, how, remedy)
+    if digest != wanted[name]:
+      raise Damaged(path, f'{name} is not as it was written', remedy)
+
+
+def check_same_tree(
+  path: pathlib.Path, saved: dict[str, tuple], wanted: dict[str, Any]
+) -> None:
+  """Raises a UserError that names a leaf of another shape, dtype or name."""
+  remedy = 'restore it with the config that wrote it'
+  for name in dict.fromkeys([*wanted, *saved]):
+    if name not in saved or name not in wanted:
+      where = 'the checkpoint' if name in saved else 'the program'
+      raise errors.UserError(
+        f'checkpoint {path} holds another model: {name} is in {where} alone; '
+        f'{remedy}'
+      )
+    want = (tuple(wanted[name].shape), str(wanted[name].dtype))
+    if saved[name] != want:
+      raise errors.UserError(
+        f'checkpoint {path} holds another model: {name} is '
+        f'{_typed(saved[name])} there and {_typed(want)} here; {remedy}'
+      )
+
+
+def _typed(spec: tuple) -> str:
+  shape, dtype = spec
+  return f'{dtype}[{",".join(map(str, shape))}]'
