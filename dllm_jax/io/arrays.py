@@ -75,10 +75,15 @@ def _os_errors() -> Iterator[None]:
 def _batches(
   leaves: dict[str, jax.ShapeDtypeStruct],
 ) -> Iterator[dict[str, jax.ShapeDtypeStruct]]:
-  """Leaves to be read together: what is in flight is in memory twice."""
+  """Leaves to be read together, the largest first.
+
+  What is in flight is in memory twice, so what is large is read while there is
+  room.
+  """
   batch, room = {}, _BATCH_BYTES
-  for name, leaf in leaves.items():
-    size = math.prod(leaf.shape) * leaf.dtype.itemsize
+  nbytes = lambda item: math.prod(item[1].shape) * item[1].dtype.itemsize
+  for name, leaf in sorted(leaves.items(), key=nbytes, reverse=True):
+    size = nbytes((name, leaf))
     if batch and size > room:
       yield batch
       batch, room = {}, _BATCH_BYTES

@@ -5,13 +5,12 @@ copies, whose digests the record has.
 """
 
 import dataclasses
-import hashlib
 import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from dllm_jax import errors
+from dllm_jax import digests, errors
 from dllm_jax.io import checkpoint, hf_config, hf_families
 from dllm_jax.io import folder as folder_lib
 from dllm_jax.models import config as model_config
@@ -49,7 +48,7 @@ def copy_tokenizer(source: pathlib.Path, work: pathlib.Path) -> dict[str, str]:
   for name in TOKENIZER_FILES:
     if folder_lib.has(source, name):
       folder_lib.copy(source, name, work)
-      found[name] = _digest(work / name)
+      found[name] = digests.of_file(work / name)
   return found
 
 
@@ -58,12 +57,7 @@ def keep_ids(record: hf_config.Record, work: pathlib.Path) -> dict[str, str]:
   kept = {k: v for k, v in record.config.items() if k in text_directory.IDS}
   path = work / text_directory.IDS_FILE
   path.write_text(json.dumps(kept, indent=2) + '\n', 'utf-8')
-  return {path.name: _digest(path)}
-
-
-def _digest(path: pathlib.Path) -> str:
-  with path.open('rb') as f:
-    return hashlib.file_digest(f, 'sha256').hexdigest()
+  return {path.name: digests.of_file(path)}
 
 
 def _check_files(directory: pathlib.Path, files: Any) -> None:
@@ -71,7 +65,7 @@ def _check_files(directory: pathlib.Path, files: Any) -> None:
   if not isinstance(files, dict):
     raise _damaged(directory, 'its record names no files')
   for name, digest in files.items():
-    if _digest(folder_lib.member(directory, name)) != digest:
+    if digests.of_file(folder_lib.member(directory, name)) != digest:
       raise _damaged(directory, f'{name} is not as it was written')
 
 
