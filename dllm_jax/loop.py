@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import numpy as np
 
-from dllm_jax import errors, sharding, types
+from dllm_jax import errors, processes, sharding, types
 from dllm_jax.data import pipeline
 from dllm_jax.io import checkpoint, console, metrics, workdir
 from dllm_jax.tasks import task as task_lib
@@ -117,8 +117,11 @@ class Interrupted(Exception):
 
 
 def check_stop(stop: workdir.StopRequest) -> None:
-  """Raises `Interrupted` where a stop was requested and nothing is to save."""
-  if stop.requested:
+  """Raises `Interrupted` where a stop was requested and nothing is to save.
+
+  In several processes all of them ask, and all raise or none.
+  """
+  if processes.any_of(stop.requested):
     raise Interrupted
 
 
@@ -149,7 +152,8 @@ def run(
     checkpoints: of this loop.
     log: rows go here, those of a step with its evaluation.
     screen: where progress shows.
-    stop: its flag is read once a step.
+    stop: its flag is read once a step; one process that has it set stops all
+      of them, after the same step.
     floor: score of the parameters that the loop began with.
 
   Returns:
@@ -207,13 +211,13 @@ def run(
       progress.finished = (
         last or collapsed or progress.stale >= cfg.patience > 0
       )
-      if progress.finished or progress.step % cfg.checkpoint_every == 0:
-        save()
-      elif stop.requested:
+      stopping = processes.any_of(stop.requested)
+      due = progress.step % cfg.checkpoint_every == 0
+      if progress.finished or due or stopping:
         save()
       if progress.finished:
         break
-      if stop.requested:
+      if stopping:
         raise Interrupted
   if cfg.floor_patience and progress.below:
     screen.line(
@@ -275,7 +279,7 @@ def _restore(
   # The best parameters must not share buffers with those that are donated.
   best = jax.tree.map(jax.numpy.copy, state.params) if cfg.keeps_best else None
   fresh = Saved(state, best)
-  latest = checkpoints.latest()
+  latest = processes.from_first('the newest checkpoint', checkpoints.latest)
   if latest is None and cfg.floor_patience:
     return fresh, Progress(best_step=0, best_score=floor)
   if latest is None:

@@ -13,6 +13,7 @@ import pathlib
 from absl import flags
 
 import cli
+import process_flags
 from dllm_jax import errors
 
 MODEL = flags.DEFINE_string(
@@ -85,6 +86,8 @@ def main(config) -> int:
   if SEED.value is not None:
     values['seed'] = SEED.value
   cli.setup_jax(values['mesh']['cpu_devices'])
+  process_flags.start()
+  from dllm_jax import processes
   from dllm_jax.experiment import evaluate  # Late: --help answers at once.
   from dllm_jax.io import console, hub
 
@@ -93,7 +96,7 @@ def main(config) -> int:
     directory = hub.locate(MODEL.value)
   outlets = {
     'out': pathlib.Path(OUT.value) if OUT.value else None,
-    'screen': console.Console(),
+    'screen': console.Console(quiet=not processes.is_first()),
   }
   if SWEEP.value:
     evaluate.sweep_models(values, directory, **outlets)

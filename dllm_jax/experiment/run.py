@@ -4,6 +4,7 @@ Stages run in order and each resumes by itself, so a run that was stopped at
 any point goes on where it was when the same command is given again.
 """
 
+import contextlib
 import dataclasses
 import pathlib
 import time
@@ -11,7 +12,7 @@ from typing import Any
 
 import jax
 
-from dllm_jax import errors, loop, settings
+from dllm_jax import errors, loop, processes, settings
 from dllm_jax.analysis import frontier_plot
 from dllm_jax.experiment import pretrained_base, results, setup, stages
 from dllm_jax.io import console, metrics, workdir
@@ -60,31 +61,43 @@ def run(
     )
   ctx = setup.context_of(cfg, origin)
   setup.check_shapes(cfg, ctx)
-  rows, num_long = setup.fit_window(cfg, ctx, setup.load_rows(cfg))
+  processes.check_same(workdir.flatten(config) | workdir.code())
+  rows, num_long = setup.fit_window(
+    cfg, ctx, setup.after_first(setup.load_rows, cfg)
+  )
   setup.check_rows(cfg, ctx, rows)
   setup.check_base(cfg, ctx, directory)
+  _check_same_rows(rows)
   metrics.find_wandb(cfg.wandb_project)
-  with (
-    workdir.StopRequest() as stop,
-    workdir.claim(directory, config, extra={}) as resumed,
-  ):
+  with workdir.StopRequest() as stop, contextlib.ExitStack() as held:
+    claim = workdir.claim(
+      directory, config, extra={'processes': jax.process_count()}
+    )
+
+    def take():
+      resumed = held.enter_context(claim)
+      if origin is None:
+        ctx.tokenizer.save(directory / results.TOKENIZER_FILE)
+      else:
+        pretrained_base.keep(origin, directory)
+      return {'resumed': resumed, 'finished': finished.exists()}
+
     finished = directory / results.EVAL_FILE
-    if finished.exists():
+    found = processes.from_first('the workdir', take)
+    if found['finished']:
       screen.line(f'{directory} holds a finished run; its results:')
       found = results.read(finished)
       results.show(found, screen)
       return found
-    if origin is None:
-      ctx.tokenizer.save(directory / results.TOKENIZER_FILE)
-    else:
-      pretrained_base.keep(origin, directory)
     latest = {
       phase: setup.stage_checkpoints(directory, phase, cfg.keep).latest() or 0
       for phase in ('sft', 'rl', 'control')
     }
     screen.line(
-      f'{"continuing" if resumed else "starting"} {directory} on '
+      f'{"continuing" if found["resumed"] else "starting"} {directory} on '
       f'{ctx.mesh.size} {jax.default_backend()} device(s)'
+      + f' of {jax.process_count()} processes'
+      * processes.several()
     )
     if num_long:
       screen.line(
@@ -92,7 +105,10 @@ def run(
         f'{cfg.rollout.max_prompt_length} tokens; {len(rows.prompts)} remain'
       )
     log = metrics.MetricsLog(
-      directory, resume_step=latest, wandb_project=cfg.wandb_project
+      directory,
+      resume_step=latest,
+      wandb_project=cfg.wandb_project,
+      writes=processes.is_first(),
     )
     this = setup.Run(
       cfg=cfg,
@@ -104,12 +120,24 @@ def run(
       stop=stop,
     )
     found = _stages(this)
-    workdir.write_json(finished, found)
     log.close()
-    if cfg.eval.thresholds:
-      frontier_plot.draw(found, directory / 'frontier.png')
+    if processes.is_first():
+      workdir.write_json(finished, found)
+      if cfg.eval.thresholds:
+        frontier_plot.draw(found, directory / 'frontier.png')
     results.show(found, screen)
     return found
+
+
+def _check_same_rows(rows: setup.Rows) -> None:
+  """Refuses processes that found other rows than process 0."""
+  seen = {}
+  for field in dataclasses.fields(rows):
+    part = getattr(rows, field.name)
+    ends = [str(part[i]['id']) for i in (0, -1)] if len(part) else []
+    seen[f'number of {field.name}'] = len(part)
+    seen[f'first and last of {field.name}'] = ends
+  processes.check_same(seen)
 
 
 def _stages(run: setup.Run) -> dict[str, Any]:

@@ -2,13 +2,14 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import flax
 import jax
 import numpy as np
 
-from dllm_jax import errors, settings, sharding, types
+from dllm_jax import errors, processes, settings, sharding, types
 from dllm_jax.data import pipeline, sources
 from dllm_jax.experiment import pretrained_base
 from dllm_jax.io import checkpoint, console, hf, metrics, workdir
@@ -23,6 +24,8 @@ from dllm_jax.rollout import (
 from dllm_jax.tasks import task as task_lib
 from dllm_jax.text import chat
 from dllm_jax.text import tokenizer as tokenizer_lib
+
+T = TypeVar('T')
 
 # The validation and test rows are the same for every seed.
 SPLIT_SEED = 0
@@ -152,6 +155,18 @@ def load_rows(cfg: settings.Settings) -> Rows:
   )
 
 
+def after_first(
+  load: Callable[[settings.Settings], T], cfg: settings.Settings
+) -> T:
+  """`load(cfg)`, in process 0 first and then in the others.
+
+  Processes that share a cache build a data set once.
+  """
+  found = []
+  processes.from_first('the data sets', lambda: found.append(load(cfg)))
+  return found[0] if found else load(cfg)
+
+
 def load_test(cfg: settings.Settings) -> Sequence[task_lib.Row]:
   """The held-out rows alone; of files as many as there are, at most.
 
@@ -278,6 +293,11 @@ def check_base(
 
 def check_shapes(cfg: settings.Settings, ctx: context.Context) -> None:
   """Refuses, before any work, batches that do not fit the mesh or the split."""
+  if processes.several() and ctx.mesh.size < jax.device_count():
+    raise errors.UserError(
+      f'the mesh takes {ctx.mesh.size} of {jax.device_count()} devices, so '
+      'that a process may have none: change the mesh.* keys'
+    )
   rows = cfg.rollout.num_prompts * cfg.rollout.group_size
   guided = cfg.rollout.num_prompts * cfg.guided.num_guided
   check = sharding.check_divides

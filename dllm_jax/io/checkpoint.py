@@ -27,9 +27,8 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 
-from dllm_jax import errors
+from dllm_jax import errors, processes
 
 PyTree = Any
 MANIFEST_FILE = 'manifest.json'
@@ -62,7 +61,7 @@ class Checkpoints:
       UserError: where that step is there already, or the disk refuses.
     """
     _write(self._directory / str(step), state, meta)
-    if jax.process_index() == 0:
+    if processes.is_first():
       for old in self._finished()[: -self._max_to_keep]:
         # Without its manifest it counts as unfinished, whenever we are killed.
         (self._directory / str(old) / MANIFEST_FILE).unlink()
@@ -144,7 +143,7 @@ def _write(path: pathlib.Path, tree: PyTree, meta: dict) -> None:
       f'checkpoint {path} is there already; remove it to save it again'
     )
   partial = path.with_name(path.name + _PARTIAL)
-  first = jax.process_index() == 0
+  first = processes.is_first()
   try:
     if first:
       # What a killed process left. A directory without a manifest is unfinished
@@ -152,7 +151,7 @@ def _write(path: pathlib.Path, tree: PyTree, meta: dict) -> None:
       shutil.rmtree(partial, ignore_errors=True)
       shutil.rmtree(path, ignore_errors=True)
       partial.mkdir(parents=True)
-    _barrier(f'partial {path}')
+    processes.barrier(f'the start of checkpoint {path}')
     _save_arrays(partial / _ARRAYS, leaves)
     if first:
       _write_synced(partial / META_FILE, meta)
@@ -162,7 +161,7 @@ def _write(path: pathlib.Path, tree: PyTree, meta: dict) -> None:
       }
       _write_synced(partial / MANIFEST_FILE, manifest)
       partial.rename(path)
-    _barrier(f'finished {path}')
+    processes.barrier(f'the end of checkpoint {path}')
   except OSError as e:
     if first:
       shutil.rmtree(partial, ignore_errors=True)
@@ -331,8 +330,3 @@ def _write_synced(path: pathlib.Path, obj: Any) -> None:
     json.dump(obj, f, indent=2)
     f.flush()
     os.fsync(f.fileno())
-
-
-def _barrier(name: str) -> None:
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices(name)

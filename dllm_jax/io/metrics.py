@@ -29,6 +29,7 @@ class MetricsLog:
     *,
     resume_step: Mapping[str, int] | None,
     wandb_project: str = '',
+    writes: bool = True,
   ):
     """Opens the log, dropping the rows that the run is about to write again.
 
@@ -38,23 +39,30 @@ class MetricsLog:
         checkpoint. Rows of a phase without an entry go, all of them; None
         drops every row. A last line that was cut off goes in any case.
       wandb_project: send the rows to this Weights & Biases project too.
+      writes: False opens nothing, and drops the rows: of several processes
+        one writes.
 
     Raises:
       UserError: where a project is named and wandb is not installed.
     """
     self._workdir = pathlib.Path(workdir)
+    self._boards = {}
+    self._file = self._wandb = None
+    if not writes:
+      return
     self._resume_step = dict(resume_step or {})
     self._wandb = _wandb_run(wandb_project, self._workdir)
     path = self._workdir / METRICS_FILE
     if path.exists():
       self._drop_repeats(path)
     self._file = path.open('a', encoding='utf-8')
-    self._boards = {}
 
   def write(
     self, phase: str, step: int, values: Mapping[str, SupportsFloat]
   ) -> None:
     """Adds one row, on disk when this returns; keys are 'group/name'."""
+    if self._file is None:
+      return
     row = {'phase': phase, 'step': int(step)}
     nonfinite = {}
     for name, value in values.items():
@@ -79,7 +87,8 @@ class MetricsLog:
       self._wandb.log(named | {f'{phase}/step': int(step)})
 
   def close(self) -> None:
-    self._file.close()
+    if self._file is not None:
+      self._file.close()
     if self._wandb is not None:
       self._wandb.finish()
     for board in self._boards.values():

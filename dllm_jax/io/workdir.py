@@ -119,13 +119,17 @@ def claim(
     resumed = _holds_same_run(path, config, free)
     record = {
       'config': config,
-      'git': _git_commit(),
-      'versions': _versions(),
+      **code(),
       'devices': [d.device_kind for d in jax.devices()],
       **extra,
     }
     write_json(path / CONFIG_FILE, record)
     yield resumed
+
+
+def code() -> dict[str, Any]:
+  """The git commit and the versions of what runs here."""
+  return {'git': _git_commit(), 'versions': _versions()}
 
 
 def read_config(path: str | os.PathLike) -> dict[str, Any] | None:

@@ -29,8 +29,10 @@ class Prompts(NamedTuple):
   mask: Bool[np.ndarray, 'N P']
   maskable: Bool[np.ndarray, 'N P']
 
-  def take(self, rows: Bool[np.ndarray, ' N'] | slice) -> 'Prompts':
-    """The prompts where `rows` is True, or of a slice."""
+  def take(
+    self, rows: Bool[np.ndarray, ' N'] | Int[np.ndarray, ' M'] | slice
+  ) -> 'Prompts':
+    """The prompts where `rows` is True, at its numbers, or of a slice."""
     return Prompts(*(x[rows] for x in self))
 
   def repeat(self, times: int) -> 'Prompts':
