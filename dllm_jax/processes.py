@@ -252,9 +252,13 @@ def all_gather(rows: np.ndarray) -> list[np.ndarray]:
 
   Args:
     rows: of the same width and dtype everywhere, of 32 bits at most.
+
+  Raises:
+    errors.UserError: as `barrier`.
   """
   if not several():
     return [rows]
+  _wait('gather', 'the exchange of results')  # the devices would wait for ever
   counts = multihost_utils.process_allgather(np.int32(len(rows)))
   padding = ((0, int(counts.max()) - len(rows)),) + ((0, 0),) * (rows.ndim - 1)
   found = multihost_utils.process_allgather(np.pad(rows, padding))
