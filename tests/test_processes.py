@@ -294,7 +294,7 @@ def test_a_signal_to_one_process_stops_both_and_the_run_resumes(tmp_path):
   whole = tmp_path / 'whole'
   codes, outs, errs = Job(whole).wait()
   assert codes == [0, 0], errs
-  assert 'of 2 processes' in outs[0]
+  assert 'device(s) of 2 process(es)' in outs[0]
   assert all(line.startswith('[Gloo]') for line in outs[1].splitlines())
 
   broken = tmp_path / 'broken'

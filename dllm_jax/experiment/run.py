@@ -83,8 +83,8 @@ def run(
       return {'resumed': resumed, 'finished': finished.exists()}
 
     finished = directory / results.EVAL_FILE
-    found = processes.from_first('the workdir', take)
-    if found['finished']:
+    claimed = processes.from_first('the workdir', take)
+    if claimed['finished']:
       screen.line(f'{directory} holds a finished run; its results:')
       found = results.read(finished)
       results.show(found, screen)
@@ -93,11 +93,10 @@ def run(
       phase: setup.stage_checkpoints(directory, phase, cfg.keep).latest() or 0
       for phase in ('sft', 'rl', 'control')
     }
+    begun = 'continuing' if claimed['resumed'] else 'starting'
     screen.line(
-      f'{"continuing" if found["resumed"] else "starting"} {directory} on '
-      f'{ctx.mesh.size} {jax.default_backend()} device(s)'
-      + f' of {jax.process_count()} processes'
-      * processes.several()
+      f'{begun} {directory} on {ctx.mesh.size} {jax.default_backend()} '
+      f'device(s) of {jax.process_count()} process(es)'
     )
     if num_long:
       screen.line(
