@@ -255,7 +255,9 @@ class Job:
   def __init__(self, workdir, *flags: str, second: tuple[str, ...] = ()):
     """The second process gets the flags of `second` too."""
     address = f'localhost:{free_port()}'
-    tiny = tiny_run.flags(train__num_steps=3, base__num_steps=2)
+    tiny = tiny_run.flags(
+      train__num_steps=12, train__eval_every=12, base__num_steps=2
+    )
     self.logs = [
       workdir.with_name(f'{workdir.name}.{address[-5:]}.{i}')
       for i in range(COUNT)
@@ -305,7 +307,7 @@ def test_a_signal_to_one_process_stops_both_and_the_run_resumes(tmp_path):
   codes, _, errs = job.wait()
   assert codes == [3, 3], errs
   saved = list((broken / 'checkpoints' / 'rl').iterdir())
-  assert len(saved) == 1 and 0 < int(saved[0].name) < 3
+  assert len(saved) == 1 and 0 < int(saved[0].name) < 12
   codes, _, errs = Job(broken, '--config.checkpoint.every=100').wait()
   assert codes == [0, 0], errs
 
