@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import numpy as np
 
-from dllm_jax import sharding, skipping, types, watchdog
+from dllm_jax import processes, sharding, skipping, types, watchdog
 from dllm_jax.data import pipeline
 from dllm_jax.io import checkpoint, console, metrics, workdir
 from dllm_jax.tasks import task as task_lib
@@ -136,8 +136,11 @@ class Interrupted(Exception):
 
 
 def check_stop(stop: workdir.StopRequest) -> None:
-  """Raises `Interrupted` where a stop was requested and nothing is to save."""
-  if stop.requested:
+  """Raises `Interrupted` where a stop was requested and nothing is to save.
+
+  In several processes all of them ask, and all raise or none.
+  """
+  if processes.any_of(stop.requested):
     raise Interrupted
 
 
@@ -171,7 +174,8 @@ def run(
     checkpoints: of this loop.
     log: rows go here, those of a step with its evaluation.
     screen: where progress shows.
-    stop: its flag is read once a step.
+    stop: its flag is read once a step; one process that has it set stops all
+      of them, after the same step.
     watch: is told of every part of a step.
     skipped: where batches go whose update was not finite.
     floor: score of the parameters that the loop began with.
@@ -252,13 +256,13 @@ def run(
       progress.finished = (
         last or collapsed or progress.stale >= cfg.patience > 0
       )
-      if progress.finished or progress.step % cfg.checkpoint_every == 0:
-        save()
-      elif stop.requested:
+      stopping = processes.any_of(stop.requested)
+      due = progress.step % cfg.checkpoint_every == 0
+      if progress.finished or due or stopping:
         save()
       if progress.finished:
         break
-      if stop.requested:
+      if stopping:
         raise Interrupted
   if cfg.floor_patience and progress.below:
     screen.line(

@@ -17,6 +17,7 @@ import os
 import pathlib
 import re
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -47,14 +48,18 @@ def run(
     code = main(*_parse(sys.argv, description, example, takes))
   except errors.UserError as e:
     name = pathlib.Path(sys.argv[0]).name
-    print(f'{name}: {" ".join(str(e).split())}', file=sys.stderr)
     code = 2 if isinstance(e, errors.UsageError) else 1
+    _leave(code, f'{name}: {" ".join(str(e).split())}')
   except KeyboardInterrupt:
     interrupts.leave()
   except Exception:
     if interrupts.arrived():  # C++ in between has made another error of it.
       interrupts.leave()
-    raise
+    if not _has_others():
+      raise
+    # Often the end of a connection to a process that died: find out which.
+    code = 1
+    _leave(code, traceback.format_exc(), find_dead=True)
   sys.exit(code or 0)
 
 
@@ -68,6 +73,23 @@ def check_new(out: pathlib.Path, overwrite: bool) -> None:
     raise errors.UserError(
       f'--out {out} is there already; name another file, or give --overwrite'
     )
+
+
+def _has_others() -> bool:
+  # Where nothing imported it there are none, and --help answers at once.
+  processes = sys.modules.get('dllm_jax.processes')
+  return processes is not None and processes.several()
+
+
+def _leave(code: int, text: str, *, find_dead: bool = False) -> None:
+  """Says why a command ends; of several processes, ends this one."""
+  if not _has_others():
+    print(text, file=sys.stderr)
+    return
+  from dllm_jax import processes
+
+  print(f'{processes.prefix()}{text}', file=sys.stderr)
+  processes.leave(code, find_dead=find_dead)
 
 
 def setup_jax(cpu_devices: int) -> None:

@@ -13,6 +13,7 @@ import pathlib
 from absl import flags
 
 import cli
+import process_flags
 from dllm_jax import errors
 from dllm_jax.analysis import policies
 
@@ -109,6 +110,8 @@ def main(config) -> int:
       'completion; each step commits one at least'
     )
   cli.setup_jax(values['mesh']['cpu_devices'])
+  process_flags.start()
+  from dllm_jax import processes
   from dllm_jax.experiment import evaluate  # Late: --help answers at once.
   from dllm_jax.io import console, hub
 
@@ -117,7 +120,7 @@ def main(config) -> int:
     directory = hub.locate(MODEL.value)
   outlets = {
     'out': pathlib.Path(OUT.value) if OUT.value else None,
-    'screen': console.Console(),
+    'screen': console.Console(quiet=not processes.is_first()),
   }
   if SWEEP.value:
     evaluate.sweep_models(values, directory, **outlets)

@@ -8,16 +8,18 @@ The same command continues a run that was stopped.
 import pathlib
 
 import cli
+import process_flags
 
 
 def main(config, workdir: str | None) -> int:
   cli.setup_jax(config.mesh.cpu_devices)
-  from dllm_jax import loop  # Late: --help answers at once.
+  process_flags.start()
+  from dllm_jax import loop, processes  # Late: --help answers at once.
   from dllm_jax.experiment import run
   from dllm_jax.io import console
 
   directory = pathlib.Path(workdir or f'runs/{config.method.name}')
-  screen = console.Console(show=run.SHOWN)
+  screen = console.Console(show=run.SHOWN, quiet=not processes.is_first())
   try:
     run.run(config.to_dict(), directory, screen)
   except loop.Interrupted:

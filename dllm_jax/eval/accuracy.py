@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from dllm_jax import errors, types
+from dllm_jax import errors, local_rows, types
 from dllm_jax.ops import streams
 from dllm_jax.rollout import answer_free, context, score
 from dllm_jax.tasks import task as task_lib
@@ -27,8 +27,7 @@ class Evaluation(NamedTuple):
     tokens_per_second: completion tokens up to their end, decoding time alone.
     seconds: of decoding.
     correct: verdict of each row.
-    texts: completion of each row.
-    tokens: the same as ids.
+    tokens: completion of each row, as ids.
     commit_step: when each token was committed.
     num_steps: denoiser calls of each row.
   """
@@ -40,7 +39,6 @@ class Evaluation(NamedTuple):
   tokens_per_second: float
   seconds: float
   correct: Float[np.ndarray, ' N']
-  texts: list[str]
   tokens: Int[np.ndarray, 'N L']
   commit_step: Int[np.ndarray, 'N L']
   num_steps: Int[np.ndarray, ' N']
@@ -79,36 +77,44 @@ def evaluate(
     advance: called with the number of rows done since the last call.
 
   Returns:
-    The evaluation; a row's result does not depend on `batch_size`.
+    The evaluation of all rows, in every process; each decodes and scores its
+    own. A row's result does not depend on `batch_size`.
   """
-  encoded = ctx.encode(rows, cfg.max_prompt_length)
-  row_id = np.arange(len(rows), dtype=np.int32)
   key = streams.step_key(ctx.root, 'eval', 0)
-  parts, seconds = [], 0.0
+  parts, numbers, seconds = [], [], 0.0
   for start in range(0, len(rows), batch_size):
-    chunk = slice(start, start + batch_size)
+    count = min(batch_size, len(rows) - start)
+    own = start + local_rows.share(ctx.mesh, count, batch_size)
+    encoded = ctx.encode_at(
+      rows[start : start + count], own - start, cfg.max_prompt_length
+    )
     began = time.perf_counter()
     part = answer_free.rollout(
       ctx,
       params,
       key,
-      encoded.take(chunk).trimmed(),
-      row_id[chunk],
+      encoded,
+      own,
       cfg,
       num_rows=batch_size,
     )
     seconds += time.perf_counter() - began
     parts.append(part)
+    numbers.append(own)
     if advance is not None:
-      advance(len(part.num_steps))
+      advance(count)
   trajectory = jax.tree.map(lambda *x: np.concatenate(x), *parts)
+  number = np.concatenate(numbers)
   scored = score.score(
     ctx.task,
     ctx.tokenizer,
-    rows,
+    [rows[i] for i in number],
     trajectory.tokens,
     score.RewardConfig(weights=()),
     prefill=ctx.prefill,
+  )
+  trajectory, scored = local_rows.gather(
+    (trajectory, scored._replace(texts=[])), number, len(rows)
   )
   length = score.completion_mask(trajectory.tokens, ctx.vocab.stop_tokens)
   means = scored.terms | scored.metrics
@@ -125,7 +131,6 @@ def evaluate(
     tokens_per_second=float(length.sum() / seconds),
     seconds=seconds,
     correct=scored.correct.astype(np.float32),
-    texts=scored.texts,
     tokens=trajectory.tokens,
     commit_step=trajectory.commit_step,
     num_steps=trajectory.num_steps,

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dllm_jax import errors, settings, sharding, types
+from dllm_jax import errors, processes, settings, sharding, types
 from dllm_jax.analysis import frontier_plot
 from dllm_jax.eval import accuracy, recordings
 from dllm_jax.experiment import (
@@ -17,7 +17,7 @@ from dllm_jax.experiment import (
   setup,
 )
 from dllm_jax.io import checkpoint, console, workdir
-from dllm_jax.rollout import context
+from dllm_jax.rollout import context, score
 from dllm_jax.tasks import task as task_lib
 
 # Endings of what is written beside the results.
@@ -81,10 +81,10 @@ def evaluate_model(
     f'± {100 * summary["interval"]:.1f} on {len(rows)} problems, '
     f'{found.mean_steps:.1f} steps, {found.tokens_per_second:.0f} tokens/s'
   )
-  if out is not None:
+  if out is not None and processes.is_first():
     workdir.write_json(out, summary)
     generations = out.with_suffix(GENERATIONS)
-    _write_generations(generations, cfg.task, rows, found)
+    _write_generations(generations, ctx, rows, found)
     screen.line(f'written: {out}, {generations}')
   return summary
 
@@ -127,7 +127,7 @@ def sweep_models(
   results.show_fixed(found, screen)
   if cfg.eval.thresholds:
     results.show_thresholds(found, screen)
-  if out is not None:
+  if out is not None and processes.is_first():
     workdir.write_json(out, found)
     picture = out.with_suffix(PICTURE)
     frontier_plot.draw(found, picture)
@@ -153,8 +153,9 @@ def _open(
       pretrained_base.check(there[name], ctx)
   sharding.check_divides(cfg.eval.batch_size, ctx.mesh, 'eval.batch_size')
   if out is not None:
-    _check_writable(out, directory)
-  rows = setup.load_test(cfg)
+    processes.from_first('the results', lambda: _check_writable(out, directory))
+  processes.check_same(workdir.flatten(config) | workdir.code())
+  rows = setup.after_first(setup.load_test, cfg)
   ctx.encode(rows, cfg.rollout.max_prompt_length)
   return ctx, rows
 
@@ -212,17 +213,18 @@ def _check_same_model(
 
 def _write_generations(
   path: pathlib.Path,
-  task: task_lib.Task,
+  ctx: context.Context,
   rows: Sequence[task_lib.Row],
   found: accuracy.Evaluation,
 ) -> None:
+  texts = score.texts(ctx.tokenizer, found.tokens, past_eos=False)
   with path.open('w', encoding='utf-8') as file:
     for i, row in enumerate(rows):
       record = {
         'id': row['id'],
-        'question': task.prompt(row),
-        'generation': found.texts[i],
-        **recordings.truth(task.name, row),
+        'question': ctx.task.prompt(row),
+        'generation': texts[i],
+        **recordings.truth(ctx.task.name, row),
         'correct': bool(found.correct[i]),
         'completion_ids': found.tokens[i].tolist(),
         'commit_step': found.commit_step[i].tolist(),

@@ -4,6 +4,7 @@ Stages run in order and each resumes by itself, so a run that was stopped at
 any point goes on where it was when the same command is given again.
 """
 
+import contextlib
 import dataclasses
 import pathlib
 import time
@@ -11,10 +12,10 @@ from typing import Any
 
 import jax
 
-from dllm_jax import errors, loop, settings, watchdog
+from dllm_jax import errors, loop, processes, settings, watchdog
 from dllm_jax.analysis import frontier_plot
 from dllm_jax.experiment import pretrained_base, results, setup, stages
-from dllm_jax.io import console, metrics, workdir
+from dllm_jax.io import console, metrics, provenance, workdir
 
 # Metrics of the live line, in order of interest.
 SHOWN = (
@@ -63,44 +64,56 @@ def run(
     )
   ctx = setup.context_of(cfg, origin)
   setup.check_shapes(cfg, ctx)
-  workdir.check_resumable(directory, config, free=FREE)
-  data = setup.data_digests(cfg)
-  workdir.check_data(directory, data)
-  rows, num_long = setup.fit_window(cfg, ctx, setup.load_rows(cfg))
+  processes.check_same(workdir.flatten(config) | provenance.code())
+  data = processes.from_first(
+    'the state of the workdir', lambda: _check_workdir(cfg, config, directory)
+  )
+  rows, num_long = setup.fit_window(
+    cfg, ctx, setup.after_first(setup.load_rows, cfg)
+  )
   setup.check_rows(cfg, ctx, rows)
   setup.check_base(cfg, ctx, directory)
+  _check_same_rows(rows)
   setup.tell_reach(cfg, rows.test, screen)
   metrics.find_wandb(cfg.wandb_project)
-  with (
-    workdir.StopRequest() as stop,
-    workdir.claim(
+  with workdir.StopRequest() as stop, contextlib.ExitStack() as held:
+    claim = workdir.claim(
       directory,
       config,
-      extra={'data': data},
+      extra={'data': data, 'processes': jax.process_count()},
       free=FREE,
       say=screen.line,
-    ) as resumed,
-    watchdog.Watchdog(
-      directory / 'watchdog.txt', seconds=cfg.watchdog_seconds
-    ) as watch,
-  ):
+    )
+
+    def take():
+      resumed = held.enter_context(claim)
+      if origin is None:
+        ctx.tokenizer.save(directory / results.TOKENIZER_FILE)
+      else:
+        pretrained_base.keep(origin, directory)
+      return {'resumed': resumed, 'finished': finished.exists()}
+
     finished = directory / results.EVAL_FILE
-    if finished.exists():
+    claimed = processes.from_first('the workdir', take)
+    if claimed['finished']:
       screen.line(f'{directory} holds a finished run; its results:')
       found = results.read(finished)
       results.show(found, screen)
       return found
-    if origin is None:
-      ctx.tokenizer.save(directory / results.TOKENIZER_FILE)
-    else:
-      pretrained_base.keep(origin, directory)
+    watch = held.enter_context(
+      watchdog.Watchdog(
+        directory / f'watchdog{processes.suffix()}.txt',
+        seconds=cfg.watchdog_seconds,
+      )
+    )
     latest = {
       phase: setup.stage_checkpoints(directory, phase, cfg.keep).latest() or 0
       for phase in ('sft', 'rl', 'control')
     }
+    begun = 'continuing' if claimed['resumed'] else 'starting'
     screen.line(
-      f'{"continuing" if resumed else "starting"} {directory} on '
-      f'{ctx.mesh.size} {jax.default_backend()} device(s)'
+      f'{begun} {directory} on {ctx.mesh.size} {jax.default_backend()} '
+      f'device(s) of {jax.process_count()} process(es)'
     )
     if num_long:
       screen.line(
@@ -108,7 +121,10 @@ def run(
         f'{cfg.rollout.max_prompt_length} tokens; {len(rows.prompts)} remain'
       )
     log = metrics.MetricsLog(
-      directory, resume_step=latest, wandb_project=cfg.wandb_project
+      directory,
+      resume_step=latest,
+      wandb_project=cfg.wandb_project,
+      writes=processes.is_first(),
     )
     this = setup.Run(
       cfg=cfg,
@@ -121,12 +137,34 @@ def run(
       watch=watch,
     )
     found = _stages(this)
-    workdir.write_json(finished, found)
     log.close()
-    if cfg.eval.thresholds:
-      frontier_plot.draw(found, directory / 'frontier.png')
+    if processes.is_first():
+      workdir.write_json(finished, found)
+      if cfg.eval.thresholds:
+        frontier_plot.draw(found, directory / 'frontier.png')
     results.show(found, screen)
     return found
+
+
+def _check_workdir(
+  cfg: settings.Settings, config: dict[str, Any], directory: pathlib.Path
+) -> dict[str, str]:
+  """Refuses a workdir of other settings or data; the digests of the data."""
+  workdir.check_resumable(directory, config, free=FREE)
+  data = setup.data_digests(cfg)
+  workdir.check_data(directory, data)
+  return data
+
+
+def _check_same_rows(rows: setup.Rows) -> None:
+  """Refuses processes that found other rows than process 0."""
+  seen = {}
+  for field in dataclasses.fields(rows):
+    part = getattr(rows, field.name)
+    ends = [str(part[i]['id']) for i in (0, -1)] if len(part) else []
+    seen[f'number of {field.name}'] = len(part)
+    seen[f'first and last of {field.name}'] = ends
+  processes.check_same(seen)
 
 
 def _stages(run: setup.Run) -> dict[str, Any]:

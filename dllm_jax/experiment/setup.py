@@ -3,13 +3,14 @@
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import flax
 import jax
 import numpy as np
 
-from dllm_jax import errors, settings, sharding, types, watchdog
+from dllm_jax import errors, processes, settings, sharding, types, watchdog
 from dllm_jax.data import pipeline, public, sources
 from dllm_jax.experiment import pretrained_base
 from dllm_jax.io import checkpoint, console, hf, metrics, workdir
@@ -24,6 +25,8 @@ from dllm_jax.rollout import (
 from dllm_jax.tasks import task as task_lib
 from dllm_jax.text import chat
 from dllm_jax.text import tokenizer as tokenizer_lib
+
+T = TypeVar('T')
 
 # The validation and test rows are the same for every seed.
 SPLIT_SEED = 0
@@ -153,6 +156,18 @@ def load_rows(cfg: settings.Settings) -> Rows:
     validation=_pick(cfg, validation, 'num_validation', SPLIT_SEED),
     test=load_test(cfg),
   )
+
+
+def after_first(
+  load: Callable[[settings.Settings], T], cfg: settings.Settings
+) -> T:
+  """`load(cfg)`, in process 0 first and then in the others.
+
+  Processes that share a cache build a data set once.
+  """
+  found = []
+  processes.from_first('the data sets', lambda: found.append(load(cfg)))
+  return found[0] if found else load(cfg)
 
 
 def data_digests(cfg: settings.Settings) -> dict[str, str]:
@@ -317,6 +332,11 @@ def check_base(
 
 def check_shapes(cfg: settings.Settings, ctx: context.Context) -> None:
   """Refuses, before any work, batches that do not fit the mesh or the split."""
+  if processes.several() and ctx.mesh.size < jax.device_count():
+    raise errors.UserError(
+      f'the mesh takes {ctx.mesh.size} of {jax.device_count()} devices, so '
+      'that a process may have none: change the mesh.* keys'
+    )
   rows = cfg.rollout.num_prompts * cfg.rollout.group_size
   guided = cfg.rollout.num_prompts * cfg.guided.num_guided
   check = sharding.check_divides

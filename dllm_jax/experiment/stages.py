@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from dllm_jax import loop, types
+from dllm_jax import loop, processes, types
 from dllm_jax.data import pipeline
 from dllm_jax.eval import accuracy, frontier
 from dllm_jax.experiment import pretrained_base, setup
@@ -29,12 +29,14 @@ def train_base(run: setup.Run) -> tuple[types.Params, loop.Progress]:
   """
   cfg, ctx = run.cfg, run.ctx
   kept = run.directory / 'base'
-  if not kept.exists() and cfg.base.path:
+  is_kept = processes.from_first('the base model', kept.exists)
+  if not is_kept and cfg.base.path:
     kept = pathlib.Path(cfg.base.path)
   if pretrained_base.is_folder(kept):
     run.screen.line(f'base model from {kept}')
     return pretrained_base.load(kept, ctx, run.screen), loop.Progress()
-  if kept.exists() and (found := _load_base(run, kept)):
+  wanted = is_kept or cfg.base.path
+  if wanted and (found := _load_base(run, kept)):
     run.screen.line(f'base model from {kept}')
     return found
   optimizer = optim.make(cfg.base_optim)
@@ -64,7 +66,7 @@ def _load_base(
     params, meta = checkpoint.load_params(kept, setup.param_targets(run.ctx))
     return params, loop.Progress(**meta)
   except manifest.Damaged as e:
-    is_own = kept == run.directory / 'base' and jax.process_count() == 1
+    is_own = kept == run.directory / 'base' and not processes.several()
     if not is_own or run.checkpoints('sft').latest() is None:
       raise
     aside = checkpoint.set_aside(kept)
@@ -133,7 +135,10 @@ def train_control(
   """
   cfg = run.cfg
   per_step = base_progress.cpu_seconds / max(base_progress.step, 1)
-  num_steps = max(1, round(rl_progress.cpu_seconds / per_step))
+  num_steps = processes.from_first(
+    'the length of the control',
+    lambda: max(1, round(rl_progress.cpu_seconds / per_step)),
+  )
   optimizer = optim.make(cfg.base_optim)
   return loop.run(
     sft.Sft(
@@ -208,7 +213,8 @@ def keep(
   run: setup.Run, name: str, params: types.Params, progress: loop.Progress
 ) -> None:
   """Parameters under a name of their own, for later runs and `--model`."""
-  if not (run.directory / name).exists():
+  exists = (run.directory / name).exists
+  if not processes.from_first('the end of a stage', exists):
     run.watch.beat(f'keeping {name}')
     checkpoint.save_params(
       run.directory / name, params, dataclasses.asdict(progress)

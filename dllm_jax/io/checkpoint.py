@@ -15,6 +15,7 @@ checkpoint is there. With several processes all of them call, on one shared
 file system, and the first writes all but the arrays.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -24,10 +25,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 
-from dllm_jax import errors
+from dllm_jax import errors, processes
 from dllm_jax.io import arrays, manifest
 
 PyTree = Any
@@ -38,8 +37,6 @@ DAMAGED = '.damaged'  # ends the name of what was set aside
 _ARRAYS = 'arrays'
 # What to do about kept parameters: never 'remove', the path may be anything.
 OTHER_PARAMS = 'name other parameters, or train them again in a new workdir'
-# What `_on_first` sends for None, and for an error.
-_NOTHING, _FAILED = -1, -2
 
 
 class Checkpoints:
@@ -65,9 +62,11 @@ class Checkpoints:
     """
     path = self._directory / str(step)
     size = sum(_num_bytes(leaf) for leaf in _savable(state).values())
-    _on_first(lambda: self._check_room(path, size))
+    processes.from_first(
+      'the room for a checkpoint', lambda: self._check_room(path, size)
+    )
     _write(path, state, meta)
-    _on_first(self._remove_old)
+    processes.from_first('the end of old checkpoints', self._remove_old)
 
   def latest(self) -> int | None:
     """The newest step, sound or not; None where there is none."""
@@ -104,7 +103,9 @@ class Checkpoints:
     Raises:
       UserError: there are steps and all are damaged, or one holds another tree.
     """
-    step = _on_first(lambda: self._set_damaged_aside(like, say))
+    step = processes.from_first(
+      'the newest checkpoint', lambda: self._set_damaged_aside(like, say)
+    )
     return None if step is None else _load(self._directory / str(step), like)
 
   def _steps(self) -> list[int]:
@@ -244,17 +245,22 @@ def _write(path: pathlib.Path, tree: PyTree, meta: dict) -> None:
     _write_synced(partial / MANIFEST_FILE, content)
     partial.rename(path)
 
-  try:
-    _on_first(begin)
+  @contextlib.contextmanager
+  def refusals():
+    try:
+      yield
+    except OSError as e:
+      if processes.is_first():
+        shutil.rmtree(partial, ignore_errors=True)
+      raise errors.UserError(
+        f'cannot write checkpoint {path}: {e.strerror or e}; free some space, '
+        'or use another --workdir'
+      ) from e
+
+  processes.from_first('the start of a checkpoint', refusals()(begin))
+  with refusals():
     arrays.save(partial / _ARRAYS, leaves)
-    _on_first(finish)
-  except OSError as e:
-    if jax.process_index() == 0:
-      shutil.rmtree(partial, ignore_errors=True)
-    raise errors.UserError(
-      f'cannot write checkpoint {path}: {e.strerror or e}; free some space, or '
-      'use another --workdir'
-    ) from e
+  processes.from_first('the end of a checkpoint', refusals()(finish))
 
 
 def _read(path: pathlib.Path, like: PyTree, remedy: str) -> tuple[PyTree, dict]:
@@ -313,26 +319,3 @@ def _write_synced(path: pathlib.Path, obj: Any) -> None:
     json.dump(obj, f, indent=2)
     f.flush()
     os.fsync(f.fileno())
-
-
-def _on_first(act: Callable[[], int | None]) -> int | None:
-  """What `act` gives on the first process, on all of them, when it is done.
-
-  Where it raises there, all raise: a process that went on alone would wait for
-  the others without end.
-  """
-  if jax.process_count() == 1:
-    return act()
-  error, answer = None, _NOTHING
-  if jax.process_index() == 0:
-    try:
-      found = act()
-      answer = _NOTHING if found is None else found
-    except (errors.UserError, OSError) as e:
-      error, answer = e, _FAILED
-  answer = int(multihost_utils.broadcast_one_to_all(np.int32(answer)))
-  if answer == _FAILED:
-    raise error or errors.UserError(
-      'stopped with the first process, which says why'
-    )
-  return None if answer == _NOTHING else answer

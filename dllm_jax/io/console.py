@@ -39,9 +39,14 @@ class Bar:
 class Console:
   """Prints to one stream; everything that a command shows goes through it."""
 
-  def __init__(self, *, show: Sequence[str] = (), file=None):
-    """`show` names the metrics of the live line, in order of interest."""
-    self._rich = rich_console.Console(file=file, highlight=False)
+  def __init__(
+    self, *, show: Sequence[str] = (), file=None, quiet: bool = False
+  ):
+    """`show` names the metrics of the live line, in order of interest.
+
+    A quiet one shows nothing: of several processes one speaks.
+    """
+    self._rich = rich_console.Console(file=file, highlight=False, quiet=quiet)
     self._show = tuple(show)
 
   def line(self, text: str) -> None:

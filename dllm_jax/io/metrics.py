@@ -30,6 +30,7 @@ class MetricsLog:
     *,
     resume_step: Mapping[str, int] | None,
     wandb_project: str = '',
+    writes: bool = True,
   ):
     """Opens the log, dropping the rows that the run is about to write again.
 
@@ -39,11 +40,17 @@ class MetricsLog:
         checkpoint. Rows of a phase without an entry go, all of them; None
         drops every row. A last line that was cut off goes in any case.
       wandb_project: send the rows to this Weights & Biases project too.
+      writes: False opens nothing, and drops the rows: of several processes
+        one writes.
 
     Raises:
       UserError: where a project is named and wandb is not installed.
     """
     self._workdir = pathlib.Path(workdir)
+    self._boards = {}
+    self._file = self._wandb = None
+    if not writes:
+      return
     self._resume_step = dict(resume_step or {})
     self._wandb = _wandb_run(wandb_project, self._workdir)
     self._path = self._workdir / METRICS_FILE
@@ -52,14 +59,13 @@ class MetricsLog:
         last = self._resume_step
         self._keep(lambda row: row['step'] <= last.get(row['phase'], -1))
       self._file = self._path.open('a', encoding='utf-8')
-    self._boards = {}
 
   def rewind(self, phase: str, step: int) -> None:
     """Drops the rows of a phase after `step`, which was restored.
 
     They are there where the checkpoints after it turned out to be damaged.
     """
-    if step < self._resume_step.get(phase, -1):
+    if self._file is not None and step < self._resume_step.get(phase, -1):
       self._resume_step[phase] = step
       with self._refusals():
         self._file.close()
@@ -70,6 +76,8 @@ class MetricsLog:
     self, phase: str, step: int, values: Mapping[str, SupportsFloat]
   ) -> None:
     """Adds one row, on disk when this returns; keys are 'group/name'."""
+    if self._file is None:
+      return
     row = {'phase': phase, 'step': int(step)}
     nonfinite = {}
     for name, value in values.items():
@@ -95,7 +103,8 @@ class MetricsLog:
       self._wandb.log(named | {f'{phase}/step': int(step)})
 
   def close(self) -> None:
-    self._file.close()
+    if self._file is not None:
+      self._file.close()
     if self._wandb is not None:
       self._wandb.finish()
     for board in self._boards.values():

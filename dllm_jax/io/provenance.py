@@ -20,13 +20,14 @@ _PACKAGES = (
 )
 
 
+def code() -> dict[str, Any]:
+  """The commit and the versions of what runs here."""
+  return {'git': git_commit(), 'versions': versions()}
+
+
 def record() -> dict[str, Any]:
   """What config.json says beside the config."""
-  return {
-    'git': git_commit(),
-    'versions': versions(),
-    'devices': [d.device_kind for d in jax.devices()],
-  }
+  return code() | {'devices': [d.device_kind for d in jax.devices()]}
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

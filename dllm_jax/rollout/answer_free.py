@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int, Key, Shaped
 
-from dllm_jax import types
+from dllm_jax import local_rows, types
 from dllm_jax.decoding import blocks, fixed, gated, guidance
 from dllm_jax.ops import streams
 from dllm_jax.rollout import batch, context, prompts, spread
@@ -149,17 +149,20 @@ def groups(
     step: of the run; it seeds the draws.
     cfg: how to sample.
   """
-  encoded = ctx.encode(rows, cfg.max_prompt_length).repeat(cfg.group_size)
-  row_id = np.arange(len(rows) * cfg.group_size, dtype=np.int32)
+  num_rows = len(rows) * cfg.group_size
+  row_id = local_rows.share(ctx.mesh, num_rows)
+  prompt_id = row_id // cfg.group_size
+  encoded = ctx.encode_at(rows, prompt_id, cfg.max_prompt_length)
   key = streams.step_key(ctx.root, 'rollout', step)
   return batch.Rollouts(
     prompts=encoded,
     trajectory=rollout(
-      ctx, params, key, encoded, row_id, cfg, num_rows=len(row_id)
+      ctx, params, key, encoded, row_id, cfg, num_rows=num_rows
     ),
-    prompt_id=row_id // cfg.group_size,
+    prompt_id=prompt_id,
     guided=np.zeros(len(row_id), bool),
     row_id=row_id,
+    num_rows=num_rows,
   )
 
 
@@ -173,16 +176,18 @@ def rollout(
   *,
   num_rows: int,
 ) -> types.Trajectory:
-  """Samples completions of the given rows; the result is on the host.
+  """Samples completions of this process's rows; the result is on the host.
 
   Args:
     ctx: the run.
     params: of the policy.
     key: of the rollout; consumed.
-    encoded: one prompt a row.
+    encoded: one prompt a row, of this process's share of the batch
+      (`local_rows.share`).
     row_id: global number of every row.
     cfg: how to sample.
-    num_rows: rows to pad to, so that few shapes are compiled.
+    num_rows: of the batch of all processes, padded so that few shapes are
+      compiled.
   """
   denoiser, params = guidance.guided(
     ctx.denoiser,
@@ -191,19 +196,22 @@ def rollout(
     gen_length=cfg.gen_length,
     vocab=ctx.vocab,
   )
+  ids, mask, row_ids = local_rows.place(
+    (encoded.ids, encoded.mask, row_id), ctx.mesh, num_rows
+  )
   trajectory = sample(
     denoiser,
     params,
     key,
-    prompts.pad_rows(encoded.ids, num_rows),
-    prompts.pad_rows(encoded.mask, num_rows),
-    prompts.pad_rows(row_id, num_rows),
+    ids,
+    mask,
+    row_ids,
     cfg.dials(),
     mesh=ctx.mesh,
     vocab=ctx.vocab,
     decoder=cfg.decoder(),
   )
-  return jax.tree.map(lambda x: x[: len(row_id)], jax.device_get(trajectory))
+  return jax.tree.map(lambda x: x[: len(row_id)], local_rows.fetch(trajectory))
 
 
 @functools.partial(

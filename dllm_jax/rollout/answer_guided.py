@@ -22,7 +22,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from dllm_jax import types
+from dllm_jax import local_rows, types
 from dllm_jax.decoding import fixed, guidance
 from dllm_jax.ops import streams
 from dllm_jax.rollout import context, prompts, spread
@@ -118,37 +118,35 @@ def rollout(
   cfg: GuidedConfig,
   cfg_scale: float = 0.0,
 ) -> types.Trajectory:
-  """Samples guided completions of the given rows; the result is on the host.
+  """Samples guided completions of this process's rows; they are on the host.
 
   Args:
     ctx: the run.
     params: of the policy.
     key: of the rollout; consumed.
-    encoded: one prompt a row.
+    encoded: one prompt a row, of this process's share of the batch
+      (`local_rows.share`).
     anchor_ids: one anchor a row, of at most `cfg.max_anchor` tokens.
     row_id: global number of every row.
     temperature: of the proposals.
     gen_length: L.
     order: order of commitment.
-    num_rows: rows to pad to, so that few shapes are compiled.
+    num_rows: of the batch of all processes, padded so that few shapes are
+      compiled.
     cfg: the passes.
     cfg_scale: of classifier-free guidance, which masks the prompt and not the
       anchor.
   """
   anchor = prompts.pad_left(anchor_ids, cfg.max_anchor, ctx.vocab.eos_token)
-  pad = functools.partial(prompts.pad_rows, num_rows=num_rows)
   denoiser, params = guidance.guided(
     ctx.denoiser, params, cfg_scale, gen_length=gen_length, vocab=ctx.vocab
   )
+  rows = (encoded.ids, encoded.mask, anchor.ids, anchor.mask, row_id)
   trajectory = sample(
     denoiser,
     params,
     key,
-    pad(encoded.ids),
-    pad(encoded.mask),
-    pad(anchor.ids),
-    pad(anchor.mask),
-    pad(row_id),
+    *local_rows.place(rows, ctx.mesh, num_rows),
     jnp.float32(temperature),
     mesh=ctx.mesh,
     vocab=ctx.vocab,
@@ -156,7 +154,7 @@ def rollout(
     order=order,
     cfg=cfg,
   )
-  return jax.tree.map(lambda x: x[: len(row_id)], jax.device_get(trajectory))
+  return jax.tree.map(lambda x: x[: len(row_id)], local_rows.fetch(trajectory))
 
 
 @functools.partial(

@@ -8,23 +8,24 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
-from dllm_jax import sharding, types
+from dllm_jax import local_rows, types
 from dllm_jax.rl import advantages
 from dllm_jax.rollout import context, prompts, score
 from dllm_jax.tasks import task as task_lib
 
 
 class Rollouts(NamedTuple):
-  """What the sampler made of a batch of prompts, on the host.
+  """What the sampler made of a batch of prompts: this process's rows.
 
   Attributes:
     prompts: one prompt a row.
     trajectory: of numpy arrays.
     prompt_id: group of each row.
     guided: True on answer-guided rows.
-    row_id: global number of each row.
+    row_id: number of each row in the batch.
+    num_rows: of the batch, in all processes together.
   """
 
   prompts: prompts.Prompts
@@ -32,6 +33,19 @@ class Rollouts(NamedTuple):
   prompt_id: Int[np.ndarray, ' B']
   guided: Bool[np.ndarray, ' B']
   row_id: Int[np.ndarray, ' B']
+  num_rows: int
+
+
+class _Measured(NamedTuple):
+  """What verdicts and metrics are made of, one entry a row."""
+
+  scored: score.Scored
+  prompt_id: Int[np.ndarray, ' B']
+  guided: Bool[np.ndarray, ' B']
+  length: Int[np.ndarray, ' B']
+  num_steps: Int[np.ndarray, ' B']
+  num_committed: Int[np.ndarray, ' B']
+  confidence: Float[np.ndarray, ' B']
 
 
 def interleave(
@@ -59,6 +73,9 @@ def judge(
 ) -> tuple[types.RolloutBatch, dict[str, float]]:
   """Verifies the completions; the batch on the mesh, and metrics to log.
 
+  Each process verifies its own rows; verdicts are gathered, so that baselines
+  and metrics are of the whole batch, and the same everywhere.
+
   A row whose reward is not finite is masked out: it counts neither in its
   group's baseline nor in the loss.
 
@@ -78,17 +95,21 @@ def judge(
     reward,
     prefill=ctx.prefill,
   )
+  through_eos = score.completion_mask(trajectory.tokens, ctx.vocab.stop_tokens)
+  own, num_rows = rollouts.row_id, rollouts.num_rows
+  measured = local_rows.gather(
+    _measure(rollouts, scored, through_eos), own, num_rows
+  )
   group = jax.device_get(
     _advantages(
-      scored.reward,
-      rollouts.prompt_id,
-      rollouts.guided,
+      measured.scored.reward,
+      measured.prompt_id,
+      measured.guided,
       num_prompts=len(rows),
       cfg=advantage,
     )
   )
-  through_eos = score.completion_mask(trajectory.tokens, ctx.vocab.stop_tokens)
-  counted = through_eos & group.counted[:, None]
+  counted = through_eos & group.counted[own, None]
   batch = types.RolloutBatch(
     prompt_ids=rollouts.prompts.ids,
     prompt_mask=rollouts.prompts.mask,
@@ -99,15 +120,15 @@ def judge(
     num_steps=trajectory.num_steps,
     completion_mask=counted,
     advantage=np.repeat(
-      group.advantage[:, None], trajectory.tokens.shape[1], axis=1
+      group.advantage[own, None], trajectory.tokens.shape[1], axis=1
     ),
     guided=rollouts.guided,
     row_id=rollouts.row_id,
   )
-  metrics = rollout_metrics(rollouts, scored, through_eos)
+  metrics = rollout_metrics(measured, trajectory.tokens.shape[1])
   metrics['group/zero_variance'] = float(np.mean(group.tied))
   metrics['reward/not_finite'] = float(np.mean(~group.counted))
-  return jax.device_put(batch, sharding.rows(ctx.mesh)), metrics
+  return local_rows.place(batch, ctx.mesh, num_rows), metrics
 
 
 _advantages = jax.jit(
@@ -115,40 +136,52 @@ _advantages = jax.jit(
 )
 
 
-def rollout_metrics(
+def _measure(
   rollouts: Rollouts,
   scored: score.Scored,
   completion_mask: Bool[np.ndarray, 'B L'],
-) -> dict[str, float]:
-  """Means over the rows; `free/` and `guided/` over those of one kind."""
+) -> _Measured:
   trajectory = rollouts.trajectory
-  length = completion_mask.sum(axis=1)
   # What follows EOS is filler: committing it says nothing of the model.
   committed = completion_mask & (
     trajectory.commit_step < trajectory.num_steps[:, None]
   )
+  return _Measured(
+    scored=scored._replace(texts=[]),
+    prompt_id=rollouts.prompt_id,
+    guided=rollouts.guided,
+    length=completion_mask.sum(axis=1),
+    num_steps=trajectory.num_steps,
+    num_committed=committed.sum(axis=1),
+    confidence=np.sum(np.exp(trajectory.logp), axis=1, where=committed),
+  )
+
+
+def rollout_metrics(measured: _Measured, gen_length: int) -> dict[str, float]:
+  """Means over the rows; `free/` and `guided/` over those of one kind."""
+  scored, length = measured.scored, measured.length
   columns = {
     'reward/mean': scored.reward,
     'reward/correct': np.where(scored.judged, scored.correct, np.nan),
     'rollout/length': length,
-    'rollout/num_steps': trajectory.num_steps,
-    'rollout/tokens_per_step': committed.sum(1)
-    / np.maximum(trajectory.num_steps, 1),
-    'rollout/has_eos': length < completion_mask.shape[1],
+    'rollout/num_steps': measured.num_steps,
+    'rollout/tokens_per_step': measured.num_committed
+    / np.maximum(measured.num_steps, 1),
+    'rollout/has_eos': length < gen_length,
     'rollout/leaked_gold': scored.leaked,
   }
   columns |= {f'reward/{k}': v for k, v in scored.terms.items()}
   columns |= {f'task/{k}': v for k, v in scored.metrics.items()}
   metrics = {name: score.finite_mean(v) for name, v in columns.items()}
-  metrics['rollout/guided_fraction'] = float(rollouts.guided.mean())
+  metrics['rollout/guided_fraction'] = float(measured.guided.mean())
   metrics['rollout/tokens'] = float(length.sum())
   metrics['rollout/confidence'] = float(
-    np.mean(np.exp(trajectory.logp[committed]))
+    np.sum(measured.confidence, dtype=np.float64) / measured.num_committed.sum()
   )
-  if rollouts.guided.any():
+  if measured.guided.any():
     for kind, rows in (
-      ('free', ~rollouts.guided),
-      ('guided', rollouts.guided),
+      ('free', ~measured.guided),
+      ('guided', measured.guided),
     ):
       if rows.any():
         metrics |= {

@@ -3,8 +3,9 @@
 import dataclasses
 from collections.abc import Sequence
 
+import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Key
+from jaxtyping import Array, Int, Key
 
 from dllm_jax import types
 from dllm_jax.rollout import prompts
@@ -57,3 +58,15 @@ class Context:
       template=self.template,
       prefill=self.prefill,
     )
+
+  def encode_at(
+    self,
+    rows: Sequence[task_lib.Row],
+    index: Int[np.ndarray, ' B'],
+    max_length: int,
+  ) -> prompts.Prompts:
+    """The prompts of `rows[i]` for every i of `index`.
+
+    All rows are encoded: the width of the batch is that of the longest.
+    """
+    return self.encode(rows, max_length).take(index)

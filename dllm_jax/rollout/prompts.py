@@ -44,15 +44,11 @@ class Prompts(NamedTuple):
   mask: Bool[np.ndarray, 'N P']
   maskable: Bool[np.ndarray, 'N P']
 
-  def take(self, rows: Bool[np.ndarray, ' N'] | slice) -> 'Prompts':
-    """The prompts where `rows` is True, or of a slice."""
+  def take(
+    self, rows: Bool[np.ndarray, ' N'] | Int[np.ndarray, ' M'] | slice
+  ) -> 'Prompts':
+    """The prompts where `rows` is True, at its numbers, or of a slice."""
     return Prompts(*(x[rows] for x in self))
-
-  def trimmed(self) -> 'Prompts':
-    """As wide as its own longest prompt wants; see `width_for`."""
-    longest = int(self.mask.sum(axis=1).max(initial=0))
-    width = width_for(longest, self.ids.shape[1])
-    return Prompts(*(x[:, -width:] for x in self))
 
   def repeat(self, times: int) -> 'Prompts':
     """Every prompt `times` times in a row."""

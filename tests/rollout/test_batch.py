@@ -74,6 +74,7 @@ def rollouts(ctx):
     prompt_id=np.array([0, 0, 1, 1]),
     guided=GUIDED,
     row_id=np.arange(4, dtype=np.int32),
+    num_rows=4,
   )
 
 

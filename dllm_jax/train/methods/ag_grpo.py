@@ -12,10 +12,12 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 import optax
+from jaxtyping import Array, Int, Key
 
-from dllm_jax import types
+from dllm_jax import local_rows, types
 from dllm_jax.ops import schedules, streams
 from dllm_jax.rl import advantages
 from dllm_jax.rollout import (
@@ -60,7 +62,6 @@ class AgGrpo:
   ) -> tuple[types.RolloutBatch, dict[str, float]]:
     """Samples both kinds of rows of every group, and judges them together."""
     ctx, size = self.ctx, self.rollout.group_size
-    encoded = ctx.encode(rows, self.rollout.max_prompt_length).repeat(size)
     anchors = answer_guided.anchors(ctx.task, ctx.tokenizer, rows, self.guided)
     row_id = np.arange(len(rows) * size, dtype=np.int32)
     last = row_id % size >= size - self.guided.num_guided
@@ -73,42 +74,76 @@ class AgGrpo:
     num_guided = len(rows) * self.guided.num_guided
     none_fell_back = guided.sum() == num_guided
     num_free = len(row_id) - (num_guided if none_fell_back else 0)
-    free = answer_free.rollout(
-      ctx,
-      state.params,
-      key,
-      encoded.take(~guided),
-      row_id[~guided],
-      self.rollout,
-      num_rows=num_free,
-    )
-    trajectory = free
+    trajectory = self._free(state, rows, key, row_id[~guided], num_free)
     if guided.any():
-      towards = answer_guided.rollout(
-        ctx,
-        state.params,
-        key,
-        encoded.take(guided),
-        [anchors[i // size] for i in row_id[guided]],
-        row_id[guided],
-        temperature=self.rollout.temperature,
-        gen_length=self.rollout.gen_length,
-        order=self.rollout.order,
-        num_rows=num_guided,
-        cfg=self.guided,
-        cfg_scale=self.rollout.cfg_scale,
+      towards = self._guided(
+        state, rows, anchors, key, row_id[guided], num_guided
       )
-      trajectory = batch.interleave(free, towards, guided)
+      trajectory = batch.interleave(trajectory, towards, guided)
+    own = local_rows.share(ctx.mesh, len(row_id))
     rollouts = batch.Rollouts(
-      prompts=encoded,
-      trajectory=trajectory,
-      prompt_id=row_id // size,
-      guided=guided,
-      row_id=row_id,
+      prompts=ctx.encode_at(rows, own // size, self.rollout.max_prompt_length),
+      trajectory=jax.tree.map(lambda x: x[own], trajectory),
+      prompt_id=own // size,
+      guided=guided[own],
+      row_id=own,
+      num_rows=len(row_id),
     )
     return batch.judge(
       ctx, rows, rollouts, reward=self.reward, advantage=self.advantage
     )
+
+  def _free(
+    self,
+    state: state_lib.TrainState,
+    rows: Sequence[task_lib.Row],
+    key: Key[Array, ''],
+    row_id: Int[np.ndarray, ' B'],
+    num_rows: int,
+  ) -> types.Trajectory:
+    """Answer-free completions of the given rows, all of them everywhere."""
+    ctx, cfg = self.ctx, self.rollout
+    own = local_rows.share(ctx.mesh, len(row_id), num_rows)
+    prompt_id = row_id[own] // cfg.group_size
+    sampled = answer_free.rollout(
+      ctx,
+      state.params,
+      key,
+      ctx.encode_at(rows, prompt_id, cfg.max_prompt_length),
+      row_id[own],
+      cfg,
+      num_rows=num_rows,
+    )
+    return local_rows.gather(sampled, own, len(row_id))
+
+  def _guided(
+    self,
+    state: state_lib.TrainState,
+    rows: Sequence[task_lib.Row],
+    anchors: Sequence[Sequence[int] | None],
+    key: Key[Array, ''],
+    row_id: Int[np.ndarray, ' B'],
+    num_rows: int,
+  ) -> types.Trajectory:
+    """Answer-guided completions of the given rows, all of them everywhere."""
+    ctx, cfg = self.ctx, self.rollout
+    own = local_rows.share(ctx.mesh, len(row_id), num_rows)
+    prompt_id = row_id[own] // cfg.group_size
+    sampled = answer_guided.rollout(
+      ctx,
+      state.params,
+      key,
+      ctx.encode_at(rows, prompt_id, cfg.max_prompt_length),
+      [anchors[i] for i in prompt_id],
+      row_id[own],
+      temperature=cfg.temperature,
+      gen_length=cfg.gen_length,
+      order=cfg.order,
+      num_rows=num_rows,
+      cfg=self.guided,
+      cfg_scale=cfg.cfg_scale,
+    )
+    return local_rows.gather(sampled, own, len(row_id))
 
   def update(
     self,

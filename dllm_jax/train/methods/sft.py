@@ -16,7 +16,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int, Key
 
-from dllm_jax import errors, sharding, types
+from dllm_jax import errors, local_rows, types
 from dllm_jax.ops import streams
 from dllm_jax.rl import masked_diffusion
 from dllm_jax.rollout import context, spread
@@ -70,13 +70,15 @@ class Sft:
   def collect(
     self, state: state_lib.TrainState, rows: Sequence[task_lib.Row], step: int
   ) -> tuple[SftBatch, dict[str, float]]:
-    """Tokenizes the demonstrations of the rows.
+    """Tokenizes the demonstrations of this process's rows.
 
     Raises:
       errors.UserError: a demonstration longer than `gen_length`.
     """
     del state, step
     ctx, cfg = self.ctx, self.cfg
+    num_rows = len(rows)
+    rows = [rows[i] for i in local_rows.share(ctx.mesh, num_rows)]
     encoded = ctx.encode(rows, cfg.max_prompt_length)
     tokens = np.full((len(rows), cfg.gen_length), ctx.vocab.eos_token, np.int32)
     texts = [ctx.task.demonstration(row) for row in rows]
@@ -88,7 +90,7 @@ class Sft:
         )
       tokens[i, : len(ids)] = ids
     batch = SftBatch(encoded.ids, encoded.mask, tokens)
-    return jax.device_put(batch, sharding.rows(ctx.mesh)), {}
+    return local_rows.place(batch, ctx.mesh, num_rows), {}
 
   def update(
     self, state: state_lib.TrainState, batch: SftBatch, step: int

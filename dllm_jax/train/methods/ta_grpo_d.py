@@ -19,7 +19,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from dllm_jax import types
+from dllm_jax import local_rows, processes, types
 from dllm_jax.ops import streams
 from dllm_jax.rl import advantages, trajectory_credit
 from dllm_jax.rollout import answer_free, batch, context, score, score_steps
@@ -65,8 +65,8 @@ class TaGrpoD:
     )
     if self.credit.delta == 0:
       return made, metrics
-    nothing = np.zeros(len(rollouts.prompt_id), np.float32)
-    total = final = nothing
+    num_rows, own = rollouts.num_rows, rollouts.row_id
+    total = final = np.zeros(len(own), np.float32)
     if self.credit.wants_steps:
       steps = score_steps.score_steps(
         self.ctx.task,
@@ -79,13 +79,16 @@ class TaGrpoD:
         prefill=self.ctx.prefill,
       )
       total, final = steps.total, steps.final
-      metrics['credit/texts'] = float(steps.num_texts)
-      metrics['credit/verdicts'] = float(steps.num_scored)
+      counts = processes.all_gather(
+        np.array([[steps.num_texts, steps.num_scored]], np.int32)
+      )
+      texts, verdicts = np.sum(np.concatenate(counts), axis=0)
+      metrics['credit/texts'] = float(texts)
+      # Equal texts of a group that lies over processes are judged in each.
+      metrics['credit/verdicts'] = float(verdicts)
     shaped, found = _shape(
       made,
-      total,
-      final,
-      rollouts.prompt_id,
+      *local_rows.gather((total, final, rollouts.prompt_id), own, num_rows),
       num_prompts=len(rows),
       cfg=self.credit,
     )

@@ -1,0 +1,333 @@
+"""Several processes of one run: joining, waiting for each other, agreeing.
+
+Every process runs the same program (JAX's multi-controller runtime). What they
+must have in common is settled here, through the coordination service that
+process 0 keeps: a wait has a limit, and whoever did not come is named. Without
+`start` there is one process, and nothing here costs or waits.
+
+A dead process is noticed by the service itself, within the heartbeat: it ends
+all others (SIGABRT), after a line that names the dead one.
+"""
+
+import dataclasses
+import itertools
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn, TypeVar
+
+import jax
+import numpy as np
+
+# Public JAX has barriers on devices alone, which wait for ever. The client of
+# the coordination service has them with a limit; orbax uses the same module.
+from jax._src import distributed
+from jax.experimental import multihost_utils
+
+from dllm_jax import errors
+
+T = TypeVar('T')
+
+# Seconds that a process which ends by an error waits for the others to do so.
+LEAVING_SECONDS = 5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProcessConfig:
+  """How a process joins the others.
+
+  Attributes:
+    coordinator: HOST:PORT of process 0; '' leaves it to the cluster.
+    num_processes: in all; None leaves it to the cluster.
+    process_id: of this one; None leaves it to the cluster.
+    auto: ask the cluster (TPU pod, Slurm, GKE, MPI) for what is not given.
+    heartbeat_seconds: after which a silent process counts as dead.
+    barrier_seconds: that a process waits for the others, at the start and
+      later.
+  """
+
+  coordinator: str = ''
+  num_processes: int | None = None
+  process_id: int | None = None
+  auto: bool = False
+  heartbeat_seconds: int = 100
+  barrier_seconds: int = 600
+
+  @property
+  def wanted(self) -> bool:
+    """Whether there is anything to join."""
+    given = (self.num_processes, self.process_id)
+    return self.auto or bool(self.coordinator) or given != (None, None)
+
+
+class _Runtime:
+  """What `start` was told; there is one runtime in a process."""
+
+  heartbeat_seconds = ProcessConfig.heartbeat_seconds
+  barrier_seconds = ProcessConfig.barrier_seconds
+  rounds = itertools.count()  # of this module's exchanges: the same everywhere
+
+
+def start(cfg: ProcessConfig) -> None:
+  """Joins the other processes; before JAX touches a device.
+
+  Raises:
+    errors.UserError: a part is missing or wrong, or the others do not come.
+  """
+  if not cfg.wanted:
+    return
+  _check(cfg)
+  # The service would take SIGTERM for itself; the run has its own handler.
+  jax.config.update('jax_enable_preemption_service', False)
+  try:
+    jax.distributed.initialize(
+      cfg.coordinator or None,
+      cfg.num_processes,
+      cfg.process_id,
+      cluster_detection_method=None if cfg.auto else 'deactivate',
+      initialization_timeout=cfg.barrier_seconds,
+      heartbeat_timeout_seconds=cfg.heartbeat_seconds,
+      shutdown_timeout_seconds=cfg.barrier_seconds,
+    )
+  except (RuntimeError, ValueError, TypeError, OSError) as e:
+    where = f' at {cfg.coordinator}' if cfg.coordinator else ''
+    raise errors.UserError(
+      f'cannot join the other processes{where}: {_first_line(e)}; start all '
+      'of them, with the same --coordinator and --num_processes'
+    ) from e
+  _Runtime.heartbeat_seconds = cfg.heartbeat_seconds
+  _Runtime.barrier_seconds = cfg.barrier_seconds
+
+
+def _check(cfg: ProcessConfig) -> None:
+  for name in ('heartbeat_seconds', 'barrier_seconds'):
+    if getattr(cfg, name) < 1:
+      raise errors.UserError(f'--{name} {getattr(cfg, name)} is below 1')
+  if cfg.coordinator and not re.fullmatch(r'[^\s/]+:\d{1,5}', cfg.coordinator):
+    raise errors.UserError(
+      f'--coordinator {cfg.coordinator!r} is not HOST:PORT, the address of '
+      'process 0'
+    )
+  given = {
+    '--coordinator': cfg.coordinator or None,
+    '--num_processes': cfg.num_processes,
+    '--process_id': cfg.process_id,
+  }
+  missing = [name for name, value in given.items() if value is None]
+  if missing and not cfg.auto:
+    raise errors.UserError(
+      f'{", ".join(missing)} missing: give --coordinator, --num_processes and '
+      '--process_id to every process, or --distributed=auto on a cluster that '
+      'JAX knows'
+    )
+  if cfg.num_processes is not None and cfg.num_processes < 1:
+    raise errors.UserError(f'--num_processes {cfg.num_processes} is below 1')
+  if None not in (cfg.num_processes, cfg.process_id) and not (
+    0 <= cfg.process_id < cfg.num_processes
+  ):
+    raise errors.UserError(
+      f'--process_id {cfg.process_id} is not in 0..{cfg.num_processes - 1}, '
+      f'there being --num_processes {cfg.num_processes}'
+    )
+
+
+def several() -> bool:
+  """Whether there are others."""
+  return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def is_first() -> bool:
+  """Whether this is the process that writes what all have in common."""
+  return not several() or jax.process_index() == 0
+
+
+def barrier(name: str, *, seconds: float | None = None) -> None:
+  """Returns when every process is here.
+
+  Args:
+    name: what is waited for; the same everywhere.
+    seconds: to wait at most; None is what `start` was told.
+
+  Raises:
+    errors.UserError: names the processes that did not come.
+  """
+  if several():
+    _wait(f'{name}/{next(_Runtime.rounds)}', name, seconds)
+
+
+def any_of(flag: bool) -> bool:
+  """Whether the flag is set in any process: the same answer in all of them.
+
+  It takes about a millisecond, and no device: work in flight goes on.
+
+  Raises:
+    errors.UserError: as `barrier`.
+  """
+  if not several():
+    return flag
+  key = f'any/{next(_Runtime.rounds)}'
+  client = distributed.global_state.client
+  if flag:
+    client.key_value_set(key, str(jax.process_index()), allow_overwrite=True)
+  _wait('any', 'the end of a step')  # one name: the service keeps every name
+  # Whoever sets this round's key did so before coming to its barrier.
+  try:
+    client.key_value_try_get(key)
+  except jax.errors.JaxRuntimeError as e:
+    if 'NOT_FOUND' not in str(e):
+      raise
+    return False
+  return True
+
+
+def from_first(name: str, make: Callable[[], T]) -> T:
+  """What `make` gives in process 0, which alone calls it.
+
+  Args:
+    name: what is waited for; the same everywhere.
+    make: gives a JSON value; a UserError of its is raised everywhere.
+
+  Raises:
+    errors.UserError: that of `make`, or process 0 did not come.
+  """
+  if not several():
+    return make()
+  key = f'first/{next(_Runtime.rounds)}'
+  client = distributed.global_state.client
+  if is_first():
+    try:
+      value = make()
+    except errors.UserError as e:
+      client.key_value_set(key, json.dumps({'error': str(e)}))
+      raise
+    client.key_value_set(key, json.dumps({'value': value}))
+    return value
+  try:
+    limit = _milliseconds(None)
+    sent = json.loads(client.blocking_key_value_get(key, limit))
+  except jax.errors.JaxRuntimeError as e:
+    raise errors.UserError(_absent(name, str(e), '0')) from e
+  if 'error' in sent:
+    raise errors.UserError(sent['error'])
+  return sent['value']
+
+
+def check_same(values: Mapping[str, Any]) -> None:
+  """Refuses to go on where the processes were not started alike.
+
+  Args:
+    values: by name, JSON values that must be the same everywhere.
+
+  Raises:
+    errors.UserError: in all processes; names what differs, and where.
+  """
+  if not several():
+    return
+  own = {name: json.dumps(v, sort_keys=True) for name, v in values.items()}
+  folder = f'same/{next(_Runtime.rounds)}'
+  client = distributed.global_state.client
+  client.key_value_set(f'{folder}/{jax.process_index()}', json.dumps(own))
+  barrier('the comparison of configs')
+  stored = {
+    int(key.rsplit('/', 1)[1]): json.loads(text)
+    for key, text in client.key_value_dir_get(folder)
+  }
+  first = stored[0]
+  for process in sorted(stored):
+    other = stored[process]
+    for name in sorted(first.keys() | other.keys()):
+      here, there = first.get(name, 'absent'), other.get(name, 'absent')
+      if here != there:
+        raise errors.UserError(
+          f'the processes differ: {name} is {here} in process 0 and {there} in '
+          f'process {process}; start all of them with the same code, config '
+          'and data'
+        )
+
+
+def all_gather(rows: np.ndarray) -> list[np.ndarray]:
+  """The rows of every process, by process; their numbers may differ.
+
+  Args:
+    rows: of the same width and dtype everywhere, of 32 bits at most.
+
+  Raises:
+    errors.UserError: as `barrier`.
+  """
+  if not several():
+    return [rows]
+  _wait('gather', 'the exchange of results')  # the devices would wait for ever
+  counts = multihost_utils.process_allgather(np.int32(len(rows)))
+  padding = ((0, int(counts.max()) - len(rows)),) + ((0, 0),) * (rows.ndim - 1)
+  found = multihost_utils.process_allgather(np.pad(rows, padding))
+  return [part[:count] for part, count in zip(found, counts, strict=True)]
+
+
+def suffix() -> str:
+  """What tells the files of this process from those of others."""
+  return f'.{jax.process_index()}' if several() else ''
+
+
+def prefix() -> str:
+  """What stands before a line on the standard error."""
+  return f'process {jax.process_index()}: ' if several() else ''
+
+
+def leave(code: int, *, find_dead: bool = False) -> None:
+  """Before the end by an error: does not wait for processes that go on.
+
+  Returns where all processes end so. Otherwise this one ends here and at once:
+  the usual way out would wait for the others, and they for this one.
+
+  Args:
+    code: to exit with.
+    find_dead: waits for the others for a heartbeat, so that one that has died
+      is named; else but for `LEAVING_SECONDS`.
+  """
+  if not several():
+    return
+  wait = _Runtime.heartbeat_seconds if find_dead else 0
+  try:
+    _wait('leaving', 'the end', wait + LEAVING_SECONDS)
+  except errors.UserError as e:
+    print(f'{prefix()}{e}', file=sys.stderr)
+    _end(code)
+
+
+def _end(code: int) -> NoReturn:
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(code)
+
+
+def _wait(key: str, name: str, seconds: float | None = None) -> None:
+  client = distributed.global_state.client
+  try:
+    client.wait_at_barrier(key, _milliseconds(seconds))
+  except jax.errors.JaxRuntimeError as e:
+    raise errors.UserError(_absent(name, str(e), '')) from e
+
+
+def _milliseconds(seconds: float | None) -> int:
+  limit = _Runtime.barrier_seconds if seconds is None else seconds
+  return int(1000 * limit)
+
+
+def _absent(name: str, message: str, known: str) -> str:
+  """One line from what the service says of a wait that failed."""
+  listed = message.partition('timed out task names:')[2]
+  found = re.findall(r'^\D*(\d+)\s*$', listed, re.MULTILINE)
+  found += re.findall(r'Task \D*(\d+) heartbeat', message)
+  who = ', '.join(dict.fromkeys(found)) or known
+  if not who:
+    return f'waiting for {name} failed: {_first_line(message)}'
+  return (
+    f'process {who} did not come to {name}: it is dead or stuck; look at its '
+    'log, and start all processes again'
+  )
+
+
+def _first_line(error: Exception | str) -> str:
+  return (str(error).splitlines() or [''])[0]

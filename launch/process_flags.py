@@ -1,0 +1,67 @@
+"""Flags of the commands that run as several processes; see docs/clusters.md.
+
+`start` comes before the first use of a device.
+"""
+
+import os
+
+from absl import flags
+
+from dllm_jax import errors
+
+COORDINATOR = flags.DEFINE_string(
+  'coordinator',
+  None,
+  'HOST:PORT of process 0, where there are several; default: '
+  '$JAX_COORDINATOR_ADDRESS',
+)
+NUM_PROCESSES = flags.DEFINE_integer(
+  'num_processes', None, 'of the run; default: $JAX_NUM_PROCESSES'
+)
+PROCESS_ID = flags.DEFINE_integer(
+  'process_id', None, 'of this process, from 0; default: $JAX_PROCESS_ID'
+)
+DISTRIBUTED = flags.DEFINE_enum(
+  'distributed',
+  None,
+  ['auto'],
+  'auto: what is not given is asked of the cluster (TPU pod, Slurm, GKE)',
+)
+HEARTBEAT = flags.DEFINE_integer(
+  'heartbeat_seconds', 100, 'after which a silent process counts as dead'
+)
+BARRIER = flags.DEFINE_integer(
+  'barrier_seconds', 600, 'that processes wait for each other at most'
+)
+
+
+def start() -> None:
+  """Joins the other processes, where flags or the environment name some.
+
+  Raises:
+    errors.UserError: as `processes.start`.
+  """
+  from dllm_jax import processes  # Late: --help answers at once.
+
+  coordinator = COORDINATOR.value or os.environ.get('JAX_COORDINATOR_ADDRESS')
+  processes.start(
+    processes.ProcessConfig(
+      coordinator=coordinator or '',
+      num_processes=_number(NUM_PROCESSES, 'JAX_NUM_PROCESSES'),
+      process_id=_number(PROCESS_ID, 'JAX_PROCESS_ID'),
+      auto=DISTRIBUTED.value == 'auto',
+      heartbeat_seconds=HEARTBEAT.value,
+      barrier_seconds=BARRIER.value,
+    )
+  )
+
+
+def _number(flag: flags.FlagHolder, variable: str) -> int | None:
+  text = os.environ.get(variable)
+  if flag.value is not None or not text:
+    return flag.value
+  if not text.isdecimal():
+    raise errors.UserError(
+      f'environment variable {variable} is {text!r}, not a number'
+    )
+  return int(text)

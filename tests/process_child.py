@@ -1,0 +1,156 @@
+"""One of the processes of tests/test_processes.py.
+
+  python tests/process_child.py MODE PROCESS PORT OUT
+
+A mode is a function below; what it returns goes to OUT.PROCESS.npz.
+"""
+
+import os
+import pathlib
+import signal
+import sys
+import time
+
+import numpy as np
+
+from dllm_jax import errors, local_rows, processes, sharding
+
+COUNT, DEVICES = 2, 4  # processes, and devices of each
+HEARTBEAT = 10
+
+
+def updates(arg: str, **changes) -> dict[str, np.ndarray]:
+  """Tokens, metrics and parameters of three updates of the tiny run."""
+  import jax
+
+  from dllm_jax import loop
+  from tests import tiny_run
+
+  cfg, ctx = tiny_run.parts(arg, **changes)
+  method, state = tiny_run.start(cfg, ctx, arg)
+  tasks = tiny_run.rows(*['5 + 3 - 1', '3 + 5 - 1', '5 - 1 + 3', '5'])
+  layout = jax.tree.map(lambda leaf: leaf.sharding, state)
+  found, count = {}, cfg.rollout.num_prompts * cfg.rollout.group_size
+  for step in range(3):
+    batch, metrics = method.collect(state, tasks, step)
+    own = local_rows.share(ctx.mesh, count)
+    tokens = local_rows.fetch(batch.tokens)
+    found[f'tokens/{step}'] = local_rows.gather(tokens, own, count)
+    state, device = method.update(state, batch, step)
+    state = jax.device_put(state, layout)
+    metrics |= {k: float(v) for k, v in jax.device_get(device)[-1].items()}
+    found |= {f'metric/{step}/{k}': np.float64(v) for k, v in metrics.items()}
+  leaves = jax.tree.leaves(loop.on_one_mesh(state).params)
+  return found | {f'leaf/{i}': np.asarray(x) for i, x in enumerate(leaves)}
+
+
+def message(call, *args, **kwargs) -> np.ndarray:
+  """What the UserError of a call says."""
+  try:
+    call(*args, **kwargs)
+  except errors.UserError as e:
+    return np.array(str(e))
+  return np.array('')
+
+
+def agree(process: int) -> dict[str, np.ndarray]:
+  """Everything that processes settle between them."""
+  found = {}
+  processes.barrier('a meeting')
+  found['is_first'] = processes.is_first()
+  # Flags of (none, one, none, both, the other), round by round.
+  flags = [(0, 0), (0, 1), (0, 0), (1, 1), (1, 0)]
+  found['any_of'] = [processes.any_of(bool(f[process])) for f in flags]
+  began = time.perf_counter()
+  for _ in range(200):
+    processes.any_of(False)
+  found['any_of_seconds'] = (time.perf_counter() - began) / 200
+  found['from_first'] = processes.from_first('a value', lambda: process + 5)
+  found['from_first_error'] = message(processes.from_first, 'it', _refuse)
+  same = {'config.seed': 3, 'code': None}
+  found['same'] = message(processes.check_same, same)
+  other = same | {'config.seed': 3 + process}
+  found['other'] = message(processes.check_same, other)
+  found['absent'] = message(processes.check_same, {'key': 1} if process else {})
+
+  mesh = sharding.make_mesh(sharding.MeshConfig())
+  own = local_rows.share(mesh, 16)
+  found['own'] = own
+  found['own_of_padded'] = local_rows.share(mesh, 3, 8)
+  square = local_rows.place(own**2, mesh, 16)
+  found['sum'] = np.asarray(square.sum())
+  found['fetched'] = local_rows.fetch(square)
+  # Process 0 has three rows, process 1 two; one of them both have.
+  index = np.array([[4, 0, 2], [3, 1, 2]])[process][: 3 - process]
+  tree = {'x': index * 1.5, 'y': index[:, None] > np.arange(2)}
+  gathered = local_rows.gather(tree, index, 5)
+  found |= {f'gathered_{k}': v for k, v in gathered.items()}
+
+  if process == 1:
+    time.sleep(4)  # too late
+  found['missing'] = message(processes.barrier, 'the feast', seconds=1)
+  found['met'] = message(processes.barrier, 'the end')
+  return found
+
+
+def _refuse():
+  raise errors.UserError('process 0 refuses')
+
+
+def train(process: int) -> dict[str, np.ndarray]:
+  """AG-GRPO, whose last prompt falls back to answer-free rows."""
+  return updates(
+    'ag_grpo', devices=COUNT * DEVICES, method__guided__max_anchor=6
+  )
+
+
+def train_gated(process: int) -> dict[str, np.ndarray]:
+  """TA-GRPO-d: gated rollouts, with the rewards of their steps."""
+  return updates('ta_grpo_d', devices=COUNT * DEVICES)
+
+
+def die(process: int) -> dict[str, np.ndarray]:
+  """Process 1 dies while the other waits for it."""
+  processes.barrier('a meeting')
+  if process == 1:
+    os.kill(os.getpid(), signal.SIGKILL)
+  processes.barrier('what never comes')
+  return {}
+
+
+def stop(process: int) -> dict[str, np.ndarray]:
+  """Process 1 is stopped, as a debugger or a hung file system would."""
+  processes.barrier('a meeting')
+  if process == 1:
+    os.kill(os.getpid(), signal.SIGSTOP)
+  processes.barrier('what never comes')
+  return {}
+
+
+def stick(process: int) -> dict[str, np.ndarray]:
+  """Process 1 lives, and does nothing; the other has the patience of 3 s."""
+  processes.barrier('a meeting')
+  if process == 1:
+    time.sleep(6)
+    return {}
+  return {'missing': message(processes.barrier, 'the step', seconds=3)}
+
+
+MODES = {f.__name__: f for f in (agree, train, train_gated, die, stop, stick)}
+
+
+def main(mode: str, process: int, port: str, out: pathlib.Path) -> None:
+  processes.start(
+    processes.ProcessConfig(
+      coordinator=f'localhost:{port}',
+      num_processes=COUNT,
+      process_id=process,
+      heartbeat_seconds=HEARTBEAT,
+      barrier_seconds=120,
+    )
+  )
+  np.savez(out.with_suffix(f'.{process}.npz'), **MODES[mode](process))
+
+
+if __name__ == '__main__':
+  main(sys.argv[1], int(sys.argv[2]), sys.argv[3], pathlib.Path(sys.argv[4]))
