@@ -63,7 +63,7 @@ class Channel:
       raise self.fail(_Ended('ended')) from error
     except plain.NotPlain as error:
       raise self.fail(_Ended('protocol')) from error
-    if type(name) is not str:
+    if type(name) is not str or not name.isidentifier():
       raise self.fail(_Ended('not plain'))
     kind = getattr(builtins, name, None)
     if not isinstance(kind, type) or not issubclass(kind, Exception):
@@ -72,7 +72,7 @@ class Channel:
       error = kind(text if type(text) is str else '')
     except TypeError:  # UnicodeDecodeError and its like want more arguments
       error = _RemoteError(name)
-    error.from_program = True
+    error.from_program = name[:40]
     raise error
 
   def encode(self, value: Any) -> Any:
@@ -266,12 +266,12 @@ def _outcome(run: Callable[[], Any]) -> str | None:
   except ImportError as error:
     # Only the test's own: a program that raises one is not excused.
     if hasattr(error, 'from_program'):
-      return 'error ImportError'
+      return f'error {error.from_program}'
     return f'unsupported: the test needs {error.name}'
   except (_Ended, _Unsupported) as error:
     return str(error)
   except BaseException as error:
-    return f'error {type(error).__name__}'
+    return f'error {getattr(error, "from_program", type(error).__name__)}'
   return None
 
 

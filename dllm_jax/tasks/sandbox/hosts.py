@@ -17,6 +17,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from dllm_jax import errors
@@ -106,22 +107,26 @@ def available_tiers() -> list[str]:
   return [tier for tier in TIERS if not lacks(tier)]
 
 
-def chosen(tier: str) -> str:
-  """The tier that 'auto' stands for, or `tier` itself.
+def candidates(tier: str) -> list[str]:
+  """The tiers to try, best first: `tier`, or all of the host's for 'auto'.
 
   Raises:
-    Refused: the host does not offer it.
+    Refused: the host offers none of them.
     ValueError: there is no such tier.
   """
   if tier != 'auto' and tier not in TIERS:
     raise ValueError(f'tier must be auto, {" or ".join(TIERS)}: {tier!r}')
-  asked = TIERS if tier == 'auto' else (tier,)
-  missing = {name: lacks(name) for name in asked}
-  for name, what in missing.items():
-    if not what:
-      return name
-  reasons = '; '.join(dict.fromkeys(missing.values()))
-  raise Refused(f'model-written programs cannot be confined here: {reasons}')
+  missing = {t: lacks(t) for t in (TIERS if tier == 'auto' else (tier,))}
+  offered = [name for name, what in missing.items() if not what]
+  if not offered:
+    raise refusal(missing.values())
+  return offered
+
+
+def refusal(reasons: Iterable[str]) -> Refused:
+  """The error for a host that does not do."""
+  reasons = '; '.join(dict.fromkeys(reasons))
+  return Refused(f'model-written programs cannot be confined here: {reasons}')
 
 
 @functools.cache
