@@ -29,6 +29,10 @@ class _Unsupported(BaseException):
   """The test needs what cannot be done between two processes."""
 
 
+class _Foreign(plain.NotPlain):
+  """An argument of a type that only the test knows."""
+
+
 class _RemoteError(Exception):
   """An exception of the program that is not a built-in one."""
 
@@ -79,8 +83,10 @@ class Channel:
     """The code of a value; Remote ones by their key."""
     try:
       return plain.encode(value, self._key)
-    except plain.NotPlain as error:
+    except _Foreign as error:
       raise self.fail(_Unsupported(f'passes {error}')) from error
+    except plain.NotPlain as error:  # what the program made too large
+      raise self.fail(_Ended('too large')) from error
 
   def decode(self, code: Any) -> Any:
     """The value of a code from the program."""
@@ -91,7 +97,7 @@ class Channel:
 
   def _key(self, value: Any) -> Any:
     if type(value) is not Remote:
-      raise plain.NotPlain(f'a value of type {type(value).__name__:.40}')
+      raise _Foreign(f'a value of type {type(value).__name__:.40}')
     return {'o': object.__getattribute__(value, '_key')}
 
   def _remote(self, tag: str, key: Any) -> 'Remote':
@@ -161,14 +167,13 @@ class Remote:
     return hash(object.__getattribute__(self, '_key'))
 
   def __eq__(self, other):
+    # The same object, or not equal: two objects of the program may think
+    # otherwise, but then f could answer `f(x) == Point(1, 2)` as it likes.
     if type(other) is not Remote:
       return NotImplemented
-    if object.__getattribute__(self, '_key') == object.__getattribute__(
+    return object.__getattribute__(self, '_key') == object.__getattribute__(
       other, '_key'
-    ):
-      return True
-    channel = object.__getattribute__(self, '_channel')
-    raise channel.fail(_Unsupported('compares two objects of the program'))
+    )
 
 
 def _pairs(changes: Any) -> list[Any]:

@@ -10,6 +10,7 @@ from dllm_jax.tasks import coding
 from dllm_jax.tasks.sandbox import (
   hosts,
   limits,
+  plain,
   plans,
   self_test,
   trial,
@@ -139,6 +140,8 @@ class Sandbox:
           return slot.run(plan, submission.code)
         except worker.Lost as lost:
           reason = f'infrastructure: {lost}'
+        except plain.NotPlain as error:  # of the test's arguments
+          return trial.unjudged(f'unsupported: the test has {error}')
       return trial.unjudged(reason)
     finally:
       self._idle.put(slot)
