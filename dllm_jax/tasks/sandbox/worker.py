@@ -208,7 +208,7 @@ class Worker:
 class Stream:
   """Frames to and from a child, none of which is trusted."""
 
-  def __init__(self, end: socket.socket, seconds: float):
+  def __init__(self, end: socket.socket, seconds: float | int):
     self._end = end
     self._deadline = time.monotonic() + seconds
     self._left = _MAX_RECEIVED
