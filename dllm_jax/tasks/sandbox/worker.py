@@ -78,7 +78,6 @@ def config(tier: str, bounds: limits.Limits) -> dict[str, Any]:
   namespaces = tier == 'namespaces'
   return {
     'namespaces': namespaces,
-    'landlock': True,
     'seccomp': filters.program().hex(),
     'readable': hosts.readable(tier),
     'writable': ['/dev/null', *['/tmp'] * namespaces],

@@ -8,7 +8,7 @@ tier = sys.argv[1]
 bounds = sandbox.Limits(cpu_seconds=60)
 pool = sandbox.Sandbox(bounds, tier=tier, workers=3)
 print('busy', flush=True)
-test = 'def check(f):\n  assert f() == 1 and f() == 2'
+test = 'def check(f):\n  for n in (1, 2): assert f() == n'
 pool.judge(
   [
     coding.Submission(f'def f():\n  {body}', test, 'f')
