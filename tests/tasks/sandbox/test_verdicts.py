@@ -234,3 +234,23 @@ def test_sets_of_texts_have_one_order(pool):
     with sandbox.Sandbox(pool.bounds, tier=pool.tier, workers=1) as single:
       found.append([v.passed for v in single.judge(batch)])
   assert found[0] == found[1] and found[0].count(True) == 1
+
+
+def test_files_are_private_bounded_and_gone(pool):
+  code = (
+    'import os\ndef f(size):\n'
+    '  before = os.listdir("/tmp")\n'
+    '  with open("/tmp/x", "wb") as file: file.write(bytes(size))\n'
+    '  return before + [os.path.getsize("/tmp/x")]'
+  )
+  many = 'def f(n):\n  for k in range(n): open(f"/tmp/{k}", "w").close()'
+  small = coding.Submission(code, 'assert f(1000) == [1000]', '')
+  large = coding.Submission(code, 'assert f(2**25) == [2**25]', '')
+  inodes = coding.Submission(many, 'assert f(5000) is None', '')
+  for _ in range(2):
+    verdicts = pool.judge([small, large, inodes])
+    if pool.tier == 'namespaces':
+      assert verdicts[0].passed
+      assert [v.reason for v in verdicts[1:]] == ['error OSError'] * 2
+    else:  # no folder that can be written
+      assert {v.reason[:6] for v in verdicts} == {'error '}
