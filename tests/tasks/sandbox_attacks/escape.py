@@ -23,7 +23,8 @@ def f():
   'proc_environ': """
 import glob, re
 def f():
-  for path in glob.glob('/proc/*/environ') + glob.glob('/proc/*/task/*/environ'):
+  paths = glob.glob('/proc/*/environ') + glob.glob('/proc/*/task/*/environ')
+  for path in paths:
     try:
       found = re.search('DLLM_CANARY=([^\\0]*)', open(path).read())
       if found:
@@ -529,7 +530,8 @@ def f():
   'pivots': """
 import ctypes
 def f():
-  return 'done' if ctypes.CDLL(None).syscall(155, b'/tmp', b'/tmp') == 0 else ''
+  libc = ctypes.CDLL(None)
+  return 'done' if libc.syscall(155, b'/tmp', b'/tmp') == 0 else 'none'
 """,
   'io_uring': """
 import ctypes

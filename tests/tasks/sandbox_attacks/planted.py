@@ -65,7 +65,8 @@ def f():
     """
 import json, random
 def f():
-  return 'done' if hasattr(json, 'planted') or hasattr(random, 'planted') else ''
+  found = hasattr(json, 'planted') or hasattr(random, 'planted')
+  return 'done' if found else ''
 """,
   ),
   'module_in_memory': (
