@@ -69,7 +69,7 @@ def text_split(
     )
   known = set(benchmarks.SPLITS[data_set])
   if 'train' in known:
-    known.add('validation')
+    known |= {'validation', 'test'}
   if split not in known:
     raise errors.UserError(
       f'data set {data_set!r} has no split {split!r}; it has '

@@ -87,9 +87,13 @@ def pairs(
   }
 
 
-def honest(mode: str, *, right: bool) -> coding.Submission:
-  """A good program, or one that is wrong and means no harm."""
-  return coding.Submission(RIGHT if right else WRONG, DOUBLE[mode], 'f')
+def honest(mode: str, *, right: bool, number: int) -> coding.Submission:
+  """A good program, or one that is wrong and means no harm.
+
+  `number` makes it another text: equal submissions may be judged once.
+  """
+  code = f'{RIGHT if right else WRONG}# {number}\n'
+  return coding.Submission(code, DOUBLE[mode], 'f')
 
 
 def _returns(value: str) -> dict[str, str]:

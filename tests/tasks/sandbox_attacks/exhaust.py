@@ -391,7 +391,7 @@ def f(x):
 import os
 def f(x):
   for number in range(3, 64):
-    for head in (b'\\xff' * 3 + b'\\x7f', b'\\x7f\\xff\\xff\\xff', b'\\xff' * 8):
+    for head in (b'\\xff\\xff\\xff\\x7f', b'\\x7f\\xff\\xff\\xff'):
       try:
         os.write(number, head)
       except OSError:
