@@ -1,0 +1,288 @@
+"""The test's side: runs a test against a program that is elsewhere.
+
+Runs confined, as tests too come from outside. What the test calls by the
+program's names are stubs; their calls go to the program's process, and plain
+values come back. An object of the program stays there, and here is a `Remote`,
+which never asks the program whether it equals something: `assert f(x) == 5`
+must not be answered by f.
+"""
+
+import ast
+import builtins
+import importlib
+import os
+import sys
+import types
+from collections.abc import Callable
+from typing import Any
+
+from dllm_jax.tasks.sandbox import plain, pytest_subset
+
+HOST, PEER = 3, 4
+
+
+class _Ended(BaseException):
+  """The program's process is gone, or sent something that is no reply."""
+
+
+class _Unsupported(BaseException):
+  """The test needs what cannot be done between two processes."""
+
+
+class _RemoteError(Exception):
+  """An exception of the program that is not a built-in one."""
+
+
+class Channel:
+  """Calls to the program, and what went wrong for good."""
+
+  def __init__(self):
+    self.fault: BaseException | None = None
+
+  def fail(self, fault: BaseException) -> BaseException:
+    """Keeps the first; a test that catches everything does not hide it."""
+    self.fault = self.fault or fault
+    return fault
+
+  def ask(self, *request: Any) -> dict[str, Any]:
+    """The reply.
+
+    Raises:
+      Exception: the built-in exception that the program raised.
+      _Ended: there is no reply.
+    """
+    if self.fault is not None:
+      raise self.fault
+    try:
+      plain.write(PEER, request)
+      reply = plain.read(PEER)
+      if type(reply) is dict and 'v' in reply:
+        return reply
+      name, text = reply.get('e'), reply.get('text')
+    except (EOFError, OSError, AttributeError) as error:
+      raise self.fail(_Ended('ended')) from error
+    except plain.NotPlain as error:
+      raise self.fail(_Ended('protocol')) from error
+    if type(name) is not str:
+      raise self.fail(_Ended('not plain'))
+    kind = getattr(builtins, name, None)
+    if not isinstance(kind, type) or not issubclass(kind, Exception):
+      kind = _RemoteError
+    try:
+      error = kind(text if type(text) is str else '')
+    except TypeError:  # UnicodeDecodeError and its like want more arguments
+      error = _RemoteError(name)
+    error.from_program = True
+    raise error
+
+  def encode(self, value: Any) -> Any:
+    """The code of a value; Remote ones by their key."""
+    try:
+      return plain.encode(value, self._key)
+    except plain.NotPlain as error:
+      raise self.fail(_Unsupported(f'passes {error}')) from error
+
+  def decode(self, code: Any) -> Any:
+    """The value of a code from the program."""
+    try:
+      return plain.decode(code, self._remote)
+    except plain.NotPlain as error:
+      raise self.fail(_Ended('protocol')) from error
+
+  def _key(self, value: Any) -> Any:
+    if type(value) is not Remote:
+      raise plain.NotPlain(f'a value of type {type(value).__name__:.40}')
+    return {'o': object.__getattribute__(value, '_key')}
+
+  def _remote(self, tag: str, key: Any) -> 'Remote':
+    if tag != 'o' or type(key) is not int:
+      raise plain.NotPlain('an unknown kind')
+    return Remote(self, key)
+
+
+class Remote:
+  """An object of the program, or a name at its top.
+
+  Calls and attributes go to the program; so do length, items, and text. Neither
+  equality, order, membership nor truth does.
+  """
+
+  __slots__ = ('_channel', '_key')
+
+  def __init__(self, channel: Channel, key: int | str):
+    object.__setattr__(self, '_channel', channel)
+    object.__setattr__(self, '_key', key)
+
+  def __call__(self, *arguments, **keywords):
+    channel = object.__getattribute__(self, '_channel')
+    reply = channel.ask(
+      'call',
+      channel.encode(self),
+      [channel.encode(argument) for argument in arguments],
+      channel.encode(keywords),
+    )
+    for change in _pairs(reply.get('changed')):
+      _replace(channel, arguments, *change)
+    return channel.decode(reply['v'])
+
+  def __getattr__(self, name):
+    channel = object.__getattribute__(self, '_channel')
+    return channel.decode(channel.ask('get', channel.encode(self), name)['v'])
+
+  def __setattr__(self, name, value):
+    channel = object.__getattribute__(self, '_channel')
+    channel.ask('set', channel.encode(self), name, channel.encode(value))
+
+  def __len__(self):
+    return self.__getattr__('__len__')()
+
+  def __getitem__(self, key):
+    return self.__getattr__('__getitem__')(key)
+
+  def __setitem__(self, key, value):
+    self.__getattr__('__setitem__')(key, value)
+
+  def __iter__(self):
+    return iter(self.__getattr__('__iter__')())
+
+  def __next__(self):
+    return self.__getattr__('__next__')()
+
+  def __str__(self):
+    return self.__getattr__('__str__')()
+
+  def __repr__(self):
+    return self.__getattr__('__repr__')()
+
+  def __bool__(self):
+    return True
+
+  def __hash__(self):
+    return hash(object.__getattribute__(self, '_key'))
+
+  def __eq__(self, other):
+    if type(other) is not Remote:
+      return NotImplemented
+    if object.__getattribute__(self, '_key') == object.__getattribute__(
+      other, '_key'
+    ):
+      return True
+    channel = object.__getattribute__(self, '_channel')
+    raise channel.fail(_Unsupported('compares two objects of the program'))
+
+
+def _pairs(changes: Any) -> list[Any]:
+  if type(changes) is not list:
+    return []
+  return [c for c in changes if type(c) is list and len(c) == 2]
+
+
+def _replace(channel: Channel, arguments: tuple, number: Any, code: Any):
+  """Copies back what the program did to a list, dict or set in place."""
+  if type(number) is not int or not 0 <= number < len(arguments):
+    return
+  argument, value = arguments[number], channel.decode(code)
+  if type(argument) is not type(value):
+    return
+  if type(argument) in (list, bytearray):
+    argument[:] = value
+  elif type(argument) in (dict, set):
+    argument.clear()
+    argument.update(value)
+
+
+def main() -> None:
+  """Runs the test of the request and reports what passed.
+
+  The request is {'test', 'entry', 'names', 'modules', 'nonce'}; the report repeats the
+  nonce, which no other process is told.
+  """
+  request = plain.read(HOST)
+  channel = Channel()
+  counts = {'passed': 0, 'total': 0}
+  try:
+    reason = _run(request, channel, counts)
+  except RecursionError:
+    reason = 'error RecursionError'
+  if isinstance(channel.fault, _Unsupported):
+    reason = f'unsupported: the test {channel.fault}'
+  elif channel.fault is not None:
+    reason = str(channel.fault)
+  report = {'nonce': request['nonce'], 'reason': reason, **counts}
+  plain.write(HOST, report)
+  os._exit(0)
+
+
+def _run(
+  request: dict[str, Any], channel: Channel, counts: dict[str, int]
+) -> str:
+  """Statement by statement, then the functions that the test defines."""
+  module = types.ModuleType('test')
+  space = module.__dict__
+  for name in request['names']:
+    space[name] = Remote(channel, name)
+  for name in request['modules']:
+    space[name] = importlib.import_module(name)
+  sys.modules['solution'] = _SolutionModule(channel)
+  sys.modules['pytest'] = pytest_subset
+  reasons = []
+
+  def attempt(run: Callable[[], Any]) -> bool:
+    reason = _outcome(run)
+    if reason is None and channel.fault is None:
+      return True
+    reasons.append(reason or 'ended')
+    return False
+
+  for statement in ast.parse(request['test']).body:
+    part = compile(
+      ast.Module([statement], []), 'test.py', 'exec', dont_inherit=True
+    )
+    good = attempt(lambda part=part: exec(part, space))
+    if isinstance(statement, ast.Assert):
+      counts['total'] += 1
+      counts['passed'] += good
+    elif not good:
+      counts['total'] += 1
+      return reasons[0]
+  tests = list(pytest_subset.collect(space))
+  if callable(space.get('check')) and request['entry']:
+    candidate = Remote(channel, request['entry'])
+    tests.append(lambda: space['check'](candidate))
+  for test in tests:
+    counts['total'] += 1
+    counts['passed'] += attempt(test)
+  if not counts['total']:
+    return 'unsupported: the test tests nothing'
+  return reasons[0] if reasons else ''
+
+
+def _outcome(run: Callable[[], Any]) -> str | None:
+  """None for success, or a reason."""
+  try:
+    run()
+  except AssertionError:
+    return 'wrong'
+  except ImportError as error:
+    # Only the test's own: a program that raises one is not excused.
+    if hasattr(error, 'from_program'):
+      return 'error ImportError'
+    return f'unsupported: the test needs {error.name}'
+  except (_Ended, _Unsupported) as error:
+    return str(error)
+  except BaseException as error:
+    return f'error {type(error).__name__}'
+  return None
+
+
+class _SolutionModule(types.ModuleType):
+  """What `from solution import f` finds."""
+
+  def __init__(self, channel: Channel):
+    super().__init__('solution')
+    self.__dict__['_channel'] = channel
+
+  def __getattr__(self, name: str) -> Remote:
+    if name.startswith('__'):
+      raise AttributeError(name)
+    return Remote(self.__dict__['_channel'], name)
