@@ -194,8 +194,8 @@ def _replace(channel: Channel, arguments: tuple, number: Any, code: Any):
 def main() -> None:
   """Runs the test of the request and reports what passed.
 
-  The request is {'test', 'entry', 'names', 'modules', 'nonce'}; the report repeats the
-  nonce, which no other process is told.
+  The request is {'test', 'entry', 'names', 'modules', 'nonce'}; the
+  report repeats the nonce, which no other process is told.
   """
   request = plain.read(HOST)
   channel = Channel()

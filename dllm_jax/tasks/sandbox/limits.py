@@ -33,7 +33,7 @@ class Limits:
         f'{self.wall_seconds}'
       )
     if self.memory_bytes < 2**27:
-      raise ValueError(f'memory_bytes must be 2**27 or more: Python needs some')
+      raise ValueError('memory_bytes must be 2**27 or more: Python needs some')
     for name in ('file_bytes', 'num_files', 'num_threads'):
       if getattr(self, name) < 8:
         raise ValueError(f'{name} must be 8 or more: {getattr(self, name)}')

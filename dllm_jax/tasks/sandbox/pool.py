@@ -146,12 +146,13 @@ class _Slot:
       return verdict
     finally:
       if not finished:  # what is under way has no reader any more
-        self.end()
+        self.end(kill=True)
 
   def pids(self) -> list[int]:
     sides = (self._solution, self._examiner)
     return [side.pid for side in sides if side.pid is not None]
 
-  def end(self) -> None:
-    self._solution.end()
-    self._examiner.end()
+  def end(self, *, kill: bool = False) -> None:
+    """Ends both processes."""
+    self._solution.end(kill=kill)
+    self._examiner.end(kill=kill)

@@ -62,7 +62,7 @@ def _name(error: BaseException) -> str:
 
 
 class _Server:
-  """Answers calls from the test's side, where the program's objects are numbers.
+  """Answers the test's side, which knows the program's objects by numbers.
 
   A request is ['call', object, arguments, keywords], ['get', object, name] or
   ['set', object, name, value]; an object is {'o': number} or, for what the

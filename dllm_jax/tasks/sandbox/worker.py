@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from dllm_jax.tasks.sandbox import filters, hosts, limits, plain
 
 _START_SECONDS = 60.0
+_END_SECONDS = 2.0
 _MAX_RECEIVED = 2**22  # bytes from one child
 _GRACE_SECONDS = 5.0  # beyond the zygote's own limit
 _FOLDER = pathlib.Path(__file__).parent
@@ -158,21 +159,24 @@ class Worker:
       raise Lost(reply['lost'])
     return Ending(**reply)
 
-  def end(self) -> None:
-    """Kills the zygote and all that it started."""
+  def end(self, *, kill: bool = False) -> None:
+    """Ends the zygote and all that it started; at once if `kill`."""
     process, self._process = self._process, None
     if process is None:
       return
-    self._control.close()
-    process.kill()
-    process.wait()
+    self._control.close()  # an idle zygote ends with it
+    try:
+      process.wait(0 if kill else _END_SECONDS)
+    except subprocess.TimeoutExpired:
+      process.kill()
+      process.wait()
     self.num_begun = 0
 
   def _readable(self, seconds: float) -> bool:
     return bool(select.select([self._control], [], [], seconds)[0])
 
   def _lost(self, reason: str) -> Lost:
-    self.end()
+    self.end(kill=True)
     return Lost(reason)
 
   def _start(self) -> None:
