@@ -1,8 +1,8 @@
 """Public data sets in plain English as TFDS data sets.
 
 A training row that a test split spells too, apart from case and punctuation, is
-left out; where a data set has no validation or no test split, 5% of its training
-rows are held out for each, by a hash of the question.
+left out; for a validation or a test split that a data set lacks, 5% of its
+training rows are held out, by a hash of the question.
 """
 
 import dataclasses

@@ -615,7 +615,7 @@ def f():
 import ctypes, os
 def f():
   new = (ctypes.c_uint64 * 2)(1, 1)
-  for pid in (os.getppid(), @PID@):
+  for pid in {os.getppid(), @PID@} - {0}:  # 0 is the process itself
     if ctypes.CDLL(None).prlimit(pid, 7, new, None) == 0:
       return 'done'
   return 'none'
@@ -662,7 +662,9 @@ def f():
   'sees_processes': """
 import os
 def f():
-  return 'done' if os.path.exists('/proc/@PID@/stat') else 'none'
+  if str(@PID@) in os.listdir('/proc'):
+    return 'done'
+  return 'done' if open('/proc/@PID@/stat').read() else 'none'
 """,
   'finds_processes': """
 import os
@@ -722,7 +724,7 @@ def f():
 import ctypes
 def f():
   prctl = ctypes.CDLL(None).prctl
-  return 'done' if prctl(39, 0, 0, 0, 0) != 1 else 'none'
+  return 'done' if prctl(39, 0, 0, 0, 0) == 0 else 'none'
 """,
   'writes_to_the_terminal': """
 import fcntl

@@ -686,6 +686,38 @@ def \uff46(x):
   return All(0)
 \u0430 = f
 """,
+  'masks_itself_by_depth': """
+def f(x):
+  deep = 0
+  for _ in range(60):
+    deep = [deep]
+  return deep
+""",
+  'masks_itself_by_size': """
+def f(x):
+  return [0] * 90_000
+""",
+  'masks_itself_by_length': """
+def f(x):
+  return 'x' * (2**20 - 100)
+""",
+  'masks_itself_by_objects': """
+class Thing:
+  def values(self): return 0
+  def __eq__(self, other): return True
+def f(x):
+  return Thing()
+""",
+  'masks_itself_by_import': """
+def f(x):
+  raise ModuleNotFoundError('No module named numpy', name='numpy')
+""",
+  'masks_itself_by_text': """
+class Unsupported(Exception):
+  pass
+def f(x):
+  raise Unsupported('unsupported: the test needs more')
+""",
   'test_in_a_docstring': '''
 def f(x):
   """
@@ -785,6 +817,37 @@ import math
 def check(candidate):
   for x in (2, 5):
     assert math.isclose(candidate(x), 2 * x)
+""",
+  'masks_itself_by_depth': """
+def check(candidate):
+  got = candidate(2)
+  assert candidate([[got]] * 5) == 4
+""",
+  'masks_itself_by_size': """
+def check(candidate):
+  got = candidate(2)
+  assert candidate([[got]] * 5) == 4
+""",
+  'masks_itself_by_length': """
+def check(candidate):
+  got = candidate(2)
+  assert candidate([[got]] * 5) == 4
+""",
+  'masks_itself_by_objects': """
+def check(candidate):
+  got = candidate(2)
+  assert candidate(got.values) == candidate(3)
+""",
+  'absorbs_everything': """
+def check(candidate):
+  for x in (2, 5):
+    assert abs(candidate(x) - 2 * x) < 1e-6
+    assert candidate(x) in (2 * x,) and candidate(x) > x
+""",
+  'class_attribute_lies': """
+def check(candidate):
+  for x in (2, 5):
+    assert isinstance(candidate(x), int) and range(99)[candidate(x)] == 2 * x
 """,
   'returns_true': """
 def check(candidate):

@@ -325,6 +325,24 @@ def f():
     return 'done'
 """,
   ),
+  'record_lock': (
+    """
+import fcntl, os, time
+number = os.open('/usr/bin/env', os.O_RDONLY)
+fcntl.lockf(number, fcntl.LOCK_SH)
+def f():
+  time.sleep(0.2)
+  return ''
+""",
+    """
+import fcntl, os, struct
+def f():
+  number = os.open('/usr/bin/env', os.O_RDONLY)
+  asked = struct.pack('hhqqi', fcntl.F_WRLCK, 0, 0, 0, 0)
+  found = struct.unpack('hhqqi', fcntl.fcntl(number, fcntl.F_GETLK, asked))
+  return '' if found[0] == fcntl.F_UNLCK else 'done'
+""",
+  ),
   'count_of_tests': (
     """
 import time

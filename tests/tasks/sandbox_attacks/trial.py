@@ -155,7 +155,9 @@ def judge_for_ever(tier: str) -> None:
       + corpus.samples('hostile', {})
       if any(name in sample.name for name in names)
     ]
-    judge.judge([corpus.honest('judge', right=True, number=i) for i in range(2)])
+    judge.judge(
+      [corpus.honest('judge', right=True, number=i) for i in range(2)]
+    )
     print('judging', flush=True)
     while True:
       judge.judge(submissions)
