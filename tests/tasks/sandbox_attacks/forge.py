@@ -864,6 +864,7 @@ HARMLESS = tuple(
     (
       'kills_',
       'stops_',
+      'sigterm_',
       'exec_',
       'fork_',
       'writes_to_all',
