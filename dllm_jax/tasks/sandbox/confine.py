@@ -34,6 +34,7 @@ _LANDLOCK_RULE_PATH_BENEATH = 1
 # last are also those that a rule may grant.
 _FS_RIGHTS = {1: 13, 2: 14, 3: 15, 5: 16}
 _READ_FILE, _READ_DIR = 1 << 2, 1 << 3
+_OF_FILES = 1 << 1 | _READ_FILE | 1 << 14  # write, read, truncate
 _NOT_IN_TMP = 1 | 1 << 6 | 1 << 11 | 1 << 15  # execute, devices, ioctl
 
 
@@ -127,10 +128,9 @@ def landlock(readable: list[str], writable: list[str]) -> None:
         descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
       except FileNotFoundError:
         continue
-      if not os.path.isdir(path):
-        given &= _READ_FILE
+      granted = given if os.path.isdir(path) else given & _OF_FILES
       # Packed: eight bytes of rights, then a descriptor of four.
-      rule = given.to_bytes(8, 'little') + descriptor.to_bytes(4, 'little')
+      rule = granted.to_bytes(8, 'little') + descriptor.to_bytes(4, 'little')
       _call(
         *('syscall', _LANDLOCK_ADD_RULE, rules, _LANDLOCK_RULE_PATH_BENEATH),
         *(rule, 0),

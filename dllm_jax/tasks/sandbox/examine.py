@@ -29,6 +29,10 @@ class _Unsupported(BaseException):
   """The test needs what cannot be done between two processes."""
 
 
+class _Foreign(plain.NotPlain):
+  """An argument of a type that only the test knows."""
+
+
 class _RemoteError(Exception):
   """An exception of the program that is not a built-in one."""
 
@@ -63,7 +67,7 @@ class Channel:
       raise self.fail(_Ended('ended')) from error
     except plain.NotPlain as error:
       raise self.fail(_Ended('protocol')) from error
-    if type(name) is not str:
+    if type(name) is not str or not name.isidentifier():
       raise self.fail(_Ended('not plain'))
     kind = getattr(builtins, name, None)
     if not isinstance(kind, type) or not issubclass(kind, Exception):
@@ -72,15 +76,17 @@ class Channel:
       error = kind(text if type(text) is str else '')
     except TypeError:  # UnicodeDecodeError and its like want more arguments
       error = _RemoteError(name)
-    error.from_program = True
+    error.from_program = name[:40]
     raise error
 
   def encode(self, value: Any) -> Any:
     """The code of a value; Remote ones by their key."""
     try:
       return plain.encode(value, self._key)
-    except plain.NotPlain as error:
+    except _Foreign as error:
       raise self.fail(_Unsupported(f'passes {error}')) from error
+    except plain.NotPlain as error:  # what the program made too large
+      raise self.fail(_Ended('too large')) from error
 
   def decode(self, code: Any) -> Any:
     """The value of a code from the program."""
@@ -91,7 +97,7 @@ class Channel:
 
   def _key(self, value: Any) -> Any:
     if type(value) is not Remote:
-      raise plain.NotPlain(f'a value of type {type(value).__name__:.40}')
+      raise _Foreign(f'a value of type {type(value).__name__:.40}')
     return {'o': object.__getattribute__(value, '_key')}
 
   def _remote(self, tag: str, key: Any) -> 'Remote':
@@ -156,14 +162,13 @@ class Remote:
     return hash(object.__getattribute__(self, '_key'))
 
   def __eq__(self, other):
+    # The same object, or not equal: two objects of the program may think
+    # otherwise, but then f could answer `f(x) == Point(1, 2)` as it likes.
     if type(other) is not Remote:
       return NotImplemented
-    if object.__getattribute__(self, '_key') == object.__getattribute__(
+    return object.__getattribute__(self, '_key') == object.__getattribute__(
       other, '_key'
-    ):
-      return True
-    channel = object.__getattribute__(self, '_channel')
-    raise channel.fail(_Unsupported('compares two objects of the program'))
+    )
 
 
 def _invoke(remote: Remote, arguments: tuple, keywords: dict[str, Any]) -> Any:
@@ -275,12 +280,12 @@ def _outcome(run: Callable[[], Any]) -> str | None:
   except ImportError as error:
     # Only the test's own: a program that raises one is not excused.
     if hasattr(error, 'from_program'):
-      return 'error ImportError'
+      return f'error {error.from_program}'
     return f'unsupported: the test needs {error.name}'
   except (_Ended, _Unsupported) as error:
     return str(error)
   except BaseException as error:
-    return f'error {type(error).__name__}'
+    return f'error {getattr(error, "from_program", type(error).__name__)}'
   return None
 
 

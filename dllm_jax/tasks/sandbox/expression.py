@@ -77,7 +77,18 @@ _FUNCTIONS = {
   name: getattr(builtins, name)
   for name in (
     *('abs', 'all', 'any', 'bool', 'complex', 'dict', 'float', 'frozenset'),
-    *('len', 'list', 'max', 'min', 'round', 'set', 'sorted', 'sum', 'tuple'),
+    *(
+      'isinstance',
+      'len',
+      'list',
+      'max',
+      'min',
+      'round',
+      'set',
+      'sorted',
+      'sum',
+      'tuple',
+    ),
   )
 } | {
   'math.' + name: getattr(math, name)

@@ -17,6 +17,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from dllm_jax import errors
@@ -27,7 +28,7 @@ TIERS = ('namespaces', 'seccomp')
 # Uids that are in no one's use; each worker of a privileged trainer has one.
 _FIRST_UID = 62_000
 _NUM_UIDS = 2_000
-_SECONDS = 20.0
+_SECONDS = 60.0
 _SLACK_TASKS = 1024
 
 
@@ -106,22 +107,26 @@ def available_tiers() -> list[str]:
   return [tier for tier in TIERS if not lacks(tier)]
 
 
-def chosen(tier: str) -> str:
-  """The tier that 'auto' stands for, or `tier` itself.
+def candidates(tier: str) -> list[str]:
+  """The tiers to try, best first: `tier`, or all of the host's for 'auto'.
 
   Raises:
-    Refused: the host does not offer it.
+    Refused: the host offers none of them.
     ValueError: there is no such tier.
   """
   if tier != 'auto' and tier not in TIERS:
     raise ValueError(f'tier must be auto, {" or ".join(TIERS)}: {tier!r}')
-  asked = TIERS if tier == 'auto' else (tier,)
-  missing = {name: lacks(name) for name in asked}
-  for name, what in missing.items():
-    if not what:
-      return name
-  reasons = '; '.join(dict.fromkeys(missing.values()))
-  raise Refused(f'model-written programs cannot be confined here: {reasons}')
+  missing = {t: lacks(t) for t in (TIERS if tier == 'auto' else (tier,))}
+  offered = [name for name, what in missing.items() if not what]
+  if not offered:
+    raise refusal(missing.values())
+  return offered
+
+
+def refusal(reasons: Iterable[str]) -> Refused:
+  """The error for a host that does not do."""
+  reasons = '; '.join(dict.fromkeys(reasons))
+  return Refused(f'model-written programs cannot be confined here: {reasons}')
 
 
 @functools.cache
@@ -216,7 +221,7 @@ def command(tier: str, program: str) -> list[str]:
 
 def readable(tier: str) -> list[str]:
   """What landlock lets a program read."""
-  folders = [*interpreter().folders, '/dev/null', '/dev/urandom']
+  folders = [*interpreter().folders, '/dev/urandom']
   if tier == 'namespaces':
     return ['/usr', '/lib', '/lib64', '/etc/ld.so.cache', *folders]
   return [*folders, '/usr/share/zoneinfo']

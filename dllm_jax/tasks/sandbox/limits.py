@@ -17,7 +17,7 @@ class Limits:
     num_threads: of the process.
   """
 
-  cpu_seconds: float = 3.0
+  cpu_seconds: float = 6.0
   wall_seconds: float | None = None
   memory_bytes: int = 2**30
   file_bytes: int = 2**24

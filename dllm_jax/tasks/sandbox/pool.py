@@ -3,15 +3,29 @@
 import concurrent.futures
 import os
 import queue
+import warnings
 from collections.abc import Sequence
 
 from dllm_jax.tasks import coding
-from dllm_jax.tasks.sandbox import hosts, limits, plans, trial, worker
+from dllm_jax.tasks.sandbox import (
+  hosts,
+  limits,
+  plain,
+  plans,
+  self_test,
+  trial,
+  worker,
+)
 
 ROTATE_AFTER = 1000
 MAX_CODE_CHARS = 2**17
 _MAX_WORKERS = 8
 _TRIES = 2
+_WEAKER = (
+  'programs run without namespaces of their own, confined by seccomp and '
+  'landlock alone: {}'
+)
+_tested: set[tuple[str, int]] = set()  # tiers that withstood, and as whom
 
 
 class Sandbox:
@@ -29,23 +43,45 @@ class Sandbox:
     workers: int | None = None,
     rotate_after: int = ROTATE_AFTER,
   ):
-    """Starts no process yet.
+    """Attacks itself first, once in a process.
 
     Args:
       bounds: of each program.
-      tier: 'namespaces', 'seccomp', or 'auto' for the better one of the host.
+      tier: 'namespaces', 'seccomp', or 'auto' for the better one that works.
       workers: programs at a time; None is one a processor, up to eight.
       rotate_after: programs after which a worker's processes are replaced.
 
     Raises:
-      hosts.Refused: the host offers no such confinement.
+      hosts.Refused: the host offers no such confinement, or it leaks.
     """
     self.bounds = bounds or limits.Limits()
-    self.tier = hosts.chosen(tier)
-    count = workers or min(os.cpu_count() or 1, _MAX_WORKERS)
+    self._rotate_after = rotate_after
+    self._count = workers or min(os.cpu_count() or 1, _MAX_WORKERS)
+    failures = []
+    for name in hosts.candidates(tier):
+      self._open(name)
+      try:
+        if (name, os.geteuid()) not in _tested:
+          self_test.check(self)
+          _tested.add((name, os.geteuid()))
+        break
+      except self_test.Broken as error:
+        failures.append(f'{name}: {error}')
+        self.close()
+      except BaseException:
+        self.close()
+        raise
+    else:
+      raise hosts.refusal(failures)
+    if tier == 'auto' and self.tier != hosts.TIERS[0]:
+      why = '; '.join(failures) or hosts.lacks(hosts.TIERS[0])
+      warnings.warn(_WEAKER.format(why), stacklevel=2)
+
+  def _open(self, tier: str) -> None:
+    self.tier = tier
     self._slots = [
-      _Slot(self.tier, self.bounds, number, rotate_after)
-      for number in range(count)
+      _Slot(tier, self.bounds, number, self._rotate_after)
+      for number in range(self._count)
     ]
     self._idle: queue.LifoQueue[_Slot] = queue.LifoQueue()
     for slot in self._slots:
@@ -53,7 +89,7 @@ class Sandbox:
     # A zygote ends with the thread that started it, and these threads last as
     # long as the pool.
     self._threads = concurrent.futures.ThreadPoolExecutor(
-      count, thread_name_prefix='sandbox'
+      self._count, thread_name_prefix='sandbox'
     )
 
   def __enter__(self) -> 'Sandbox':
@@ -104,6 +140,8 @@ class Sandbox:
           return slot.run(plan, submission.code)
         except worker.Lost as lost:
           reason = f'infrastructure: {lost}'
+        except plain.NotPlain as error:  # of the test's arguments
+          return trial.unjudged(f'unsupported: the test has {error}')
       return trial.unjudged(reason)
     finally:
       self._idle.put(slot)

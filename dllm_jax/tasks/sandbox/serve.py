@@ -19,21 +19,22 @@ _MUTABLE = (list, dict, set, bytearray)
 def main() -> None:
   """Answers the calls of the request, or those that the test's side makes.
 
-  The request is {'code', 'calls': [[name, arguments, keywords], ...]}; without
-  'calls', they come over the other socket until it is closed.
+  First comes the program, then the calls: [[name, arguments, keywords], ...],
+  or None where they come over the other socket, until it is closed.
   """
-  request = plain.read(HOST)
+  code = plain.read(HOST)
+  calls = plain.read(HOST)
   module = types.ModuleType('solution')
   sys.modules['solution'] = module  # dataclasses look their module up
   try:
-    program = compile(request['code'], 'solution.py', 'exec', dont_inherit=True)
+    program = compile(code, 'solution.py', 'exec', dont_inherit=True)
     exec(program, module.__dict__)
   except BaseException as error:
     plain.write(HOST, {'load': _name(error)})
     os._exit(0)
   plain.write(HOST, 'loaded')
-  if 'calls' in request:
-    for name, arguments, keywords in request['calls']:
+  if calls is not None:
+    for name, arguments, keywords in calls:
       plain.write(HOST, _value(module, name, arguments, keywords))
   else:
     _Server(module).run()

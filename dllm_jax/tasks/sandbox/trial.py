@@ -60,7 +60,7 @@ def by_values(
     solution.begin('serve', theirs)
     theirs.close()
     stream = worker.Stream(ours, bounds.wall + _TEST_GRACE)
-    results, reason = _results(stream, {'code': code, 'calls': calls})
+    results, reason = _results(stream, code, calls)
     ending = solution.ending(stop_after=_EXIT_SECONDS)
   if len(results) < len(calls):
     reason = _reason(ending, reason)
@@ -73,7 +73,7 @@ def by_values(
 
 
 def _results(
-  stream: worker.Stream, request: dict[str, Any]
+  stream: worker.Stream, code: str, calls: list[Any]
 ) -> tuple[list[Any], str]:
   """What each call gave, as far as they came, and why the first failed."""
   results: list[Any] = []
@@ -83,12 +83,14 @@ def _results(
       raise worker.Lost('a child that is not ready')
   except (EOFError, plain.NotPlain):
     raise worker.Lost('a child that could not be confined') from None
-  stream.send(request)
+  # Two frames: a long program leaves the calls their room.
+  stream.send(code)
+  stream.send(calls)
   try:
     loaded = stream.receive()
     if loaded != 'loaded':
       return results, f'load {_field(loaded, "load")}'
-    for _ in request['calls']:
+    for _ in calls:
       result, why = _result(stream.receive())
       results.append(result)
       reason = reason or why
@@ -168,7 +170,8 @@ def by_examination(
     except (EOFError, plain.NotPlain):
       ready = False
     if ready:
-      loading.send({'code': code})
+      loading.send(code)
+      loading.send(None)
       stream.send(plan._asdict() | {'nonce': nonce})
       with contextlib.suppress(EOFError, plain.NotPlain):
         loaded = loading.receive()

@@ -81,7 +81,7 @@ def config(tier: str, bounds: limits.Limits) -> dict[str, Any]:
     'landlock': True,
     'seccomp': filters.program().hex(),
     'readable': hosts.readable(tier),
-    'writable': ['/tmp'] if namespaces else [],
+    'writable': ['/dev/null', *['/tmp'] * namespaces],
     'cpu_seconds': bounds.cpu_seconds,
     'wall_seconds': bounds.wall,
     'memory_bytes': bounds.memory_bytes,
@@ -190,6 +190,7 @@ class Worker:
         stderr=subprocess.DEVNULL,
         env={'PYTHONHASHSEED': '0', 'PATH': os.defpath},
         cwd='/',
+        start_new_session=True,  # Ctrl-C is for the trainer
         **hosts.identity(self._number),
       )
     with contextlib.suppress(OSError):  # the first to go if memory runs out
