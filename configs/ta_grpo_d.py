@@ -13,7 +13,8 @@ Presets, after a colon:
   equations           reasoning that spells out the equations.
   sudoku              4x4 Sudoku.
   llada_8b,TASK       hyper-parameters of the release (Kim and Kang 2026) for
-  dream_7b,TASK       gsm8k, math, countdown, sudoku, kodcode; base.path names
+  dream_7b,TASK       gsm8k, math, countdown, sudoku, kodcode, mbpp, and, to
+                      evaluate on, humaneval; base.path names
                       a Hugging Face or a converted folder.
 """
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from dllm_jax import errors, types
 from dllm_jax.ops import streams
@@ -27,6 +27,8 @@ class Evaluation(NamedTuple):
     tokens_per_second: completion tokens up to EOS, decoding time alone.
     seconds: of decoding.
     correct: verdict of each row.
+    judged: False where the verifier itself failed, and there is none.
+    reasons: of the verdicts, in a few words; '' for none.
     texts: completion of each row.
     tokens: the same as ids.
     commit_step: when each token was committed.
@@ -40,6 +42,8 @@ class Evaluation(NamedTuple):
   tokens_per_second: float
   seconds: float
   correct: Float[np.ndarray, ' N']
+  judged: Bool[np.ndarray, ' N']
+  reasons: list[str]
   texts: list[str]
   tokens: Int[np.ndarray, 'N L']
   commit_step: Int[np.ndarray, 'N L']
@@ -47,12 +51,13 @@ class Evaluation(NamedTuple):
 
   def summary(self) -> dict[str, Any]:
     """What eval.json says; `interval` is 1.96 standard errors."""
-    n = len(self.correct)
+    n = int(self.judged.sum())
     error = np.sqrt(self.accuracy * (1 - self.accuracy) / n)
     return {
       'accuracy': self.accuracy,
       'interval': float(1.96 * error),
-      'num': n,
+      'num': len(self.judged),
+      'unjudged': len(self.judged) - n,
       'mean_steps': self.mean_steps,
       'tokens_per_step': self.tokens_per_step,
       'tokens_per_second': self.tokens_per_second,
@@ -66,6 +71,7 @@ def evaluate(
   cfg: answer_free.RolloutConfig,
   *,
   batch_size: int,
+  draw: int = 0,
   advance: Callable[[int], None] | None = None,
 ) -> Evaluation:
   """Decodes every row once, without any gold answer, and scores it.
@@ -76,6 +82,7 @@ def evaluate(
     rows: held-out rows.
     cfg: the decoding setting; its temperature is 0 for greedy decoding.
     batch_size: rows decoded together.
+    draw: which of a row's completions, where the temperature is above 0.
     advance: called with the number of rows done since the last call.
 
   Returns:
@@ -83,7 +90,7 @@ def evaluate(
   """
   encoded = ctx.encode(rows, cfg.max_prompt_length)
   row_id = np.arange(len(rows), dtype=np.int32)
-  key = streams.step_key(ctx.root, 'eval', 0)
+  key = streams.step_key(ctx.root, 'eval', draw)
   parts, seconds = [], 0.0
   for start in range(0, len(rows), batch_size):
     chunk = slice(start, start + batch_size)
@@ -125,6 +132,8 @@ def evaluate(
     tokens_per_second=float(length.sum() / seconds),
     seconds=seconds,
     correct=scored.correct.astype(np.float32),
+    judged=scored.judged,
+    reasons=scored.reasons,
     texts=scored.texts,
     tokens=trajectory.tokens,
     commit_step=trajectory.commit_step,

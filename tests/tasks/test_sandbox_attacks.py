@@ -21,13 +21,6 @@ from tests.tasks.sandbox_attacks import corpus, forge
 REPO = pathlib.Path(__file__).resolve().parents[2]
 TIERS = hosts.available_tiers()
 NOBODY = 65_534
-# Attacks whose test cannot be judged for a reason that lies in both of them: a
-# sample that is masked has no reward at all.
-MASKED = {
-  'forge/masks_itself_by_size/judge',
-  'forge/masks_itself_by_objects/judge',
-}
-
 pytestmark = pytest.mark.skipif(not TIERS, reason='no program can be confined')
 
 
@@ -66,13 +59,13 @@ def run(user, *args, seconds=300):
   return json.loads(done.stdout)
 
 
-def check(report, tier, *, may_mask=False):
+def check(report, tier):
   assert report['tier'] == tier and report['num'] > 0
   assert report['forged'] == []
   assert report['effects'] == []
   assert report['spoilt'] == []
-  if not may_mask:
-    assert set(report['masked']) <= MASKED
+  # What no mode can run is masked, but no program can have that done to it.
+  assert [n for n in report['masked'] if not n.startswith('hostile/')] == []
   assert not any(r.startswith('infrastructure') for r in report['reasons'])
 
 
@@ -104,7 +97,7 @@ def test_nothing_leaks_or_gets_out(tier, user):
 @pytest.mark.parametrize('tier', TIERS)
 def test_what_hangs_and_crashes_harms_no_other(tier):
   families = ('--families', 'exhaust,hostile', '--every', '16')
-  check(run('own', '--tier', tier, *families), tier, may_mask=True)
+  check(run('own', '--tier', tier, *families), tier)
 
 
 @pytest.mark.slow
@@ -113,9 +106,7 @@ def test_what_hangs_and_crashes_harms_no_other(tier):
 def test_the_whole_corpus(tier, user):
   report = run(user, '--tier', tier, seconds=900)
   assert report['num'] > 500
-  check(report, tier, may_mask=True)
-  masked = {name for name in report['masked'] if 'hostile/' not in name}
-  assert masked <= MASKED
+  check(report, tier)
   check(run(user, '--tier', tier, '--families', 'planted'), tier)
 
 
