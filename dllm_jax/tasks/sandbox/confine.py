@@ -169,7 +169,5 @@ def confine(config: dict[str, Any]) -> None:
   # memory. After exec it would be again, and exec is denied.
   _call('prctl', _PR_SET_DUMPABLE, 0, 0, 0, 0)
   _call('prctl', _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-  if config['landlock']:
-    landlock(config['readable'], config['writable'])
-  if config['seccomp']:
-    seccomp(bytes.fromhex(config['seccomp']))
+  landlock(config['readable'], config['writable'])
+  seccomp(bytes.fromhex(config['seccomp']))

@@ -17,8 +17,8 @@ class Limits:
     num_threads: of the process.
   """
 
-  cpu_seconds: float = 6.0
-  wall_seconds: float | None = None
+  cpu_seconds: float | int = 6.0
+  wall_seconds: float | int | None = None
   memory_bytes: int = 2**30
   file_bytes: int = 2**24
   num_files: int = 64
@@ -39,6 +39,6 @@ class Limits:
         raise ValueError(f'{name} must be 8 or more: {getattr(self, name)}')
 
   @property
-  def wall(self) -> float:
+  def wall(self) -> float | int:
     """The backstop in seconds."""
     return self.wall_seconds or 3 * self.cpu_seconds

@@ -157,22 +157,27 @@ def check(judge: coding.CodeJudge) -> None:
         folder, secrets.token_hex(8), server.getsockname()[1], os.getpid()
       )
       pathlib.Path(folder, 'secret').write_text(targets.secret)
-      named = {**_HONEST, **_FORGERIES, **dict(_reaches(targets))}
-      verdicts = judge.judge(
-        [coding.Submission(c, t, 'attack') for c, t in named.values()]
-      )
-      found = dict(zip(named, verdicts, strict=True))
+      for verdict in _verdicts(judge, _HONEST).values():
+        if not verdict.passed:
+          raise Broken(verdict.reason)
+      found = _verdicts(judge, {**_FORGERIES, **dict(_reaches(targets))})
     written = pathlib.Path(folder, 'written').exists()
-  for name in _HONEST:
-    if not found[name].passed:
-      raise Broken(found[name].reason)
-  passed = [n for n in named if n not in _HONEST and found[n].passed]
+  passed = [name for name, verdict in found.items() if verdict.passed]
   if passed or written:
     raise hosts.Refused(
       'the sandbox does not confine programs on this host: the self-test '
       f'{", ".join(passed) or "writes a file"!r} got through; do not run '
       'model-written programs here'
     )
+
+
+def _verdicts(
+  judge: coding.CodeJudge, named: dict[str, tuple[str, str]]
+) -> dict[str, coding.Verdict]:
+  verdicts = judge.judge(
+    [coding.Submission(code, test, 'attack') for code, test in named.values()]
+  )
+  return dict(zip(named, verdicts, strict=True))
 
 
 def _reaches(targets: _Targets) -> Iterator[tuple[str, tuple[str, str]]]:

@@ -78,7 +78,6 @@ def config(tier: str, bounds: limits.Limits) -> dict[str, Any]:
   namespaces = tier == 'namespaces'
   return {
     'namespaces': namespaces,
-    'landlock': True,
     'seccomp': filters.program().hex(),
     'readable': hosts.readable(tier),
     'writable': ['/dev/null', *['/tmp'] * namespaces],
@@ -208,7 +207,7 @@ class Worker:
 class Stream:
   """Frames to and from a child, none of which is trusted."""
 
-  def __init__(self, end: socket.socket, seconds: float):
+  def __init__(self, end: socket.socket, seconds: float | int):
     self._end = end
     self._deadline = time.monotonic() + seconds
     self._left = _MAX_RECEIVED

@@ -43,7 +43,6 @@ def main() -> None:
   signal.signal(signal.SIGINT, signal.SIG_IGN)  # the trainer sees to Ctrl-C
   for name in _PRELOADED:
     importlib.import_module(name)
-  random.seed(0)  # the same program, the same result
   # What is here is here for good: a collection in a child would copy it.
   gc.collect()
   gc.freeze()
@@ -158,6 +157,8 @@ def _child(main, descriptors: list[int], config: dict[str, Any]) -> None:
       os.dup2(number + 64, number)
     os.closerange(64, 256)
     confine.confine(config)
+    # The same program, the same result. Not earlier: a fork reseeds it.
+    random.seed(0)
     # Proof for the host that what goes wrong from here on is the program's.
     plain.write(3, 'ready')
     main()

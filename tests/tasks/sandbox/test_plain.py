@@ -1,0 +1,186 @@
+"""Plain values: what crosses, as what, and what does not."""
+
+import collections
+import enum
+import itertools
+import math
+import os
+
+import pytest
+
+from dllm_jax.tasks.sandbox import plain
+
+
+def _there_and_back(value):
+  return plain.decode(plain.parse(plain.frame(plain.encode(value))[4:]))
+
+
+@pytest.mark.parametrize(
+  'value',
+  [
+    None,
+    True,
+    -(2**63),
+    2**63,
+    0.1,
+    -0.0,
+    float('inf'),
+    1 + 2j,
+    complex(0, float('inf')),
+    'é\ud800\x00"',
+    b'\x00\xff',
+    bytearray(b'ab'),
+    [1, [2.0, (3,)]],
+    (),
+    {1, 'a', (2, 3)},
+    frozenset({1}),
+    {'t': 1, (1, 2): {'d': []}, None: 2.5},
+    range(1, 9, 2),
+    slice(None, 3),
+    int,
+  ],
+)
+def test_a_value_arrives_as_itself(value):
+  found = _there_and_back(value)
+  assert found == value and type(found) is type(value)
+  assert repr(found) == repr(value)  # the sign of -0.0, types deep inside
+
+
+def test_a_number_longer_than_int_reads():
+  assert _there_and_back(-(10**9000)) == -(10**9000)
+
+
+def test_nan_arrives_as_nan():
+  assert math.isnan(_there_and_back([float('nan')])[0])
+
+
+def test_tuples_lists_and_sets_stay_apart():
+  codes = [plain.encode(v) for v in ([1], (1,), {1}, frozenset([1]), {1: 1})]
+  assert all(a != b for i, a in enumerate(codes) for b in codes[:i])
+
+
+class _Liar(int):
+  def __eq__(self, other):
+    return True
+
+  def __pos__(self):
+    return 'a lie'
+
+  __hash__ = int.__hash__
+
+
+class _Colour(enum.IntEnum):
+  RED = 3
+
+
+@pytest.mark.parametrize(
+  'value, base',
+  [
+    (_Liar(7), 7),
+    (_Colour.RED, 3),
+    (collections.Counter('aab'), {'a': 2, 'b': 1}),
+    (collections.OrderedDict(a=1), {'a': 1}),
+    (collections.namedtuple('P', 'x y')(1, 2), (1, 2)),
+  ],
+)
+def test_a_subclass_arrives_as_its_base(value, base):
+  found = _there_and_back(value)
+  assert type(found) is type(base) and found == base
+
+
+def test_iterators_arrive_read():
+  assert list(_there_and_back(x * x for x in range(3))) == [0, 1, 4]
+  assert list(_there_and_back({1: 2}.values())) == [2]
+  assert _there_and_back(map(str, [1])) != ['1']  # as in the test
+
+
+def _endless():
+  while True:
+    yield 1
+
+
+def _nested(depth):
+  value = []
+  for _ in range(depth):
+    value = [value]
+  return value
+
+
+@pytest.mark.parametrize(
+  'value, why',
+  [
+    (object(), 'type object'),
+    (len, 'type builtin_function_or_method'),
+    (_Liar, 'type type'),
+    (_nested(100), 'deeper'),
+    (_nested(100_000), 'deeper'),
+    ([0] * 200_000, 'more than 100000'),
+    ('x' * 2**21, 'characters'),
+    (_endless(), 'iterator'),
+  ],
+  ids=itertools.count(),
+)
+def test_what_does_not_cross(value, why):
+  with pytest.raises(plain.NotPlain, match=why):
+    plain.encode(value)
+
+
+def test_a_cycle_does_not_cross():
+  cycle = []
+  cycle.append(cycle)
+  with pytest.raises(plain.NotPlain, match='deeper'):
+    plain.encode(cycle)
+
+
+def test_a_frame_is_bounded():
+  with pytest.raises(plain.NotPlain, match='bytes'):
+    plain.frame(['x' * 2**19] * 3)
+
+
+@pytest.mark.parametrize(
+  'body',
+  [
+    b'',
+    b'{',
+    b'\xff',
+    b'NaN',
+    b'[' * 100_000,
+    b'1' * 5000,
+    b'{"q": []}',
+    b'{"t": 3}',
+    b'{"t": [], "s": []}',
+    b'{"s": [[1]]}',  # a list in a set
+    b'{"d": [[1]]}',
+    b'{"d": [[{"d": []}, 1]]}',
+    b'{"i": 5}',
+    b'{"i": "zz"}',
+    b'{"b": "0"}',
+    b'{"c": ["x", 1]}',
+    b'{"c": 1}',
+    b'{"r": [1, 2, 0]}',
+    b'{"T": "object"}',
+    b'{"T": []}',
+    b'{"f": []}',
+    b'{"o": 1}',
+    b'{"s": [' + b'1,' * 5000 + b'1]}',
+    b'[' * 500 + b']' * 500,
+  ],
+  ids=itertools.count(),
+)
+def test_hostile_bytes_are_no_value(body):
+  with pytest.raises(plain.NotPlain):
+    plain.decode(plain.parse(body))
+
+
+def test_read_and_write_on_a_descriptor():
+  ends = os.pipe()
+  plain.write(ends[1], [1, 'é'])
+  assert plain.read(ends[0]) == [1, 'é']
+  os.write(ends[1], b'\xff\xff\xff\xff')
+  with pytest.raises(plain.NotPlain, match='4294967295'):
+    plain.read(ends[0])
+  os.write(ends[1], b'\0\0\0\5ab')
+  os.close(ends[1])
+  with pytest.raises(EOFError):
+    plain.read(ends[0])
+  os.close(ends[0])

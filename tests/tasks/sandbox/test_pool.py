@@ -1,0 +1,234 @@
+"""Workers that are killed, replaced, reused, and leave nothing behind."""
+
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from dllm_jax.tasks import coding, sandbox
+from dllm_jax.tasks.sandbox import hosts, worker
+from tests.tasks.sandbox import conftest, processes
+
+TEST = 'assert f(1) == 2\nassert f(2) == 4'
+CHECK = 'def check(f):\n  for x in (1, 2): assert f(x) == 2 * x'
+_REPO = pathlib.Path(__file__).resolve().parents[3]
+
+
+def _batch(num):
+  """Programs, and whether each is right; both modes."""
+  rows = [
+    coding.Submission(
+      f'import time\ndef f(x):\n  time.sleep({n % 3} / 100)\n'
+      f'  return x * {2 + (n % 4 == 3)}  # {n}',
+      CHECK if n % 2 else TEST,
+      'f' if n % 2 else '',
+    )
+    for n in range(num)
+  ]
+  return rows, [n % 4 != 3 for n in range(num)]
+
+
+def _kill_at_random(pool, count, stop):
+  """Kills `count` processes of the pool, zygotes mostly, with pauses."""
+  chance = random.Random(0)
+  killed = 0
+  while killed < count and not stop.is_set():
+    time.sleep(chance.uniform(0.02, 0.3))
+    below = sorted(processes.descendants(*pool.pids()))
+    if below:
+      try:
+        os.kill(chance.choice(below), signal.SIGKILL)
+        killed += 1
+      except ProcessLookupError:
+        pass
+  return killed
+
+
+def _judge_under_fire(tier, count, num):
+  bounds = sandbox.Limits(cpu_seconds=2, wall_seconds=20)
+  with sandbox.Sandbox(bounds, tier=tier, workers=2) as pool:
+    stop, killed = threading.Event(), []
+    thread = threading.Thread(
+      target=lambda: killed.append(_kill_at_random(pool, count, stop))
+    )
+    thread.start()
+    wrong, unjudged, total = [], 0, 0
+    batch, expected = _batch(num)
+    try:
+      while thread.is_alive():
+        for row, verdict, right in zip(
+          batch, pool.judge(batch), expected, strict=True
+        ):
+          total += 1
+          unjudged += verdict.passed is None
+          if verdict.passed not in (right, None):
+            wrong.append((row, verdict))
+    finally:
+      stop.set()
+      thread.join()
+    after = [v.passed for v in pool.judge(batch)]
+  assert wrong == [] and killed == [count]
+  assert unjudged < total / 4, (unjudged, total)
+  assert after == expected
+  return unjudged, total
+
+
+def test_kills_at_random_give_no_wrong_verdict(tier):
+  _judge_under_fire(tier, 10, 8)
+
+
+@pytest.mark.slow
+def test_a_hundred_kills_give_no_wrong_verdict(tier):
+  print(tier, _judge_under_fire(tier, 100, 40))
+
+
+def test_a_program_killed_from_outside_is_not_judged(tier):
+  """As the kernel does when memory runs out."""
+  bounds = sandbox.Limits(cpu_seconds=30)
+  code = 'import time\ndef f(x): time.sleep(60)'
+  with sandbox.Sandbox(bounds, tier=tier, workers=1) as pool:
+    pool.judge(_batch(2)[0])
+    resting = processes.descendants(*pool.pids())
+    found = []
+    thread = threading.Thread(
+      target=lambda: found.extend(
+        pool.judge([coding.Submission(code, t, 'f') for t in (TEST, CHECK)])
+      )
+    )
+    thread.start()
+    deadline = time.monotonic() + 60
+    while thread.is_alive() and time.monotonic() < deadline:
+      for pid in processes.descendants(*pool.pids()).keys() - resting.keys():
+        # Of what came, the children: they ended their own starting already.
+        if not _is_zygote(pid):
+          _kill(pid)
+      time.sleep(0.05)
+    thread.join()
+    assert [v.passed for v in found] == [None, None]
+    assert all(v.reason.startswith('infrastructure') for v in found), found
+    assert all(v.share != v.share for v in found)
+    assert pool.judge(_batch(2)[0])[0].passed
+
+
+def _is_zygote(pid):
+  """bubblewrap and the zygote have an uncommon oom_score_adj or children."""
+  try:
+    children = pathlib.Path(f'/proc/{pid}/task/{pid}/children').read_text()
+    status = pathlib.Path(f'/proc/{pid}/status').read_text()
+  except OSError:
+    return True
+  return bool(children.strip()) or 'Seccomp:\t2' not in status
+
+
+def _kill(pid):
+  try:
+    os.kill(pid, signal.SIGKILL)
+  except ProcessLookupError:
+    pass
+
+
+def test_a_zygote_that_cannot_fork_is_no_verdict(tier, monkeypatch):
+  def no_processes(tier, bounds, real=worker.config):
+    return real(tier, bounds) | {'readable': None}  # confinement fails
+
+  sandbox.Sandbox(tier=tier).close()  # the self-test
+  monkeypatch.setattr(worker, 'config', no_processes)
+  with sandbox.Sandbox(tier=tier, workers=1) as pool:
+    verdicts = pool.judge(_batch(2)[0])
+  assert [v.passed for v in verdicts] == [None, None]
+  assert all('could not be confined' in v.reason for v in verdicts)
+
+
+def test_workers_are_reused_and_replaced(tier):
+  seen = []
+  with sandbox.Sandbox(
+    conftest.BOUNDS, tier=tier, workers=1, rotate_after=3
+  ) as pool:
+    assert pool.pids() == [] or len(pool.pids()) == 2
+    for row in _batch(14)[0][::2]:
+      assert pool.judge([row])[0].passed is not None
+      seen.append(pool.pids()[0])
+  runs = [seen.count(pid) for pid in dict.fromkeys(seen)]
+  # The self-test may have used up a part of the first.
+  assert sum(runs) == 7 and max(runs) == 3 and len(runs) >= 3
+
+
+def test_closing_ends_everything(tier):
+  pool = sandbox.Sandbox(conftest.BOUNDS, tier=tier, workers=2)
+  pool.judge(_batch(8)[0])
+  below = processes.descendants(*pool.pids())
+  assert len(below) >= 2
+  pool.close()
+  assert processes.survivors(below) == [] and pool.pids() == []
+
+
+def test_threads_share_a_pool(pool):
+  batch, expected = _batch(6)
+  found = {}
+  threads = [
+    threading.Thread(target=lambda n=n: found.update({n: pool.judge(batch)}))
+    for n in range(4)
+  ]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join()
+  for n in range(4):
+    assert [v.passed for v in found[n]] == expected
+
+
+@pytest.mark.parametrize('user', ['root', 'nobody'])
+def test_nothing_survives_the_trainer(tier, user):
+  identity, python = {}, sys.executable
+  environment = os.environ | {'PYTHONPATH': str(_REPO)}
+  if user == 'nobody':
+    identity, python, environment = unprivileged()
+  elif os.geteuid() != 0:
+    pytest.skip('not root')
+  script = pathlib.Path(__file__).with_name('trainer.py')
+  trainer = subprocess.Popen(
+    [python, str(script), tier],
+    stdout=subprocess.PIPE,
+    env=environment,
+    **identity,
+  )
+  with trainer:
+    assert trainer.stdout.readline() == b'busy\n'
+    deadline = time.monotonic() + 60
+    while True:  # three programs, three tests, and all that holds them
+      below = processes.descendants(trainer.pid)
+      if len(below) >= 13 or time.monotonic() > deadline:
+        break
+      time.sleep(0.1)
+    assert len(below) >= 13, below
+    trainer.kill()
+    trainer.wait()
+  time.sleep(2)
+  assert processes.alive(below) == []
+
+
+def unprivileged():
+  """How Popen starts a Python that imports this package as nobody."""
+  if os.geteuid() != 0:
+    return {}, sys.executable, os.environ | {'PYTHONPATH': str(_REPO)}
+  import pyseccomp
+
+  python = hosts.interpreter().path
+  path = f'{_REPO}:{pathlib.Path(pyseccomp.__file__).parent}'
+  identity = {'user': 65534, 'group': 65534, 'extra_groups': []}
+  environment = {'PYTHONPATH': path, 'PYTHONDONTWRITEBYTECODE': '1'}
+  done = subprocess.run(
+    [python, '-c', 'import pyseccomp, dllm_jax.tasks.sandbox'],
+    env=environment,
+    capture_output=True,
+    **identity,
+  )
+  if done.returncode != 0:
+    pytest.skip(f'nobody cannot import the package: {done.stderr[-200:]}')
+  return identity, python, environment
