@@ -241,7 +241,7 @@ def _task(name: str) -> dict:
       'prompt_style': 'd1',
       'sandbox_tier': 'auto',  # 'namespaces' or 'seccomp'
       'sandbox_workers': 0,  # programs at a time; 0 is one a processor, up to 8
-      'sandbox_cpu_seconds': 3.0,  # of a program with all its tests
+      'sandbox_cpu_seconds': 6.0,  # of a program with all its tests
       'sandbox_memory_mib': 1024,  # of a program
     }
   return {'name': name, 'prompt_style': 'd1', 'parity': False}

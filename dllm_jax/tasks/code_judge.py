@@ -11,7 +11,7 @@ import threading
 from collections.abc import Sequence
 
 from dllm_jax.tasks import coding, programs
-from dllm_jax.tasks.sandbox import limits, pool
+from dllm_jax.tasks.sandbox import hosts, limits, pool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,12 +27,16 @@ class SandboxJudge:
 
   tier: str = 'auto'
   workers: int = 0
-  cpu_seconds: float = 3.0
+  cpu_seconds: float = 6.0
   memory_mib: int = 1024
 
   def __post_init__(self):
     if self.workers < 0:
       raise ValueError(f'sandbox_workers must not be negative: {self.workers}')
+    if self.tier not in ('auto', *hosts.TIERS):
+      raise ValueError(
+        f'sandbox_tier must be auto, {" or ".join(hosts.TIERS)}: {self.tier!r}'
+      )
     self.limits()
 
   def limits(self) -> limits.Limits:
@@ -85,7 +89,7 @@ def make_task(
   prompt_style: str = 'd1',
   sandbox_tier: str = 'auto',
   sandbox_workers: int = 0,
-  sandbox_cpu_seconds: float = 3.0,
+  sandbox_cpu_seconds: float = 6.0,
   sandbox_memory_mib: int = 1024,
 ) -> coding.Coding:
   """A code task by the keys of the config group `task`.

@@ -51,7 +51,7 @@ def test_a_run_on_code(commands, data_dir, tmp_path):
 @pytest.mark.parametrize(
   ('changes', 'line'),
   [
-    ({'task__sandbox_tier': 'none'}, "'task': tier must be auto"),
+    ({'task__sandbox_tier': 'none'}, "'task': sandbox_tier must be auto"),
     ({'task__sandbox_cpu_seconds': 0.0}, "'task': cpu_seconds must be in"),
     ({'task__sandbox_memory_mib': 1}, "'task': memory_bytes must be"),
     ({'task__sandbox_workers': -1}, "'task': sandbox_workers must not"),
