@@ -83,6 +83,19 @@ def test_lists_of_texts_come_back(shared_dir, tmp_path):
   assert list(rows) == loaded and isinstance(rows[0]['options'][0], str)
 
 
+def test_real_mbpp_has_no_leak(shared_dir):
+  found = text_rows.splits('mbpp', shared_dir / 'data')
+  sizes = {split: len(rows) for split, rows in found.items()}
+  assert sizes == {
+    'prompt': 10,
+    'train': 373,
+    'validation': 89,
+    'test': 500,
+    'sanitized_test': 257,
+  }
+  assert max(len(row['prompt']) for row in found['test']) < 1000
+
+
 @pytest.mark.slow
 def test_real_math_has_no_leak(shared_dir, tmp_path):
   task = tasks.TASKS['math']()
