@@ -11,7 +11,8 @@ Presets, after a colon:
                       demonstrations (docs/results.md, second table).
   sudoku              4x4 Sudoku.
   llada_8b,TASK       hyper-parameters of the release (Kim et al. 2026) for
-  dream_7b,TASK       gsm8k, math, countdown, sudoku, kodcode; base.path names
+  dream_7b,TASK       gsm8k, math, countdown, sudoku, kodcode, mbpp, and, to
+                      evaluate on, humaneval; base.path names
                       a Hugging Face or a converted folder. AG-GRPO was not
                       released for Dream. Not run here: command, hardware and
                       reported figures are in configs/presets.py. The release

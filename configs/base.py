@@ -152,6 +152,8 @@ def get_config(arg: str = '') -> config_dict.ConfigDict:
       'threshold': 0.8,
       'thresholds': (),
       'batch_size': 128,
+      'num_samples': 1,  # of launch/eval.py: completions a prompt
+      'pass_at': (1,),  # of launch/eval.py: k of pass@k, up to num_samples
     }
   )
   config.checkpoint = config_dict.ConfigDict({'every': 100, 'keep': 2})

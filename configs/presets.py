@@ -42,7 +42,8 @@ from ml_collections import config_dict
 
 TINY = ('equations', 'sudoku')
 MODELS = ('llada_8b', 'dream_7b')
-TASKS = ('gsm8k', 'math', 'countdown', 'sudoku', 'kodcode')
+CODE = ('kodcode', 'mbpp', 'humaneval')
+TASKS = ('gsm8k', 'math', 'countdown', 'sudoku', *CODE)
 NAMES = TINY + tuple(f'{m},{t}' for m in MODELS for t in TASKS)
 
 
@@ -167,10 +168,10 @@ def _gated(config: config_dict.ConfigDict, model: str, task: str) -> None:
   config.method.credit.update(
     delta=1.0 if task in ('countdown', 'sudoku') else 0.5,
     form='published',
-    max_step_scores=8 if task == 'kodcode' else 0,
+    max_step_scores=8 if task in CODE else 0,
   )
   config.method.policy.update(num_inner=12, beta=0.04)
-  if task == 'kodcode':
+  if task in CODE:
     config.method.reward = {'tests': 1.0, 'xmlcount': 1.0}
   config.train.num_steps = round(5000 / 12)
   config.train.floor_patience = 0
@@ -181,7 +182,7 @@ def _published(config: config_dict.ConfigDict, task: str) -> None:
   """What the released scripts share, whatever the model."""
   config.task = config_dict.ConfigDict(_task(task))
   is_guided = config.method.name == 'ag_grpo'
-  steps = 128 if task == 'kodcode' or not is_guided else 64
+  steps = 128 if task in CODE or not is_guided else 64
   config.rollout.update(
     num_prompts=2 if is_guided else 16,
     group_size=6,
@@ -195,7 +196,7 @@ def _published(config: config_dict.ConfigDict, task: str) -> None:
     num_inner=8 if task in ('countdown', 'sudoku') and not is_guided else 12,
     num_micro=2,
     eps=0.5,
-    beta=0.1 if task == 'kodcode' else 0.04,
+    beta=0.1 if task in CODE else 0.04,
     estimator='one_step',
     mask_prob=0.15,
   )
@@ -205,7 +206,7 @@ def _published(config: config_dict.ConfigDict, task: str) -> None:
     num_guided=3 if is_guided else 0,
     num_steps=steps,
     answer_steps=16,
-    margin={'gsm8k': 2, 'kodcode': 10}.get(task, 4),
+    margin={'gsm8k': 2, **dict.fromkeys(CODE, 10)}.get(task, 4),
     max_anchor=128,
   )
   optimizer_steps = _GUIDED_STEPS if is_guided else _DIFFU_STEPS
@@ -218,6 +219,9 @@ def _published(config: config_dict.ConfigDict, task: str) -> None:
     # Released: 200, and the heads of longer prompts are cut. These hold every
     # held-out problem; longer ones of the training split are left out.
     config.rollout.max_prompt_length = 320 if task == 'gsm8k' else 896
+  if task in CODE:  # the same, by Qwen's tokenizer; KodCode's is a guess
+    config.data.update(num_demonstrations=0, num_validation=0, num_test=0)
+    config.rollout.max_prompt_length = {'kodcode': 1024}.get(task, 512)
   config.train.optim.update(
     learning_rate=3e-6,
     warmup_steps=1,
@@ -229,19 +233,20 @@ def _published(config: config_dict.ConfigDict, task: str) -> None:
   config.mesh.cpu_devices = 1
 
 
+# The releases train code on KodCode alone; MBPP and HumanEval follow it here.
 _DIFFU_STEPS = {
+  **dict.fromkeys(CODE, 2000),
   'gsm8k': 7700,
   'math': 6600,
   'countdown': 5000,
   'sudoku': 3800,
-  'kodcode': 2000,
 }
 _GUIDED_STEPS = {
+  **dict.fromkeys(CODE, 2000),
   'gsm8k': 4000,
   'math': 4000,
   'countdown': 4000,
   'sudoku': 4000,
-  'kodcode': 2000,
 }
 _FORMAT = {'xmlcount': 1.0, 'soft_format': 1.0, 'strict_format': 1.0}
 _REWARDS = {
@@ -249,7 +254,9 @@ _REWARDS = {
   'math': {'correctness': 1.0, 'boxed': 1.0},
   'countdown': {'solution': 1.0},
   'sudoku': {'cells': 1.0},
-  'kodcode': {'tests': 1.0, 'soft_format': 1.0, 'strict_format': 1.0},
+  **dict.fromkeys(
+    CODE, {'tests': 1.0, 'soft_format': 1.0, 'strict_format': 1.0}
+  ),
 }
 
 
@@ -264,5 +271,14 @@ def _task(name: str) -> dict:
       'prompt_style': 'd1',
       'reasoning': 'equations',
       'parity': False,
+    }
+  if name in CODE:
+    return {
+      'name': name,
+      'prompt_style': 'd1',
+      'sandbox_tier': 'auto',  # 'namespaces' or 'seccomp'
+      'sandbox_workers': 0,  # programs at a time; 0 is one a processor, up to 8
+      'sandbox_cpu_seconds': 6.0,  # of a program with all its tests
+      'sandbox_memory_mib': 1024,  # of a program
     }
   return {'name': name, 'prompt_style': 'd1', 'parity': False}

@@ -51,12 +51,16 @@ class EvalConfig:
       it is trained.
     thresholds: of the gated decoder to try, beside the fixed schedules.
     batch_size: rows decoded together.
+    num_samples: n, completions of a prompt where one model is evaluated.
+    pass_at: k of pass@k, each up to n.
   """
 
   num_steps: tuple[int, ...]
   threshold: float
   thresholds: tuple[float, ...]
   batch_size: int
+  num_samples: int = 1
+  pass_at: tuple[int, ...] = (1,)
 
   def __post_init__(self):
     if not self.num_steps or min(self.num_steps) < 1:
@@ -66,7 +70,14 @@ class EvalConfig:
         raise ValueError(
           f'threshold {threshold!r} is not a finite number of 1 at most'
         )
-    for name in ('num_steps', 'thresholds'):
+    if self.num_samples < 1:
+      raise ValueError(f'num_samples {self.num_samples} is not positive')
+    for k in self.pass_at:
+      if not 1 <= k <= self.num_samples:
+        raise ValueError(
+          f'pass_at {k} is not in 1..num_samples, which is {self.num_samples}'
+        )
+    for name in ('num_steps', 'thresholds', 'pass_at'):
       values = getattr(self, name)
       if len(set(values)) < len(values):
         raise ValueError(f'{name} {values} has one twice')
@@ -259,6 +270,7 @@ def from_config(config: Mapping[str, Any]) -> Settings:
         **config['eval'],
         'num_steps': tuple(config['eval']['num_steps']),
         'thresholds': tuple(config['eval']['thresholds']),
+        'pass_at': tuple(config['eval']['pass_at']),
       },
     ),
     mesh=_make('mesh', sharding.MeshConfig, config['mesh']),

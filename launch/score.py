@@ -3,8 +3,11 @@
   python launch/score.py --task gsm8k --generations out.generations.jsonl
   python launch/score.py --task math --generations math500_128.jsonl.gz \
     --rules d1 --out scores.json
+  python launch/score.py --task humaneval --generations samples.jsonl \
+    --data_dir DATA
 """
 
+import collections
 import json
 import pathlib
 import sys
@@ -14,16 +17,16 @@ from absl import flags
 import cli
 from dllm_jax import errors
 from dllm_jax.eval import recordings
-from dllm_jax.tasks import coding
 
-TASK = flags.DEFINE_enum(
-  'task', None, [*recordings.TASKS, 'code'], 'the verifier'
-)
+TASK = flags.DEFINE_enum('task', None, recordings.TASKS, 'the verifier')
 GENERATIONS = flags.DEFINE_string(
   'generations', None, 'FILE.jsonl or FILE.jsonl.gz, a JSON object a line'
 )
 RULES = flags.DEFINE_enum(
   'rules', 'strict', recordings.RULES, "our own, or the public d1 evaluator's"
+)
+DATA_DIR = flags.DEFINE_string(
+  'data_dir', None, 'code: of problems that rows only name; see docs'
 )
 OUT = flags.DEFINE_string(
   'out', None, 'a new JSON file with a row an item; the figures are printed'
@@ -35,19 +38,17 @@ def main() -> int:
   for flag in (TASK, GENERATIONS):
     if not flag.value:
       raise errors.UsageError(f'--{flag.name} is missing; see --help')
-  if TASK.value == 'code':
-    coding.refuse()
   out = pathlib.Path(OUT.value) if OUT.value else None
   source = pathlib.Path(GENERATIONS.value)
   if out is not None:
     _check_out(out, source)
     cli.check_new(out, OVERWRITE.value)
-  found = recordings.read(source, TASK.value)
+  found = recordings.read(source, TASK.value, DATA_DIR.value)
   report = recordings.evaluate(TASK.value, found, RULES.value)
   if report['unjudged']:
     print(
       f'score.py: {report["unjudged"]} of {report["num"]} items could not be '
-      'judged and are left out: run it again',
+      f'judged and are left out: {_why(report)}',
       file=sys.stderr,
     )
   if out is None:
@@ -65,6 +66,17 @@ def main() -> int:
     f'{report["denominator"]}, {report["num"]} items); written: {out}'
   )
   return 0
+
+
+def _why(report: dict) -> str:
+  """The commonest reasons; without any it was an accident."""
+  reasons = collections.Counter(
+    item['reason']
+    for item in report['items']
+    if item['correct'] is None and 'reason' in item
+  )
+  shown = [f'{reason} ({n})' for reason, n in reasons.most_common(3)]
+  return ', '.join(shown) or 'run it again'
 
 
 def _check_out(out: pathlib.Path, source: pathlib.Path) -> None:

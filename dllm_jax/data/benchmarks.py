@@ -40,6 +40,7 @@ SPLITS = {
   'kodcode': {'train': 'kodcode/train.jsonl'},
 }
 MAX_FIELD_CHARS = 2**16
+_MAX_EXAMPLE_CHARS = 512
 
 # By the numbers that MBPP's paper gives its splits.
 _MBPP_IDS = {
@@ -224,15 +225,20 @@ def _humaneval(record: dict[str, Any]) -> task_lib.Row:
 
 
 def _mbpp(record: dict[str, Any]) -> task_lib.Row:
-  """The task, and its first test as an example of the call, as MBPP does."""
+  """The task and, as MBPP does, its first test as an example of the call.
+
+  One test is longer than many programs; a shorter one stands for it.
+  """
   text = _text(record, 'text' if 'text' in record else 'prompt')
   tests = _texts(record, 'test_list')
   if not tests:
     raise ValueError("'test_list' is empty")
+  short = [test for test in tests if len(test) <= _MAX_EXAMPLE_CHARS]
+  example = (short or [min(tests, key=len)])[0].strip()
   imports = record.get('test_imports') or []
   imports = _texts({'test_imports': imports}, 'test_imports')
   return {
-    'prompt': f'{text.strip()}\nFor example: {tests[0].strip()}',
+    'prompt': f'{text.strip()}\nFor example: {example}',
     'entry_point': '',
     'test': '\n'.join([*imports, *tests]),
     'solution': _text(record, 'code'),

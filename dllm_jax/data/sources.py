@@ -87,7 +87,7 @@ def text_split(
   """
   known = set(benchmarks.SPLITS.get(data_set, ()))
   if 'train' in known:
-    known.add('validation')
+    known |= {'validation', 'test'}
   if known and split not in known:
     raise errors.UserError(
       f'data set {data_set!r} has no split {split!r}; it has '

@@ -1,8 +1,8 @@
 """Public data sets in plain English as TFDS data sets.
 
 A training row that a test split spells too, apart from case and punctuation, is
-left out; where a data set has no validation split, 5% of its training rows are
-held out, by a hash of the question.
+left out; for a validation or a test split that a data set lacks, 5% of its
+training rows are held out, by a hash of the question.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 from dllm_jax.data import benchmarks, leaks, manifest
 from dllm_jax.tasks import task as task_lib
 
-VERSION = '1.0.0'
+VERSION = '1.1.0'
 _HELD_OUT = 0.05
 
 
@@ -114,15 +114,21 @@ def splits(
       for row in found[split]
       if leaks.normalised(leaks.question(row)) not in tests
     ]
-  if 'train' in found and 'validation' not in found:
-    rows = found['train']
-    found['train'] = [row for row in rows if not held_out(row)]
-    found['validation'] = [row for row in rows if held_out(row)]
+  missing = [name for name in ('validation', 'test') if name not in found]
+  if 'train' in found and missing:
+    kept = {'train': [], **{name: [] for name in missing}}
+    for row in found['train']:
+      kept[split_of(row, missing)].append(row)
+    found |= kept
   return found
 
 
-def held_out(row: task_lib.Row) -> bool:
-  """Whether a training row is for validation; equal questions go together."""
+def split_of(row: task_lib.Row, missing: Sequence[str]) -> str:
+  """Which of the missing splits a training row is held out for, or 'train'.
+
+  Equal questions go together.
+  """
   text = leaks.normalised(leaks.question(row))
   digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-  return int.from_bytes(digest, 'little') / 2**64 < _HELD_OUT
+  place = int.from_bytes(digest, 'little') / 2**64 / _HELD_OUT
+  return missing[int(place)] if place < len(missing) else 'train'

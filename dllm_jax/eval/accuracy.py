@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from dllm_jax import errors, local_rows, types
 from dllm_jax.ops import streams
@@ -27,6 +27,8 @@ class Evaluation(NamedTuple):
     tokens_per_second: completion tokens up to their end, decoding time alone.
     seconds: of decoding.
     correct: verdict of each row.
+    judged: False where the verifier itself failed, and there is none.
+    reasons: of the verdicts, in a few words; '' for none.
     tokens: completion of each row, as ids.
     commit_step: when each token was committed.
     num_steps: denoiser calls of each row.
@@ -39,18 +41,21 @@ class Evaluation(NamedTuple):
   tokens_per_second: float
   seconds: float
   correct: Float[np.ndarray, ' N']
+  judged: Bool[np.ndarray, ' N']
+  reasons: list[str]
   tokens: Int[np.ndarray, 'N L']
   commit_step: Int[np.ndarray, 'N L']
   num_steps: Int[np.ndarray, ' N']
 
   def summary(self) -> dict[str, Any]:
     """What eval.json says; `interval` is 1.96 standard errors."""
-    n = len(self.correct)
+    n = int(self.judged.sum())
     error = np.sqrt(self.accuracy * (1 - self.accuracy) / n)
     return {
       'accuracy': self.accuracy,
       'interval': float(1.96 * error),
-      'num': n,
+      'num': len(self.judged),
+      'unjudged': len(self.judged) - n,
       'mean_steps': self.mean_steps,
       'tokens_per_step': self.tokens_per_step,
       'tokens_per_second': self.tokens_per_second,
@@ -64,6 +69,7 @@ def evaluate(
   cfg: answer_free.RolloutConfig,
   *,
   batch_size: int,
+  draw: int = 0,
   advance: Callable[[int], None] | None = None,
 ) -> Evaluation:
   """Decodes every row once, without any gold answer, and scores it.
@@ -74,13 +80,14 @@ def evaluate(
     rows: held-out rows.
     cfg: the decoding setting; its temperature is 0 for greedy decoding.
     batch_size: rows decoded together.
+    draw: which of a row's completions, where the temperature is above 0.
     advance: called with the number of rows done since the last call.
 
   Returns:
     The evaluation of all rows, in every process; each decodes and scores its
     own. A row's result does not depend on `batch_size`.
   """
-  key = streams.step_key(ctx.root, 'eval', 0)
+  key = streams.step_key(ctx.root, 'eval', draw)
   parts, numbers, seconds = [], [], 0.0
   for start in range(0, len(rows), batch_size):
     count = min(batch_size, len(rows) - start)
@@ -113,8 +120,11 @@ def evaluate(
     score.RewardConfig(weights=()),
     prefill=ctx.prefill,
   )
-  trajectory, scored = local_rows.gather(
-    (trajectory, scored._replace(texts=[])), number, len(rows)
+  reasons = np.array([reason.encode() for reason in scored.reasons], 'S64')
+  trajectory, scored, reasons = local_rows.gather(
+    (trajectory, scored._replace(texts=[], reasons=[]), reasons),
+    number,
+    len(rows),
   )
   length = score.completion_mask(trajectory.tokens, ctx.vocab.stop_tokens)
   means = scored.terms | scored.metrics
@@ -131,6 +141,8 @@ def evaluate(
     tokens_per_second=float(length.sum() / seconds),
     seconds=seconds,
     correct=scored.correct.astype(np.float32),
+    judged=scored.judged,
+    reasons=[reason.decode() for reason in reasons],
     tokens=trajectory.tokens,
     commit_step=trajectory.commit_step,
     num_steps=trajectory.num_steps,

@@ -42,6 +42,9 @@ wrong, million) make it none. The model was prompted to box its answer, and the
 opening `<reasoning>` tag was given to it; with 128 tokens many completions end
 before their answer block, so the two accuracies say different things.
 
+Which part of a completion of HumanEval or MBPP is its program:
+[code_tasks.md](code_tasks.md).
+
 | task | items | d1 rules | strict rules | only d1 right | only ours right |
 |---|---|---|---|---|---|
 """

@@ -92,7 +92,7 @@ def fewest_steps(
   """
 
   def keeps(evaluation):
-    error = np.sqrt(wanted * (1 - wanted) / len(evaluation.correct))
+    error = np.sqrt(wanted * (1 - wanted) / evaluation.judged.sum())
     return evaluation.accuracy >= min(wanted + error, 1.0) > 0.0
 
   enough = [setting for setting in found if keeps(found[setting])]

@@ -4,7 +4,7 @@ A file has a JSON object a line, perhaps compressed: `question` and `generation`
 are texts, `ground_truth` is the gold answer: [[numbers], target] for Countdown,
 16 digits for Sudoku, a number for GSM8K (null where there is none), an
 expression for MATH, a letter for multiple choice (with `options`, a list of
-texts, where they are to be checked).
+texts, where they are to be checked). For programs see `code_recordings`.
 
 Rules: 'strict' are the task's own, on the text before the first end-of-text
 marker; 'd1' are those of the public d1 evaluator, on all of the text.
@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 
 from dllm_jax import errors, tasks
 from dllm_jax.data import json_rows
-from dllm_jax.tasks import multiple_choice
+from dllm_jax.eval import code_recordings
+from dllm_jax.tasks import code_judge, multiple_choice
 from dllm_jax.tasks import task as task_lib
 
 RULES = ('strict', 'd1')
@@ -32,21 +33,37 @@ class Recording(NamedTuple):
   generation: str
 
 
-def read(path: pathlib.Path, task_name: str) -> list[Recording]:
+def read(
+  path: pathlib.Path,
+  task_name: str,
+  data_dir: str | pathlib.Path | None = None,
+) -> list[Recording]:
   """The completions of a file.
+
+  Args:
+    path: of the file.
+    task_name: one of `TASKS`.
+    data_dir: of problems that records only name; see `code_recordings`.
 
   Raises:
     errors.UserError: the file is missing or malformed, with its line.
   """
-  make_row = _ROWS[task_name]
+  is_code = task_name in code_recordings.TASKS
+  if is_code:
+    make_row = code_recordings.reader(task_name, data_dir)
+  else:
+    make_row = _ROWS[task_name]
   found = []
   for number, record in json_rows.records(path):
     try:
-      generation = _text(record, 'generation')
+      if is_code:
+        generation = code_recordings.text_of(record, task_name)
+      else:
+        generation = _text(record, 'generation')
       row = make_row(record)
     except ValueError as error:
       raise errors.UserError(f'{path}:{number}: {error}') from error
-    found.append(Recording({'id': f'{path.name}:{number}', **row}, generation))
+    found.append(Recording({**row, 'id': f'{path.name}:{number}'}, generation))
   if not found:
     raise errors.UserError(f'{path} holds no rows')
   return found
@@ -58,6 +75,8 @@ def truth(task_name: str, row: task_lib.Row) -> dict[str, Any]:
     return {'ground_truth': [list(row['numbers']), row['target']]}
   if task_name == 'sudoku':
     return {'ground_truth': row['solution']}
+  if task_name in code_recordings.TASKS:
+    return {name: row[name] for name in code_recordings.FIELDS}
   options = {'options': list(row['options'])} if 'options' in row else {}
   return {'ground_truth': row['answer']} | options
 
@@ -78,7 +97,7 @@ def evaluate(
   """
   task = make_task(task_name, rules)
   texts = [recording.generation for recording in recordings]
-  if rules == 'strict':
+  if rules == 'strict' and task_name != 'code':
     texts = [ENDS.split(text, maxsplit=1)[0] for text in texts]
   verdicts = task_lib.score_all(
     task, [recording.row for recording in recordings], texts
@@ -86,7 +105,11 @@ def evaluate(
   items = [_item(task_name, verdict) for verdict in verdicts]
   judged = [verdict for verdict in verdicts if verdict.judged]
   if not judged:
-    raise errors.UserError(f'no completion of task {task_name!r} was judged')
+    reasons = ', '.join(sorted({v.reason for v in verdicts if v.reason}))
+    raise errors.UserError(
+      f'no completion of task {task_name!r} was judged'
+      + (f': {reasons:.200}' if reasons else '')
+    )
   numerator, denominator = sum(v.correct for v in judged), len(judged)
   report = {'task': task_name, 'rules': rules, 'num': len(items)}
   if task_name == 'sudoku':
@@ -114,8 +137,10 @@ def make_task(task_name: str, rules: str) -> task_lib.Task:
     errors.UserError: the public evaluator has no rules for the task.
   """
   if rules == 'strict':
+    if task_name == 'code':
+      return code_judge.make_task(name='code', reading='whole')
     return tasks.TASKS[task_name]()
-  if task_name in ('aqua', 'openbookqa'):
+  if task_name in ('aqua', 'openbookqa', *code_recordings.TASKS):
     raise errors.UserError(
       f'the d1 evaluator knows no task {task_name!r}: use --rules strict'
     )
@@ -133,6 +158,8 @@ def _item(task_name: str, verdict: task_lib.Score) -> dict[str, Any]:
     item |= {'cells_right': right, 'cells_empty': empty}
   elif task_name == 'countdown':
     score = verdict.terms['solution']
+  if verdict.reason:
+    item['reason'] = verdict.reason
   parsed = verdict.parsed
   if isinstance(parsed, float) and not math.isfinite(parsed):
     parsed = str(parsed)  # JSON has no such number
@@ -222,4 +249,4 @@ _ROWS: dict[str, Callable[[dict[str, Any]], task_lib.Row]] = {
   'aqua': _choice_row,
   'openbookqa': _choice_row,
 }
-TASKS = tuple(_ROWS)
+TASKS = (*_ROWS, *code_recordings.TASKS)

@@ -1,27 +1,32 @@
 """Evaluation of kept models: everything that `launch/eval.py` does."""
 
+import collections
 import dataclasses
 import json
+import math
 import pathlib
 import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from dllm_jax import errors, processes, settings, sharding, types
 from dllm_jax.analysis import frontier_plot
-from dllm_jax.eval import accuracy, recordings
+from dllm_jax.eval import accuracy, pass_at, recordings
 from dllm_jax.experiment import (
   kept_models,
   pretrained_base,
   results,
   setup,
 )
-from dllm_jax.io import checkpoint, console, workdir
+from dllm_jax.io import checkpoint, console, provenance, workdir
 from dllm_jax.rollout import context, score
 from dllm_jax.tasks import task as task_lib
 
 # Endings of what is written beside the results.
 GENERATIONS, PICTURE = '.generations.jsonl', '.png'
+_OF_JUDGING = ('task.parity', 'task.sandbox_')
 
 
 def evaluate_model(
@@ -49,6 +54,11 @@ def evaluate_model(
     errors.UserError: a model that is missing or of another shape.
   """
   cfg = settings.from_config(config)
+  if cfg.eval.num_samples > 1 and cfg.rollout.temperature == 0:
+    raise errors.UserError(
+      f'config key eval.num_samples is {cfg.eval.num_samples}, but at '
+      'temperature 0 all completions of a prompt are one: raise --temperature'
+    )
   if pretrained_base.is_folder(directory):
     if name is not None:
       raise errors.UserError(
@@ -60,15 +70,8 @@ def evaluate_model(
   ctx, rows = _open(config, cfg, directory, [name], out)
   setup.tell_reach(cfg, rows, screen)
   params = _load(ctx, _kept(directory)[name], screen)
-  with screen.stage(f'{cfg.task.name}, {name}', len(rows)) as bar:
-    found = accuracy.evaluate(
-      ctx,
-      params,
-      rows,
-      cfg.rollout,
-      batch_size=cfg.eval.batch_size,
-      advance=bar.add,
-    )
+  samples = _samples(ctx, params, rows, cfg, name, screen)
+  found = samples[0]
   summary = {
     'task': cfg.task.name,
     'model': str(directory),
@@ -76,15 +79,21 @@ def evaluate_model(
     'seed': cfg.seed,
     'decoding': dataclasses.asdict(cfg.rollout),
   } | found.summary()
+  if any(found.reasons):
+    summary['reasons'] = dict(
+      collections.Counter(r for s in samples for r in s.reasons if r)
+    )
   screen.line(
     f'{cfg.task.name}, {name}: accuracy {100 * found.accuracy:.1f} % '
     f'± {100 * summary["interval"]:.1f} on {len(rows)} problems, '
     f'{found.mean_steps:.1f} steps, {found.tokens_per_second:.0f} tokens/s'
   )
+  if len(samples) > 1:
+    summary |= _pass_at(samples, cfg.eval.pass_at, screen)
   if out is not None and processes.is_first():
     workdir.write_json(out, summary)
     generations = out.with_suffix(GENERATIONS)
-    _write_generations(generations, ctx, rows, found)
+    _write_generations(generations, ctx, rows, samples)
     screen.line(f'written: {out}, {generations}')
   return summary
 
@@ -111,6 +120,11 @@ def sweep_models(
     errors.UserError: as `evaluate_model`.
   """
   cfg = settings.from_config(config)
+  if cfg.eval.num_samples > 1:
+    raise errors.UserError(
+      f'config key eval.num_samples is {cfg.eval.num_samples}, but a sweep is '
+      'greedy, one completion a prompt: leave it at 1'
+    )
   kept = _kept(directory)
   ctx, rows = _open(config, cfg, directory, list(kept) or ['final'], out)
   setup.tell_reach(cfg, rows, screen)
@@ -135,6 +149,50 @@ def sweep_models(
   return found
 
 
+def _samples(
+  ctx: context.Context,
+  params: types.Params,
+  rows: Sequence[task_lib.Row],
+  cfg: settings.Settings,
+  name: str,
+  screen: console.Console,
+) -> list[accuracy.Evaluation]:
+  """`eval.num_samples` completions of every row; the first are as without."""
+  num = cfg.eval.num_samples
+  with screen.stage(f'{cfg.task.name}, {name}', num * len(rows)) as bar:
+    return [
+      accuracy.evaluate(
+        ctx,
+        params,
+        rows,
+        cfg.rollout,
+        batch_size=cfg.eval.batch_size,
+        draw=draw,
+        advance=bar.add,
+      )
+      for draw in range(num)
+    ]
+
+
+def _pass_at(
+  samples: Sequence[accuracy.Evaluation],
+  ks: Sequence[int],
+  screen: console.Console,
+) -> dict[str, Any]:
+  """pass@k for the results file, None for what cannot be estimated."""
+  stack = lambda name: np.stack([getattr(s, name) for s in samples], axis=1)
+  found = pass_at.summary(stack('correct') > 0, stack('judged'), ks)
+  known = {k: v for k, v in found.items() if not math.isnan(v)}
+  shown = [
+    f'{k} {100 * v:.1f} %' for k, v in known.items() if not k.endswith('_num')
+  ]
+  screen.line(f'{len(samples)} completions a prompt: {", ".join(shown)}')
+  return {
+    'num_samples': len(samples),
+    **{name: known.get(name) for name in found},
+  }
+
+
 def _open(
   config: Mapping[str, Any],
   cfg: settings.Settings,
@@ -154,9 +212,10 @@ def _open(
   sharding.check_divides(cfg.eval.batch_size, ctx.mesh, 'eval.batch_size')
   if out is not None:
     processes.from_first('the results', lambda: _check_writable(out, directory))
-  processes.check_same(workdir.flatten(config) | workdir.code())
+  processes.check_same(workdir.flatten(config) | provenance.code())
   rows = setup.after_first(setup.load_test, cfg)
   ctx.encode(rows, cfg.rollout.max_prompt_length)
+  setup.check_verifier(ctx, rows)
   return ctx, rows
 
 
@@ -203,7 +262,8 @@ def _check_same_model(
   if (directory / pretrained_base.FOLDER).is_dir():
     groups = ('model.lora_', 'model.param_dtype')
   for key, value in workdir.flatten(own).items():
-    if key.startswith(groups) and key != 'task.parity':
+    # How completions are judged has no part in the model.
+    if key.startswith(groups) and not key.startswith(_OF_JUDGING):
       if given.get(key) != value:
         raise errors.UserError(
           f'{directory} was trained with {key}={value}, the config says '
@@ -215,22 +275,31 @@ def _write_generations(
   path: pathlib.Path,
   ctx: context.Context,
   rows: Sequence[task_lib.Row],
-  found: accuracy.Evaluation,
+  samples: Sequence[accuracy.Evaluation],
 ) -> None:
-  texts = score.texts(ctx.tokenizer, found.tokens, past_eos=False)
+  """A line a completion; `sample` counts those of a row, if it has several."""
+  texts = [
+    score.texts(ctx.tokenizer, found.tokens, past_eos=False)
+    for found in samples
+  ]
   with path.open('w', encoding='utf-8') as file:
     for i, row in enumerate(rows):
-      record = {
-        'id': row['id'],
-        'question': ctx.task.prompt(row),
-        'generation': texts[i],
-        **recordings.truth(ctx.task.name, row),
-        'correct': bool(found.correct[i]),
-        'completion_ids': found.tokens[i].tolist(),
-        'commit_step': found.commit_step[i].tolist(),
-        'num_steps': int(found.num_steps[i]),
-      }
-      file.write(json.dumps(record) + '\n')
+      for number, found in enumerate(samples):
+        record = {
+          'id': row['id'],
+          'question': ctx.task.prompt(row),
+          'generation': texts[number][i],
+          **recordings.truth(ctx.task.name, row),
+          'correct': bool(found.correct[i]) if found.judged[i] else None,
+          'completion_ids': found.tokens[i].tolist(),
+          'commit_step': found.commit_step[i].tolist(),
+          'num_steps': int(found.num_steps[i]),
+        }
+        if any(found.reasons):
+          record['reason'] = found.reasons[i]
+        if len(samples) > 1:
+          record['sample'] = number
+        file.write(json.dumps(record) + '\n')
 
 
 def _check_writable(out: pathlib.Path, directory: pathlib.Path) -> None:

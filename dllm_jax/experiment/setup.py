@@ -291,6 +291,16 @@ def check_rows(
     score.score(ctx.task, ctx.tokenizer, rows.test[:1], nothing, cfg.reward)
   if cfg.method == 'ag_grpo' and cfg.guided.num_guided:
     _check_anchors(cfg, ctx, rows.validation)
+  check_verifier(ctx, rows.test)
+
+
+def check_verifier(ctx: context.Context, rows: Sequence[task_lib.Row]) -> None:
+  """Judges a program, or whatever the task judges, before any work is done.
+
+  Raises:
+    errors.UserError: the verifier does not run on this host.
+  """
+  ctx.task.score(rows[0], ctx.task.demonstration(rows[0]))
 
 
 def _check_anchors(

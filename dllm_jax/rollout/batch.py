@@ -147,7 +147,7 @@ def _measure(
     trajectory.commit_step < trajectory.num_steps[:, None]
   )
   return _Measured(
-    scored=scored._replace(texts=[]),
+    scored=scored._replace(texts=[], reasons=[]),
     prompt_id=rollouts.prompt_id,
     guided=rollouts.guided,
     length=completion_mask.sum(axis=1),

@@ -40,6 +40,7 @@ class Scored(NamedTuple):
     metrics: what else the task reports.
     leaked: the reasoning spells the gold answer.
     texts: the completions.
+    reasons: of the verdicts, in a few words; '' for none.
   """
 
   reward: Float[np.ndarray, ' B']
@@ -49,6 +50,7 @@ class Scored(NamedTuple):
   metrics: dict[str, Float[np.ndarray, ' B']]
   leaked: Bool[np.ndarray, ' B']
   texts: list[str]
+  reasons: list[str]
 
 
 def completion_mask(
@@ -144,4 +146,5 @@ def score(
       bool,
     ),
     texts=written,
+    reasons=[verdict.reason for verdict in verdicts],
   )

@@ -3,6 +3,7 @@
 import functools
 
 from dllm_jax.tasks import (
+  code_judge,
   countdown,
   gsm8k,
   mathematics,
@@ -19,4 +20,9 @@ TASKS = {
   'openbookqa': functools.partial(
     multiple_choice.MultipleChoice, name='openbookqa'
   ),
+  'humaneval': functools.partial(
+    code_judge.make_task, name='humaneval', reading='continuation'
+  ),
+  'mbpp': functools.partial(code_judge.make_task, name='mbpp'),
+  'kodcode': functools.partial(code_judge.make_task, name='kodcode'),
 }

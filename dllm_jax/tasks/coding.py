@@ -4,23 +4,21 @@ A row is {'id': str, 'prompt': str, 'entry_point': str, 'test': str, 'solution':
 str, 'setup': str}; `test` is Python that defines `check(candidate)`, or plain
 assertions. `entry_point` may be '' where a test names its function itself.
 
-Model-written code never runs here: a `CodeJudge` does that, in a sandbox. This
-version has none, so the task is not in `tasks.TASKS`.
+Model-written code never runs here: a `CodeJudge` does that, in a sandbox.
+`programs` says what of a completion is the program.
 
 Deviations from the public d1 code: the 'd1' prompt asks for d1's layout in
 words of our own; `fence` is given to a code block that names no language too.
 """
 
 import dataclasses
-import re
 from collections.abc import Sequence
-from typing import NamedTuple, NoReturn, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
-from dllm_jax import errors
-from dllm_jax.tasks import format, task
+from dllm_jax.tasks import format, programs, task
 
-_MAX_CODE_CHARS = 2**16
-_FENCE = re.compile(r'```(?:python|py|Python)?[ \t]*\n(.*?)```', re.DOTALL)
+# Words of a code block, which stand in every demonstration.
+_BLOCK_WORDS = ('```python\n', '\n```')
 
 _D1_PROMPT = (
   format.XML_DIRECTIVE
@@ -67,44 +65,33 @@ class CodeJudge(Protocol):
     """A verdict a submission, in order."""
 
 
-def refuse() -> NoReturn:
-  """Says why code is not scored.
-
-  Raises:
-    errors.UserError: always.
-  """
-  raise errors.UserError(
-    "task 'code' runs programs that a model wrote, which needs a sandbox, and "
-    'this version has none: use another task'
-  )
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Coding:
-  """The code task.
+  """One of the code tasks.
 
   Attributes:
+    name: the key in `tasks.TASKS`.
     judge: of the programs.
     prompt_style: 'terse' is the problem alone; 'd1' asks for the layout too.
+    reading: how a program is read out of a completion.
   """
 
+  name: str
   judge: CodeJudge
   prompt_style: str = 'd1'
-
-  name = 'code'
+  reading: programs.Reading = 'layout'
 
   def __post_init__(self):
     if self.prompt_style not in ('terse', 'd1'):
       raise ValueError(f'prompt_style must be terse or d1: {self.prompt_style}')
 
   def words(self) -> tuple[str, ...]:
-    """Tags, ASCII characters, and for 'd1' the words of the prompt."""
-    if self.prompt_style == 'terse':
-      return format.lexicon()
-    return format.lexicon(_D1_PROMPT.format(prompt=''))
+    """Tags, code blocks, ASCII, and for 'd1' the words of the prompt."""
+    texts = [_D1_PROMPT.format(prompt='')] * (self.prompt_style == 'd1')
+    return (*format.lexicon(*texts), *_BLOCK_WORDS)
 
   def prompt(self, row: task.Row) -> str:
-    """The problem."""
+    """The problem; a head of a program keeps its own lines."""
     if self.prompt_style == 'd1':
       return _D1_PROMPT.format(prompt=row['prompt'].strip())
     return row['prompt'].strip() + '\n'
@@ -120,7 +107,7 @@ class Coding:
   def reasoning_has_gold(self, row: task.Row, completion: str) -> bool:
     """Whether the reasoning spells the program, whatever its spaces."""
     gold = ''.join(row['solution'].split())
-    reasoning = format.reasoning_text(completion)[:_MAX_CODE_CHARS]
+    reasoning = format.reasoning_text(completion)[: programs.MAX_CHARS]
     return bool(gold) and gold in ''.join(reasoning.split())
 
   def score(self, row: task.Row, completion: str) -> task.Score:
@@ -130,63 +117,57 @@ class Coding:
   def score_batch(
     self, rows: Sequence[task.Row], completions: Sequence[str]
   ) -> list[task.Score]:
-    """Judges the program of the last answer block, many at a time.
+    """Judges the programs of completions, many at a time.
 
     Terms: `tests` is the share of tests that pass, `passed` is 1 if all do;
     `fence` is 0.5 for a code block inside the answer block; then the format
     terms. Where the sandbox failed, `tests` and `passed` are nan.
     """
-    programs = [extract_program(text) for text in completions]
-    asked = [i for i, program in enumerate(programs) if program is not None]
-    found = self.judge.judge(
+    found = [
+      programs.extract(
+        text,
+        reading=self.reading,
+        prompt=row['prompt'],
+        entry_point=row['entry_point'],
+      )
+      for row, text in zip(rows, completions, strict=True)
+    ]
+    asked = [i for i, program in enumerate(found) if program is not None]
+    given = self.judge.judge(
       [
         Submission(
-          '\n'.join(filter(None, [rows[i]['setup'], programs[i]])),
+          '\n'.join(filter(None, [rows[i]['setup'], found[i]])),
           rows[i]['test'],
           rows[i]['entry_point'],
         )
         for i in asked
       ]
     )
-    verdicts = dict(zip(asked, found, strict=True))
-    nothing = Verdict(False, 0.0, 'no program')
+    verdicts = dict(zip(asked, given, strict=True))
     return [
-      _score(verdicts.get(i, nothing), text, programs[i])
+      _score(verdicts.get(i, _NOTHING), text, found[i])
       for i, text in enumerate(completions)
     ]
+
+
+_NOTHING = Verdict(False, 0.0, 'no program')
 
 
 def _score(
   verdict: Verdict, completion: str, program: str | None
 ) -> task.Score:
   judged = verdict.passed is not None
+  answer = format.extract_answer(completion)
   terms = {
     'tests': verdict.share if judged else float('nan'),
     'passed': float(verdict.passed) if judged else float('nan'),
-    'fence': has_fence(completion),
+    'fence': 0.5 * programs.has_block(answer or ''),
   }
   terms |= format.terms(completion)
   metrics = {
-    'has_answer': float(format.extract_answer(completion) is not None),
+    'has_answer': float(answer is not None),
     'has_program': float(program is not None),
   }
-  return task.Score(terms, bool(verdict.passed), metrics, program, judged)
-
-
-def has_fence(completion: str) -> float:
-  """0.5 if the last answer block holds a code block, else 0."""
-  answer = format.extract_answer(completion) or ''
-  return 0.5 * (_FENCE.search(answer[:_MAX_CODE_CHARS]) is not None)
-
-
-def extract_program(completion: str) -> str | None:
-  """The last code block of the last answer block, or all of that block.
-
-  Returns:
-    None without an answer block, or where it is empty or too long.
-  """
-  answer = format.extract_answer(completion)
-  if not answer or len(answer) > _MAX_CODE_CHARS:
-    return None
-  fenced = _FENCE.findall(answer)
-  return fenced[-1] if fenced else answer
+  return task.Score(
+    terms, bool(verdict.passed), metrics, program, judged, verdict.reason
+  )

@@ -17,6 +17,7 @@ class Score(NamedTuple):
     judged: False where the verifier itself failed: the terms in question are
       then not a number, the row is left out of training, and `correct` says
       nothing.
+    reason: why, in a few words for people; '' where there is nothing to say.
   """
 
   terms: dict[str, float]
@@ -24,6 +25,7 @@ class Score(NamedTuple):
   metrics: dict[str, float]
   parsed: str | float | None = None
   judged: bool = True
+  reason: str = ''
 
 
 @runtime_checkable

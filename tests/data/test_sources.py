@@ -37,10 +37,29 @@ def test_splits_of_a_small_data_set(data, tmp_path):
   assert [row['answer'] for row in test] == ['1000', '1001']
   ids = {row['id'] for part in (train, validation) for row in part}
   assert ids == {f'gsm8k/train.jsonl:{i}' for i in range(1, 101)}
-  assert all(text_rows.held_out(row) for row in validation)
+  found = {text_rows.split_of(row, ['validation']) for row in validation}
+  assert found == {'validation'}
   loaded = {r['id']: r for r in benchmarks.load('gsm8k', 'train', data)}
   assert all(loaded[row['id']] == row for row in train)
   assert train[5] is train[5]  # read once
+
+
+def test_test_rows_of_a_data_set_that_has_none(data, tmp_path):
+  (data / 'kodcode').mkdir()
+  (data / 'kodcode' / 'train.jsonl').write_text(
+    _lines(
+      {'question': f'Add {i}.', 'solution': 'f = 1', 'test': f'assert f == {i}'}
+      for i in range(200)
+    )
+  )
+  task = tasks.TASKS['kodcode']()
+  rows = {
+    split: sources.rows(task, split, data_dir=data, cache_dir=tmp_path)
+    for split in ('train', 'validation', 'test')
+  }
+  assert sum(map(len, rows.values())) == 200
+  assert all(1 <= len(rows[name]) <= 30 for name in ('validation', 'test'))
+  assert len({row['id'] for part in rows.values() for row in part}) == 200
 
 
 def test_other_files_are_another_data_set(data, tmp_path):
@@ -81,6 +100,19 @@ def test_lists_of_texts_come_back(shared_dir, tmp_path):
   )
   loaded = benchmarks.load('openbookqa', 'test', shared_dir / 'data')
   assert list(rows) == loaded and isinstance(rows[0]['options'][0], str)
+
+
+def test_real_mbpp_has_no_leak(shared_dir):
+  found = text_rows.splits('mbpp', shared_dir / 'data')
+  sizes = {split: len(rows) for split, rows in found.items()}
+  assert sizes == {
+    'prompt': 10,
+    'train': 373,
+    'validation': 89,
+    'test': 500,
+    'sanitized_test': 257,
+  }
+  assert max(len(row['prompt']) for row in found['test']) < 1000
 
 
 @pytest.mark.slow

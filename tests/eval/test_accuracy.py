@@ -59,10 +59,19 @@ def test_the_width_does_not_matter(parts):
   other = evaluate(
     parts, [*ROWS, long], temperature=1.0, max_prompt_length=40, batch_size=8
   )
-  first = other._replace(
-    **{name: getattr(other, name)[:7] for name in (*PER_ROW, 'texts')}
-  )
+  first = other._replace(**{name: getattr(other, name)[:7] for name in PER_ROW})
   assert_same_rows(first, want, range(7))
+
+
+def test_draws_are_different_and_the_first_is_the_usual_one(parts):
+  ctx, params, cfg = parts
+  cfg = dataclasses.replace(cfg, temperature=1.0)
+  first, second = (
+    accuracy.evaluate(ctx, params, ROWS, cfg, batch_size=8, draw=draw)
+    for draw in (0, 1)
+  )
+  assert_same_rows(first, evaluate(parts, temperature=1.0), range(7))
+  assert (first.tokens != second.tokens).any(axis=1).all()
 
 
 def test_the_order_does_not_matter(parts):
@@ -117,13 +126,15 @@ def test_sweep(parts):
 def make(correct):
   n = len(correct)
   return accuracy.Evaluation(
-    accuracy=float(np.mean(correct)),
+    accuracy=float(np.mean([c for c in correct if c is not None])),
     mean_steps=3.0,
     tokens_per_step=4.0,
     metrics={'solution': 0.25},
     tokens_per_second=100.0,
     seconds=1.0,
-    correct=np.array(correct, np.float32),
+    correct=np.array([bool(c) for c in correct], np.float32),
+    judged=np.array([c is not None for c in correct]),
+    reasons=[''] * n,
     tokens=np.zeros((n, 2), np.int32),
     commit_step=np.zeros((n, 2), np.int32),
     num_steps=np.full(n, 3, np.int32),
@@ -137,6 +148,7 @@ def test_summary_by_hand():
   assert found == {
     'accuracy': 0.25,
     'num': 16,
+    'unjudged': 0,
     'mean_steps': 3.0,
     'tokens_per_step': 4.0,
     'tokens_per_second': 100.0,
@@ -144,6 +156,10 @@ def test_summary_by_hand():
   }
   assert make([1, 1, 1]).summary()['interval'] == 0
   assert make([0]).summary()['interval'] == 0
+  # What was not judged says nothing, of the interval neither.
+  masked = make([1] * 4 + [0] * 12 + [None] * 9).summary()
+  assert masked['interval'] == pytest.approx(0.21217622, abs=1e-7)
+  assert (masked['num'], masked['unjudged']) == (25, 9)
 
 
 def test_accuracy_is_of_what_was_judged(parts, monkeypatch):

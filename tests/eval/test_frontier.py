@@ -133,6 +133,8 @@ def test_the_fewest_steps_that_keep_an_accuracy():
         tokens_per_second=1.0,
         seconds=1.0,
         correct=np.zeros(100, np.float32),
+        judged=np.ones(100, bool),
+        reasons=[],
         tokens=np.zeros((100, 1), np.int32),
         commit_step=np.zeros((100, 1), np.int32),
         num_steps=np.ones(100, np.int32),

@@ -61,7 +61,7 @@ def _write(path, rows):
   return path
 
 
-@pytest.mark.parametrize('task', recordings.TASKS)
+@pytest.mark.parametrize('task', RIGHT)
 @pytest.mark.parametrize('file', ['a.jsonl', 'a.jsonl.gz'])
 def test_right_and_wrong(tmp_path, task, file):
   truth, answer, question, score = RIGHT[task]

@@ -1,11 +1,11 @@
-"""Code: prompts, what is handed to the judge, and refusal without one."""
+"""Code: prompts, what is handed to the judge, and what its verdicts become."""
 
 import dataclasses
 import math
 
 import pytest
 
-from dllm_jax import errors, tasks
+from dllm_jax import tasks
 from dllm_jax.tasks import coding, format, task
 
 ROW = {
@@ -34,32 +34,34 @@ FAIL = coding.Verdict(False, 0.25, 'wrong')
 LOST = coding.Verdict(None, 0.0, 'no sandbox')
 
 
-def test_it_is_a_task_but_not_on_offer():
-  found = coding.Coding(judge=Fixed([]))
+def make(judge, **changes):
+  return coding.Coding(**({'name': 'mbpp', 'judge': judge} | changes))
+
+
+def test_it_is_a_task():
+  found = make(Fixed([]))
   assert isinstance(found, task.Task) and isinstance(found, task.BatchScorer)
   assert isinstance(Fixed([]), coding.CodeJudge)
-  assert 'code' not in tasks.TASKS
-  with pytest.raises(errors.UserError, match='needs a sandbox') as caught:
-    coding.refuse()
-  assert '\n' not in str(caught.value)
+  for name in ('humaneval', 'mbpp', 'kodcode'):
+    assert tasks.TASKS[name]().name == name
 
 
 def test_prompts():
   judge = Fixed([])
-  prompt = coding.Coding(judge=judge).prompt(ROW)
+  prompt = make(judge).prompt(ROW)
   assert '```python' in prompt and prompt.endswith('returns 1.\n')
-  terse = coding.Coding(judge=judge, prompt_style='terse')
+  terse = make(judge, prompt_style='terse')
   assert terse.prompt(ROW) == 'Write f, which returns 1.\n'
   assert not any('{' in w and len(w) > 1 for w in terse.words())
-  words = coding.Coding(judge=judge).words()
+  words = make(judge).words()
   assert not any('{' in w and len(w) > 1 for w in words)
   with pytest.raises(ValueError, match='d2'):
-    coding.Coding(judge=judge, prompt_style='d2')
+    make(judge, prompt_style='d2')
 
 
 def test_demonstration_hands_over_the_program():
   judge = Fixed([PASS])
-  verifier = coding.Coding(judge=judge)
+  verifier = make(judge)
   found = verifier.score(ROW, verifier.demonstration(ROW))
   (asked,) = judge.asked
   assert asked.code == ROW['solution'] and asked.entry_point == 'f'
@@ -82,30 +84,43 @@ def test_verdicts_by_row():
   judge = Fixed([FAIL, LOST, PASS])
   texts = ['<answer>a</answer>', '', '<answer>b</answer>', '<answer>c</answer>']
   rows = [ROW, ROW, ROW, ROW | {'setup': 'import os'}]
-  found = coding.Coding(judge=judge).score_batch(rows, texts)
+  found = make(judge).score_batch(rows, texts)
   assert [a.code for a in judge.asked] == ['a', 'b', 'import os\nc']
   assert [s.correct for s in found] == [False, False, False, True]
   assert [s.judged for s in found] == [True, True, False, True]
   assert [s.terms['tests'] for s in found[:2]] == [0.25, 0.0]
   assert math.isnan(found[2].terms['tests'])
   assert math.isnan(found[2].terms['passed'])
+  assert [s.reason for s in found] == ['wrong', 'no program', 'no sandbox', '']
+
+
+def test_a_program_may_go_on_from_the_prompt():
+  judge = Fixed([PASS] * 2)
+  verifier = make(judge, name='humaneval', reading='continuation')
+  head = 'import math\n\ndef f():\n  """One."""\n'
+  row = ROW | {'prompt': head}
+  verifier.score_batch([row, row], ['  return 1\n', '<answer>x = 1</answer>'])
+  assert judge.asked[0].code == head + '  return 1\n'
+  assert judge.asked[1].code == head + 'x = 1'
+
+
+def test_words_spell_a_demonstration_in_few():
+  words = make(Fixed([]), prompt_style='terse').words()
+  assert '```python\n' in words and '\n```' in words
+  assert len(set(words)) == len(words)
 
 
 @pytest.mark.parametrize(
-  ('completion', 'program', 'fence'),
+  ('completion', 'fence'),
   [
-    ('<answer>```python\nx = 1\n```</answer>', 'x = 1\n', 0.5),
-    ('<answer>```\nx = 1\n```</answer>', 'x = 1\n', 0.5),
-    ('<answer>```py\na\n``` ```python\nb\n```</answer>', 'b\n', 0.5),
-    ('<answer>x = 1</answer>', 'x = 1', 0.0),
-    ('```python\nx = 1\n```', None, 0.0),
-    ('```python\nx\n```<answer>y</answer>', 'y', 0.0),
-    ('<answer>```python\nx = 1</answer>', '```python\nx = 1', 0.0),
-    ('<answer></answer>', None, 0.0),
-    ('<answer>' + '`' * 10**6 + '</answer>', None, 0.0),
-    ('', None, 0.0),
+    ('<answer>```python\nx = 1\n```</answer>', 0.5),
+    ('<answer>x = 1</answer>', 0.0),
+    ('```python\nx = 1\n```', 0.0),
+    ('```python\nx\n```<answer>y</answer>', 0.0),
+    ('<answer>```python\nx = 1</answer>', 0.0),
+    ('', 0.0),
   ],
 )
-def test_extract_program(completion, program, fence):
-  assert coding.extract_program(completion) == program
-  assert coding.has_fence(completion) == fence
+def test_the_fence_term_wants_the_block_in_the_answer(completion, fence):
+  found = make(Fixed([PASS])).score(ROW, completion)
+  assert found.terms['fence'] == fence

@@ -120,16 +120,11 @@ class Remote:
     object.__setattr__(self, '_key', key)
 
   def __call__(self, *arguments, **keywords):
-    channel = object.__getattribute__(self, '_channel')
-    reply = channel.ask(
-      'call',
-      channel.encode(self),
-      [channel.encode(argument) for argument in arguments],
-      channel.encode(keywords),
-    )
-    for change in _pairs(reply.get('changed')):
-      _replace(channel, arguments, *change)
-    return channel.decode(reply['v'])
+    try:
+      return _invoke(self, arguments, keywords)
+    except StopIteration as error:
+      # It would end the `map` or the generator of a test that asserts.
+      raise RuntimeError('the program raised StopIteration') from error
 
   def __getattr__(self, name):
     channel = object.__getattribute__(self, '_channel')
@@ -152,7 +147,7 @@ class Remote:
     return iter(self.__getattr__('__iter__')())
 
   def __next__(self):
-    return self.__getattr__('__next__')()
+    return _invoke(self.__getattr__('__next__'), (), {})
 
   def __str__(self):
     return self.__getattr__('__str__')()
@@ -174,6 +169,20 @@ class Remote:
     return object.__getattribute__(self, '_key') == object.__getattribute__(
       other, '_key'
     )
+
+
+def _invoke(remote: Remote, arguments: tuple, keywords: dict[str, Any]) -> Any:
+  """The result of a call in the program's process."""
+  channel = object.__getattribute__(remote, '_channel')
+  reply = channel.ask(
+    'call',
+    channel.encode(remote),
+    [channel.encode(argument) for argument in arguments],
+    channel.encode(keywords),
+  )
+  for change in _pairs(reply.get('changed')):
+    _replace(channel, arguments, *change)
+  return channel.decode(reply['v'])
 
 
 def _pairs(changes: Any) -> list[Any]:

@@ -15,7 +15,9 @@ from dllm_jax import errors
 # Of memory, files that are open or that landlock lets open, time, and threads.
 # Not here, so denied: sockets, fork, exec, kill, tracing, namespaces, mounts,
 # bpf, perf, io_uring, keys, System V and POSIX queues, shared memory, memfd,
-# device nodes, priorities and processor masks.
+# device nodes, priorities, processor masks; what changes a file by its path and
+# landlock does not see, whole or in old kernels: its size, times and modes; and
+# locks of files, by which programs that run side by side could talk.
 _ALLOWED = (
   *('brk', 'mmap', 'mprotect', 'munmap', 'mremap', 'madvise', 'msync'),
   *('read', 'write', 'readv', 'writev', 'pread64', 'pwrite64', 'lseek'),
@@ -23,8 +25,8 @@ _ALLOWED = (
   *('pipe2', 'stat', 'fstat', 'lstat', 'newfstatat', 'statx', 'access'),
   *('faccessat', 'faccessat2', 'readlink', 'readlinkat', 'getdents64'),
   *('getcwd', 'chdir', 'fchdir', 'mkdir', 'mkdirat', 'rmdir', 'unlink'),
-  *('unlinkat', 'rename', 'renameat', 'renameat2', 'truncate', 'ftruncate'),
-  *('fsync', 'fdatasync', 'flock', 'umask', 'utimensat', 'copy_file_range'),
+  *('unlinkat', 'rename', 'renameat', 'renameat2', 'ftruncate'),
+  *('fsync', 'fdatasync', 'umask', 'copy_file_range'),
   *('sendfile', 'poll', 'ppoll', 'select', 'pselect6', 'epoll_create1'),
   *('epoll_ctl', 'epoll_wait', 'epoll_pwait', 'eventfd2', 'futex'),
   *('set_robust_list', 'get_robust_list', 'rseq', 'set_tid_address'),
@@ -39,7 +41,7 @@ _ALLOWED = (
 )
 _CLONE_THREAD = 0x00010000
 _FIOCLEX, _FIONCLEX, _FIONBIO = 0x5451, 0x5450, 0x5421
-_OWN_FCNTL = (0, 1, 2, 3, 4, 5, 6, 7, 1030)  # dup, flags, locks, dup_cloexec
+_OWN_FCNTL = (0, 1, 2, 3, 4, 1030)  # dup, flags, dup_cloexec
 
 
 def _library() -> ModuleType:
