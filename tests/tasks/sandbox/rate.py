@@ -1,4 +1,4 @@
-"""Evaluations a CPU-second, all processes counted: rate.py TIER values|judge."""
+"""Evaluations a CPU-second of all processes: rate.py TIER values|judge."""
 
 import resource
 import sys
