@@ -158,15 +158,32 @@ class TransformerDenoiser:
     attention_mask: Bool[Array, 'B S'],
     query: Int[Array, 'B Q'],
   ) -> Float[Array, 'B Q V']:
-    model = Transformer(self.cfg)
-    variables = {'params': params}
-    hidden = model.apply(
-      variables, tokens, attention_mask, method=Transformer.hidden
+    return self.unembed(
+      params, self.states(params, tokens, attention_mask, query)
+    )
+
+  def states(
+    self,
+    params: types.Params,
+    tokens: Int[Array, 'B S'],
+    attention_mask: Bool[Array, 'B S'],
+    query: Int[Array, 'B Q'],
+  ) -> Float[Array, 'B Q D']:
+    """What the logits of the queried columns are made of."""
+    hidden = Transformer(self.cfg).apply(
+      {'params': params}, tokens, attention_mask, method=Transformer.hidden
     )
     if self.cfg.logit_shift:
       query = _previous_real(attention_mask, query)
-    states = jnp.take_along_axis(hidden, query[..., None], axis=1)
-    return model.apply(variables, states, method=Transformer.unembed)
+    return jnp.take_along_axis(hidden, query[..., None], axis=1)
+
+  def unembed(
+    self, params: types.Params, states: Float[Array, 'B Q D']
+  ) -> Float[Array, 'B Q V']:
+    """The logits of `states`."""
+    return Transformer(self.cfg).apply(
+      {'params': params}, states, method=Transformer.unembed
+    )
 
 
 def init(key: Key[Array, ''], cfg: config.ModelConfig) -> types.Params:

@@ -124,14 +124,14 @@ def update(
     'num_micro': cfg.num_micro,
   }
   keys = [jax.random.fold_in(key, j) for j in range(cfg.num_inner)]
-  read = functools.partial(_logp, **static)
+  read = functools.partial(fixed_logp, **static)
   # Before the first step, since it donates the rollout policy. Iteration 0
   # needs no old log-probabilities, and without KL nothing needs reference ones.
   old = [None] + [read(state.params, batch, k) for k in keys[1:]]
   ref = [read(reference, batch, k) if cfg.has_kl else None for k in keys]
   history = []
   for j, inner_key in enumerate(keys):
-    state, metrics = _inner_step(
+    state, metrics = inner_step(
       state,
       batch,
       old[j],
@@ -148,7 +148,7 @@ def update(
 @functools.partial(
   jax.jit, static_argnames=('denoiser', 'vocab', 'estimator', 'num_micro')
 )
-def _logp(
+def fixed_logp(
   params: types.Params,
   batch: types.RolloutBatch,
   key: Key[Array, ''],
@@ -182,7 +182,7 @@ def _logp(
   ),
   donate_argnames=('state',),
 )
-def _inner_step(
+def inner_step(
   state: state_lib.TrainState,
   batch: types.RolloutBatch,
   old_logp: Float[Array, 'B K Q'] | None,
