@@ -55,7 +55,7 @@ def get_config(arg: str = '') -> config_dict.ConfigDict:
       'logit_shift': False,
       'dtype': 'float32',
       'param_dtype': 'float32',
-      'remat': False,
+      'remat': 'none',  # or 'block', 'dots'
       'lora_rank': 0,
       'lora_alpha': 64.0,
       'embed_init_std': 0.3,

@@ -109,7 +109,7 @@ _MODELS = {'llada_8b': _llada_8b, 'dream_7b': _dream_7b}
 _LORA = {
   'dtype': 'bfloat16',
   'param_dtype': 'bfloat16',
-  'remat': True,
+  'remat': 'block',
   'lora_rank': 128,
   'lora_alpha': 64.0,
 }

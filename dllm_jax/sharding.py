@@ -1,20 +1,22 @@
 """The device mesh, and where parameters and batches live on it.
 
-Axes: `data` splits rows, `fsdp` splits parameters, `tensor` splits heads and
-hidden widths. Rules are ordered (regex, spec) pairs over the '/'-joined
-parameter path; the first full match wins.
+Axes: `data` splits rows, `fsdp` splits rows and parameters, `tensor` splits
+heads, hidden widths and the vocabulary. Rules are ordered (regex, spec) pairs
+over the '/'-joined parameter path; the first full match wins. See
+docs/scaling.md.
 """
 
 import dataclasses
+import functools
 import re
+from typing import Any
 
-import flax
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from dllm_jax import errors, types
+from dllm_jax import errors
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,8 +25,10 @@ class MeshConfig:
 
   Attributes:
     data: -1 takes every device that the other axes leave.
-    fsdp: shards of the parameters.
-    tensor: shards of heads and hidden widths.
+    fsdp: shards of the parameters and of the rows; a layer is put together
+      where it is used.
+    tensor: shards of heads, hidden widths and vocabulary, which work on the
+      same rows.
     cpu_devices: devices that the launchers make of a CPU; on the CPU a shard
       a core is faster than many threads on small arrays.
   """
@@ -35,17 +39,23 @@ class MeshConfig:
   cpu_devices: int = 1
 
 
+# A factor of an adapter is divided as the side of the kernel that it shares.
 RULES = (
   (r'embed_tokens', P('tensor', 'fsdp')),
   (r'lm_head/kernel', P('fsdp', 'tensor')),
   (r'layers/.*/(q|k|v|gate|up)_proj/kernel', P(None, 'fsdp', 'tensor')),
   (r'layers/.*/(o|down)_proj/kernel', P(None, 'tensor', 'fsdp')),
   (r'layers/.*/(q|k|v)_proj/bias', P(None, 'tensor')),
+  (r'layers/.*/(q|k|v|gate|up)_proj/lora_a', P(None, 'fsdp', None)),
   (r'layers/.*/(q|k|v|gate|up)_proj/lora_b', P(None, None, 'tensor')),
   (r'layers/.*/(o|down)_proj/lora_a', P(None, 'tensor', None)),
-  (r'layers/.*/lora_[ab]', P()),
-  (r'(.*/)?(q_|k_)?(input_layer|post_attention_layer)?norm/weight', P()),
+  (r'layers/.*/(o|down)_proj/lora_b', P(None, None, 'fsdp')),
+  (r'layers/self_attn/(q|k)_norm/weight', P()),
+  (r'layers/(input|post_attention)_layernorm/weight', P()),
+  (r'norm/weight', P()),
 )
+# Of a batch: devices along `tensor` work on the same rows.
+ROWS = P(('data', 'fsdp'))
 
 
 def make_mesh(cfg: MeshConfig) -> Mesh:
@@ -72,24 +82,77 @@ def make_mesh(cfg: MeshConfig) -> Mesh:
   )
 
 
-def param_shardings(params: types.Params, mesh: Mesh):
-  """The sharding of every leaf of a parameter tree.
+@functools.cache
+def rule(path: str) -> tuple[str, P]:
+  """The first rule that matches the end of a path, from a '/' on.
 
   Raises:
-    ValueError: a leaf that no rule names.
-    errors.UserError: an axis of the mesh does not divide a leaf.
+    ValueError: there is none.
+  """
+  for pattern, spec in RULES:
+    if re.fullmatch(f'(.*/)?({pattern})', path):
+      return pattern, spec
+  raise ValueError(f'no sharding rule matches parameter {path!r}')
+
+
+def specs(tree: Any) -> Any:
+  """How the rules divide every leaf of a tree that holds parameters.
+
+  That is a parameter tree, or an optimiser's or training state, whose paths
+  end in those of the parameters; scalars need no rule.
+
+  Raises:
+    ValueError: a leaf that no rule names, or of fewer axes than its rule.
   """
 
   def find(path, leaf):
-    for pattern, spec in RULES:
-      if re.fullmatch(pattern, path):
-        _check_leaf(path, leaf.shape, spec, mesh)
-        return NamedSharding(mesh, spec)
-    raise ValueError(f'no sharding rule matches parameter {path!r}')
+    if not leaf.shape:
+      return P()
+    name = jax.tree_util.keystr(path, simple=True, separator='/')
+    pattern, spec = rule(name)
+    if len(spec) > len(leaf.shape):
+      raise ValueError(
+        f'sharding rule {pattern!r} is for {len(spec)} axes, and parameter '
+        f'{name!r} has the shape {leaf.shape}'
+      )
+    return spec
 
-  flat = flax.traverse_util.flatten_dict(params, sep='/')
-  specs = {path: find(path, leaf) for path, leaf in flat.items()}
-  return flax.traverse_util.unflatten_dict(specs, sep='/')
+  return jax.tree_util.tree_map_with_path(find, tree)
+
+
+def param_shardings(tree: Any, mesh: Mesh) -> Any:
+  """The sharding of every leaf of a tree that holds parameters.
+
+  Raises:
+    ValueError: as `specs`.
+    errors.UserError: an axis of the mesh does not divide a leaf.
+  """
+
+  def place(path, leaf, spec):
+    name = jax.tree_util.keystr(path, simple=True, separator='/')
+    _check_leaf(name, leaf.shape, spec, mesh)
+    return NamedSharding(mesh, spec)
+
+  return jax.tree_util.tree_map_with_path(place, tree, specs(tree))
+
+
+def divides_params(mesh: Mesh) -> bool:
+  """Whether a device holds less than all parameters."""
+  return mesh.shape['fsdp'] * mesh.shape['tensor'] > 1
+
+
+def constrain(tree: Any, mesh: Mesh) -> Any:
+  """The same arrays, under jit, lying as the rules say.
+
+  On a mesh that does not divide parameters they are whole on every device,
+  and need no rule.
+  """
+  if divides_params(mesh):
+    return jax.lax.with_sharding_constraint(tree, param_shardings(tree, mesh))
+  whole = replicated(mesh)
+  return jax.tree.map(
+    lambda leaf: jax.lax.with_sharding_constraint(leaf, whole), tree
+  )
 
 
 def _check_leaf(path: str, shape: tuple[int, ...], spec: P, mesh: Mesh) -> None:
@@ -102,8 +165,13 @@ def _check_leaf(path: str, shape: tuple[int, ...], spec: P, mesh: Mesh) -> None:
 
 
 def rows(mesh: Mesh) -> NamedSharding:
-  """The sharding of a batch: its leading axis over `data`."""
-  return NamedSharding(mesh, P('data'))
+  """The sharding of a batch: its leading axis over `data` and `fsdp`."""
+  return NamedSharding(mesh, ROWS)
+
+
+def num_row_shards(mesh: Mesh) -> int:
+  """Into how many parts the rows of a batch are split."""
+  return mesh.shape['data'] * mesh.shape['fsdp']
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -112,14 +180,14 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def check_divides(num_rows: int, mesh: Mesh, what: str) -> None:
-  """Refuses a number of rows that the data axis does not divide.
+  """Refuses a number of rows that `num_row_shards` does not divide.
 
   Raises:
-    errors.UserError: names `what`, the number, and the axis.
+    errors.UserError: names `what`, the number, and the axes.
   """
-  shards = mesh.shape['data']
+  shards = num_row_shards(mesh)
   if num_rows % shards:
     raise errors.UserError(
-      f'{what} is {num_rows}, which the {shards} shards of mesh.data do not '
-      f'divide: change it or mesh.data'
+      f'{what} is {num_rows}, which the {shards} shards of mesh.data * '
+      f'mesh.fsdp do not divide: change it or these keys'
     )

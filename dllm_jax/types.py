@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 Params = Mapping[str, Any]  # a tree of arrays, as Flax makes it
@@ -137,4 +138,21 @@ class SplitDenoiser(Denoiser, Protocol):
     self, params: Params, states: Float[Array, 'B Q D']
   ) -> Float[Array, 'B Q V']:
     """Float32 logits of the given states, column by column."""
+    ...
+
+
+@runtime_checkable
+class Divisible(Protocol):
+  """A denoiser whose parameters may lie in parts on the devices of a mesh."""
+
+  def part(self, mesh: Mesh) -> Denoiser:
+    """What one device computes, inside `jax.shard_map` over the whole mesh.
+
+    It is given the device's part of every parameter and its rows; devices
+    along `tensor` have the same rows, and get the same logits. Devices along
+    `fsdp` must call it equally often.
+
+    Raises:
+      errors.UserError: the mesh does not divide the model.
+    """
     ...

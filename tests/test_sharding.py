@@ -89,7 +89,7 @@ def test_a_parameter_without_a_rule_is_named():
 
 
 def test_rows_and_replicas():
-  mesh = mesh_of(4, 2, 1)
+  mesh = mesh_of(2, 2, 2)
   x = jax.device_put(np.arange(8.0), sharding.rows(mesh))
   assert x.sharding.shard_shape(x.shape) == (2,)
   y = jax.device_put(np.arange(8.0), sharding.replicated(mesh))

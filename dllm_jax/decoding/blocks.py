@@ -29,11 +29,14 @@ class BlockConfig:
     block_length: W; blocks are completed from left to right.
     stop_at_eos: a row is done once everything up to its first EOS is decided;
       what follows becomes EOS. The tokens up to there are the same either way.
+    lockstep: mesh axes whose devices take equally many steps, since their
+      denoisers meet in collectives; rows that are done are frozen meanwhile.
   """
 
   gen_length: int
   block_length: int
   stop_at_eos: bool = False
+  lockstep: tuple[str, ...] = ()
 
   def __post_init__(self):
     if self.block_length < 1 or self.gen_length % self.block_length:
@@ -240,11 +243,20 @@ def run(
   """
 
   def unfinished(state):
-    return (state.step < cfg.gen_length) & ~jnp.all(is_done(state, vocab, cfg))
+    here = (state.step < cfg.gen_length) & ~jnp.all(is_done(state, vocab, cfg))
+    if not cfg.lockstep:
+      return here
+    return jax.lax.psum(here.astype(jnp.int32), cfg.lockstep) > 0
 
-  def body(state):
+  def body(carry):
+    state, _ = carry
     keys = jax.vmap(jax.random.fold_in, (0, None))(row_keys, state.step)
-    return step(keys, state)
+    state = step(keys, state)
+    return state, unfinished(state)
 
-  state = jax.lax.while_loop(unfinished, body, init_state(canvas, vocab, cfg))
+  # The condition is carried, so that collectives are in the body alone.
+  start = init_state(canvas, vocab, cfg)
+  state, _ = jax.lax.while_loop(
+    lambda carry: carry[1], body, (start, unfinished(start))
+  )
   return finish(state, vocab, cfg)

@@ -14,6 +14,7 @@ References:
 import dataclasses
 
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from dllm_jax import types
@@ -32,6 +33,10 @@ class GuidedDenoiser:
   denoiser: types.Denoiser
   gen_length: int
   mask_token: int
+
+  def part(self, mesh: Mesh) -> 'GuidedDenoiser':
+    """See `types.Divisible`."""
+    return dataclasses.replace(self, denoiser=self.denoiser.part(mesh))
 
   def __call__(
     self,

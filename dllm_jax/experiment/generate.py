@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
-from dllm_jax import errors, types
+from dllm_jax import errors, sharding, types
 from dllm_jax.decoding import guidance
 from dllm_jax.experiment import model_source, replay
 from dllm_jax.io import console, prompt_file, row_file
@@ -82,7 +82,7 @@ def generate(
     directory: a Hugging Face folder, a converted one, or the workdir of a run.
     requests: the prompts.
     decoding: how.
-    mesh: `data` splits the rows of a batch.
+    mesh: `data` and `fsdp` split the rows of a batch.
     screen: where progress, and the canvas, go.
     name: of the model, as the user gave it.
     params: which model of a run; None is 'final'.
@@ -242,7 +242,7 @@ def _completions(
   tokenizer: tokenizer_lib.Tokenizer | None,
 ) -> Iterator[dict[str, Any]]:
   """The rows that are written, in order."""
-  shards = decoder.mesh.shape['data']
+  shards = sharding.num_row_shards(decoder.mesh)
   num_rows = -(-min(batch_size, len(rows)) // shards) * shards
   for start in range(0, len(rows), num_rows):
     chunk = slice(start, start + num_rows)

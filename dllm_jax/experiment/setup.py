@@ -292,12 +292,13 @@ def check_shapes(cfg: settings.Settings, ctx: context.Context) -> None:
         "config key rollout.decode is 'gated', but the guided rows of ag_grpo "
         'are decoded by a fixed schedule; use rollout.decode=fixed'
       )
+  shards = sharding.num_row_shards(ctx.mesh)
   for count, micro, what in (
     (rows, cfg.policy.num_micro, 'method.policy.num_micro'),
     (cfg.base.batch_size, cfg.base_sft.num_micro, 'base.num_micro'),
   ):
-    if count % (micro * ctx.mesh.shape['data']):
+    if count % (micro * shards):
       raise errors.UserError(
         f'{count} rows do not split into {what}={micro} micro-batches on '
-        f'{ctx.mesh.shape["data"]} data shard(s): change one of them'
+        f'{shards} shard(s) of mesh.data * mesh.fsdp: change one of them'
       )

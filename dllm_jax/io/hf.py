@@ -24,7 +24,7 @@ from dllm_jax import errors, sharding, types
 from dllm_jax.io import folder as folder_lib
 from dllm_jax.io import hf_config, hf_names, shards
 from dllm_jax.models import config as model_config
-from dllm_jax.models import transformer
+from dllm_jax.models import parts, transformer
 
 MAX_SHARD_BYTES = 5 * 10**9
 
@@ -32,7 +32,12 @@ MAX_SHARD_BYTES = 5 * 10**9
 def targets(
   cfg: model_config.ModelConfig, mesh: Mesh
 ) -> dict[str, jax.ShapeDtypeStruct]:
-  """{'layers/.../kernel': shape, dtype and sharding} of every leaf."""
+  """{'layers/.../kernel': shape, dtype and sharding} of every leaf.
+
+  Raises:
+    UserError: the mesh does not divide the model.
+  """
+  parts.layout_on(mesh, cfg)
   shapes = transformer.shapes(cfg)
   places = sharding.param_shardings(shapes, mesh)
   flat = flax.traverse_util.flatten_dict(shapes, sep='/')

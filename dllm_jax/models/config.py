@@ -1,6 +1,7 @@
 """One frozen record from which every transformer of the library is built."""
 
 import dataclasses
+from typing import Literal
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,8 @@ class ModelConfig:
     logit_shift: logits at column k predict column k + 1 (Dream).
     dtype: of weights in use and activations; logits and norms are float32.
     param_dtype: of stored weights.
-    remat: recompute each block in the backward pass.
+    remat: what the backward pass recomputes: 'none', each 'block' but for its
+      input, or all of it but the 'dots', its products with weights.
     lora_rank: rank of the adapters of every Linear; 0 is none.
     lora_alpha: adapters are scaled by alpha / rank.
     embed_init_std: of the initial embedding table.
@@ -76,7 +78,7 @@ class ModelConfig:
   logit_shift: bool = False
   dtype: str = 'float32'
   param_dtype: str = 'float32'
-  remat: bool = False
+  remat: Literal['none', 'block', 'dots'] = 'none'
   lora_rank: int = 0
   lora_alpha: float = 64.0
   embed_init_std: float = 0.02
@@ -100,5 +102,7 @@ class ModelConfig:
       )
     if self.head_dim % 2:
       raise ValueError(f'head_dim {self.head_dim} is odd; RoPE needs pairs')
+    if self.remat not in ('none', 'block', 'dots'):
+      raise ValueError(f"remat {self.remat!r} is not 'none', 'block', 'dots'")
     if self.lora_rank < 0:
       raise ValueError(f'lora_rank {self.lora_rank} is negative')

@@ -11,17 +11,30 @@ import dataclasses
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from dllm_jax import types
-from dllm_jax.models import attention, config, layers
+from dllm_jax.models import attention, config, layers, parts
 from dllm_jax.ops import schedules
+
+# What the backward pass finds of a block's forward pass, beside its input.
+REMAT = {
+  'block': jax.checkpoint_policies.nothing_saveable,
+  'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
 
 
 class Block(nn.Module):
-  """Pre-norm attention and SwiGLU, each with a residual."""
+  """Pre-norm attention and SwiGLU, each with a residual.
+
+  Attributes:
+    cfg: of what this device computes.
+    layout: of the model.
+  """
 
   cfg: config.ModelConfig
+  layout: parts.Layout = parts.WHOLE
 
   @nn.compact
   def __call__(
@@ -32,9 +45,12 @@ class Block(nn.Module):
   ) -> Float[Array, 'B S D']:
     cfg = self.cfg
     normed = layers.RMSNorm(cfg, name='input_layernorm')(x)
-    x += attention.Attention(cfg, name='self_attn')(normed, allowed, position)
+    mixed = attention.Attention(cfg, name='self_attn')(
+      normed, allowed, position
+    )
+    x += parts.add(mixed, self.layout)
     normed = layers.RMSNorm(cfg, name='post_attention_layernorm')(x)
-    return x + layers.SwiGLU(cfg, name='mlp')(normed)
+    return x + parts.add(layers.SwiGLU(cfg, name='mlp')(normed), self.layout)
 
 
 def _stacked_blocks(key: Key[Array, ''], cfg: config.ModelConfig):
@@ -57,39 +73,51 @@ def run_layers(
   position: Int[Array, 'B S'],
   start: int = 0,
   stop: int | None = None,
+  layout: parts.Layout = parts.WHOLE,
 ) -> Float[Array, 'B S D']:
   """Applies blocks [start, stop) by `lax.scan` over the stacked parameters.
 
   Args:
-    cfg: the model's record; `cfg.remat` recomputes blocks in the backward pass.
+    cfg: of what this device computes; `cfg.remat` says what the backward pass
+      recomputes.
     params: the stacked blocks, `model_params['layers']`.
     x: input of block `start`.
     allowed: which key each query may read.
     position: position ids.
     start: first block.
     stop: one past the last; None for all.
+    layout: of the model.
 
   Returns:
     Output of block `stop` - 1.
   """
 
   def body(x, block_params):
-    y = Block(cfg, parent=None).apply(
+    block_params = parts.gather(block_params, layout, cfg.dtype, of_layer=True)
+    y = Block(cfg, layout, parent=None).apply(
       {'params': block_params}, x, allowed, position
     )
     return y, None
 
-  if cfg.remat:
-    body = jax.checkpoint(body, prevent_cse=False)  # scan forbids it anyway
+  if cfg.remat != 'none':
+    # A scan keeps the compiler from undoing it.
+    body = jax.checkpoint(body, policy=REMAT[cfg.remat], prevent_cse=False)
   segment = jax.tree.map(lambda leaf: leaf[start:stop], params)
   x, _ = jax.lax.scan(body, x, segment)
   return x
 
 
 class Transformer(nn.Module):
-  """Token ids to float32 logits. No sampling, no loss, no randomness inside."""
+  """Token ids to float32 logits. No sampling, no loss, no randomness inside.
+
+  Attributes:
+    cfg: of what this device computes (`parts.local_config`).
+    layout: of the model; but for its layers, its parameters are put together
+      over `fsdp` already.
+  """
 
   cfg: config.ModelConfig
+  layout: parts.Layout = parts.WHOLE
 
   def setup(self):
     cfg = self.cfg
@@ -99,7 +127,10 @@ class Transformer(nn.Module):
       (cfg.vocab_size, cfg.hidden_size),
       jnp.dtype(cfg.param_dtype),
     )
-    self.layers = self.param('layers', _stacked_blocks, cfg)
+    if self.is_initializing():
+      self.layers = self.param('layers', _stacked_blocks, cfg)
+    else:  # `param` would miss what `run_layers` has yet to gather
+      self.layers = self.get_variable('params', 'layers')
     self.norm = layers.RMSNorm(cfg)
     if not cfg.tie_embeddings:
       # The unembedding is no target of the adapters.
@@ -113,15 +144,18 @@ class Transformer(nn.Module):
     cfg = self.cfg
     allowed = attention.visible(attention_mask, causal=cfg.causal)
     position = schedules.positions(attention_mask)
-    x = self.embed_tokens[tokens].astype(cfg.dtype)
-    return self.norm(run_layers(cfg, self.layers, x, allowed, position))
+    x = parts.look_up(self.embed_tokens, tokens, self.layout, cfg.dtype)
+    x = run_layers(cfg, self.layers, x, allowed, position, layout=self.layout)
+    return self.norm(x)
 
   def unembed(self, hidden: Float[Array, 'B Q D']) -> Float[Array, 'B Q V']:
     """Float32 logits of the given states."""
     if self.cfg.tie_embeddings:
       table = self.embed_tokens.astype(hidden.dtype)
-      return jnp.dot(hidden, table.T, preferred_element_type=jnp.float32)
-    return self.lm_head(hidden)
+      logits = jnp.dot(hidden, table.T, preferred_element_type=jnp.float32)
+    else:
+      logits = self.lm_head(hidden)
+    return parts.join(logits, self.layout)
 
   def __call__(
     self, tokens: Int[Array, 'B S'], attention_mask: Bool[Array, 'B S']
@@ -147,9 +181,19 @@ class TransformerDenoiser:
 
   Only the queried columns are unembedded. Where the model's logits are
   shifted (Dream), column k is read from the state of the token before it.
+
+  Attributes:
+    cfg: the model.
+    layout: where it is in parts, and this called inside `jax.shard_map`.
   """
 
   cfg: config.ModelConfig
+  layout: parts.Layout = parts.WHOLE
+
+  def part(self, mesh: Mesh) -> 'TransformerDenoiser':
+    """The same as each device of a mesh computes it; see `types.Divisible`."""
+    layout = parts.layout_on(mesh, self.cfg)
+    return dataclasses.replace(self, layout=layout)
 
   def __call__(
     self,
@@ -170,8 +214,9 @@ class TransformerDenoiser:
     query: Int[Array, 'B Q'],
   ) -> Float[Array, 'B Q D']:
     """What the logits of the queried columns are made of."""
-    hidden = Transformer(self.cfg).apply(
-      {'params': params}, tokens, attention_mask, method=Transformer.hidden
+    model, variables = self._whole(params)
+    hidden = model.apply(
+      variables, tokens, attention_mask, method=Transformer.hidden
     )
     if self.cfg.logit_shift:
       query = _previous_real(attention_mask, query)
@@ -181,9 +226,15 @@ class TransformerDenoiser:
     self, params: types.Params, states: Float[Array, 'B Q D']
   ) -> Float[Array, 'B Q V']:
     """The logits of `states`."""
-    return Transformer(self.cfg).apply(
-      {'params': params}, states, method=Transformer.unembed
-    )
+    model, variables = self._whole(params)
+    return model.apply(variables, states, method=Transformer.unembed)
+
+  def _whole(self, params: types.Params) -> tuple[Transformer, types.Params]:
+    """The model, and its variables with all but the layers put together."""
+    model = Transformer(parts.local_config(self.cfg, self.layout), self.layout)
+    outer = {k: v for k, v in params.items() if k != 'layers'}
+    outer = parts.gather(outer, self.layout, self.cfg.dtype)
+    return model, {'params': {**outer, 'layers': params['layers']}}
 
 
 def init(key: Key[Array, ''], cfg: config.ModelConfig) -> types.Params:

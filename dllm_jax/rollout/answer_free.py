@@ -1,8 +1,7 @@
-"""Answer-free rollouts: a decoder under `shard_map` over `data`.
+"""Answer-free rollouts: a decoder under `shard_map`.
 
-Every data shard runs its own while-loop and stops when its own rows are done;
-there is no collective inside. Dims: B rows, P prompt columns, L completion
-columns.
+Every data shard runs its own while-loop and stops when its own rows are done.
+Dims: B rows, P prompt columns, L completion columns.
 """
 
 import dataclasses
@@ -15,13 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jax.sharding import PartitionSpec as Spec
 from jaxtyping import Array, Bool, Int, Key, Shaped
 
 from dllm_jax import types
 from dllm_jax.decoding import blocks, fixed, gated, guidance
 from dllm_jax.ops import streams
-from dllm_jax.rollout import batch, context, prompts
+from dllm_jax.rollout import batch, context, prompts, spread
 from dllm_jax.tasks import task as task_lib
 
 DECODERS = {
@@ -225,18 +223,19 @@ def sample(
 
   Args:
     denoiser: the model.
-    params: its parameters, whole on every data shard.
+    params: its parameters, lying as `sharding.RULES` say.
     key: of the rollout; a row draws from `fold_in(key, row_id)`.
     prompt_ids: left-padded prompts.
     prompt_mask: their real tokens.
     row_id: global number of every row.
     dials: what the decoder takes traced.
-    mesh: its `data` axis must divide B.
+    mesh: its axes `data` and `fsdp` must divide B.
     vocab: special ids.
     decoder: what is static about it.
   """
 
-  def local(params, key, ids, mask, row_id, dials):
+  def decode(denoiser, params, shared, by_row, lockstep):
+    (key, dials), (ids, mask, row_id) = shared, by_row
     blank = jnp.full(
       (ids.shape[0], decoder.gen_length), vocab.mask_token, jnp.int32
     )
@@ -247,16 +246,14 @@ def sample(
       prompts.canvas(ids, mask, blank),
       *dials,
       vocab=vocab,
-      cfg=decoder,
+      cfg=dataclasses.replace(decoder, lockstep=lockstep),
     )
 
-  rows = Spec('data')
-  return jax.shard_map(
-    local,
-    mesh=mesh,
-    in_specs=(Spec(), Spec(), rows, rows, rows, Spec()),
-    out_specs=rows,
-    # The loop's carry starts from constants, which the checker would call
-    # unvarying; nothing in it crosses shards.
-    check_vma=False,
-  )(params, key, prompt_ids, prompt_mask, row_id, dials)
+  return spread.over(
+    mesh,
+    decode,
+    denoiser,
+    params,
+    shared=(key, dials),
+    by_row=(prompt_ids, prompt_mask, row_id),
+  )

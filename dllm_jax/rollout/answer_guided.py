@@ -20,13 +20,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jax.sharding import PartitionSpec as Spec
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from dllm_jax import types
 from dllm_jax.decoding import fixed, guidance
 from dllm_jax.ops import streams
-from dllm_jax.rollout import context, prompts
+from dllm_jax.rollout import context, prompts, spread
 from dllm_jax.tasks import task as task_lib
 from dllm_jax.text import tokenizer as tokenizer_lib
 
@@ -190,7 +189,7 @@ def sample(
 
   Args:
     denoiser: the model.
-    params: its parameters.
+    params: its parameters, lying as `sharding.RULES` say.
     key: of the rollout; rows and passes fold into it.
     prompt_ids: left-padded prompts.
     prompt_mask: their real tokens.
@@ -198,7 +197,7 @@ def sample(
     anchor_mask: True on the La anchor tokens of each row.
     row_id: global number of every row.
     temperature: of the proposals in both passes.
-    mesh: its `data` axis must divide B.
+    mesh: its axes `data` and `fsdp` must divide B.
     vocab: special ids.
     gen_length: L > A.
     order: order of commitment.
@@ -218,9 +217,23 @@ def sample(
     gen_length=width, block_length=width, order=order
   )
 
-  def local(params, key, ids, mask, anchor, anchor_mask, row_id, temperature):
+  def decode(denoiser, params, shared, by_row, lockstep):
+    key, temperature = shared
+    ids, mask, anchor, anchor_mask, row_id = by_row
     keys = streams.row_keys(key, row_id)
-    run = functools.partial(fixed.decode, denoiser, params, vocab=vocab)
+
+    def run(keys, canvas, num_steps, cfg):
+      return fixed.decode(
+        denoiser,
+        params,
+        keys,
+        canvas,
+        jnp.int32(num_steps),
+        temperature,
+        vocab=vocab,
+        cfg=dataclasses.replace(cfg, lockstep=lockstep),
+      )
+
     in_pass = lambda n: jax.vmap(jax.random.fold_in, (0, None))(keys, n)
 
     blank = jnp.full(
@@ -230,9 +243,8 @@ def sample(
     reasoning = run(
       in_pass(REASONING_PASS),
       prompts.canvas(ids, mask, jnp.concatenate([blank, end], 1)),
-      jnp.int32(cfg.num_steps),
-      temperature,
-      cfg=reasoning_cfg,
+      cfg.num_steps,
+      reasoning_cfg,
     )
 
     kept = jnp.zeros(blank.shape, bool)
@@ -241,28 +253,18 @@ def sample(
     answer = run(
       in_pass(ANSWER_PASS),
       prompts.canvas(ids, mask, completion),
-      jnp.int32(cfg.steps_of_answer(gen_length)),
-      temperature,
-      cfg=answer_cfg,
+      cfg.steps_of_answer(gen_length),
+      answer_cfg,
     )
     return _join(reasoning, answer, removed)
 
-  rows = Spec('data')
-  return jax.shard_map(
-    local,
-    mesh=mesh,
-    in_specs=(Spec(), Spec(), rows, rows, rows, rows, rows, Spec()),
-    out_specs=rows,
-    check_vma=False,  # as in answer_free
-  )(
+  return spread.over(
+    mesh,
+    decode,
+    denoiser,
     params,
-    key,
-    prompt_ids,
-    prompt_mask,
-    anchor,
-    anchor_mask,
-    row_id,
-    temperature,
+    shared=(key, temperature),
+    by_row=(prompt_ids, prompt_mask, anchor, anchor_mask, row_id),
   )
 
 

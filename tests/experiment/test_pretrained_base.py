@@ -241,7 +241,7 @@ def test_only_how_a_model_is_run_comes_from_the_config(folder):
     model__hidden_size=999,
     model__logit_shift=True,
     model__param_dtype='bfloat16',
-    model__remat=True,
+    model__remat='block',
     model__lora_rank=3,
     model__lora_alpha=5.0,
   )
@@ -252,7 +252,7 @@ def test_only_how_a_model_is_run_comes_from_the_config(folder):
   assert (made.dtype, made.param_dtype, made.remat) == (
     'float32',
     'bfloat16',
-    True,
+    'block',
   )
   assert (made.lora_rank, made.lora_alpha) == (3, 5.0)
   assert cfg.adopt(own, adapters=False).lora_rank == 0

@@ -1,0 +1,117 @@
+"""One device's part of a model, for code inside `jax.shard_map`.
+
+Along `fsdp` devices have rows of their own, and put the parameters together
+where they use them, one layer at a time. Along `tensor` they share the rows:
+each has some heads, some columns of the MLP and some of the vocabulary, and
+partial results are added (Megatron). Nothing is left to the compiler.
+
+References:
+  Zhao et al. 2023, PyTorch FSDP (arXiv:2304.11277); Shoeybi et al. 2019,
+  Megatron-LM, section 3 (arXiv:1909.08053).
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int
+
+from dllm_jax import errors, sharding, types
+from dllm_jax.models import config
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Layout:
+  """Over how many devices of the mesh axes `fsdp` and `tensor` a model lies.
+
+  An axis of one device takes part in no collective.
+  """
+
+  fsdp: int = 1
+  tensor: int = 1
+
+
+WHOLE = Layout()
+
+
+def layout_on(mesh: Mesh, cfg: config.ModelConfig) -> Layout:
+  """The layout of a model on a mesh.
+
+  Raises:
+    errors.UserError: `tensor` does not divide the key heads; a head stays
+      together, with the query heads that it serves.
+  """
+  layout = Layout(fsdp=mesh.shape['fsdp'], tensor=mesh.shape['tensor'])
+  if cfg.num_kv_heads % layout.tensor:
+    raise errors.UserError(
+      f'mesh.tensor={layout.tensor} does not divide the {cfg.num_kv_heads} key '
+      'heads of the model: lower mesh.tensor (mesh.fsdp has no such bound)'
+    )
+  return layout
+
+
+def local_config(cfg: config.ModelConfig, layout: Layout) -> config.ModelConfig:
+  """The model that one device computes."""
+  return dataclasses.replace(
+    cfg,
+    vocab_size=cfg.vocab_size // layout.tensor,
+    num_heads=cfg.num_heads // layout.tensor,
+    num_kv_heads=cfg.num_kv_heads // layout.tensor,
+    mlp_size=cfg.mlp_size // layout.tensor,
+  )
+
+
+def gather(
+  params: types.Params, layout: Layout, dtype: str, *, of_layer: bool = False
+) -> types.Params:
+  """The parameters put together over `fsdp`, weights in `dtype`.
+
+  Args:
+    params: a device's part of a model without its layers, or of one layer.
+    layout: of the model.
+    dtype: of activations; narrower weights are fewer bytes to send.
+    of_layer: whether they are of a layer, whose leaves lack the stack's axis.
+  """
+  if layout.fsdp == 1:
+    return params
+
+  def one(path, leaf):
+    name = jax.tree_util.keystr(path, simple=True, separator='/')
+    _, spec = sharding.rule(f'layers/{name}' if of_layer else name)
+    axes = tuple(spec)[1:] if of_layer else tuple(spec)
+    if 'fsdp' not in axes:
+      return leaf
+    if path[-1].key in ('kernel', 'embed_tokens'):
+      leaf = leaf.astype(dtype)
+    return jax.lax.all_gather(leaf, 'fsdp', axis=axes.index('fsdp'), tiled=True)
+
+  return jax.tree_util.tree_map_with_path(one, params)
+
+
+def add(x: Float[Array, '*n D'], layout: Layout) -> Float[Array, '*n D']:
+  """The sum of partial results over `tensor`."""
+  return x if layout.tensor == 1 else jax.lax.psum(x, 'tensor')
+
+
+def join(x: Float[Array, '*n v'], layout: Layout) -> Float[Array, '*n V']:
+  """The columns of all devices of `tensor`, side by side."""
+  if layout.tensor == 1:
+    return x
+  return jax.lax.all_gather(x, 'tensor', axis=x.ndim - 1, tiled=True)
+
+
+def look_up(
+  table: Float[Array, 'v D'],
+  tokens: Int[Array, 'B S'],
+  layout: Layout,
+  dtype: str,
+) -> Float[Array, 'B S D']:
+  """Rows of an embedding table that lies in parts over `tensor`."""
+  if layout.tensor == 1:
+    return table[tokens].astype(dtype)
+  size = table.shape[0]
+  place = tokens - jax.lax.axis_index('tensor') * size
+  here = (place >= 0) & (place < size)
+  rows = table[jnp.clip(place, 0, size - 1)].astype(dtype)
+  return add(jnp.where(here[..., None], rows, 0), layout)
