@@ -3,13 +3,12 @@
 XLA's own `cost_analysis` counts the body of a loop once, whatever its trips,
 and says nothing of collectives or of single buffers. Here a program is read
 computation by computation, and a loop's body counts as often as it runs where
-the compiler knows that (`known_trip_count`), once where it does not: of a
-decoder's loop that is one denoising step. Of a conditional the dearest branch
-counts. The text is that of `compiled.as_text()`: per device, optimised.
+that is known, once where it is not: of a decoder's loop that is one denoising
+step. Of a conditional every branch counts. The text is that of
+`compiled.as_text()`: per device, optimised.
 """
 
 import collections
-import functools
 import json
 import math
 import re
@@ -30,6 +29,7 @@ COLLECTIVES = (
   'all-to-all',
   'collective-permute',
 )
+_CALLERS = ('while', 'conditional', 'fusion', 'call', 'async-start')
 # One operation an element of the result, as XLA counts.
 _ARITHMETIC = frozenset(
   'abs add and clamp compare cosine divide exponential '
@@ -63,13 +63,20 @@ class Shape(NamedTuple):
 
 
 class Instruction(NamedTuple):
-  """One line: what it makes (several where it is a tuple), of what, and how."""
+  """One line: what it makes (several where it is a tuple), of what, and how.
+
+  `literal` is what is written of a constant.
+  """
 
   name: str
   shapes: tuple[Shape, ...]
   opcode: str
   operands: tuple[str, ...]
   attributes: str
+  literal: str
+
+
+Cost = Callable[[Instruction, dict[str, Instruction]], dict[str, int]]
 
 
 class Program(NamedTuple):
@@ -114,6 +121,7 @@ def _instruction(line: str) -> Instruction:
     opcode=opcode,
     operands=tuple(_NAME.findall(rest[: end + 1])),
     attributes=rest[end + 1 :],
+    literal=rest[1:end] if opcode == 'constant' else '',
   )
 
 
@@ -141,52 +149,70 @@ def _callees(made: Instruction) -> list[str]:
   return _CALLS.findall(made.attributes) + inside
 
 
-def trips(made: Instruction) -> int | None:
-  """How often a `while` runs; None where the compiler does not know."""
-  found = _TRIPS.search(made.attributes)
-  return int(found[1]) if found else None
+def trips(made: Instruction, program: Program) -> int | None:
+  """How often a `while` runs; None where that depends on the data.
 
-
-def total(
-  program: Program,
-  cost: Callable[[Instruction, dict[str, Instruction]], dict[str, int]],
-) -> dict[str, int]:
-  """Sums what `cost` says of each instruction, as often as it runs.
-
-  Args:
-    program: what to walk.
-    cost: (instruction, its computation) -> named amounts, all added up.
+  Said by the compiler (CPU, GPU), or read off a condition that compares a
+  counter with a constant (TPU): those of `lax.scan` count from 0 by 1.
   """
+  found = _TRIPS.search(made.attributes)
+  if found:
+    return int(found[1])
+  condition = re.search(r'condition=%?([\w.\-]+)', made.attributes)
+  inside = program.computations[condition[1]]
+  bodies = [inside] + [
+    program.computations[name]
+    for each in inside.values()
+    if each.opcode == 'fusion'
+    for name in _callees(each)
+  ]
+  compared = any(
+    each.opcode == 'compare' and 'direction=LT' in each.attributes
+    for body in bodies
+    for each in body.values()
+  )
+  bounds = {
+    each.literal
+    for body in bodies
+    for each in body.values()
+    if each.opcode == 'constant' and each.shapes == (Shape('s32', ()),)
+  }
+  return int(bounds.pop()) if compared and len(bounds) == 1 else None
 
-  @functools.cache
-  def of(name: str) -> collections.Counter:
-    found = collections.Counter()
-    inside = program.computations[name]
+
+def runs(program: Program) -> dict[str, int]:
+  """How often each computation runs in one run of the program.
+
+  Loops of unknown length count once, and so does every branch.
+  """
+  count = collections.Counter({program.entry: 1})
+  for name in reversed(program.computations):  # callers come after callees
+    for made in program.computations[name].values():
+      if made.opcode in _CALLERS:
+        times = (trips(made, program) or 1) if made.opcode == 'while' else 1
+        for callee in _callees(made):
+          count[callee] += count[name] * times
+  return count
+
+
+def _total(program: Program, cost: Cost) -> dict[str, int]:
+  """Sums the named costs of all instructions, as often as they run."""
+  found, count = collections.Counter(), runs(program)
+  for name, inside in program.computations.items():
     for made in inside.values():
-      found.update(cost(made, inside))
-      callees = _callees(made)
-      if made.opcode == 'while':
-        for callee in callees:
-          for key, amount in of(callee).items():
-            found[key] += amount * (trips(made) or 1)
-      elif made.opcode == 'conditional':
-        found.update(max(map(of, callees), key=lambda c: c.total()))
-      elif made.opcode in ('fusion', 'call') or made.opcode.startswith('async'):
-        for callee in callees:
-          found.update(of(callee))
-    return found
-
-  return dict(of(program.entry))
+      for kind, amount in cost(made, inside).items():
+        found[kind] += amount * count[name]
+  return dict(found)
 
 
 def flops(program: Program) -> int:
-  """Operations of one run on one device, those of matrix products and others."""
-  return sum(total(program, _flops).values())
+  """Operations of one run on one device, matrix products and all others."""
+  return sum(_total(program, _flops).values())
 
 
 def products(program: Program) -> int:
   """Operations of the matrix products alone."""
-  return total(program, _flops).get('products', 0)
+  return _total(program, _flops).get('products', 0)
 
 
 def _flops(made: Instruction, inside: dict[str, Instruction]) -> dict[str, int]:
@@ -266,19 +292,38 @@ _PRODUCTS = {'dot': _dot, 'convolution': _convolution, 'custom-call': _gemm}
 
 
 def collectives(program: Program) -> dict[str, int]:
-  """Bytes that each kind of collective makes on a device, in one run."""
+  """Bytes that each kind of collective makes on a device, in one run.
 
-  def cost(made, inside):
-    kind = made.opcode.removesuffix('-start')
-    if kind not in COLLECTIVES:
-      return {}
-    # A start's result holds its operands too.
-    made_here = made.shapes
-    if made.opcode.endswith('-start') and kind != 'all-reduce':
-      made_here = made.shapes[len(made.shapes) // 2 :]
-    return {kind: sum(shape.nbytes for shape in made_here)}
+  One that is in several pieces (a TPU starts it in one fusion and ends it in
+  another) has one channel, and counts once.
+  """
+  by_channel, count, inner = {}, runs(program), _fused(program)
+  for name, inside in program.computations.items():
+    for made in inside.values():
+      kind = made.opcode.removesuffix('-start')
+      if kind in COLLECTIVES:
+        shapes = made.shapes
+        if kind != made.opcode and kind != 'all-reduce':
+          shapes = shapes[len(shapes) // 2 :]  # operands come first
+        nbytes = count[name] * sum(shape.nbytes for shape in shapes)
+        channel = re.search(r'channel_id=(\d+)', made.attributes)
+        key = kind, channel[1] if name in inner else made.name
+        by_channel[key] = max(nbytes, by_channel.get(key, 0))
+  found = collections.Counter()
+  for (kind, _), nbytes in by_channel.items():
+    found[kind] += nbytes
+  return dict(found)
 
-  return total(program, cost)
+
+def _fused(program: Program) -> set[str]:
+  """Computations whose instructions make no buffers of their own."""
+  return {
+    callee
+    for inside in program.computations.values()
+    for made in inside.values()
+    if made.opcode == 'fusion'
+    for callee in _callees(made)
+  }
 
 
 def buffers(program: Program) -> Iterator[tuple[str, Shape]]:
@@ -286,13 +331,7 @@ def buffers(program: Program) -> Iterator[tuple[str, Shape]]:
 
   Gives the opcode that makes it, and its shape.
   """
-  fused = {
-    callee
-    for inside in program.computations.values()
-    for made in inside.values()
-    if made.opcode == 'fusion'
-    for callee in _callees(made)
-  }
+  fused = _fused(program)
   for name, inside in program.computations.items():
     if name not in fused:
       for made in inside.values():

@@ -14,7 +14,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float, Int
 
 from dllm_jax import errors, sharding, types
@@ -26,10 +26,17 @@ class Layout:
   """Over how many devices of the mesh axes `fsdp` and `tensor` a model lies.
 
   An axis of one device takes part in no collective.
+
+  Attributes:
+    fsdp, tensor: devices, inside `jax.shard_map`.
+    rows: outside of it, where the rows of activations lie. Left to itself the
+      compiler divides them as the embedding table is, by columns over `fsdp`,
+      and adds up partial products of every layer.
   """
 
   fsdp: int = 1
   tensor: int = 1
+  rows: NamedSharding | None = None
 
 
 WHOLE = Layout()
@@ -49,6 +56,13 @@ def layout_on(mesh: Mesh, cfg: config.ModelConfig) -> Layout:
       'heads of the model: lower mesh.tensor (mesh.fsdp has no such bound)'
     )
   return layout
+
+
+def pin(x: Float[Array, 'B *n'], layout: Layout) -> Float[Array, 'B *n']:
+  """The same, its rows on the devices that the layout says."""
+  if layout.rows is None:
+    return x
+  return jax.lax.with_sharding_constraint(x, layout.rows)
 
 
 def local_config(cfg: config.ModelConfig, layout: Layout) -> config.ModelConfig:

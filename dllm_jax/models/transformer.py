@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from dllm_jax import types
+from dllm_jax import sharding, types
 from dllm_jax.models import attention, config, layers, parts
 from dllm_jax.ops import schedules
 
@@ -93,6 +93,7 @@ def run_layers(
   """
 
   def body(x, block_params):
+    x = parts.pin(x, layout)
     block_params = parts.gather(block_params, layout, cfg.dtype, of_layer=True)
     y = Block(cfg, layout, parent=None).apply(
       {'params': block_params}, x, allowed, position
@@ -193,6 +194,11 @@ class TransformerDenoiser:
   def part(self, mesh: Mesh) -> 'TransformerDenoiser':
     """The same as each device of a mesh computes it; see `types.Divisible`."""
     layout = parts.layout_on(mesh, self.cfg)
+    return dataclasses.replace(self, layout=layout)
+
+  def spread(self, mesh: Mesh) -> 'TransformerDenoiser':
+    """The same with its rows spread over a mesh; see `types.Spreadable`."""
+    layout = parts.Layout(rows=sharding.rows(mesh))
     return dataclasses.replace(self, layout=layout)
 
   def __call__(
