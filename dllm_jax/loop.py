@@ -81,10 +81,24 @@ class LoopConfig:
 
 
 class Saved(NamedTuple):
-  """The arrays of a checkpoint; `best` is None unless a patience wants it."""
+  """The arrays of a checkpoint, without the frozen parameters.
+
+  `best` is None unless a patience wants it.
+  """
 
   train: state_lib.TrainState
   best: types.Params | None
+
+  def without_frozen(self) -> tuple['Saved', dict]:
+    """What is saved, and the frozen parameters by path."""
+    train, frozen = state_lib.without_frozen(self.train)
+    best = None if self.best is None else state_lib.detach(self.best)[0]
+    return Saved(train, best), frozen
+
+  def with_frozen(self, frozen: dict) -> 'Saved':
+    """Inverse of `without_frozen`."""
+    best = None if self.best is None else state_lib.attach(self.best, frozen)
+    return Saved(state_lib.with_frozen(self.train, frozen), best)
 
 
 @dataclasses.dataclass
@@ -140,7 +154,8 @@ def run(
 
   Args:
     method: what a step is.
-    state: where a new run begins; its buffers are donated.
+    state: where a new run begins; its buffers are donated, but for frozen
+      parameters.
     batches: rows by step.
     title: of the progress bar.
     cfg: when to stop, evaluate and save.
@@ -177,9 +192,8 @@ def run(
   def save():
     flush(time.perf_counter())
     clock.stamp()
-    checkpoints.save(
-      progress.step, Saved(state, best), dataclasses.asdict(progress)
-    )
+    arrays, _ = Saved(state, best).without_frozen()
+    checkpoints.save(progress.step, arrays, dataclasses.asdict(progress))
 
   with screen.stage(title, cfg.num_steps, progress.step) as bar:
     while progress.step < cfg.num_steps:
@@ -273,15 +287,16 @@ def _restore(
   """The newest checkpoint; a fresh start where there is none."""
   state = on_one_mesh(state)
   # The best parameters must not share buffers with those that are donated.
-  best = jax.tree.map(jax.numpy.copy, state.params) if cfg.keeps_best else None
+  best = state_lib.copy_trained(state.params) if cfg.keeps_best else None
   fresh = Saved(state, best)
   latest = checkpoints.latest()
   if latest is None and cfg.floor_patience:
     return fresh, Progress(best_step=0, best_score=floor)
   if latest is None:
     return fresh, Progress()
-  saved, meta = checkpoints.restore(latest, fresh)
-  return saved, Progress(**meta)
+  like, frozen = fresh.without_frozen()
+  saved, meta = checkpoints.restore(latest, like)
+  return saved.with_frozen(frozen), Progress(**meta)
 
 
 def on_one_mesh(state: state_lib.TrainState) -> state_lib.TrainState:
@@ -314,7 +329,7 @@ def _keep_best(
     return best
   progress.best_score, progress.best_step = score, progress.step
   progress.stale = 0
-  return jax.tree.map(jax.numpy.copy, state.params)
+  return state_lib.copy_trained(state.params)
 
 
 def _write(

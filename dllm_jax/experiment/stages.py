@@ -8,8 +8,6 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import jax
-
 from dllm_jax import loop, types
 from dllm_jax.data import pipeline
 from dllm_jax.eval import accuracy, frontier
@@ -90,7 +88,7 @@ def train_policy(
     floor = score(base)['eval/accuracy']
   return loop.run(
     method,
-    state_lib.create(_copy(base), optimizer),
+    state_lib.create(state_lib.copy_trained(base), optimizer),
     pipeline.batches(
       run.rows.prompts,
       seed=streams.host_seed(cfg.seed, 'rollout'),
@@ -123,7 +121,7 @@ def train_control(
     sft.Sft(
       ctx=run.ctx, optimizer=optimizer, cfg=cfg.base_sft, phase='control'
     ),
-    state_lib.create(_copy(base), optimizer),
+    state_lib.create(state_lib.copy_trained(base), optimizer),
     pipeline.batches(
       run.rows.demonstrations,
       seed=streams.host_seed(cfg.seed, 'control'),
@@ -221,8 +219,3 @@ def _scorer(
     } | means
 
   return score
-
-
-def _copy(params: types.Params) -> types.Params:
-  """Buffers of their own: training donates the ones that it is given."""
-  return jax.tree.map(jax.numpy.copy, params)

@@ -6,9 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
-from dllm_jax import types
+from dllm_jax import sharding, types
 from dllm_jax.train import state as state_lib
 
 Loss = Callable[[types.Params, Any], tuple[Float[Array, ''], dict[str, Any]]]
@@ -45,6 +46,7 @@ def update(
   loss: Loss,
   optimizer: optax.GradientTransformation,
   *,
+  mesh: Mesh,
   num_micro: int,
   counts: Callable[[Any], Bool[Array, '']] | None = None,
 ) -> tuple[state_lib.TrainState, dict[str, Any]]:
@@ -52,7 +54,8 @@ def update(
 
   A loss or gradient that is not finite leaves parameters and optimiser as they
   were, so that no checkpoint ever holds it; the loop stops the run when it
-  reads the loss.
+  reads the loss. Gradients are summed in float32, and lie on the devices as the
+  parameters do, like the parameters and moments that come of them.
 
   Args:
     state: before the step.
@@ -60,6 +63,7 @@ def update(
     loss: (params, micro-batch) -> (share of the loss, auxiliaries); shares are
       normalised by the whole batch, so that they add up to its loss.
     optimizer: of the trained leaves.
+    mesh: on which the parameters lie.
     num_micro: micro-batches, one after the other.
     counts: whether a micro-batch has a gradient at all; the others are skipped
       and give zeros. None computes all.
@@ -77,7 +81,8 @@ def update(
     (value, aux), grads = jax.value_and_grad(share, has_aux=True)(
       trained, micro
     )
-    return (value, grads), aux
+    grads = jax.tree.map(lambda g: g.astype(jnp.float32), grads)
+    return (value, sharding.constrain(grads, mesh)), aux
 
   def skip(micro):
     shapes = jax.eval_shape(compute, micro)
@@ -90,7 +95,8 @@ def update(
       part, aux = jax.lax.cond(counts(micro), compute, skip, micro)
     return jax.tree.map(jnp.add, total, part), aux
 
-  nothing = (jnp.float32(0.0), jax.tree.map(jnp.zeros_like, trained))
+  zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), trained)
+  nothing = (jnp.float32(0.0), sharding.constrain(zeros, mesh))
   (value, grads), aux = jax.lax.scan(
     accumulate, nothing, micro_batches(batch, num_micro)
   )
@@ -103,6 +109,7 @@ def update(
     moved,
     (trained, state.opt_state),
   )
+  trained, opt_state = sharding.constrain((trained, opt_state), mesh)
   new = state_lib.TrainState(
     state.step + 1, state_lib.merge(trained, frozen), opt_state
   )

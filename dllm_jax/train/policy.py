@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
 from dllm_jax import types
@@ -106,7 +107,7 @@ def update(
 
   Args:
     ctx: the run.
-    state: before the update; its buffers are donated.
+    state: before the update; its buffers are donated, but for frozen leaves.
     reference: parameters of the policy in the KL term; None where beta is 0.
     batch: rollouts.
     key: of the update's views; consumed.
@@ -129,20 +130,23 @@ def update(
   # needs no old log-probabilities, and without KL nothing needs reference ones.
   old = [None] + [read(state.params, batch, k) for k in keys[1:]]
   ref = [read(reference, batch, k) if cfg.has_kl else None for k in keys]
+  state, frozen = state_lib.without_frozen(state)
   history = []
   for j, inner_key in enumerate(keys):
     state, metrics = inner_step(
       state,
+      frozen,
       batch,
       old[j],
       ref[j],
       inner_key,
       optimizer=optimizer,
       cfg=cfg,
+      mesh=ctx.mesh,
       **static,
     )
     history.append(metrics)
-  return state, history
+  return state_lib.with_frozen(state, frozen), history
 
 
 @functools.partial(
@@ -179,11 +183,13 @@ def fixed_logp(
     'num_micro',
     'optimizer',
     'cfg',
+    'mesh',
   ),
   donate_argnames=('state',),
 )
 def inner_step(
   state: state_lib.TrainState,
+  frozen: dict[str, Array],
   batch: types.RolloutBatch,
   old_logp: Float[Array, 'B K Q'] | None,
   ref_logp: Float[Array, 'B K Q'] | None,
@@ -195,8 +201,10 @@ def inner_step(
   num_micro: int,
   optimizer: optax.GradientTransformation,
   cfg: PolicyConfig,
+  mesh: Mesh,
 ) -> tuple[state_lib.TrainState, dict[str, Any]]:
   """One optimiser step; `old_logp` None means that the policy is its own."""
+  state = state_lib.with_frozen(state, frozen)
   count = jnp.sum(batch.completion_mask).astype(jnp.float32)
 
   def loss(params, micro):
@@ -220,9 +228,15 @@ def inner_step(
     inner = jax.tree.map(lambda x: x[order], inner)
     counts = lambda micro: jnp.any(micro.batch.advantage != 0)
   state, aux = grad.update(
-    state, inner, loss, optimizer, num_micro=num_micro, counts=counts
+    state,
+    inner,
+    loss,
+    optimizer,
+    mesh=mesh,
+    num_micro=num_micro,
+    counts=counts,
   )
-  return state, _reduce(aux)
+  return state_lib.without_frozen(state)[0], _reduce(aux)
 
 
 def _loss(

@@ -11,7 +11,7 @@ from dllm_jax import types
 
 
 class TrainState(NamedTuple):
-  """Everything that an update changes; a checkpoint holds no more arrays.
+  """Everything that an update changes, and the frozen parameters.
 
   Attributes:
     step: updates done.
@@ -36,6 +36,40 @@ def split(params: types.Params) -> tuple[dict, dict]:
 def merge(trained: dict, frozen: dict) -> types.Params:
   """Inverse of `split`."""
   return flax.traverse_util.unflatten_dict(trained | frozen, sep='/')
+
+
+def detach(params: types.Params) -> tuple[types.Params, dict]:
+  """(the trained parameters alone, the frozen leaves by path).
+
+  Training donates, changes and saves the first; the frozen leaves stay where
+  they are, shared with whoever else reads them (a reference policy).
+  """
+  trained, frozen = split(params)
+  return (merge(trained, {}), frozen) if frozen else (params, {})
+
+
+def attach(params: types.Params, frozen: dict) -> types.Params:
+  """Inverse of `detach`."""
+  if not frozen:
+    return params
+  return merge(flax.traverse_util.flatten_dict(params, sep='/'), frozen)
+
+
+def without_frozen(state: TrainState) -> tuple[TrainState, dict]:
+  """`detach` of a state's parameters."""
+  params, frozen = detach(state.params)
+  return state._replace(params=params), frozen
+
+
+def with_frozen(state: TrainState, frozen: dict) -> TrainState:
+  """Inverse of `without_frozen`."""
+  return state._replace(params=attach(state.params, frozen))
+
+
+def copy_trained(params: types.Params) -> types.Params:
+  """Parameters to be trained: their trained leaves are not those given."""
+  trained, frozen = detach(params)
+  return attach(jax.tree.map(jax.numpy.copy, trained), frozen)
 
 
 def create(

@@ -8,11 +8,13 @@ import numpy as np
 import optax
 import pytest
 
+from dllm_jax import sharding
 from dllm_jax.train import grad, state
 
 X = np.random.default_rng(0).standard_normal((8, 3)).astype(np.float32)
 Y = np.arange(8, dtype=np.float32)
 PARAMS = {'w': jnp.array([1.0, -2.0, 0.5]), 'b': jnp.array([0.25])}
+MESH = sharding.make_mesh(sharding.MeshConfig(data=1))
 OPTIMIZER = optax.adamw(0.1, weight_decay=0.0)
 
 
@@ -35,6 +37,7 @@ def update(params, x, y, *, num_micro, counts=None, optimizer=OPTIMIZER):
     (x, y),
     loss,
     optimizer,
+    mesh=MESH,
     num_micro=num_micro,
     counts=counts,
   )
@@ -107,7 +110,12 @@ def test_a_gradient_that_is_not_finite_changes_nothing():
     # sqrt at 0: the value is 0, the gradient infinite.
     root = lambda params, _: (jnp.sqrt(jnp.sum(params['w'] * 0.0)), {})
     return grad.update(
-      state.create(PARAMS, OPTIMIZER), X, root, OPTIMIZER, num_micro=1
+      state.create(PARAMS, OPTIMIZER),
+      X,
+      root,
+      OPTIMIZER,
+      mesh=MESH,
+      num_micro=1,
     )
 
   new, aux = go()
@@ -125,7 +133,7 @@ def test_frozen_leaves_stay_and_have_no_moments():
   start = state.create(params, OPTIMIZER)
   assert list(start.opt_state[0].mu) == ['layer/lora_a']
   new, _ = jax.jit(
-    lambda s: grad.update(s, (X, Y), value, OPTIMIZER, num_micro=2)
+    lambda s: grad.update(s, (X, Y), value, OPTIMIZER, mesh=MESH, num_micro=2)
   )(start)
   layer = new.params['layer']
   np.testing.assert_array_equal(layer['kernel'], 1.0)

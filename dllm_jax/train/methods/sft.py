@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int, Key
 
 from dllm_jax import errors, sharding, types
@@ -93,25 +94,29 @@ class Sft:
     self, state: state_lib.TrainState, batch: SftBatch, step: int
   ) -> tuple[state_lib.TrainState, list[dict[str, Any]]]:
     """One optimiser step."""
+    state, frozen = state_lib.without_frozen(state)
     state, metrics = _update(
       state,
+      frozen,
       batch,
       streams.step_key(self.ctx.root, self.phase, step),
       denoiser=self.ctx.denoiser,
       vocab=self.ctx.vocab,
       optimizer=self.optimizer,
       cfg=self.cfg,
+      mesh=self.ctx.mesh,
     )
-    return state, [metrics]
+    return state_lib.with_frozen(state, frozen), [metrics]
 
 
 @functools.partial(
   jax.jit,
-  static_argnames=('denoiser', 'vocab', 'optimizer', 'cfg'),
+  static_argnames=('denoiser', 'vocab', 'optimizer', 'cfg', 'mesh'),
   donate_argnames=('state',),
 )
 def _update(
   state: state_lib.TrainState,
+  frozen: dict[str, Array],
   batch: SftBatch,
   key: Key[Array, ''],
   *,
@@ -119,6 +124,7 @@ def _update(
   vocab: types.Vocabulary,
   optimizer: optax.GradientTransformation,
   cfg: SftConfig,
+  mesh: Mesh,
 ) -> tuple[state_lib.TrainState, dict[str, Any]]:
   num_tokens = jnp.float32(batch.tokens.size)
   views = masked_diffusion.masked_views(
@@ -137,9 +143,14 @@ def _update(
     return share, {}
 
   state, aux = grad.update(
-    state, views, loss, optimizer, num_micro=cfg.num_micro
+    state_lib.with_frozen(state, frozen),
+    views,
+    loss,
+    optimizer,
+    mesh=mesh,
+    num_micro=cfg.num_micro,
   )
-  return state, {
+  return state_lib.without_frozen(state)[0], {
     'sft/loss': aux['loss'],
     'sft/grad_norm': aux['grad_norm'],
   }
