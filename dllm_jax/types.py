@@ -156,3 +156,12 @@ class Divisible(Protocol):
       errors.UserError: the mesh does not divide the model.
     """
     ...
+
+
+@runtime_checkable
+class Spreadable(Protocol):
+  """A denoiser that keeps rows where they lie, under jit over a mesh."""
+
+  def spread(self, mesh: Mesh) -> Denoiser:
+    """The same, its activations' rows divided as those of a batch are."""
+    ...

@@ -187,22 +187,28 @@ def inner_step(case: Case, mesh: Mesh) -> jax.stages.Lowered:
   """One optimiser step on the policy that a step before has moved."""
   shape = (case.rows, *case.views)
   logp = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding.rows(mesh))
+  trained, frozen = state_lib.without_frozen(state(case, mesh))
   return policy.inner_step.lower(
-    state(case, mesh),
+    trained,
+    frozen,
     batch(case, mesh),
     logp,
     logp if case.policy.has_kl else None,
     key(mesh),
     optimizer=optim.make(case.optimizer),
     cfg=case.policy,
+    mesh=mesh,
     **static(case, mesh),
   )
 
 
 def static(case: Case, mesh: Mesh) -> dict[str, Any]:
   """What is static about reads and inner steps."""
+  denoiser = case.denoiser
+  if sharding.divides_params(mesh):
+    denoiser = denoiser.spread(mesh)
   return {
-    'denoiser': case.denoiser.spread(mesh),
+    'denoiser': denoiser,
     'vocab': case.vocab,
     'estimator': case.estimator(),
     'num_micro': case.policy.num_micro,

@@ -277,7 +277,7 @@ def update(
   old = jnp.full(shape, -3.0, jnp.float32)
 
   def ours():
-    held['state'], metrics = compiled(held['state'], batch, old, None, key)
+    held['state'], metrics = compiled(held['state'], {}, batch, old, None, key)
     held['norms'].append(float(metrics['policy/grad_norm']))
 
   calls, norms = {'ours': ours}, {}

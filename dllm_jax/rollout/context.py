@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
-from dllm_jax import types
+from dllm_jax import sharding, types
 from dllm_jax.rollout import prompts
 from dllm_jax.tasks import task as task_lib
 from dllm_jax.text import chat
@@ -37,6 +37,14 @@ class Context:
   root: Key[Array, '']
   template: chat.ChatTemplate = chat.PLAIN
   prefill: str = ''
+
+  @property
+  def learner(self) -> types.Denoiser:
+    """The model as updates compute it, under jit over the mesh."""
+    divided = sharding.divides_params(self.mesh)
+    if divided and isinstance(self.denoiser, types.Spreadable):
+      return self.denoiser.spread(self.mesh)
+    return self.denoiser
 
   def prompt_lengths(self, rows: Sequence[task_lib.Row]) -> list[int]:
     """Tokens of every row's prompt, template and prefill included."""

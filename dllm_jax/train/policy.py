@@ -119,7 +119,7 @@ def update(
     The next state, and the metrics of every inner step, on the device.
   """
   static = {
-    'denoiser': ctx.denoiser,
+    'denoiser': ctx.learner,
     'vocab': ctx.vocab,
     'estimator': estimator,
     'num_micro': cfg.num_micro,

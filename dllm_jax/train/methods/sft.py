@@ -100,7 +100,7 @@ class Sft:
       frozen,
       batch,
       streams.step_key(self.ctx.root, self.phase, step),
-      denoiser=self.ctx.denoiser,
+      denoiser=self.ctx.learner,
       vocab=self.ctx.vocab,
       optimizer=self.optimizer,
       cfg=self.cfg,
