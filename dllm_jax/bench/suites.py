@@ -134,17 +134,18 @@ def _weights(model: config.ModelConfig) -> types.Params:
 
 
 def _compile(
-  lower: Callable[[], jax.stages.Lowered],
+  lower: Callable[[], jax.stages.Lowered], minimum: int
 ) -> tuple[jax.stages.Compiled, dict[str, Any]]:
   """The program, and what is known of it before it has run."""
   begin = time.perf_counter()
   compiled = lower().compile()
   seconds = time.perf_counter() - begin
-  program = hlo.parse(compiled.as_text())
+  count = hlo.flops(hlo.parse(compiled.as_text()))
   memory = compiled.memory_analysis()
   return compiled, {
     'compile_seconds': seconds,
-    'flops': hlo.flops(program),
+    'flops': count,
+    'flops_over_minimum': count / minimum,
     'peak_bytes': memory.argument_size_in_bytes
     + memory.output_size_in_bytes
     + memory.temp_size_in_bytes
@@ -152,7 +153,7 @@ def _compile(
   }
 
 
-def _rates(
+def rates(
   case: programs.Case,
   taken: dict[str, timing.Timing],
   *,
@@ -161,7 +162,16 @@ def _rates(
   minimum: int,
   facts: dict[str, Any],
 ) -> dict[str, Any]:
-  """A row of a table."""
+  """A row of a table.
+
+  Args:
+    case: what was measured.
+    taken: times of 'ours', and of others to compare with.
+    tokens: that a call makes or trains.
+    steps: denoising or optimiser steps of a call.
+    minimum: operations that a call needs.
+    facts: what else is known of the case.
+  """
   ours = taken['ours']
   device = jax.devices()[0]
   peak = hardware.peak_of(device.device_kind)
@@ -171,7 +181,6 @@ def _rates(
     'device': device.device_kind,
     'tokens_per_second': tokens / ours.wall,
     'steps_per_second': steps / ours.wall,
-    'flops_over_minimum': facts['flops'] * steps / minimum,
     'mfu': minimum / ours.wall / peak if peak else None,
     'seconds': {name: time._asdict() for name, time in taken.items()},
     'speedup': {
@@ -182,7 +191,8 @@ def _rates(
       for name, time in taken.items()
       if name != 'ours'
     },
-  } | facts
+    **facts,
+  }
 
 
 def decode(
@@ -197,7 +207,9 @@ def decode(
     rounds: of the timing.
   """
   params, ids = _weights(case.model), _prompts(case)
-  compiled, facts = _compile(lambda: programs.rollout(case, mesh))
+  compiled, facts = _compile(
+    lambda: programs.rollout(case, mesh), case.minimum()['rollout']
+  )
   args = (
     params,
     jax.random.key(0),
@@ -224,7 +236,7 @@ def decode(
       calls[f'torch_{name}'] = theirs
   taken = timing.in_turns(calls, rounds)
   steps = case.rollout.num_steps
-  row = _rates(
+  row = rates(
     case,
     taken,
     tokens=case.rows * case.rollout.gen_length,
@@ -233,7 +245,7 @@ def decode(
     facts=facts,
   )
   for name in set(made) - {'ours'}:
-    row[f'same_tokens_{name}'] = float(np.mean(made[name] == made['ours']))
+    row[f'same_as_{name}'] = float(np.mean(made[name] == made['ours']))
   return row
 
 
@@ -269,7 +281,9 @@ def update(
 ) -> dict[str, Any]:
   """One inner step: views of all rows forward and backward, and AdamW."""
   batch, key = rollouts(case), jax.random.key(2)
-  compiled, facts = _compile(lambda: programs.inner_step(case, mesh))
+  compiled, facts = _compile(
+    lambda: programs.inner_step(case, mesh), case.minimum()['inner_step']
+  )
   optimizer = optim.make(case.optimizer)
   start = jax.tree.map(jnp.copy, _weights(case.model))
   held = {'state': state_lib.create(start, optimizer), 'norms': []}
@@ -298,7 +312,7 @@ def update(
 
       calls[f'torch_{name}'] = theirs
   taken = timing.in_turns(calls, rounds)
-  row = _rates(
+  row = rates(
     case,
     taken,
     tokens=case.rows * case.rollout.gen_length,
@@ -307,7 +321,7 @@ def update(
     facts=facts,
   )
   for name, norm in norms.items():
-    row[f'norm_over_ours_{name}'] = norm / held['norms'][0]
+    row[f'same_as_{name}'] = norm / held['norms'][0]
   return row
 
 

@@ -58,7 +58,7 @@ def layout_on(mesh: Mesh, cfg: config.ModelConfig) -> Layout:
   return layout
 
 
-def pin(x: Float[Array, 'B *n'], layout: Layout) -> Float[Array, 'B *n']:
+def pin(x: Float[Array, 'B S D'], layout: Layout) -> Float[Array, 'B S D']:
   """The same, its rows on the devices that the layout says."""
   if layout.rows is None:
     return x
