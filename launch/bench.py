@@ -19,6 +19,7 @@ import config_file
 from dllm_jax import errors
 
 SUITES = ('decode', 'update', 'end_to_end')
+WIDTH = 150  # columns of the widest table
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 SUITE = flags.DEFINE_list('suite', list(SUITES), 'what to measure')
@@ -64,6 +65,7 @@ def main(overrides: list[str]) -> int:
 
 def _plan(overrides: list[str]) -> list[dict[str, Any]]:
   os.environ['JAX_PLATFORMS'] = 'cpu'  # The mesh is not there.
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')  # XLA's advice
   preset = PLAN.value
   if preset in ('llada_8b', 'dream_7b'):
     preset += ',gsm8k'
@@ -127,7 +129,9 @@ def _start():
   import rich.console
 
   jax.config.update('jax_enable_compilation_cache', False)
-  return rich.console.Console(soft_wrap=True)
+  screen = rich.console.Console()
+  screen.width = max(screen.width, WIDTH)  # A table in a pipe is not cut.
+  return screen
 
 
 def _reference():

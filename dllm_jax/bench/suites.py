@@ -67,7 +67,7 @@ LLADA = config.ModelConfig(
 )
 
 
-def _case(
+def make_case(
   name: str,
   model: config.ModelConfig,
   rows: int,
@@ -103,14 +103,14 @@ def _case(
 
 
 CASES = (
-  _case('0.2M, 8 rows', _TINY, 8, 17, 36, 36, 18),
-  _case('0.2M, 64 rows', _TINY, 64, 17, 36, 36, 18),
-  _case('0.6M, 32 rows', _SMALL, 32, 17, 36, 36, 18),
-  _case('50M, 4 rows', _MEDIUM, 4, 64, 64, 32, 32),
+  make_case('0.2M, 8 rows', _TINY, 8, 17, 36, 36, 18),
+  make_case('0.2M, 64 rows', _TINY, 64, 17, 36, 36, 18),
+  make_case('0.6M, 32 rows', _SMALL, 32, 17, 36, 36, 18),
+  make_case('50M, 4 rows', _MEDIUM, 4, 64, 64, 32, 32),
 )
 ON_ACCELERATORS = (
-  _case('LLaDA-8B, 1 row', LLADA, 1, 200, 256, 32, 128),
-  _case('LLaDA-8B, 8 rows', LLADA, 8, 200, 256, 32, 128),
+  make_case('LLaDA-8B, 1 row', LLADA, 1, 200, 256, 32, 128),
+  make_case('LLaDA-8B, 8 rows', LLADA, 8, 200, 256, 32, 128),
 )
 
 
