@@ -52,7 +52,11 @@ def _number(value: float | None, form: str, unit: float = 1.0) -> str:
 
 
 def planned(found: dict[str, Any]) -> rich.table.Table:
-  """One mesh, a program a line; bytes and operations of one device."""
+  """One mesh, a program a line; GB (10^9 bytes) and operations of one device.
+
+  `peak` is the compiler's, `estimate` that of `memory`; `beside` is what a run
+  holds that is no argument of the program.
+  """
   axes = ', '.join(f'{axis} {size}' for axis, size in found['mesh'].items())
   table = rich.table.Table(
     title=f'{found["preset"]} on {found["devices"]} devices ({axes}), '
@@ -62,23 +66,24 @@ def planned(found: dict[str, Any]) -> rich.table.Table:
   )
   for name in (
     'program',
-    'arguments GB',
-    'outputs GB',
-    'temporaries GB',
-    'in place GB',
-    'peak, compiled GB',
-    'peak, estimate GB',
-    'held beside GB',
+    'arguments',
+    'outputs',
+    'temporaries',
+    'in place',
+    'peak',
+    'estimate',
+    'beside',
     'TFLOP',
-    'over minimum',
-    'collectives GB',
+    'x minimum',
+    'collectives, GB',
     'compile s',
   ):
     table.add_column(name, justify='left' if name == 'program' else 'right')
   for row in found['programs']:
-    sent = ', '.join(
+    sent = '\n'.join(
       f'{kind} {nbytes / 1e9:.2f}'
       for kind, nbytes in sorted(row['collectives'].items())
+      if nbytes >= 1e7
     )
     table.add_row(
       NAMES[row['program']],
@@ -103,9 +108,9 @@ def planned(found: dict[str, Any]) -> rich.table.Table:
 
 
 NAMES = {
-  'rollout': 'rollout, a denoising step',
-  'read': 'read of a fixed policy',
-  'inner_step': 'update, an inner step',
+  'rollout': 'rollout: a step',
+  'read': 'update: a read',
+  'inner_step': 'update: a step',
 }
 
 
