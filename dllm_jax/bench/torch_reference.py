@@ -1,13 +1,15 @@
 """The same work in PyTorch, eagerly, as public code for these models does it.
 
-A loop of our own after LLaDA's `generate.py` and d1's trainer: `published`
-runs the canvas without a mask, unembeds every column, takes confidences from a
-float64 softmax over the vocabulary, and picks columns row by row in Python.
-`tuned` has the tricks of ours that eager PyTorch can have: the active block
-alone is unembedded, in float32, and all rows pick at once. Attention is
-`scaled_dot_product_attention`, weights are fused for nothing. This is the one
-module that may import torch, and only when it is asked for. Decoding is
-greedy. Dims: B rows, S columns, W columns of a block, V vocabulary.
+Loops of our own, after LLaDA's `generate.py` and d1's trainer. `published` runs
+the canvas without a mask, unembeds every column, takes confidences from a
+float64 softmax over the vocabulary, and picks columns row by row in Python; its
+update unembeds every column, too. `tuned` has the tricks of ours that eager
+PyTorch can have: only what is asked about is unembedded, in float32, and all
+rows pick at once. Attention is `scaled_dot_product_attention`, gradients are
+autograd's, AdamW is PyTorch's. Decoding is greedy. This is the one module that
+may import torch, and nothing imports it unasked. Models have no biases and no
+norms of queries and keys. Dims: B rows, S columns, P prompt columns, L
+completion columns, D model.
 """
 
 import dataclasses
@@ -77,7 +79,9 @@ class Model:
     q = _turn(heads('q_proj', cfg.num_heads), *turn)
     k = _turn(heads('k_proj', cfg.num_kv_heads), *turn)
     v = heads('v_proj', cfg.num_kv_heads)
-    mixed = F.scaled_dot_product_attention(q, k, v)
+    mixed = F.scaled_dot_product_attention(
+      q, k, v, enable_gqa=cfg.num_heads > cfg.num_kv_heads
+    )
     mixed = mixed.transpose(1, 2).reshape(rows, size, -1)
     x = x + mixed @ mix['o_proj']['kernel'][i]
     y = _norm(x, layer['post_attention_layernorm']['weight'][i], cfg.norm_eps)
