@@ -129,6 +129,31 @@ class Denoiser(Protocol):
 
 
 @runtime_checkable
+class SplitDenoiser(Denoiser, Protocol):
+  """A denoiser whose logits can be made some columns at a time.
+
+  unembed(params, states(params, tokens, attention_mask, query)) is what the
+  whole gives.
+  """
+
+  def states(
+    self,
+    params: Params,
+    tokens: Int[Array, 'B S'],
+    attention_mask: Bool[Array, 'B S'],
+    query: Int[Array, 'B Q'],
+  ) -> Float[Array, 'B Q D']:
+    """What the logits of columns `query` are made of."""
+    ...
+
+  def unembed(
+    self, params: Params, states: Float[Array, 'B Q D']
+  ) -> Float[Array, 'B Q V']:
+    """Float32 logits of the given states, column by column."""
+    ...
+
+
+@runtime_checkable
 class Divisible(Protocol):
   """A denoiser whose parameters may lie in parts on the devices of a mesh."""
 

@@ -42,7 +42,8 @@ def run(
     example: the rest of a command line, for --help: 'launch/x.py --flag ...'.
     takes: what `main` is given, in this order. 'config': the loaded ConfigDict
       of --config FILE[:preset]; 'workdir': the --workdir, None where it is not
-      given; 'args': the list of arguments that are not flags.
+      given; 'args': the list of arguments that are not flags; 'overrides': the
+      'a.b=value' of --config.a.b=value, where a command loads configs itself.
   """
   try:
     code = main(*_parse(sys.argv, description, example, takes))
@@ -128,9 +129,10 @@ def _parse(
   if any(a in ('-h', '-help', '--help', '--helpfull') for a in argv[1:]):
     print(_help(description, example))
     sys.exit(0)
+  changes = 'config' in takes or 'overrides' in takes
   overrides, rest = [], []
   for arg in argv:
-    match = re.match(r'--?config\.(.*)', arg) if 'config' in takes else None
+    match = re.match(r'--?config\.(.*)', arg) if changes else None
     if match:
       overrides.append(match[1])
     else:
@@ -149,7 +151,7 @@ def _parse(
     raise errors.UsageError(f'unexpected argument {args[0]!r}; see --help')
   if 'config' in takes and not flags.FLAGS.config:
     raise errors.UsageError(f'--config FILE is missing; for example: {example}')
-  given = {'args': args}
+  given = {'args': args, 'overrides': overrides}
   if 'config' in takes:
     given['config'] = config_file.load_config(flags.FLAGS.config, overrides)
   if 'workdir' in takes:

@@ -206,17 +206,39 @@ class TransformerDenoiser:
     attention_mask: Bool[Array, 'B S'],
     query: Int[Array, 'B Q'],
   ) -> Float[Array, 'B Q V']:
-    model = Transformer(parts.local_config(self.cfg, self.layout), self.layout)
-    outer = {k: v for k, v in params.items() if k != 'layers'}
-    outer = parts.gather(outer, self.layout, self.cfg.dtype)
-    variables = {'params': {**outer, 'layers': params['layers']}}
+    return self.unembed(
+      params, self.states(params, tokens, attention_mask, query)
+    )
+
+  def states(
+    self,
+    params: types.Params,
+    tokens: Int[Array, 'B S'],
+    attention_mask: Bool[Array, 'B S'],
+    query: Int[Array, 'B Q'],
+  ) -> Float[Array, 'B Q D']:
+    """What the logits of the queried columns are made of."""
+    model, variables = self._whole(params)
     hidden = model.apply(
       variables, tokens, attention_mask, method=Transformer.hidden
     )
     if self.cfg.logit_shift:
       query = _previous_real(attention_mask, query)
-    states = jnp.take_along_axis(hidden, query[..., None], axis=1)
+    return jnp.take_along_axis(hidden, query[..., None], axis=1)
+
+  def unembed(
+    self, params: types.Params, states: Float[Array, 'B Q D']
+  ) -> Float[Array, 'B Q V']:
+    """The logits of `states`."""
+    model, variables = self._whole(params)
     return model.apply(variables, states, method=Transformer.unembed)
+
+  def _whole(self, params: types.Params) -> tuple[Transformer, types.Params]:
+    """The model, and its variables with all but the layers put together."""
+    model = Transformer(parts.local_config(self.cfg, self.layout), self.layout)
+    outer = {k: v for k, v in params.items() if k != 'layers'}
+    outer = parts.gather(outer, self.layout, self.cfg.dtype)
+    return model, {'params': {**outer, 'layers': params['layers']}}
 
 
 def init(key: Key[Array, ''], cfg: config.ModelConfig) -> types.Params:

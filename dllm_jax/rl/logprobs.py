@@ -6,8 +6,8 @@ tokens that are credited in it, and a weight. Estimators differ in the views
 alone; `read_views` reads the log-probabilities of any. Views are a function of
 (key, row number), so old, reference and new policies see the same.
 
-Dims: B rows, K views a row, Q credited slots of a view, L completion columns,
-S canvas columns, P prompt columns, V vocabulary.
+Dims: B rows, K views a row, Q credited slots of a view, C slots of a chunk,
+L completion columns, S canvas columns, P prompt columns, V vocabulary, D model.
 """
 
 import dataclasses
@@ -20,6 +20,9 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from dllm_jax import types
 from dllm_jax.ops import sampling, schedules, streams
+
+# Slots whose logits exist at a time, where a model can be asked so.
+CHUNK = 64
 
 
 class Views(NamedTuple):
@@ -209,7 +212,9 @@ def read_views(
 ) -> Reading:
   """log pi(target) and entropy of every credited slot; 0 elsewhere.
 
-  Only the Q slots are unembedded, and the caller bounds B by micro-batches.
+  Only the Q slots are unembedded, `CHUNK` of them at a time where the model is
+  a `types.SplitDenoiser`: an array of all completion columns by vocabulary
+  never exists. The caller bounds B by micro-batches.
 
   Args:
     denoiser: the model.
@@ -223,19 +228,60 @@ def read_views(
   rows, count, size = views.tokens.shape
   flat = lambda x: x.reshape(rows * count, *x.shape[2:])
   column = size - gen_length + flat(views.slot)
-  logits = denoiser(
-    params, flat(views.tokens), flat(views.attention_mask), column
-  )
-  logits = sampling.allowed_logits(logits, vocab)
   # An uncredited slot may hold an id that is ruled out: its log-probability
   # would be -inf, and 0 * inf a NaN gradient.
-  target = jnp.where(views.credit, views.target, vocab.eos_token)
-  logp = sampling.token_logp(logits, flat(target)).reshape(views.slot.shape)
-  entropy = sampling.entropy(jax.lax.stop_gradient(logits))
+  target = flat(jnp.where(views.credit, views.target, vocab.eos_token))
+  canvas = flat(views.tokens), flat(views.attention_mask)
+  if column.shape[1] > CHUNK and isinstance(denoiser, types.SplitDenoiser):
+    states = denoiser.states(params, *canvas, column)
+    logp, entropy = _read_chunks(denoiser, params, states, target, vocab)
+  else:
+    logits = denoiser(params, *canvas, column)
+    logp, entropy = _read_logits(logits, target, vocab)
+  shape = views.slot.shape
   return Reading(
-    logp=jnp.where(views.credit, logp, 0.0),
-    entropy=jnp.where(views.credit, entropy.reshape(views.slot.shape), 0.0),
+    logp=jnp.where(views.credit, logp.reshape(shape), 0.0),
+    entropy=jnp.where(views.credit, entropy.reshape(shape), 0.0),
   )
+
+
+def _read_logits(
+  logits: Float[Array, 'B Q V'],
+  target: Int[Array, 'B Q'],
+  vocab: types.Vocabulary,
+) -> tuple[Float[Array, 'B Q'], Float[Array, 'B Q']]:
+  """Log-probabilities of the targets, and entropies."""
+  logits = sampling.allowed_logits(logits, vocab)
+  entropy = sampling.entropy(jax.lax.stop_gradient(logits))
+  return sampling.token_logp(logits, target), entropy
+
+
+def _read_chunks(
+  denoiser: types.SplitDenoiser,
+  params: types.Params,
+  states: Float[Array, 'B Q D'],
+  target: Int[Array, 'B Q'],
+  vocab: types.Vocabulary,
+) -> tuple[Float[Array, 'B Q'], Float[Array, 'B Q']]:
+  """`_read_logits` of the states, `CHUNK` slots at a time.
+
+  The backward pass makes a chunk's logits anew, rather than keep them all.
+  """
+  rows, slots = target.shape
+  count = -(-slots // CHUNK)
+
+  def cut(x):  # [B, Q, ...] -> [chunks, B, C, ...]
+    fill = [(0, 0), (0, count * CHUNK - slots), *[(0, 0)] * (x.ndim - 2)]
+    x = jnp.pad(x, fill).reshape(rows, count, CHUNK, *x.shape[2:])
+    return jnp.swapaxes(x, 0, 1)
+
+  @jax.checkpoint
+  def read(states, target):
+    return _read_logits(denoiser.unembed(params, states), target, vocab)
+
+  found = jax.lax.map(lambda xs: read(*xs), (cut(states), cut(target)))
+  join = lambda x: jnp.swapaxes(x, 0, 1).reshape(rows, -1)[:, :slots]
+  return join(found[0]), join(found[1])
 
 
 def view_logp(

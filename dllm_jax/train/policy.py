@@ -125,7 +125,7 @@ def update(
     'num_micro': cfg.num_micro,
   }
   keys = [jax.random.fold_in(key, j) for j in range(cfg.num_inner)]
-  read = functools.partial(_logp, **static)
+  read = functools.partial(fixed_logp, **static)
   # Before the first step, since it donates the rollout policy. Iteration 0
   # needs no old log-probabilities, and without KL nothing needs reference ones.
   old = [None] + [read(state.params, batch, k) for k in keys[1:]]
@@ -133,7 +133,7 @@ def update(
   state, frozen = state_lib.without_frozen(state)
   history = []
   for j, inner_key in enumerate(keys):
-    state, metrics = _inner_step(
+    state, metrics = inner_step(
       state,
       frozen,
       batch,
@@ -152,7 +152,7 @@ def update(
 @functools.partial(
   jax.jit, static_argnames=('denoiser', 'vocab', 'estimator', 'num_micro')
 )
-def _logp(
+def fixed_logp(
   params: types.Params,
   batch: types.RolloutBatch,
   key: Key[Array, ''],
@@ -187,7 +187,7 @@ def _logp(
   ),
   donate_argnames=('state',),
 )
-def _inner_step(
+def inner_step(
   state: state_lib.TrainState,
   frozen: dict[str, Array],
   batch: types.RolloutBatch,

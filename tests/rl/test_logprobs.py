@@ -406,3 +406,29 @@ def test_estimators_refuse_nonsense():
     dataclasses.replace(ESTIMATORS[1], num_steps=0)
   assert isinstance(ESTIMATORS[0], logprobs.Estimator)
   assert isinstance(tiny.Table(gen_length=L), types.Denoiser)
+
+
+@pytest.mark.parametrize('slots', [3, 8])
+def test_chunks_of_slots_are_the_whole(monkeypatch, slots):
+  # Values, and gradients of all parameters, the chunk's last slots padding.
+  batch = tiny.rollouts(3, rows=4, gen_length=L)
+  views = logprobs.SampledSteps(num_steps=2, max_commits=slots)(
+    jax.random.key(1), batch, tiny.VOCAB
+  )
+  params = tiny.params()
+
+  def read(params):
+    found = logprobs.read_views(
+      tiny.DENOISER, params, views, tiny.VOCAB, gen_length=L
+    )
+    return jnp.sum(found.logp[..., -1]) + jnp.sum(found.logp), found
+
+  want = jax.value_and_grad(read, has_aux=True)(params)
+  monkeypatch.setattr(logprobs, 'CHUNK', 2 if slots == 3 else 3)
+  got = jax.value_and_grad(read, has_aux=True)(params)
+  assert np.abs(want[0][1].logp).sum() > 0
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+    got,
+    want,
+  )

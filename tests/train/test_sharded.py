@@ -116,7 +116,7 @@ def test_an_update_works_in_place():
   """Nothing of the state is copied, and rows are not repeated over fsdp."""
   ctx = context((2, 2, 2))
   start = fresh(ctx)
-  compiled = policy._inner_step.lower(
+  compiled = policy.inner_step.lower(
     start,
     {},
     jax.device_put(BATCH, sharding.rows(ctx.mesh)),

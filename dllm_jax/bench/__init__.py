@@ -1,0 +1,1 @@
+"""What programs cost: counted from what was compiled, and measured."""

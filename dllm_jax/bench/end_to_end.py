@@ -1,0 +1,115 @@
+"""Whole steps of RL: prompts, rollout, verdicts, advantages, update.
+
+A config's own task and method record run as in training, on the host and the
+device. PyTorch decodes and updates at the same shapes; it neither judges nor
+samples, so that what is compared flatters it.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+
+from dllm_jax import errors, settings
+from dllm_jax.bench import programs, suites, timing
+from dllm_jax.data import pipeline
+from dllm_jax.experiment import setup
+from dllm_jax.ops import streams
+from dllm_jax.train import optim
+from dllm_jax.train import state as state_lib
+from dllm_jax.train.methods import diffu_grpo
+
+
+def end_to_end(
+  cfg: settings.Settings, *, reference: Any, rounds: int
+) -> dict[str, Any]:
+  """diffu-GRPO with the one-step estimator, one inner step and no KL.
+
+  Args:
+    cfg: task, model, rollout and micro-batches.
+    reference: the module `torch_reference`, or None.
+    rounds: of the timing.
+
+  Raises:
+    errors.UserError: the rollout is gated: its steps depend on the weights.
+  """
+  if cfg.rollout.decode != 'fixed':
+    raise errors.UserError(
+      'config key rollout.decode is not fixed, so that the work of a step '
+      'depends on the weights; use rollout.decode=fixed'
+    )
+  policy = dataclasses.replace(
+    cfg.policy, estimator='one_step', num_inner=1, beta=0.0, guided_beta=None
+  )
+  ctx = setup.context_of(cfg, None)
+  optimizer = optim.make(cfg.optim)
+  method = diffu_grpo.DiffuGrpo(
+    ctx=ctx,
+    optimizer=optimizer,
+    reference=None,
+    rollout=cfg.rollout,
+    reward=cfg.reward,
+    advantage=cfg.advantage,
+    policy=policy,
+  )
+  batches = pipeline.batches(
+    setup.load_rows(cfg).prompts,
+    seed=streams.host_seed(cfg.seed, 'rollout'),
+    batch_size=cfg.rollout.num_prompts,
+  )
+  params = setup.fresh_params(ctx)
+  weights = jax.tree.map(np.asarray, params)
+  held = {'state': state_lib.create(params, optimizer), 'step': 0}
+
+  def ours():
+    step = held['step']
+    batch, _ = method.collect(held['state'], batches.rows(step), step)
+    held['state'], _ = method.update(held['state'], batch, step)
+    held['step'] = step + 1
+    jax.block_until_ready(held['state'])
+
+  case = programs.Case(
+    name=f'{cfg.task.name}, {cfg.rollout.num_prompts} prompts x '
+    f'{cfg.rollout.group_size}',
+    model=ctx.denoiser.cfg,
+    rollout=cfg.rollout,
+    policy=policy,
+    optimizer=cfg.optim,
+  )
+  calls = {'ours': ours}
+  if reference is not None:
+    for name in ('published', 'tuned'):
+      calls[f'torch_{name}'] = _theirs(
+        case, weights, reference, tuned=name == 'tuned'
+      )
+  taken = timing.in_turns(calls, rounds)
+  least = case.minimum()
+  return suites.rates(
+    case,
+    taken,
+    tokens=case.rows * cfg.rollout.gen_length,
+    steps=1,
+    minimum=cfg.rollout.num_steps * least['rollout'] + least['inner_step'],
+    facts={},
+  )
+
+
+def _theirs(case: programs.Case, weights: Any, reference: Any, *, tuned: bool):
+  model = reference.Model(cfg=case.model, params=reference.leaves(weights))
+  trainer = reference.Trainer(model, case)
+  batch, key = suites.rollouts(case), jax.random.key(2)
+  views = jax.tree.map(np.asarray, case.estimator()(key, batch, case.vocab))
+  prompts = np.asarray(batch.prompt_ids)
+
+  def call():
+    reference.decode(model, case, prompts, tuned=tuned)
+    trainer.step(
+      views,
+      np.asarray(batch.sampler_logp),
+      np.asarray(batch.advantage),
+      np.asarray(batch.completion_mask),
+      tuned=tuned,
+    )
+
+  return call

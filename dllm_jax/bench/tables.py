@@ -1,0 +1,124 @@
+"""What was found, as tables of the console."""
+
+from typing import Any
+
+import rich.table
+
+
+def measured(rows: list[dict[str, Any]], title: str) -> rich.table.Table:
+  """Rows of a suite; speed-ups are of ours over PyTorch's loops."""
+  table = rich.table.Table(title=title)
+  for name in (
+    'case',
+    'tokens/s',
+    'steps/s',
+    'compile s',
+    'FLOPs / min.',
+    'peak MB',
+    'MFU',
+    'wall s (spread)',
+    'CPU s',
+    'over published, wall (CPU)',
+    'over tuned, wall (CPU)',
+    'same',
+  ):
+    table.add_column(name, justify='left' if name == 'case' else 'right')
+  for row in rows:
+    ours = row['seconds']['ours']
+    ratios = [
+      f'{row["speedup"][name]["wall"]:.2f} ({row["speedup"][name]["cpu"]:.2f})'
+      if name in row['speedup']
+      else '-'
+      for name in ('torch_published', 'torch_tuned')
+    ]
+    table.add_row(
+      row['case'],
+      f'{row["tokens_per_second"]:.0f}',
+      f'{row["steps_per_second"]:.2f}',
+      _number(row.get('compile_seconds'), '.1f'),
+      _number(row.get('flops_over_minimum'), '.3f'),
+      _number(row.get('peak_bytes'), '.1f', 1e6),
+      _number(row['mfu'], '.3f'),
+      f'{ours["wall"]:.4f} ({100 * ours["spread"]:.0f} %)',
+      f'{ours["cpu"]:.4f}',
+      *ratios,
+      _number(row.get('same_as_published'), '.6f'),
+    )
+  return table
+
+
+def _number(value: float | None, form: str, unit: float = 1.0) -> str:
+  return '-' if value is None else format(value / unit, form)
+
+
+def planned(found: dict[str, Any]) -> rich.table.Table:
+  """One mesh, a program a line; GB (10^9 bytes) and operations of one device.
+
+  `peak` is the compiler's, `estimate` that of `memory`; `beside` is what a run
+  holds that is no argument of the program.
+  """
+  axes = ', '.join(f'{axis} {size}' for axis, size in found['mesh'].items())
+  table = rich.table.Table(
+    title=f'{found["preset"]} on {found["devices"]} devices ({axes}), '
+    f'{found["rows"]} rows, LoRA rank {found["lora_rank"]}, compiled for '
+    f'{found["compiler"]}',
+    caption=verdict(found),
+  )
+  for name in (
+    'program',
+    'arguments',
+    'outputs',
+    'temporaries',
+    'in place',
+    'peak',
+    'estimate',
+    'beside',
+    'TFLOP',
+    'x minimum',
+    'collectives, GB',
+    'compile s',
+  ):
+    table.add_column(name, justify='left' if name == 'program' else 'right')
+  for row in found['programs']:
+    sent = '\n'.join(
+      f'{kind} {nbytes / 1e9:.2f}'
+      for kind, nbytes in sorted(row['collectives'].items())
+      if nbytes >= 1e7
+    )
+    table.add_row(
+      NAMES[row['program']],
+      *(
+        f'{row[name] / 1e9:.2f}'
+        for name in (
+          'arguments',
+          'outputs',
+          'temporaries',
+          'aliases',
+          'compiled',
+          'estimate',
+          'resident',
+        )
+      ),
+      f'{row["flops"] / 1e12:.2f}',
+      f'{row["flops"] / row["minimum"]:.2f}',
+      sent or '-',
+      f'{row["compile_seconds"]:.0f}',
+    )
+  return table
+
+
+NAMES = {
+  'rollout': 'rollout: a step',
+  'read': 'update: a read',
+  'inner_step': 'update: a step',
+}
+
+
+def verdict(found: dict[str, Any]) -> str:
+  """One sentence: whether it fits, and by whose bytes."""
+  by = 'the compiler' if found['compiler'] == 'tpu' else 'the estimate'
+  return (
+    f'{"fits" if found["fits"] else "DOES NOT FIT"} {found["device"]}: '
+    f'{found["needed_bytes"] / 1e9:.2f} GB by {by}, of '
+    f'{found["device_bytes"] / 1e9:.0f} GB'
+  )

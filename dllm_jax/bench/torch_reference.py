@@ -1,0 +1,221 @@
+"""The same work in PyTorch, eagerly, as public code for these models does it.
+
+Loops of our own, after LLaDA's `generate.py` and d1's trainer. `published` runs
+the canvas without a mask, unembeds every column, takes confidences from a
+float64 softmax over the vocabulary, and picks columns row by row in Python; its
+update unembeds every column, too. `tuned` has the tricks of ours that eager
+PyTorch can have: only what is asked about is unembedded, in float32, and all
+rows pick at once. Attention is `scaled_dot_product_attention`, gradients are
+autograd's, AdamW is PyTorch's. Decoding is greedy. This is the one module that
+may import torch, and nothing imports it unasked. Models have no biases and no
+norms of queries and keys. Dims: B rows, S columns, P prompt columns, L
+completion columns, D model.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch.nn import functional as F
+
+from dllm_jax import types
+from dllm_jax.bench import programs
+from dllm_jax.models import config
+from dllm_jax.rl import logprobs
+
+
+def leaves(params: types.Params, device: str = 'cpu') -> Any:
+  """Our parameters as tensors that have gradients."""
+  tensor = lambda leaf: torch.tensor(
+    np.asarray(leaf), device=device, requires_grad=True
+  )
+  return jax.tree.map(tensor, params)
+
+
+def _norm(x, weight, eps):
+  return F.rms_norm(x, (x.shape[-1],), weight, eps)
+
+
+def _turn(x, cos, sin):
+  left, right = x.chunk(2, dim=-1)
+  return x * cos + torch.cat([-right, left], -1) * sin
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Model:
+  """The transformer of `models.transformer`, bidirectional, without a mask."""
+
+  cfg: config.ModelConfig
+  params: Any
+
+  def hidden(self, tokens: Any) -> Any:
+    """[B, S] to [B, S, D], after the final norm."""
+    cfg, size = self.cfg, tokens.shape[1]
+    half = cfg.head_dim // 2
+    turns = cfg.rope_theta ** (
+      -torch.arange(half, device=tokens.device, dtype=torch.float32) / half
+    )
+    place = torch.arange(size, device=tokens.device, dtype=torch.float32)
+    angle = torch.outer(place, turns).repeat(1, 2)
+    turn = angle.cos(), angle.sin()
+    x = F.embedding(tokens, self.params['embed_tokens'])
+    for i in range(cfg.num_layers):
+      x = self._block(x, i, turn)
+    return _norm(x, self.params['norm']['weight'], cfg.norm_eps)
+
+  def _block(self, x: Any, i: int, turn: tuple[Any, Any]) -> Any:
+    cfg, layer = self.cfg, self.params['layers']
+    rows, size, _ = x.shape
+    mix, mlp = layer['self_attn'], layer['mlp']
+    y = _norm(x, layer['input_layernorm']['weight'][i], cfg.norm_eps)
+
+    def heads(name, count):
+      z = y @ mix[name]['kernel'][i]
+      return z.view(rows, size, count, cfg.head_dim).transpose(1, 2)
+
+    q = _turn(heads('q_proj', cfg.num_heads), *turn)
+    k = _turn(heads('k_proj', cfg.num_kv_heads), *turn)
+    v = heads('v_proj', cfg.num_kv_heads)
+    mixed = F.scaled_dot_product_attention(
+      q, k, v, enable_gqa=cfg.num_heads > cfg.num_kv_heads
+    )
+    mixed = mixed.transpose(1, 2).reshape(rows, size, -1)
+    x = x + mixed @ mix['o_proj']['kernel'][i]
+    y = _norm(x, layer['post_attention_layernorm']['weight'][i], cfg.norm_eps)
+    gate = F.silu(y @ mlp['gate_proj']['kernel'][i])
+    up = y @ mlp['up_proj']['kernel'][i]
+    return x + (gate * up) @ mlp['down_proj']['kernel'][i]
+
+  def logits(self, hidden: Any) -> Any:
+    """Of the given states."""
+    return hidden @ self.params['lm_head']['kernel']
+
+
+@torch.inference_mode()
+def decode(
+  model: Model,
+  case: programs.Case,
+  prompts: Int[np.ndarray, 'B P'],
+  *,
+  tuned: bool,
+) -> Int[np.ndarray, 'B L']:
+  """Greedy completions, block by block, as many tokens a step as ours.
+
+  Args:
+    model: with the weights.
+    case: its rollout gives lengths and steps.
+    prompts: ids, none of them padding.
+    tuned: see above.
+  """
+  cfg, mask = case.rollout, case.vocab.mask_token
+  device = model.params['embed_tokens'].device
+  blank = np.full((len(prompts), cfg.gen_length), mask, prompts.dtype)
+  tokens = torch.tensor(np.concatenate([prompts, blank], 1), device=device)
+  tokens = tokens.long()
+  steps = cfg.fixed().steps_per_block(cfg.num_steps)
+  for begin in range(prompts.shape[1], tokens.shape[1], cfg.block_length):
+    block = slice(begin, begin + cfg.block_length)
+    for step in range(steps):
+      left = int((tokens[0, block] == mask).sum())  # the same in all rows
+      quota = -(-left // (steps - step))
+      (_tuned_step if tuned else _published_step)(
+        model, tokens, block, quota, mask
+      )
+  return tokens[:, prompts.shape[1] :].cpu().numpy().astype(np.int32)
+
+
+def _published_step(model, tokens, block, quota, mask) -> None:
+  """All columns unembedded; confidences in float64; a loop over rows."""
+  logits = model.logits(model.hidden(tokens))
+  logits[..., mask] = -torch.inf
+  proposal = logits.argmax(-1)
+  share = F.softmax(logits.to(torch.float64), dim=-1)
+  confidence = share.gather(-1, proposal[..., None])[..., 0]
+  confidence[:, block.stop :] = -torch.inf
+  confidence[tokens != mask] = -torch.inf
+  chosen = torch.zeros_like(tokens, dtype=torch.bool)
+  for row in range(len(tokens)):
+    chosen[row, confidence[row].topk(quota).indices] = True
+  tokens[chosen] = proposal[chosen]
+
+
+def _tuned_step(model, tokens, block, quota, mask) -> None:
+  """The block unembedded; float32; all rows at once."""
+  logits = model.logits(model.hidden(tokens)[:, block])
+  logits[..., mask] = -torch.inf
+  best, proposal = logits.max(-1)
+  confidence = best - logits.logsumexp(-1)
+  confidence = confidence.where(tokens[:, block] == mask, -torch.inf)
+  at = confidence.topk(quota, dim=-1).indices
+  tokens[:, block].scatter_(1, at, proposal.gather(1, at))
+
+
+class Trainer:
+  """One inner step of diffu-GRPO, with AdamW and micro-batches."""
+
+  def __init__(self, model: Model, case: programs.Case):
+    self._model, self._case = model, case
+    cfg = case.optimizer
+    self._weights = jax.tree.leaves(model.params)
+    self._optimizer = torch.optim.AdamW(
+      self._weights,
+      lr=cfg.learning_rate,
+      betas=(cfg.b1, cfg.b2),
+      eps=cfg.eps,
+      weight_decay=cfg.weight_decay,
+    )
+
+  def step(
+    self,
+    views: logprobs.Views,
+    old_logp: Float[np.ndarray, 'B L'],
+    advantage: Float[np.ndarray, 'B L'],
+    mask: Bool[np.ndarray, 'B L'],
+    *,
+    tuned: bool,
+  ) -> float:
+    """Clipped surrogate, gradients, clip by norm, AdamW; the gradient norm.
+
+    Args:
+      views: of one view a row that shows all L slots, as NumPy arrays.
+      old_logp: of the rollout policy.
+      advantage: of every token.
+      mask: tokens that count.
+      tuned: the completion alone is unembedded; else every column is.
+    """
+    case = self._case
+    size, eps = case.rollout.gen_length, case.policy.eps
+    device = self._weights[0].device
+    tensor = lambda x: torch.tensor(np.asarray(x), device=device)
+    canvas, target = tensor(views.tokens[:, 0]), tensor(views.target[:, 0])
+    old, signal, counted = map(tensor, (old_logp, advantage, mask))
+    total = counted.sum()
+    for part in torch.arange(len(canvas)).chunk(case.policy.num_micro):
+      hidden = self._model.hidden(canvas[part].long())
+      if tuned:
+        logits = self._model.logits(hidden[:, -size:])
+      else:
+        logits = self._model.logits(hidden)[:, -size:]
+      logits = logits.clone()
+      logits[..., case.vocab.mask_token] = -torch.inf
+      logp = -F.cross_entropy(
+        logits.flatten(0, 1),
+        target[part].flatten().long(),
+        reduction='none',
+      ).view(len(part), size)
+      ratio = torch.exp(logp - old[part])
+      gain = torch.minimum(
+        ratio * signal[part],
+        ratio.clamp(1 - eps, 1 + eps) * signal[part],
+      )
+      loss = -(gain * counted[part]).sum() / total
+      loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(
+      self._weights, case.optimizer.max_grad_norm
+    )
+    self._optimizer.step()
+    self._optimizer.zero_grad(set_to_none=True)
+    return float(norm)

@@ -1,0 +1,158 @@
+"""Measures speed, and plans what a step will cost before there is a machine.
+
+  python launch/bench.py --suite decode,update --out bench.json
+  python launch/bench.py --plan llada_8b --mesh data=8,fsdp=8 --device tpu_v5e
+
+A plan compiles a step of a preset's run for a mesh of any size, without weights
+and without its devices.
+"""
+
+import json
+import os
+import pathlib
+from typing import Any
+
+from absl import flags
+
+import cli
+import config_file
+from dllm_jax import errors
+
+SUITES = ('decode', 'update', 'end_to_end')
+WIDTH = 150  # columns of the widest table
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+SUITE = flags.DEFINE_list('suite', list(SUITES), 'what to measure')
+ROUNDS = flags.DEFINE_integer('rounds', 10, 'of which the least time counts', 1)
+THREADS = flags.DEFINE_integer('threads', 2, 'cores that are used', 1)
+LARGEST = flags.DEFINE_float(
+  'largest', None, 'leave out models of more parameters, such as 1e6'
+)
+TORCH = flags.DEFINE_bool('torch', True, 'beside PyTorch, where installed')
+PLAN = flags.DEFINE_string(
+  'plan', None, 'a preset: llada_8b, dream_7b, or MODEL,TASK'
+)
+CONFIG = flags.DEFINE_string(
+  'config',
+  str(ROOT / 'configs' / 'diffu_grpo.py'),
+  'FILE of the preset, and of suite end_to_end; --config.a.b=VALUE sets',
+)
+MESH = flags.DEFINE_multi_string(
+  'mesh', ['data=8'], 'of a plan: data=N,fsdp=N,tensor=N; may be repeated'
+)
+DEVICE = flags.DEFINE_string('device', 'h100', 'of a plan: tpu_v5e, h100, ...')
+ROWS = flags.DEFINE_integer(
+  'rows', 12, 'of a plan: rows of a batch on each of data * fsdp', 1
+)
+VOCAB_SIZE = flags.DEFINE_integer(
+  'vocab_size', None, "of a plan: default: the model's, else 64", 3
+)
+OUT = flags.DEFINE_string('out', None, 'JSON')
+
+
+def main(overrides: list[str]) -> int:
+  wrong = [name for name in SUITE.value if name not in SUITES]
+  if wrong:
+    raise errors.UsageError(f'--suite {wrong[0]!r} is not one of {SUITES}')
+  if OUT.value and not pathlib.Path(OUT.value).absolute().parent.is_dir():
+    raise errors.UserError(f'--out {OUT.value}: its folder is missing')
+  found = _plan(overrides) if PLAN.value is not None else _measure(overrides)
+  if OUT.value:
+    text = json.dumps(found, indent=1) + '\n'
+    pathlib.Path(OUT.value).write_text(text, encoding='utf-8')
+  return 0
+
+
+def _plan(overrides: list[str]) -> list[dict[str, Any]]:
+  os.environ['JAX_PLATFORMS'] = 'cpu'  # The mesh is not there.
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')  # XLA's advice
+  preset = PLAN.value
+  if preset in ('llada_8b', 'dream_7b'):
+    preset += ',gsm8k'
+  config = config_file.load_config(f'{CONFIG.value}:{preset}', overrides)
+  from dllm_jax import settings  # Late: --help answers at once.
+  from dllm_jax.bench import hardware, plan, tables
+
+  if DEVICE.value not in hardware.ACCELERATORS:
+    raise errors.UsageError(
+      f'--device {DEVICE.value!r} is not one of '
+      f'{", ".join(hardware.ACCELERATORS)}'
+    )
+  meshes = [plan.parse_mesh(text) for text in MESH.value]
+  cli.setup_jax(max(map(plan.num_devices, meshes)))
+  screen, found = _start(), []
+  model = preset.partition(',')[0]
+  for mesh in meshes:
+    found.append(
+      plan.plan(
+        settings.from_config(config.to_dict()),
+        mesh,
+        DEVICE.value,
+        name=preset,
+        vocab_size=VOCAB_SIZE.value or plan.VOCABULARIES.get(model, 64),
+        rows_per_device=ROWS.value,
+      )
+    )
+    screen.print(tables.planned(found[-1]))
+  return found
+
+
+def _measure(overrides: list[str]) -> dict[str, list[dict[str, Any]]]:
+  cores = sorted(os.sched_getaffinity(0))[: THREADS.value]
+  os.sched_setaffinity(0, cores)  # Before JAX and PyTorch count them.
+  config = config_file.load_config(CONFIG.value, overrides)
+  cli.setup_jax(1)
+  from dllm_jax import settings, sharding
+  from dllm_jax.bench import end_to_end, flops, suites, tables
+
+  reference = _reference()
+  screen, found = _start(), {}
+  mesh = sharding.make_mesh(sharding.MeshConfig(data=1))
+  shared = {'reference': reference, 'rounds': ROUNDS.value}
+  for suite in SUITE.value:
+    if suite == 'end_to_end':
+      cfg = settings.from_config(config.to_dict())
+      found[suite] = [end_to_end.end_to_end(cfg, **shared)]
+    else:
+      found[suite] = [
+        suites.SUITES[suite](case, mesh, **shared)
+        for case in suites.cases(suite)
+        if flops.num_params(case.model) <= (LARGEST.value or float('inf'))
+      ]
+    screen.print(tables.measured(found[suite], f'{suite}, {len(cores)} cores'))
+  return found
+
+
+def _start():
+  """The console; compilations are measured, so none is remembered."""
+  import jax
+  import rich.console
+
+  jax.config.update('jax_enable_compilation_cache', False)
+  screen = rich.console.Console()
+  screen.width = max(screen.width, WIDTH)  # A table in a pipe is not cut.
+  return screen
+
+
+def _reference():
+  """The PyTorch loops, or None where there is no PyTorch."""
+  if not TORCH.value:
+    return None
+  try:
+    from dllm_jax.bench import torch_reference
+  except ModuleNotFoundError as e:
+    if e.name != 'torch':
+      raise
+    return None
+  torch_reference.torch.set_num_threads(THREADS.value)
+  return torch_reference
+
+
+if __name__ == '__main__':
+  cli.run(
+    main,
+    'Measures speed, or plans what a step costs on a mesh.',
+    example='launch/bench.py --plan llada_8b --mesh data=8,fsdp=8 '
+    '--device tpu_v5e',
+    takes=('overrides',),
+  )

@@ -1,0 +1,68 @@
+"""Operations by hand, and LLaDA's published shape."""
+
+import dataclasses
+
+import pytest
+
+from dllm_jax.bench import flops, suites
+from dllm_jax.models import config
+
+# q and o are 4 x 6, k and v 4 x 2, gate and up 4 x 5, down 5 x 4.
+CFG = config.ModelConfig(
+  vocab_size=7,
+  hidden_size=4,
+  num_layers=2,
+  num_heads=3,
+  num_kv_heads=1,
+  head_dim=2,
+  mlp_size=5,
+)
+LAYER = 24 + 8 + 8 + 24 + 20 + 20 + 20
+LORA = dataclasses.replace(CFG, lora_rank=3)
+ADAPTERS = 3 * (10 + 6 + 6 + 10 + 9 + 9 + 9)
+
+
+def test_weights():
+  assert flops.size(CFG) == flops.Size(layer=LAYER, adapters=0, unembedding=28)
+  assert flops.size(LORA).adapters == ADAPTERS
+  assert flops.num_params(CFG) == 2 * LAYER + 2 * 28
+  tied = dataclasses.replace(CFG, tie_embeddings=True)
+  assert flops.num_params(tied) == 2 * LAYER + 28
+
+
+def test_forward():
+  # 10 columns of 11 keys: scores and mixtures of width 6, in 2 layers.
+  attention = 2 * 2 * (10 * 11 * 6) * 2
+  assert flops.attention(CFG, 10, 11) == attention
+  want = 2 * 2 * LAYER * 10 + attention + 2 * 28 * 3
+  assert flops.forward(CFG, 10, 11, 3) == want
+  assert flops.forward(LORA, 10, 11, 3) == want + 2 * 2 * ADAPTERS * 10
+
+
+def test_backward_is_two_forwards_where_all_is_trained():
+  assert flops.backward(CFG, 10, 11, 3) == 2 * flops.forward(CFG, 10, 11, 3)
+
+
+def test_frozen_weights_have_no_gradient():
+  attention = flops.attention(CFG, 10, 11)
+  want = 2 * 2 * (LAYER + 2 * ADAPTERS) * 10 + 2 * attention + 2 * 28 * 3
+  assert flops.backward(LORA, 10, 11, 3) == want
+
+
+@pytest.mark.parametrize('has_kl, reads', [(False, 2), (True, 5)])
+def test_reads_of_an_update(has_kl, reads):
+  shape = {'rows': 6, 'views': 2, 'columns': 10, 'slots': 3}
+  forward = flops.forward(CFG, 10, 10, 3)
+  assert flops.read(CFG, **shape) == 12 * forward
+  assert flops.inner_step(CFG, **shape) == 36 * forward
+  found = flops.update(CFG, **shape, num_inner=3, has_kl=has_kl)
+  assert found == 12 * (3 * 3 + reads) * forward
+
+
+def test_llada():
+  # 8.016e9 parameters; 7.81 TFLOP for 512 tokens, all unembedded.
+  assert flops.num_params(suites.LLADA) == pytest.approx(8.016e9, rel=1e-3)
+  found = flops.forward(suites.LLADA, 512, 512, 512)
+  assert found == pytest.approx(7.81e12, rel=1e-3)
+  step = flops.decode_step(suites.LLADA, rows=3, columns=512, block=512)
+  assert step == 3 * found

@@ -1,0 +1,63 @@
+"""What decode steps and updates cost, from the compiled programs."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from dllm_jax import sharding, types
+from dllm_jax.bench import hlo, programs, suites
+from dllm_jax.models import config
+
+MODEL = config.ModelConfig(
+  vocab_size=2048,
+  hidden_size=256,
+  num_layers=2,
+  num_heads=4,
+  num_kv_heads=4,
+  head_dim=64,
+  mlp_size=704,
+)
+CASE = suites.make_case('test', MODEL, 8, 64, 128, 32, 64)
+TOO_LARGE = CASE.rows * CASE.rollout.gen_length * MODEL.vocab_size
+
+
+def compiled(lowered):
+  return hlo.parse(lowered.compile().as_text())
+
+
+@pytest.fixture(scope='module')
+def mesh():
+  return sharding.make_mesh(sharding.MeshConfig(data=1))
+
+
+@pytest.mark.parametrize('name', ['rollout', 'inner_step'])
+def test_cost_is_within_a_tenth_of_the_minimum(mesh, name):
+  program = compiled(programs.PROGRAMS[name](CASE, mesh))
+  minimum = CASE.minimum()[name]
+  assert minimum <= hlo.products(program) <= hlo.flops(program)
+  assert hlo.flops(program) <= 1.10 * minimum
+  assert hlo.largest(program).size < TOO_LARGE
+  # Logits are of a block, or of a chunk of a micro-batch.
+  logits = [s.size for _, s in hlo.buffers(program) if 2048 in s.dims]
+  assert 0 < max(logits) <= TOO_LARGE / 4
+
+
+def test_the_check_of_arrays_sees_the_logits_of_all_columns(mesh):
+  def bad(params, tokens):
+    mask = jnp.ones(tokens.shape, bool)
+    query = jnp.broadcast_to(jnp.arange(128)[None], (CASE.rows, 128))
+    logits = CASE.denoiser(params, tokens, mask, query)
+    return jnp.argmax(jax.nn.softmax(logits), -1)
+
+  tokens = jax.ShapeDtypeStruct((CASE.rows, CASE.columns), jnp.int32)
+  lowered = jax.jit(bad).lower(programs.params(CASE, mesh), tokens)
+  assert hlo.largest(compiled(lowered)).size >= TOO_LARGE
+
+
+def test_shapes_are_those_of_a_run(mesh):
+  batch = suites.rollouts(CASE)
+  made = jax.tree.map(lambda x: (x.shape, x.dtype), batch)
+  want = jax.tree.map(lambda x: (x.shape, x.dtype), programs.batch(CASE, mesh))
+  assert made == want
+  assert isinstance(CASE.denoiser, types.SplitDenoiser)
+  assert CASE.views == (1, 128) and CASE.columns == 192

@@ -1,0 +1,40 @@
+"""PyTorch's loops do what ours do, from the same weights."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dllm_jax import sharding
+from dllm_jax.bench import suites
+from dllm_jax.models import transformer
+from tests import tiny
+
+pytest.importorskip('torch')
+from dllm_jax.bench import torch_reference  # noqa: E402
+
+# Four steps of a block of eight commit 2 each; GQA.
+CASE = suites.make_case('tiny', tiny.MODEL, 4, 3, 16, 8, 8)
+
+
+def test_logits():
+  params = jax.tree.map(np.asarray, tiny.params())
+  tokens = np.arange(12, dtype=np.int32).reshape(2, 6)
+  want = transformer.Transformer(tiny.MODEL).apply(
+    {'params': params}, tokens, jnp.ones(tokens.shape, bool)
+  )
+  model = torch_reference.Model(
+    cfg=tiny.MODEL, params=torch_reference.leaves(params)
+  )
+  got = model.logits(model.hidden(torch_reference.torch.tensor(tokens).long()))
+  np.testing.assert_allclose(got.detach().numpy(), want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('suite', ['decode', 'update'])
+def test_both_loops_do_the_same(suite):
+  # The same tokens; the same norm of the gradient.
+  mesh = sharding.make_mesh(sharding.MeshConfig(data=1))
+  row = suites.SUITES[suite](CASE, mesh, reference=torch_reference, rounds=1)
+  for name in ('published', 'tuned'):
+    assert row[f'same_as_{name}'] == pytest.approx(1.0, abs=1e-5)
+    assert row['speedup'][f'torch_{name}']['wall'] > 0
