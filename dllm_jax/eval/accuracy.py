@@ -29,6 +29,7 @@ class Evaluation(NamedTuple):
     correct: verdict of each row.
     texts: completion of each row.
     tokens: the same as ids.
+    logp: log-probability of each token when it was committed (nats).
     commit_step: when each token was committed.
     num_steps: denoiser calls of each row.
   """
@@ -42,6 +43,7 @@ class Evaluation(NamedTuple):
   correct: Float[np.ndarray, ' N']
   texts: list[str]
   tokens: Int[np.ndarray, 'N L']
+  logp: Float[np.ndarray, 'N L']
   commit_step: Int[np.ndarray, 'N L']
   num_steps: Int[np.ndarray, ' N']
 
@@ -127,6 +129,7 @@ def evaluate(
     correct=scored.correct.astype(np.float32),
     texts=scored.texts,
     tokens=trajectory.tokens,
+    logp=trajectory.logp,
     commit_step=trajectory.commit_step,
     num_steps=trajectory.num_steps,
   )

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from dllm_jax import errors, loop, settings, types
 from dllm_jax.eval import accuracy, frontier
-from dllm_jax.experiment import setup
+from dllm_jax.experiment import setup, trajectories
 from dllm_jax.io import console, workdir
 from dllm_jax.rollout import context
 from dllm_jax.tasks import task as task_lib
@@ -38,10 +38,11 @@ def sweep_all(
   *,
   screen: console.Console,
   stop: workdir.StopRequest,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], trajectories.Evaluations]:
   """Every policy under every decoding of the config, on the same rows.
 
   Returns:
+    The evaluations, and before them what eval.json says of them.
     By policy a 'sweep' over the fixed schedules and, where the config has
     thresholds, 'thresholds'; then also 'frontier', by policy but the base:
     each of its thresholds against all decodings of the base
@@ -77,14 +78,17 @@ def sweep_all(
         for name in policies
         if name != 'base'
       }
-  return found
+  return found, trajectories.Evaluations(fixed, gated)
 
 
 def evaluate_all(
   run: setup.Run, policies: dict[str, types.Params], chosen: Chosen
 ) -> dict[str, Any]:
-  """Test accuracy of every policy at every setting: what eval.json says."""
-  found = sweep_all(
+  """Test accuracy of every policy at every setting: what eval.json says.
+
+  Verdicts and a few trajectories are written to files of their own.
+  """
+  found, evaluations = sweep_all(
     run.ctx,
     run.cfg,
     run.rows.test,
@@ -105,6 +109,12 @@ def evaluate_all(
       run.cfg.loop.num_steps if name == 'final' else 0,
       {f'{name}/accuracy': own['accuracy']},
     )
+  place, rows = run.directory, run.rows.test
+  trajectories.write_verdicts(
+    place / trajectories.VERDICTS_FILE, rows, evaluations
+  )
+  shown = trajectories.choose(evaluations, chosen.steps, chosen.threshold)
+  trajectories.write(place, run.ctx, run.cfg, rows, shown)
   return {
     'task': run.cfg.task.name,
     'method': run.cfg.method,

@@ -112,6 +112,7 @@ def make(correct):
     correct=np.array(correct, np.float32),
     texts=[''] * n,
     tokens=np.zeros((n, 2), np.int32),
+    logp=np.zeros((n, 2), np.float32),
     commit_step=np.zeros((n, 2), np.int32),
     num_steps=np.full(n, 3, np.int32),
   )
