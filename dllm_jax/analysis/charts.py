@@ -36,7 +36,9 @@ class Plan(NamedTuple):
 
 
 LEARNING = (
-  Plan('Reward', (('reward/mean', 'reward'),), note='weighted sum of its terms'),
+  Plan(
+    'Reward', (('reward/mean', 'reward'),), note='weighted sum of its terms'
+  ),
   Plan(
     'Right answers in rollouts',
     (('reward/correct', 'right'),),
@@ -66,7 +68,7 @@ LEARNING = (
     'Groups without variance',
     (('group/zero_variance', 'groups'),),
     unit='share',
-    note='all completions earn the same: nothing to learn from',
+    note='all completions earn the same',
   ),
   Plan('Denoising steps', (('rollout/num_steps', 'steps'),), note='a rollout'),
   Plan('Tokens per step', (('rollout/tokens_per_step', 'tokens'),)),
@@ -90,9 +92,11 @@ LEARNING = (
       ('policy/sampler_gap', 'answer-free'),
       ('policy/sampler_gap_guided', 'guided'),
     ),
-    note='gap of log-probabilities, nats',
+    note='gap of log-probabilities (nats)',
   ),
-  Plan('Gradient norm', (('policy/grad_norm', 'norm'),), note='before clipping'),
+  Plan(
+    'Gradient norm', (('policy/grad_norm', 'norm'),), note='before clipping'
+  ),
   Plan(
     'Path credit',
     (('credit/auc', 'area under the rewards'), ('credit/push', 'mean push')),
@@ -109,7 +113,7 @@ GUIDED = (
     'Gold answer in the reasoning',
     (('free/leaked_gold', 'answer-free'), ('guided/leaked_gold', 'guided')),
     unit='share',
-    note='the leak that guidance must not cause',
+    note='a leak, which guidance must not cause',
   ),
   Plan(
     'Completion length',

@@ -49,7 +49,9 @@ def smooth(curve: record.Curve) -> record.Curve:
   # As wide on either side: a mean over one side alone would lag.
   reach = np.minimum(np.minimum(place, n - 1 - place), half)
   first, last = place - reach, place + reach + 1
-  return record.Curve(curve.steps, (total[last] - total[first]) / (last - first))
+  return record.Curve(
+    curve.steps, (total[last] - total[first]) / (last - first)
+  )
 
 
 def over_seeds(found: Sequence[record.Curve]) -> Drawn:

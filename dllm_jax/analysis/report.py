@@ -29,6 +29,7 @@ METHODS = {
   'sft': 'Supervised training',
   'ta_grpo_d': 'TA-GRPO-d',
 }
+SCALES = (0.04, 0.08, 0.2, 0.4, 0.6, 0.8)  # quarters of them are round
 TASKS = {
   'aqua': 'AQuA',
   'countdown': 'Countdown',
@@ -38,8 +39,8 @@ TASKS = {
   'sudoku': 'Sudoku',
 }
 KINDS = {
-  'fixed': 'Fixed: the base fails, the trained policy solves it',
-  'broken': 'Broken: the base solves it, the trained policy fails',
+  'fixed': 'Fixed: the base fails, the final policy solves it',
+  'broken': 'Broken: the base solves it, the final policy fails',
   'both right': 'Both right',
   'both wrong': 'Both wrong',
 }
@@ -105,9 +106,7 @@ def of_run(run: record.Run) -> str:
   )
 
 
-def render(
-  template: str, data: Mapping[str, Any], **values: Any
-) -> str:
+def render(template: str, data: Mapping[str, Any], **values: Any) -> str:
   """A page of a template of `page/`.
 
   Args:
@@ -151,8 +150,14 @@ def _hash(text: str) -> str:
 
 def title(run: record.Run) -> str:
   """What was trained, on what."""
-  method, task = run.config['method']['name'], run.config['task']['name']
-  return f'{METHODS.get(method, method)} on {TASKS.get(task, task)}'
+  method = run.config['method']['name']
+  return f'{METHODS.get(method, method)} on {task_title(run)}'
+
+
+def task_title(run: record.Run) -> str:
+  """The task as people spell it."""
+  name = run.config['task']['name']
+  return TASKS.get(name, name)
 
 
 def percent(share: float) -> str:
@@ -192,7 +197,7 @@ def _headline(run: record.Run) -> dict[str, Any]:
   """Base and final, their difference, and the room to draw them in."""
   found = gains.readings(run)
   top = max(reading.accuracy + reading.interval for reading in found)
-  scale = next((s for s in (0.1, 0.25, 0.5) if top <= s), 1.0)
+  scale = next((s for s in SCALES if top <= s), 1.0)
   return {
     'readings': found,
     'base': found[0],

@@ -31,9 +31,7 @@ def spell(tokenizer: tokenizer_lib.Tokenizer | None, ids: Iterable[int]) -> str:
   return tokenizer.decode(i for i in ids if i < tokenizer.vocab_size)
 
 
-def pieces(
-  tokenizer: tokenizer_lib.Tokenizer, ids: Sequence[int]
-) -> list[str]:
+def pieces(tokenizer: tokenizer_lib.Tokenizer, ids: Sequence[int]) -> list[str]:
   """The text of each token; together they are the text of all.
 
   A character that several tokens spell is the last one's. Special tokens have

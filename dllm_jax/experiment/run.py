@@ -12,8 +12,14 @@ from typing import Any
 import jax
 
 from dllm_jax import errors, loop, settings
-from dllm_jax.analysis import frontier_plot
-from dllm_jax.experiment import pretrained_base, results, setup, stages
+from dllm_jax.analysis import frontier_plot, report
+from dllm_jax.experiment import (
+  pretrained_base,
+  provenance,
+  results,
+  setup,
+  stages,
+)
 from dllm_jax.io import console, metrics, workdir
 
 # Metrics of the live line, in order of interest.
@@ -66,7 +72,7 @@ def run(
   metrics.find_wandb(cfg.wandb_project)
   with (
     workdir.StopRequest() as stop,
-    workdir.claim(directory, config, extra={}) as resumed,
+    workdir.claim(directory, config, extra=provenance.record()) as resumed,
   ):
     finished = directory / results.EVAL_FILE
     if finished.exists():
@@ -109,7 +115,17 @@ def run(
     if cfg.eval.thresholds:
       frontier_plot.draw(found, directory / 'frontier.png')
     results.show(found, screen)
+    _report(directory, screen)
     return found
+
+
+def _report(directory: pathlib.Path, screen: console.Console) -> None:
+  """The page about the run; a run is none the worse without it."""
+  try:
+    screen.line(f'report: {report.write(directory)}')
+  except Exception as e:  # whatever it is, the results are written and shown
+    why = ' '.join(f'{type(e).__name__}: {e}'.split())
+    screen.line(f'warning: no {report.FILE}: {why}')
 
 
 def _stages(run: setup.Run) -> dict[str, Any]:

@@ -27,8 +27,10 @@ function range(series, unit) {
   }
   let low = Math.min(...values), high = Math.max(...values);
   if (low >= 0 && low < 0.6 * high) low = 0;
-  if (high === low) [low, high] = high ? [Math.min(0, 2 * high),
-    Math.max(0, 2 * high)] : [0, 1];
+  if (high === low) {
+    [low, high] = [Math.min(0, 2 * high), Math.max(0, 2 * high)];
+    if (high === low) high = unit === 'share' ? 0.1 : 1;
+  }
   if (unit === 'share') [low, high] = [Math.max(low, 0), Math.min(high, 1)];
   const room = 0.04 * (high - low);
   return [low === 0 ? 0 : low - room, high + room];

@@ -15,10 +15,11 @@ function shown(piece) {
     (piece ? '␣' : '·');
 }
 
-const NAMES = {base: 'Base', control: 'Control', final: 'Trained'};
+const NAMES = {base: 'Base', control: 'Control', final: 'Final'};
 
 class Panel {
-  constructor(sample, blockLength, parent) {
+  // `longest`: steps of the slowest sample beside this one, for a common scale.
+  constructor(sample, blockLength, longest, parent) {
     this.sample = sample;
     this.hasEnd = sample.length < sample.pieces.length ||
       sample.pieces[sample.length - 1] === '';
@@ -33,7 +34,7 @@ class Panel {
       head, sample.correct ? '✓ ends right' : '✗ ends wrong');
     this.canvas = html('div', {class: 'canvas'}, panel);
     this.cells = this.makeCells(blockLength);
-    this.makeTimeline(panel);
+    this.makeTimeline(panel, longest);
     this.readout = this.makeReadout(panel);
     html('h4', {}, panel, 'Text so far');
     this.text = html('p', {class: 'text'}, panel);
@@ -62,14 +63,13 @@ class Panel {
   }
 
   // Tokens committed by each step as bars, and the reward as a line.
-  makeTimeline(panel) {
+  makeTimeline(panel, longest) {
     const s = this.sample, total = Math.max(s.num_steps, 1);
     const counts = new Array(total).fill(0);
     for (const step of s.commit_step) if (step < total) counts[step]++;
-    this.counts = counts;
     const most = Math.max(...counts, 1);
     const box = svg('svg', {class: 'timeline', preserveAspectRatio: 'none',
-      viewBox: `0 0 ${total} 40`, 'aria-hidden': 'true'}, panel);
+      viewBox: `0 0 ${Math.max(longest, 1)} 40`, 'aria-hidden': 'true'}, panel);
     this.bars = counts.map((count, i) => svg('rect', {x: i + 0.08,
       width: 0.84, y: 40 - 22 * count / most, height: 22 * count / most}, box));
     const known = s.rewards.map((r, k) => [s.steps[k], r])
@@ -93,9 +93,18 @@ class Panel {
       html('dt', {}, item, name);
       return html('dd', {}, item);
     };
-    return {step: entry('step'), now: entry('tokens this step'),
-      sure: entry('their confidence'), rate: entry('tokens a step'),
-      reward: entry('reward so far')};
+    return {step: entry('step'), now: entry('new tokens'),
+      sure: entry('confidence'), rate: entry('tokens/step'),
+      reward: entry('reward')};
+  }
+
+  // Holds cells and text at their final size, so that nothing moves in a replay.
+  settle() {
+    const widths = this.cells.map((cell) => cell.offsetWidth);
+    this.cells.forEach((cell, i) => {
+      if (widths[i]) cell.style.setProperty('width', `${widths[i]}px`);
+    });
+    this.text.style.setProperty('min-height', `${this.text.offsetHeight}px`);
   }
 
   // The step that this panel is at when the player is at `time`.
@@ -188,11 +197,12 @@ class Player {
     const panels = this.find('.panels');
     panels.replaceChildren();
     panels.dataset.count = problem.samples.length;
-    this.panels = problem.samples.map((sample) =>
-      new Panel(sample, problem.block_length, panels));
     this.total = Math.max(...problem.samples.map((s) => s.num_steps));
+    this.panels = problem.samples.map((sample) =>
+      new Panel(sample, problem.block_length, this.total, panels));
     this.slider.max = this.total;
     this.seek(this.total);
+    for (const panel of this.panels) panel.settle();
   }
 
   // Goes to a step, and stops there.
@@ -231,7 +241,6 @@ class Player {
 
   setPlaying(playing) {
     const button = this.find('.play');
-    button.textContent = playing ? '⏸' : '▶';
     button.setAttribute('aria-label', playing ? 'Pause' : 'Play');
     this.root.classList.toggle('playing', playing);
   }
