@@ -102,13 +102,25 @@ def grouped(runs: Sequence[record.Run]) -> dict[str, list[record.Run]]:
     found.setdefault((kind, number), []).append(run)
   members = list(found.values())
   flat = [record.flatten(group[0].config) for group in members]
+  return dict(zip(_names(members, flat), members, strict=True))
+
+
+def _names(
+  members: Sequence[Sequence[record.Run]], flat: Sequence[Mapping[str, Any]]
+) -> list[str]:
+  """A name for each group: the fewest keys that tell them apart.
+
+  The directory of its first run where keys do not.
+  """
   keys = _keys(flat)
-  names = [', '.join(_say(k, f.get(k)) for k in keys[:MAX_KEYS]) for f in flat]
-  if len(set(names)) < len(names):  # equal but for more keys, or altogether
-    names = [group[0].name for group in members]
-  if len(set(names)) < len(names):
-    names = [str(group[0].directory) for group in members]
-  return dict(zip(names, members, strict=True))
+  for count in range(1, MAX_KEYS + 1):
+    names = [', '.join(_say(k, f.get(k)) for k in keys[:count]) for f in flat]
+    if '' not in names and len(set(names)) == len(names):
+      return names
+  names = [group[0].name for group in members]
+  if len(set(names)) == len(names):
+    return names
+  return [str(group[0].directory) for group in members]
 
 
 def _kind(run: record.Run) -> str:

@@ -14,19 +14,21 @@ function ticks(low, high, count) {
   return found;
 }
 
-// The range of an axis: all of the means and intervals, and of the raw values
-// what is not far out, so that a spike does not flatten the curve.
+// The range of an axis: all of the means; of the raw values what is not far
+// out, and of the intervals what is not much wider than all else, so that
+// neither a spike nor an interval over two seeds flattens the curves.
 function range(series, unit) {
-  const values = series.flatMap((s) => [...s.y, ...(s.low || []),
-    ...(s.high || [])]).filter((v) => v !== null);
-  const raw = series.flatMap((s) => s.raw || []).filter((v) => v !== null)
-    .sort((a, b) => a - b);
-  if (raw.length) {
-    values.push(raw[Math.floor(0.01 * raw.length)],
-      raw[Math.ceil(0.99 * raw.length) - 1]);
-  }
+  const known = (key) => series.flatMap((s) => s[key] || [])
+    .filter((v) => v !== null);
+  const raw = known('raw').sort((a, b) => a - b);
+  const values = [...known('y'), ...(raw.length
+    ? [raw[Math.floor(0.01 * raw.length)], raw[Math.ceil(0.99 * raw.length) - 1]]
+    : [])];
   let low = Math.min(...values), high = Math.max(...values);
-  if (low >= 0 && low < 0.6 * high) low = 0;
+  const reach = (high - low) || Math.abs(high) || 1;
+  low = Math.max(Math.min(low, ...known('low')), low - reach);
+  high = Math.min(Math.max(high, ...known('high')), high + reach);
+  if (Math.min(...values) >= 0 && low < 0.6 * high) low = 0;
   if (high === low) {
     [low, high] = [Math.min(0, 2 * high), Math.max(0, 2 * high)];
     if (high === low) high = unit === 'share' ? 0.1 : 1;

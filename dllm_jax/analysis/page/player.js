@@ -93,8 +93,8 @@ class Panel {
       html('dt', {}, item, name);
       return html('dd', {}, item);
     };
-    return {step: entry('step'), now: entry('new tokens'),
-      sure: entry('confidence'), rate: entry('tokens/step'),
+    return {step: entry('step'), now: entry('tokens'),
+      sure: entry('confidence'), rate: entry('per step'),
       reward: entry('reward')};
   }
 
