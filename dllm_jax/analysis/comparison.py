@@ -82,7 +82,7 @@ def of_runs(runs: Sequence[record.Run]) -> str:
     'comparison.html',
     {'charts': sections, 'problems': []},
     title=f'{len(runs)} runs on {report.task_title(first[0])}',
-    lines=[_line(name, members, first) for name, members in groups.items()],
+    lines=[summary(name, members, first) for name, members in groups.items()],
     num=first[0].results and first[0].results['num'],
     differing=_differing(groups),
   )
@@ -161,9 +161,10 @@ def _differing(
   ]
 
 
-def _line(
+def summary(
   name: str, runs: Sequence[record.Run], first: Sequence[record.Run]
 ) -> Line:
+  """The line of a group in the table; `first` is the group above all."""
   told = ', '.join(f'{r.name} (seed {r.config["seed"]})' for r in runs)
   if any(run.results is None for run in runs):
     what = 'not finished'

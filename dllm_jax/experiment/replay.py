@@ -103,5 +103,6 @@ def title(row: Mapping[str, Any], step: int) -> str:
     for logp, at in zip(row['logp'], row['commit_step'], strict=True)
     if at == step - 1
   ]
+  tokens = f'{len(new)} token{"s" * (len(new) != 1)}'
   sure = f', confidence {sum(new) / len(new):.2f}' if new else ''
-  return f'{row["id"]}  {step}/{row["num_steps"]}  +{len(new)}{sure}  '
+  return f'{row["id"]}  {step}/{row["num_steps"]}  {tokens}{sure}  '

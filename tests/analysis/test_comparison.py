@@ -58,7 +58,7 @@ def test_a_group_is_named_by_the_keys_that_tell_it_apart(tmp_path):
 def lines(found):
   groups = comparison.grouped(found)
   first = next(iter(groups.values()))
-  return [comparison._line(name, g, first) for name, g in groups.items()]
+  return [comparison.summary(name, g, first) for name, g in groups.items()]
 
 
 def test_groups_of_the_same_seeds_are_paired_by_seed(tmp_path):
