@@ -169,8 +169,9 @@ class Chart {
       const [left] = this.place(x, 0);
       svg('line', {class: 'rule', x1: left, x2: left, y1: MARGIN.top,
         y2: this.size[1] - MARGIN.bottom}, this.cursor);
-      svg('text', {class: 'tick-label', x: left, y: this.size[1] - 6,
-        'text-anchor': 'middle'}, this.cursor, number(x, ''));
+      svg('text', {class: 'tick-label rule-label', x: left,
+        y: this.size[1] - 6, 'text-anchor': 'middle'}, this.cursor,
+      number(x, ''));
     }
     series.forEach((s, i) => {
       const marked = s.marks && x === null;
