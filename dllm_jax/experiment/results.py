@@ -109,18 +109,29 @@ def evaluate_all(
       run.cfg.loop.num_steps if name == 'final' else 0,
       {f'{name}/accuracy': own['accuracy']},
     )
-  place, rows = run.directory, run.rows.test
-  trajectories.write_verdicts(
-    place / trajectories.VERDICTS_FILE, rows, evaluations
-  )
-  shown = trajectories.choose(evaluations, chosen.steps, chosen.threshold)
-  trajectories.write(place, run.ctx, run.cfg, rows, shown)
+  _keep_completions(run, evaluations, chosen)
   return {
     'task': run.cfg.task.name,
     'method': run.cfg.method,
     'num': len(run.rows.test),
     'chosen_steps': chosen.steps,
   } | found
+
+
+def _keep_completions(
+  run: setup.Run, evaluations: trajectories.Evaluations, chosen: Chosen
+) -> None:
+  """Writes what the report replays and pairs; results do not wait for it."""
+  place, rows = run.directory, run.rows.test
+  shown = trajectories.choose(evaluations, chosen.steps, chosen.threshold)
+  try:
+    trajectories.write_verdicts(
+      place / trajectories.VERDICTS_FILE, rows, evaluations
+    )
+    trajectories.write(place, run.ctx, run.cfg, rows, shown)
+  except Exception as e:  # a verifier on a partial text, or the disk
+    why = ' '.join(f'{type(e).__name__}: {e}'.split())
+    run.screen.line(f'warning: no {trajectories.FILE}: {why}')
 
 
 def _summaries(

@@ -6,10 +6,11 @@ neither does. A row of the file is a problem:
 
   {"id", "kind", "prompt", "gold", "block_length", "samples": [{"policy",
    "decoding", "pieces", "commit_step", "confidence", "num_steps", "length",
-   "correct", "reward", "steps", "rewards"}, ...]}
+   "correct", "steps", "rewards"}, ...]}
 
 `pieces` are the texts of the tokens, `length` counts those up to the end of the
-text, and `rewards` are those of the partial texts after `steps` (1-based).
+text, and `rewards` are those of the partial texts after `steps` (1-based);
+there are none where nothing was trained on a reward.
 """
 
 import json
@@ -107,8 +108,9 @@ def write(
   """
   picked = list(pick(shown[0].found.correct, shown[-1].found.correct))
   index = [row for row, _ in picked]
+  reward = None if cfg.method == 'sft' else cfg.reward
   samples = [
-    _samples(ctx, cfg.reward, [rows[i] for i in index], index, part)
+    _samples(ctx, reward, [rows[i] for i in index], index, part)
     for part in shown
   ]
   with (directory / FILE).open('w', encoding='utf-8') as file:
@@ -126,7 +128,7 @@ def write(
 
 def _samples(
   ctx: context.Context,
-  reward: score.RewardConfig,
+  reward: score.RewardConfig | None,
   rows: Sequence[task_lib.Row],
   index: Sequence[int],
   shown: Shown,
@@ -139,17 +141,19 @@ def _samples(
     *(x[index] for x in (found.tokens, found.logp, found.commit_step)),
     num_steps=found.num_steps[index],
   )
-  is_batch = isinstance(ctx.task, task_lib.BatchScorer)
-  paths, _ = score_steps.paths(
-    ctx.task,
-    ctx.tokenizer,
-    rows,
-    trajectory,
-    np.arange(len(rows)),
-    reward,
-    max_scores=MAX_BATCH_SCORES if is_batch else MAX_SCORES,
-    prefill=ctx.prefill,
-  )
+  paths = [score_steps.Path([], [], [])] * len(rows)
+  if reward is not None:
+    is_batch = isinstance(ctx.task, task_lib.BatchScorer)
+    paths, _ = score_steps.paths(
+      ctx.task,
+      ctx.tokenizer,
+      rows,
+      trajectory,
+      np.arange(len(rows)),
+      reward,
+      max_scores=MAX_BATCH_SCORES if is_batch else MAX_SCORES,
+      prefill=ctx.prefill,
+    )
   length = score.completion_mask(trajectory.tokens, ctx.vocab.eos_token)
   return [
     {
@@ -161,7 +165,6 @@ def _samples(
       'num_steps': int(trajectory.num_steps[i]),
       'length': int(length[i].sum()),
       'correct': bool(found.correct[row]),
-      'reward': _number(paths[i].rewards[-1]),
       'steps': paths[i].steps,
       'rewards': [_number(value) for value in paths[i].rewards],
     }

@@ -105,7 +105,6 @@ def sample(
     'num_steps': num_steps,
     'length': length,
     'correct': policy == 'final',
-    'reward': float(num_steps),
     'steps': list(range(1, num_steps + 1)),
     'rewards': [float(step) for step in range(1, num_steps + 1)],
   }

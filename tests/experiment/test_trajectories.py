@@ -1,5 +1,6 @@
 """Which completions are kept for replaying, and what is said of them."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -110,8 +111,17 @@ def test_what_is_written_says_what_was_evaluated(parts, tmp_path):
     text = ctx.tokenizer.decode(tokens.tolist())
     verdict = ctx.task.score(ROWS[0], text)
     assert reward == pytest.approx(score.weigh(verdict, cfg.reward), abs=1e-4)
-  assert final['rewards'][-1] == final['reward']
   assert len(set(final['rewards'])) > 1
+
+
+def test_without_rl_there_are_no_rewards(parts, tmp_path):
+  cfg, ctx = parts
+  shown = trajectories.choose(evaluations(ctx), 6, None)
+  cfg = dataclasses.replace(cfg, method='sft')
+  trajectories.write(tmp_path, ctx, cfg, ROWS, shown)
+  lines = (tmp_path / trajectories.FILE).read_text().splitlines()
+  for sample in json.loads(lines[0])['samples']:
+    assert sample['steps'] == sample['rewards'] == []
 
 
 def test_verdicts_are_digits_in_the_order_of_the_problems(parts, tmp_path):
