@@ -146,8 +146,8 @@ def test_every_step_is_the_canvas_of_the_trajectory(browser, page):
   """)
   assert_canvas(browser, both, 4)
   # After 4 of 6: one token, of confidence 2/8; 5 tokens in 4 steps.
-  assert browser.run(READOUT)[0] == ['4 of 6', '1', '0.25', '1.3', '4']
-  assert browser.run(READOUT)[1] == ['3 of 3', '2', '0.69', '2.3', '3']
+  assert browser.run(READOUT)[0] == ['4/6', '1', '0.25', '1.3', '4']
+  assert browser.run(READOUT)[1] == ['3/3', '2', '0.69', '2.3', '3']
   assert browser.run(TEXTS) == ['<r>\n 3\n 4', ' a b c d e f']
   assert_quiet(browser, page)
 
@@ -292,18 +292,14 @@ def test_a_long_run_is_small_and_opens_fast(browser, tmp_path):
   )
   path = report.write(directory)
   assert path.stat().st_size < 5e6
-  opened = []
-  for _ in range(3):  # other work on the machine slows some of them
-    load(browser, path)
-    opened.append(
-      browser.run("""
-        const [entry] = performance.getEntriesByType('navigation');
-        return entry.loadEventEnd;
-      """)
-    )
-    assert browser.run("return document.querySelectorAll('.cell').length") > 500
-    assert_quiet(browser, path)
-  assert 0 < min(opened) < 2000
+  browser.devtools('Performance.enable', timeDomain='threadTicks')
+  load(browser, path)
+  assert browser.run("return document.querySelectorAll('.cell').length") > 500
+  # Processor time of the page's thread: other work here does not count.
+  measured = browser.devtools('Performance.getMetrics')['metrics']
+  seconds = {entry['name']: entry['value'] for entry in measured}
+  assert 0 < seconds['TaskDuration'] < 2
+  assert_quiet(browser, path)
 
 
 def test_a_comparison(browser, tmp_path):

@@ -73,7 +73,9 @@ class Chart {
       .sort((a, b) => a - b);
     this.at = null;
     this.listen();
-    new ResizeObserver(() => this.draw()).observe(this.svg.parentElement);
+    // The width comes with the event: to ask for it would lay out the page anew.
+    new ResizeObserver(([entry]) => this.draw(entry.contentRect.width))
+      .observe(this.svg.parentElement);
   }
 
   summary() {
@@ -194,9 +196,8 @@ class Chart {
     return [left, MARGIN.top + inner * (1 - (y - y0) / (y1 - y0))];
   }
 
-  draw() {
+  draw(width) {
     const wide = this.svg.closest('.wide') !== null;
-    const width = this.svg.parentElement.clientWidth;
     if (!width) return;
     const height = wide && width > 560 ? 320 : 200;
     this.size = [width, height];

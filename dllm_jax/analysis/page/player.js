@@ -5,6 +5,7 @@
 // no step committed, behind an early end, shows with the last one.
 
 const PACE = 550, LONGEST = 9000; // ms: of a step, and of a whole play
+const DENSE = 64; // tokens of which the cells are small
 
 const visible = (s, i, t) =>
   t > 0 && (s.commit_step[i] < t || t >= s.num_steps);
@@ -32,7 +33,9 @@ class Panel {
     html('span', {class: 'decoding'}, title, sample.decoding);
     html('span', {class: sample.correct ? 'verdict right' : 'verdict wrong'},
       head, sample.correct ? '✓ ends right' : '✗ ends wrong');
-    this.canvas = html('div', {class: 'canvas'}, panel);
+    const dense = sample.pieces.length > DENSE;
+    this.canvas = html('div', {class: dense ? 'canvas dense' : 'canvas'},
+      panel);
     this.cells = this.makeCells(blockLength);
     this.makeTimeline(panel, longest);
     this.readout = this.makeReadout(panel);
@@ -98,13 +101,17 @@ class Panel {
       reward: entry('reward')};
   }
 
-  // Holds cells and text at their final size, so that nothing moves in a replay.
+  // Measures cells and text at their final size; what it returns holds them
+  // there, so that nothing moves in a replay.
   settle() {
     const widths = this.cells.map((cell) => cell.offsetWidth);
-    this.cells.forEach((cell, i) => {
-      if (widths[i]) cell.style.setProperty('width', `${widths[i]}px`);
-    });
-    this.text.style.setProperty('min-height', `${this.text.offsetHeight}px`);
+    const height = this.text.offsetHeight;
+    return () => {
+      this.cells.forEach((cell, i) => {
+        if (widths[i]) cell.style.setProperty('width', `${widths[i]}px`);
+      });
+      this.text.style.setProperty('min-height', `${height}px`);
+    };
   }
 
   // The step that this panel is at when the player is at `time`.
@@ -127,7 +134,7 @@ class Panel {
     const sure = fresh.reduce((a, b) => a + b, 0) / fresh.length;
     const scored = s.steps.findLastIndex((step) => step <= t);
     const reward = scored < 0 || t === 0 ? null : s.rewards[scored];
-    this.readout.step.textContent = `${t} of ${s.num_steps}`;
+    this.readout.step.textContent = `${t}/${s.num_steps}`;
     this.readout.now.textContent = fresh.length;
     this.readout.sure.textContent = fresh.length ? sure.toFixed(2) : '–';
     this.readout.rate.textContent = t ? (written / t).toFixed(1) : '–';
@@ -202,7 +209,7 @@ class Player {
       new Panel(sample, problem.block_length, this.total, panels));
     this.slider.max = this.total;
     this.seek(this.total);
-    for (const panel of this.panels) panel.settle();
+    this.panels.map((panel) => panel.settle()).forEach((apply) => apply());
   }
 
   // Goes to a step, and stops there.
