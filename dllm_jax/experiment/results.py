@@ -42,8 +42,8 @@ def sweep_all(
   """Every policy under every decoding of the config, on the same rows.
 
   Returns:
-    The evaluations, and before them what eval.json says of them.
-    By policy a 'sweep' over the fixed schedules and, where the config has
+    What eval.json says, and the evaluations themselves. The first has by
+    policy a 'sweep' over the fixed schedules and, where the config has
     thresholds, 'thresholds'; then also 'frontier', by policy but the base:
     each of its thresholds against all decodings of the base
     (`eval.frontier.compare`).
