@@ -30,6 +30,7 @@ class Evaluation(NamedTuple):
     judged: False where the verifier itself failed, and there is none.
     reasons: of the verdicts, in a few words; '' for none.
     tokens: completion of each row, as ids.
+    logp: log-probability of each token when it was committed (nats).
     commit_step: when each token was committed.
     num_steps: denoiser calls of each row.
   """
@@ -44,6 +45,7 @@ class Evaluation(NamedTuple):
   judged: Bool[np.ndarray, ' N']
   reasons: list[str]
   tokens: Int[np.ndarray, 'N L']
+  logp: Float[np.ndarray, 'N L']
   commit_step: Int[np.ndarray, 'N L']
   num_steps: Int[np.ndarray, ' N']
 
@@ -144,6 +146,7 @@ def evaluate(
     judged=scored.judged,
     reasons=[reason.decode() for reason in reasons],
     tokens=trajectory.tokens,
+    logp=trajectory.logp,
     commit_step=trajectory.commit_step,
     num_steps=trajectory.num_steps,
   )

@@ -130,7 +130,7 @@ def sweep_models(
   setup.tell_reach(cfg, rows, screen)
   if 'base' not in kept:
     screen.line(f'{directory} has no base model to compare with')
-  found = {'task': cfg.task.name, 'num': len(rows)} | results.sweep_all(
+  found, _ = results.sweep_all(
     ctx,
     cfg,
     rows,
@@ -138,6 +138,7 @@ def sweep_models(
     screen=screen,
     stop=workdir.StopRequest(),
   )
+  found = {'task': cfg.task.name, 'num': len(rows)} | found
   results.show_fixed(found, screen)
   if cfg.eval.thresholds:
     results.show_thresholds(found, screen)

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,8 @@ from dllm_jax.io import console
 from dllm_jax.text import tokenizer as tokenizer_lib
 
 MASK_MARK = '░'
+BROKEN = '\ufffd'  # what a decoder makes of a part of a character
+MAX_CHARACTER = 4  # tokens that spell one: bytes of UTF-8
 MASKED, NEW, OLD = 'dim', 'bold green', ''
 
 
@@ -26,6 +29,27 @@ def spell(tokenizer: tokenizer_lib.Tokenizer | None, ids: Iterable[int]) -> str:
   if tokenizer is None:
     return ''.join(f'{i} ' for i in ids)
   return tokenizer.decode(i for i in ids if i < tokenizer.vocab_size)
+
+
+def pieces(tokenizer: tokenizer_lib.Tokenizer, ids: Sequence[int]) -> list[str]:
+  """The text of each token; together they are the text of all.
+
+  A character that several tokens spell is the last one's. Special tokens have
+  no text.
+  """
+  found = tokenizer.decode_batch([i] for i in ids)
+  began = None  # of the tokens that spell a part of a character
+  for i, piece in enumerate(found):
+    if began is None and BROKEN not in piece:
+      continue
+    began = i if began is None else began
+    piece = tokenizer.decode(ids[began : i + 1])
+    whole = BROKEN not in piece or i + 1 - began == MAX_CHARACTER
+    found[i] = piece if whole else ''
+    began = None if whole else began
+  if began is not None:
+    found[-1] = tokenizer.decode(ids[began:])
+  return found
 
 
 def frames(
@@ -63,7 +87,22 @@ def play(
 ) -> None:
   """Shows how a row was unmasked; its last frame stays."""
   written = functools.partial(spell, tokenizer)
-  total = row['num_steps']
   with screen.frames() as show:
     for t, parts in enumerate(frames(row, written), 1):
-      show([(f'{row["id"]}  {t}/{total}  ', 'bold'), *parts])
+      show([(title(row, t), 'bold'), *parts])
+
+
+def title(row: Mapping[str, Any], step: int) -> str:
+  """What stands before the canvas after `step` steps.
+
+  The step, how many tokens it committed, and how sure the model was of them:
+  the mean of their probabilities.
+  """
+  new = [
+    math.exp(logp)
+    for logp, at in zip(row['logp'], row['commit_step'], strict=True)
+    if at == step - 1
+  ]
+  tokens = f'{len(new)} token{"s" * (len(new) != 1)}'
+  sure = f', confidence {sum(new) / len(new):.2f}' if new else ''
+  return f'{row["id"]}  {step}/{row["num_steps"]}  {tokens}{sure}  '

@@ -6,10 +6,10 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from dllm_jax import errors, loop, settings, types, watchdog
+from dllm_jax import errors, loop, processes, settings, types, watchdog
 from dllm_jax.analysis import policies as names_lib
 from dllm_jax.eval import accuracy, frontier
-from dllm_jax.experiment import setup
+from dllm_jax.experiment import setup, trajectories
 from dllm_jax.io import console, workdir
 from dllm_jax.rollout import context
 from dllm_jax.tasks import task as task_lib
@@ -39,11 +39,12 @@ def sweep_all(
   screen: console.Console,
   stop: workdir.StopRequest,
   watch: watchdog.Watchdog | None = None,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], trajectories.Evaluations]:
   """Every policy under every decoding of the config, on the same rows.
 
   Returns:
-    By policy a 'sweep' over the fixed schedules and, where the config has
+    What eval.json says, and the evaluations themselves. The first has by
+    policy a 'sweep' over the fixed schedules and, where the config has
     thresholds, 'thresholds'; then also 'frontier', by policy but the base:
     each of its thresholds against all decodings of the base
     (`eval.frontier.compare`).
@@ -80,14 +81,17 @@ def sweep_all(
         for name in policies
         if name != 'base'
       }
-  return found
+  return found, trajectories.Evaluations(fixed, gated)
 
 
 def evaluate_all(
   run: setup.Run, policies: dict[str, types.Params], chosen: Chosen
 ) -> dict[str, Any]:
-  """Test accuracy of every policy at every setting: what eval.json says."""
-  found = sweep_all(
+  """Test accuracy of every policy at every setting: what eval.json says.
+
+  Verdicts and a few trajectories are written to files of their own.
+  """
+  found, evaluations = sweep_all(
     run.ctx,
     run.cfg,
     run.rows.test,
@@ -109,12 +113,30 @@ def evaluate_all(
       run.cfg.loop.num_steps if name == 'final' else 0,
       {f'{name}/accuracy': own['accuracy']},
     )
+  if processes.is_first():
+    _keep_completions(run, evaluations, chosen)
   return {
     'task': run.cfg.task.name,
     'method': run.cfg.method,
     'num': len(run.rows.test),
     'chosen_steps': chosen.steps,
   } | found
+
+
+def _keep_completions(
+  run: setup.Run, evaluations: trajectories.Evaluations, chosen: Chosen
+) -> None:
+  """Writes what the report replays and pairs; results do not wait for it."""
+  place, rows = run.directory, run.rows.test
+  shown = trajectories.choose(evaluations, chosen.steps, chosen.threshold)
+  try:
+    trajectories.write_verdicts(
+      place / trajectories.VERDICTS_FILE, rows, evaluations
+    )
+    trajectories.write(place, run.ctx, run.cfg, rows, shown)
+  except Exception as e:  # a verifier on a partial text, or the disk
+    why = ' '.join(f'{type(e).__name__}: {e}'.split())
+    run.screen.line(f'warning: no {trajectories.FILE}: {why}')
 
 
 def _summaries(

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from dllm_jax import errors, loop, processes, settings, watchdog
-from dllm_jax.analysis import frontier_plot
+from dllm_jax.analysis import frontier_plot, report
 from dllm_jax.experiment import pretrained_base, results, setup, stages
 from dllm_jax.io import console, metrics, provenance, workdir
 
@@ -143,6 +143,8 @@ def run(
       if cfg.eval.thresholds:
         frontier_plot.draw(found, directory / 'frontier.png')
     results.show(found, screen)
+    if processes.is_first():
+      _report(directory, screen)
     return found
 
 
@@ -165,6 +167,15 @@ def _check_same_rows(rows: setup.Rows) -> None:
     seen[f'number of {field.name}'] = len(part)
     seen[f'first and last of {field.name}'] = ends
   processes.check_same(seen)
+
+
+def _report(directory: pathlib.Path, screen: console.Console) -> None:
+  """The page about the run; a run is none the worse without it."""
+  try:
+    screen.line(f'report: {report.write(directory)}')
+  except Exception as e:  # whatever it is, the results are written and shown
+    why = ' '.join(f'{type(e).__name__}: {e}'.split())
+    screen.line(f'warning: no {report.FILE}: {why}')
 
 
 def _stages(run: setup.Run) -> dict[str, Any]:

@@ -1,9 +1,12 @@
-"""Where the numbers of a run come from: commit, versions, devices."""
+"""Where the numbers of a run come from: commit, versions, machine, command."""
 
 import importlib.metadata
+import os
 import pathlib
 import platform
+import shlex
 import subprocess
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,7 +30,25 @@ def code() -> dict[str, Any]:
 
 def record() -> dict[str, Any]:
   """What config.json says beside the config."""
-  return code() | {'devices': [d.device_kind for d in jax.devices()]}
+  machine = {'system': platform.platform(), 'cores': os.cpu_count()}
+  if name := _processor():
+    machine['processor'] = name
+  return code() | {
+    'devices': [d.device_kind for d in jax.devices()],
+    'command': shlex.join(['python', *sys.argv]),
+    'machine': machine,
+  }
+
+
+def _processor() -> str:
+  """The model of the CPU, as Linux names it; '' where nothing does."""
+  try:
+    for line in pathlib.Path('/proc/cpuinfo').read_text().splitlines():
+      if line.startswith('model name'):
+        return line.partition(':')[2].strip()
+  except OSError:
+    pass
+  return platform.processor()
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -32,6 +32,20 @@ class StepRewards(NamedTuple):
   num_scored: int
 
 
+class Path(NamedTuple):
+  """One row on its way; equal lengths, the last entry is the finished text.
+
+  Attributes:
+    steps: 1-based steps after which the text was scored; [0] without steps.
+    texts: the text after each, without the prefill.
+    rewards: of those texts.
+  """
+
+  steps: list[int]
+  texts: list[str]
+  rewards: list[float]
+
+
 def score_steps(
   task: task_lib.Task,
   tokenizer: tokenizer_lib.Tokenizer,
@@ -43,6 +57,48 @@ def score_steps(
   max_scores: int = 0,
   prefill: str = '',
 ) -> StepRewards:
+  """Sums over the steps of the rewards of `paths`.
+
+  A reward stands for the steps since the one scored before it.
+
+  Returns:
+    Sums and last rewards. A row without steps has its text scored once.
+  """
+  found, num_scored = paths(
+    task,
+    tokenizer,
+    rows,
+    trajectory,
+    prompt_id,
+    cfg,
+    max_scores=max_scores,
+    prefill=prefill,
+  )
+  total, final = np.zeros((2, len(rows)))
+  num_texts = 0
+  for i, path in enumerate(found):
+    last, began = None, 0
+    for step, text, reward in zip(*path, strict=True):
+      num_texts += text != last
+      total[i] += (step - began) * reward
+      last, began = text, step
+    final[i] = path.rewards[-1]
+  return StepRewards(
+    total.astype(np.float32), final.astype(np.float32), num_texts, num_scored
+  )
+
+
+def paths(
+  task: task_lib.Task,
+  tokenizer: tokenizer_lib.Tokenizer,
+  rows: Sequence[task_lib.Row],
+  trajectory: types.Trajectory,
+  prompt_id: np.ndarray,
+  cfg: score.RewardConfig,
+  *,
+  max_scores: int = 0,
+  prefill: str = '',
+) -> tuple[list[Path], int]:
   """Scores the text after every step, each text of a prompt once.
 
   Args:
@@ -53,42 +109,34 @@ def score_steps(
     prompt_id: group of each row: rows of one share verdicts of equal texts.
     cfg: the reward.
     max_scores: steps of a row that are scored, evenly spaced and with the
-      last; each stands for the steps since the one before. 0 scores every step.
+      last; 0 scores every step.
     prefill: as in `score.score`.
 
   Returns:
-    Sums and last rewards. A row without steps has its text scored once.
+    The rows' paths, and how many verdicts were computed.
   """
   steps = [_scored_steps(int(n), max_scores) for n in trajectory.num_steps]
   written = _texts(tokenizer, trajectory, steps, past_eos=cfg.past_eos)
-  texts = [prefill + text for text in written]
   row_of = [i for i, of_row in enumerate(steps) for _ in of_row]
   row_by_key: dict[tuple[int, str], task_lib.Row] = {}
-  for i, text in zip(row_of, texts, strict=True):
+  for i, text in zip(row_of, written, strict=True):
     row_by_key.setdefault((int(prompt_id[i]), text), rows[i])
   verdicts = task_lib.score_all(
-    task, list(row_by_key.values()), [text for _, text in row_by_key]
+    task,
+    list(row_by_key.values()),
+    [prefill + text for _, text in row_by_key],
   )
   cache = {
     key: score.weigh(verdict, cfg)
     for key, verdict in zip(row_by_key, verdicts, strict=True)
   }
-  remaining = iter(texts)
-  total, final = np.zeros((2, len(rows)))
-  num_texts = 0
-  for i in range(len(rows)):
-    last, reward, began = None, 0.0, 0
-    for step in steps[i]:
-      text = next(remaining)
-      if text != last:
-        num_texts += 1
-        reward, last = cache[int(prompt_id[i]), text], text
-      total[i] += (step - began) * reward
-      began = step
-    final[i] = reward
-  return StepRewards(
-    total.astype(np.float32), final.astype(np.float32), num_texts, len(cache)
-  )
+  remaining = iter(written)
+  found = []
+  for i, of_row in enumerate(steps):
+    texts = [next(remaining) for _ in of_row]
+    rewards = [cache[int(prompt_id[i]), text] for text in texts]
+    found.append(Path(of_row, texts, rewards))
+  return found, len(cache)
 
 
 def _scored_steps(num_steps: int, max_scores: int) -> list[int]:

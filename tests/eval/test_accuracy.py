@@ -136,6 +136,7 @@ def make(correct):
     judged=np.array([c is not None for c in correct]),
     reasons=[''] * n,
     tokens=np.zeros((n, 2), np.int32),
+    logp=np.zeros((n, 2), np.float32),
     commit_step=np.zeros((n, 2), np.int32),
     num_steps=np.full(n, 3, np.int32),
   )

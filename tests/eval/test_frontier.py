@@ -136,6 +136,7 @@ def test_the_fewest_steps_that_keep_an_accuracy():
         judged=np.ones(100, bool),
         reasons=[],
         tokens=np.zeros((100, 1), np.int32),
+        logp=np.zeros((100, 1), np.float32),
         commit_step=np.zeros((100, 1), np.int32),
         num_steps=np.ones(100, np.int32),
       )

@@ -51,6 +51,30 @@ def unfinished(finished, tmp_path):
   return run
 
 
+def test_a_run_ends_with_a_report(commands, finished, unfinished):
+  page = (finished / 'report.html').read_text('utf-8')
+  assert '<h1>AG-GRPO on Countdown</h1>' in page
+  # Without the page, and with nowhere to put it, the results are the same.
+  (unfinished / 'report.html').unlink()
+  (unfinished / 'report.html').mkdir()
+  command = commands.run('train.py', *SHORT, '--workdir', unfinished)
+  assert (command.code, command.err) == (0, '')
+  assert command.out.splitlines()[-1].startswith('warning: no report.html: ')
+  found, want = (
+    json.loads((run / 'eval.json').read_text())
+    for run in (unfinished, finished)
+  )
+  for name in ('base', 'final'):
+    assert found[name]['accuracy'] == want[name]['accuracy']
+  same = (run / 'trajectories.jsonl' for run in (unfinished, finished))
+  assert len({path.read_bytes() for path in same}) == 1
+  verdicts = json.loads((finished / 'verdicts.json').read_text())
+  for name in ('base', 'final'):
+    for steps, digits in verdicts[name]['fixed'].items():
+      right = want[name]['sweep'][steps]['accuracy'] * want['num']
+      assert digits.count('1') == round(right) and len(digits) == want['num']
+
+
 WRONG = [
   (['--config.rollout.gen_lenght=3'], 2, "did you mean 'rollout.gen_length'?"),
   (['--config=configs/ag_grpo.py:huge'], 2, "unknown preset 'huge'; There are"),

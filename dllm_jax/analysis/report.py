@@ -1,0 +1,275 @@
+"""report.html: a run as one page, which needs nothing but a browser.
+
+What is drawn goes into the page as JSON; text of models and data sets reaches
+it there, or through a template that escapes, and never as markup. The page's
+policy forbids it to load anything, and to run any script but its own.
+"""
+
+import base64
+import hashlib
+import json
+import pathlib
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+import jinja2
+import markupsafe
+from jinja2 import utils
+
+from dllm_jax import errors
+from dllm_jax.analysis import charts, gains, record
+
+FILE = 'report.html'
+PAGE = pathlib.Path(__file__).parent / 'page'
+SCRIPTS = ('dom.js', 'chart.js', 'player.js', 'main.js')
+METHODS = {
+  'ag_grpo': 'AG-GRPO',
+  'diffu_grpo': 'diffu-GRPO',
+  'sft': 'Supervised training',
+  'ta_grpo_d': 'TA-GRPO-d',
+}
+SCALES = (0.04, 0.08, 0.2, 0.4, 0.6, 0.8)  # quarters of them are round
+TASKS = {
+  'aqua': 'AQuA',
+  'countdown': 'Countdown',
+  'gsm8k': 'GSM8K',
+  'math': 'MATH',
+  'openbookqa': 'OpenBookQA',
+  'sudoku': 'Sudoku',
+}
+KINDS = {
+  'fixed': 'Fixed: the base fails, the final policy solves it',
+  'broken': 'Broken: the base solves it, the final policy fails',
+  'both right': 'Both right',
+  'both wrong': 'Both wrong',
+}
+
+
+def write(directory: pathlib.Path) -> pathlib.Path:
+  """Writes report.html into the directory of a run, and gives its path.
+
+  Raises:
+    errors.UserError: it is no run, or the disk refuses.
+  """
+  return save(of_run(record.read(directory)), directory / FILE)
+
+
+def save(page: str, path: pathlib.Path) -> pathlib.Path:
+  """Puts a page to its place, whole.
+
+  Raises:
+    errors.UserError: the disk refuses.
+  """
+  partial = path.with_name(path.name + '.tmp')
+  try:
+    partial.write_text(page, 'utf-8')
+    partial.replace(path)
+  except OSError as e:
+    raise errors.UserError(
+      f'cannot write {path}: {e.strerror}; name another --out'
+    ) from e
+  return path
+
+
+def of_run(run: record.Run) -> str:
+  """The page of one run."""
+  guided = charts.of_run(charts.GUIDED, run)
+  terms = charts.reward_terms(run)
+  learning = charts.of_run(charts.LEARNING, run)
+  results = run.results or {}
+  names = [n for n in ('base', 'control', 'final') if n in results]
+  frontier = charts.frontier({n: results[n] for n in names}, charts.SLOTS)
+  return render(
+    'run.html',
+    {
+      'charts': {
+        'frontier': [frontier] if frontier else [],
+        'learning': learning[:1] + [terms] * bool(terms) + learning[1:],
+        'guided': guided,
+        'supervised': charts.of_run(charts.SUPERVISED, run),
+      },
+      'problems': run.problems,
+    },
+    run=run,
+    title=title(run),
+    state=_state(run),
+    headline=_headline(run) if results else None,
+    schedules=_schedules(results, names),
+    thresholds=_thresholds(results, names),
+    missing=charts.missing(charts.LEARNING, run) if run.curves else [],
+    kinds=[
+      (KINDS.get(kind, kind), rows) for kind, rows in _by_kind(run).items()
+    ],
+    facts=_facts(run),
+    config=sorted(record.flatten(run.config).items()),
+  )
+
+
+def render(template: str, data: Mapping[str, Any], **values: Any) -> str:
+  """A page of a template of `page/`.
+
+  Args:
+    template: its name.
+    data: what the scripts draw, as JSON: 'charts' by section, 'problems'.
+    values: what the template names.
+  """
+  environment = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(PAGE),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+  )
+  environment.filters |= {
+    'percent': percent,
+    'points': points,
+    'duration': duration,
+    'json': json.dumps,
+  }
+  style = (PAGE / 'page.css').read_text('utf-8')
+  script = ''.join((PAGE / name).read_text('utf-8') for name in SCRIPTS)
+  policy = "default-src 'none'; base-uri 'none'; form-action 'none'; " + (
+    f'style-src {_hash(style)}; script-src {_hash(script)}'
+  )
+  return environment.get_template(template).render(
+    values,
+    style=markupsafe.Markup(style),
+    script=markupsafe.Markup(script),
+    policy=policy,
+    sections=data['charts'],
+    # Its '<', '>', '&' and "'" are escaped, and all that is not ASCII.
+    data=utils.htmlsafe_json_dumps(data, allow_nan=False),
+  )
+
+
+def _hash(text: str) -> str:
+  digest = hashlib.sha256(text.encode()).digest()
+  return f"'sha256-{base64.b64encode(digest).decode()}'"
+
+
+def title(run: record.Run) -> str:
+  """What was trained, on what."""
+  method = run.config['method']['name']
+  return f'{METHODS.get(method, method)} on {task_title(run)}'
+
+
+def task_title(run: record.Run) -> str:
+  """The task as people spell it."""
+  name = run.config['task']['name']
+  return TASKS.get(name, name)
+
+
+def percent(share: float) -> str:
+  """0.1234 -> '12.3'."""
+  return f'{100 * share:.1f}'
+
+
+def points(share: float) -> str:
+  """0.1234 -> '+12.3', with a minus sign that is one."""
+  return f'{100 * share:+.1f}'.replace('-', '−')
+
+
+def duration(seconds: float) -> str:
+  """126.4 -> '2 min 6 s'."""
+  minutes, rest = divmod(round(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  if hours:
+    return f'{hours} h {minutes} min'
+  return f'{minutes} min {rest} s' if minutes else f'{rest} s'
+
+
+def last_step(run: record.Run) -> int:
+  """The RL step that metrics.jsonl has come to."""
+  found = run.curves.get('rl', {}).values()
+  return max((int(curve.steps[-1]) for curve in found), default=0)
+
+
+def _state(run: record.Run) -> str:
+  """One line about how far it is."""
+  steps, wanted = last_step(run), run.config['train']['num_steps']
+  if run.results is None:
+    return f'not finished: {steps} of {wanted} updates'
+  return f'{steps} updates' if steps else 'finished'
+
+
+def _headline(run: record.Run) -> dict[str, Any]:
+  """Base and final, their difference, and the room to draw them in."""
+  found = gains.readings(run)
+  top = max(reading.accuracy + reading.interval for reading in found)
+  scale = next((s for s in SCALES if top <= s), 1.0)
+  return {
+    'readings': found,
+    'base': found[0],
+    'final': found[-1],
+    'gain': gains.gain(run, found[0], found[-1]),
+    'num': run.results['num'],
+    'scale': scale,
+    'steps_share': found[-1].found['mean_steps']
+    / max(found[0].found['mean_steps'], 1e-9),
+  }
+
+
+def _schedules(
+  results: Mapping[str, Any], names: list[str]
+) -> list[tuple[str, list[Any]]]:
+  """(steps, part of eval.json by policy) of the fixed schedules."""
+  if not names:
+    return []
+  return [
+    (steps, [results[name]['sweep'][steps] for name in names])
+    for steps in results[names[0]]['sweep']
+  ]
+
+
+def _thresholds(
+  results: Mapping[str, Any], names: list[str]
+) -> list[tuple[str, list[Any], Any]]:
+  """(threshold, by policy, comparison with the base at equal steps)."""
+  if not names or 'thresholds' not in results[names[0]]:
+    return []
+  against = results.get('frontier', {}).get('final', ())
+  rows = {row['threshold']: row for row in against}
+  return [
+    (t, [results[name]['thresholds'][t] for name in names], rows.get(t))
+    for t in results[names[0]]['thresholds']
+  ]
+
+
+def _by_kind(run: record.Run) -> dict[str, list[tuple[int, str]]]:
+  """(place, prompt in one line) of the problems, by kind."""
+  found: dict[str, list[tuple[int, str]]] = {}
+  for place, problem in enumerate(run.problems):
+    line = ' '.join(problem['prompt'].split())
+    line = line if len(line) <= 60 else f'…{line[-60:]}'
+    found.setdefault(problem['kind'], []).append((place, line))
+  return found
+
+
+def _facts(run: record.Run) -> list[tuple[str, str]]:
+  """What the run was made with."""
+  about, facts = run.about, []
+  if command := about.get('command'):
+    text = command if isinstance(command, str) else shlex.join(command)
+    facts.append(('Command', text))
+  facts += [
+    ('Directory', str(run.directory)),
+    ('Seed', str(run.config['seed'])),
+    ('Commit', about.get('git') or 'not a git checkout'),
+  ]
+  devices = about.get('devices', [])
+  kinds = dict.fromkeys(devices)
+  facts.append(
+    ('Devices', ', '.join(f'{devices.count(k)} × {k}' for k in kinds))
+  )
+  facts += [
+    (name.capitalize(), str(value))
+    for name, value in about.get('machine', {}).items()
+  ]
+  seconds = (run.results or {}).get('seconds', {})
+  facts += [
+    (f'Time, {name}', duration(value)) for name, value in seconds.items()
+  ]
+  versions = about.get('versions', {})
+  text = ', '.join(f'{name} {v}' for name, v in versions.items() if v)
+  return facts + [('Versions', text)]
