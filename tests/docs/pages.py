@@ -20,19 +20,23 @@ def edits(page: str) -> list[tuple[str, str]]:
 
 
 def apply(diff: str, text: str) -> str:
-  """Puts the added lines of a diff after the context line before them.
+  """The text with a diff of lines applied; '...' skips some.
 
   Raises:
-    ValueError: a context line is not in the text.
+    ValueError: a line that should be there is not.
   """
-  lines, place = text.splitlines(), -1
+  lines, place = text.splitlines(), 0
   for line in diff.splitlines():
     kind, body = line[:1], line[1:]
     if kind == '+':
-      place += 1
       lines.insert(place, body)
+      place += 1
     elif body.strip() != '...':
-      place = lines.index(body, place + 1)
+      place = lines.index(body, place)
+      if kind == '-':
+        del lines[place]
+      else:
+        place += 1
   return '\n'.join(lines) + '\n'
 
 

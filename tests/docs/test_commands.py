@@ -11,10 +11,9 @@ import sys
 import pytest
 
 from tests.docs import pages
-from tests.docs.test_add_a_task import TINY
+from tests.docs.test_extending import TINY
 
-# The commands of these are run elsewhere.
-ELSEWHERE = {'add_a_task.md': 'test_add_a_task.py'}
+ELSEWHERE = ('add_a_task.md', 'add_a_method.md')  # by test_extending.py
 FAST = ('quick_start.md',)
 SIZE = TINY | {
   'rollout.num_prompts': 2,
