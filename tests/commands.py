@@ -78,7 +78,9 @@ class Server:
   def close(self) -> None:
     self._process.communicate()
 
-  def start(self, script: str, *args, config: bool = True) -> Command:
+  def start(
+    self, script: str, *args, config: bool = True, cwd: pathlib.Path = REPO
+  ) -> Command:
     """`python launch/SCRIPT --config tests/tiny_run.py ARGS`, running.
 
     The config is given unless `args` have one, or `config` is false.
@@ -92,6 +94,7 @@ class Server:
     request = {
       'argv': [str(REPO / 'launch' / script), *args],
       'log': str(log),
+      'cwd': str(cwd),
     }
     self._process.stdin.write(json.dumps(request) + '\n')
     self._process.stdin.flush()
@@ -100,9 +103,11 @@ class Server:
       raise RuntimeError(f'{pid} is no process; the answers are out of step')
     return Command(self._process, pid, log)
 
-  def run(self, script: str, *args, config: bool = True) -> Command:
+  def run(
+    self, script: str, *args, config: bool = True, cwd: pathlib.Path = REPO
+  ) -> Command:
     """The same, when it has ended."""
-    command = self.start(script, *args, config=config)
+    command = self.start(script, *args, config=config, cwd=cwd)
     command.wait()
     return command
 
@@ -115,6 +120,7 @@ def serve() -> None:
     pid = os.fork()
     if not pid:
       answers.close()
+      os.chdir(request['cwd'])
       become(request['argv'], pathlib.Path(request['log']))
       return
     print(pid, file=answers, flush=True)

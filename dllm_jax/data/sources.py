@@ -24,7 +24,8 @@ def rows(
   """The rows of a split, read at random.
 
   Countdown and Sudoku are generated; with a `data_dir` their test split is the
-  public file in it. Other tasks are read from the files in `data_dir`.
+  public file in it. A `task.RowSource` has rows of its own. Other tasks are
+  read from the files in `data_dir`.
 
   Args:
     task: its name and fields decide the rows.
@@ -37,6 +38,8 @@ def rows(
       version, or malformed.
     OSError: the cache cannot be written.
   """
+  if isinstance(task, task_lib.RowSource):
+    return task.rows(split)
   if task.name in pipeline.BUILDERS:
     if split == 'test' and data_dir:
       try:

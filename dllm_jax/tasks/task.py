@@ -58,6 +58,14 @@ class Task(Protocol):
 
 
 @runtime_checkable
+class RowSource(Protocol):
+  """A task that makes its own rows, instead of reading a data set."""
+
+  def rows(self, split: str) -> Sequence[Row]:
+    """The rows of 'train', 'validation' or 'test', the same at every call."""
+
+
+@runtime_checkable
 class BatchScorer(Protocol):
   """A task that judges many completions faster together than one by one."""
 

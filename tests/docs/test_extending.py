@@ -1,0 +1,91 @@
+"""A reader who does what the pages say has a task and a method that train."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.docs import pages
+
+# The run of a page, over in seconds.
+TINY = {
+  'data.num_demonstrations': 32,
+  'data.num_validation': 8,
+  'data.num_test': 8,
+  'model.hidden_size': 16,
+  'model.num_layers': 1,
+  'model.num_heads': 2,
+  'model.num_kv_heads': 2,
+  'model.head_dim': 8,
+  'model.mlp_size': 32,
+  'rollout.num_prompts': 4,
+  'rollout.group_size': 2,
+  'base.batch_size': 8,
+  'base.num_steps': 2,
+  'base.eval_every': 2,
+  'base.patience': 0,
+  'train.num_steps': 2,
+  'train.eval_every': 2,
+  'train.control': False,
+  'eval.batch_size': 8,
+}
+
+
+def follow(page: str, config: str, place: pathlib.Path) -> dict:
+  """Does what the page says in a copy of the repository; its eval.json."""
+  for folder in ('dllm_jax', 'configs', 'launch'):
+    shutil.copytree(pages.REPO / folder, place / folder)
+  for path, text in pages.files(page).items():
+    (place / path).write_text(text)
+  for path, diff in pages.edits(page):
+    file = place / path
+    file.write_text(pages.apply(diff, file.read_text()))
+  flags = [f'--config.{key}={value}' for key, value in TINY.items()]
+  env = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
+  done = subprocess.run(
+    [sys.executable, 'launch/train.py', '--config', config]
+    + ['--workdir', 'run', *flags],
+    cwd=place,
+    env=env | {'PYTHONPATH': str(place)},
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stderr
+  return json.loads((place / 'run' / 'eval.json').read_text())
+
+
+def test_a_task_is_short():
+  """What a reader writes is under 60 lines."""
+  written = pages.files('add_a_task.md')
+  assert set(written) == {'dllm_jax/tasks/sorting.py', 'configs/sorting.py'}
+  lines = [
+    line
+    for text in written.values()
+    for line in text.splitlines()
+    if line.strip()
+  ]
+  assert len(lines) < 60
+
+
+def test_the_task_trains(tmp_path):
+  found = follow('add_a_task.md', 'configs/sorting.py', tmp_path)
+  assert found['task'] == 'sorting' and found['num'] == 8
+  assert 'reward/places' in (tmp_path / 'run/metrics.jsonl').read_text()
+
+
+def test_the_method_trains(tmp_path):
+  found = follow('add_a_method.md', 'configs/raft.py', tmp_path)
+  assert found['final']['trained_steps'] == 2
+  log = (tmp_path / 'run/metrics.jsonl').read_text()
+  assert any(json.loads(row)['phase'] == 'rl' for row in log.splitlines())
+
+
+def test_an_edit_wants_its_place():
+  assert pages.apply(' b\n+c\n', 'a\nb\nd\n') == 'a\nb\nc\nd\n'
+  assert pages.apply('-b\n+c\n', 'a\nb\n') == 'a\nc\n'
+  with pytest.raises(ValueError, match='x'):
+    pages.apply(' x\n+c\n', 'a\nb\n')
