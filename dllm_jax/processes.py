@@ -99,6 +99,24 @@ def start(cfg: ProcessConfig) -> None:
     ) from e
   _Runtime.heartbeat_seconds = cfg.heartbeat_seconds
   _Runtime.barrier_seconds = cfg.barrier_seconds
+  if several() and jax.default_backend() == 'cpu':
+    _connect()
+
+
+def _connect() -> None:
+  """The CPU's devices meet once, while all processes are at the same place.
+
+  At the first exchange of a group of devices Gloo waits 30 s for the others,
+  and on a busy machine one process may compile longer than that.
+  """
+  barrier('the start')
+  multihost_utils.process_allgather(np.int32(0))
+  every = jax.sharding.Mesh(jax.devices(), ('all',))
+  split = jax.sharding.NamedSharding(every, jax.sharding.PartitionSpec('all'))
+  ones = jax.make_array_from_callback(
+    (every.size,), split, lambda index: np.ones(1, np.int32)
+  )
+  jax.block_until_ready(jax.jit(jax.numpy.sum)(ones))
 
 
 def _check(cfg: ProcessConfig) -> None:
