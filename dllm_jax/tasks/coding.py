@@ -167,6 +167,7 @@ def _score(
   metrics = {
     'has_answer': float(answer is not None),
     'has_program': float(program is not None),
+    'timed_out': float(verdict.reason == 'timeout'),
   }
   return task.Score(
     terms, bool(verdict.passed), metrics, program, judged, verdict.reason

@@ -9,8 +9,10 @@ import time
 
 import pytest
 
+from dllm_jax import errors, settings
+from dllm_jax.experiment import run as run_lib
 from dllm_jax.experiment import setup
-from dllm_jax.io import metrics
+from dllm_jax.io import console, metrics
 from dllm_jax.tasks.sandbox import hosts
 from tests import commands as commands_lib
 from tests import tiny_code, tiny_run
@@ -49,20 +51,35 @@ def test_a_run_on_code(commands, data_dir, tmp_path):
 
 
 @pytest.mark.parametrize(
-  ('changes', 'line'),
+  ('name', 'value', 'line'),
   [
-    ({'task__sandbox_tier': 'none'}, "'task': sandbox_tier must be auto"),
-    ({'task__sandbox_cpu_seconds': 0.0}, "'task': cpu_seconds must be in"),
-    ({'task__sandbox_memory_mib': 1}, "'task': memory_bytes must be"),
-    ({'task__sandbox_workers': -1}, "'task': sandbox_workers must not"),
-    ({'task__prompt_style': 'd2'}, "'task': prompt_style must be"),
+    ('sandbox_tier', 'none', 'sandbox_tier must be auto'),
+    ('sandbox_cpu_seconds', 0.0, 'cpu_seconds must be in'),
+    ('sandbox_memory_mib', 1, 'memory_bytes must be'),
+    ('sandbox_workers', -1, 'sandbox_workers must not'),
+    ('prompt_style', 'd2', 'prompt_style must be'),
   ],
 )
-def test_a_wrong_key_is_one_line(commands, data_dir, tmp_path, changes, line):
+def test_a_wrong_key_is_one_line(name, value, line):
+  values = tiny_code.get_config().to_dict()
+  values['task'][name] = value
+  with pytest.raises(errors.UserError) as caught:
+    settings.from_config(values)
+  assert f"config group 'task': {line}" in str(caught.value)
+  assert '\n' not in str(caught.value)
+
+
+def test_a_host_without_a_sandbox_is_refused_before_any_work(
+  data_dir, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(hosts, 'lacks', lambda tier: f'no {tier}')
+  values = tiny_code.get_config().to_dict() | {'data_dir': str(data_dir)}
+  values['data']['cache_dir'] = str(data_dir / 'cache')
+  values['task']['sandbox_workers'] = 3  # none that is open
   run = tmp_path / 'run'
-  command = commands.run('train.py', *args(run, data_dir, **changes))
-  assert command.code == 1 and command.err.count('\n') == 1
-  assert line in command.err and not run.exists()
+  with pytest.raises(errors.UserError, match='no namespaces'):
+    run_lib.run(values, run, console.Console())
+  assert not run.exists()
 
 
 @contextlib.contextmanager
