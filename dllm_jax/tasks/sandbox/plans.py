@@ -7,9 +7,11 @@ the trainer. Judge mode is for all others: the test runs in a second sandbox.
 
 import ast
 import builtins
+import contextlib
 import functools
 import symtable
 import sys
+import threading
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -17,6 +19,8 @@ from dllm_jax.tasks.sandbox import expression
 
 MAX_TEST_CHARS = 2**17
 
+_TRIES = 5  # another module may parse at the same time
+_parsing = threading.Lock()
 _BUILTINS = frozenset(dir(builtins))
 
 
@@ -62,7 +66,7 @@ def plan(test: str, entry_point: str) -> Values | Examination:
   if len(test) > MAX_TEST_CHARS:
     raise Unsupported(f'the test has more than {MAX_TEST_CHARS} characters')
   try:
-    tree = ast.parse(test)
+    tree = _parsed(test)
     table = symtable.symtable(test, 'test.py', 'exec')
     free = _free_names(table)
     modules = free & _modules(tree)
@@ -78,6 +82,19 @@ def plan(test: str, entry_point: str) -> Values | Examination:
     return Examination(
       test, entry_point, tuple(sorted(names)), tuple(sorted(modules))
     )
+
+
+def _parsed(test: str) -> ast.Module:
+  """`ast.parse`, one thread at a time.
+
+  Python 3.11 counts the depth of the tree in one place for all threads, and
+  raises SystemError where they meet (python/cpython issue 106905).
+  """
+  for _ in range(_TRIES - 1):
+    with _parsing, contextlib.suppress(SystemError):
+      return ast.parse(test)
+  with _parsing:
+    return ast.parse(test)
 
 
 def _free_names(table: symtable.SymbolTable) -> frozenset[str]:

@@ -1,5 +1,6 @@
 """Which mode a test takes, and what value mode says of results."""
 
+import concurrent.futures
 import itertools
 
 import pytest
@@ -139,3 +140,11 @@ def test_modules_without_an_import_are_not_the_programs():
 def test_what_is_not_a_test(test):
   with pytest.raises(plans.Unsupported):
     plans.plan(test, '')
+
+
+def test_threads_plan_at_the_same_time():
+  """ast.parse of Python 3.11 does not like it."""
+  tests = [f'assert f({[[n] * 3] * 30}) == {n}' for n in range(30)]
+  with concurrent.futures.ThreadPoolExecutor(8) as threads:
+    found = list(threads.map(lambda test: plans.plan(test, ''), tests))
+  assert [len(plan.calls) for plan in found] == [1] * 30
