@@ -101,9 +101,14 @@ def _backward(case: programs.Case, mesh: Mesh, rows: int, queries: int) -> int:
     saved += cfg.num_layers * scores // tensor
   work = 4 * stream + max(scores, 3 * hidden) // tensor
   logits = 2 * rows * queries * cfg.vocab_size * _WIDE // tensor
-  # A micro-batch's gradients and their sum, in float32.
+  # A micro-batch's gradients and their sum, in float32; whole, before they are
+  # divided, those of one layer and of both tables.
+  trained = _trained(case, mesh)
   sums = 2 * sum(
     math.prod(leaf.sharding.shard_shape(leaf.shape)) * _WIDE
-    for leaf in jax.tree.leaves(_trained(case, mesh))
+    for leaf in jax.tree.leaves(trained)
   )
+  if not cfg.lora_rank:
+    weights = flops.size(cfg)
+    sums += (weights.layer + 2 * weights.unembedding) * _WIDE // tensor
   return saved + work + logits + sums

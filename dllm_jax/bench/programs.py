@@ -7,6 +7,7 @@ columns, L completion columns, K views a row, Q slots of a view.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -92,11 +93,13 @@ class Case:
     }
 
 
+@functools.cache
 def params(case: Case, mesh: Mesh) -> types.Params:
   """Shape, dtype and place of every parameter."""
   return _placed(transformer.shapes(case.model), mesh)
 
 
+@functools.cache
 def state(case: Case, mesh: Mesh) -> state_lib.TrainState:
   """The same of parameters and optimiser; moments lie with their leaves."""
   optimizer = optim.make(case.optimizer)
