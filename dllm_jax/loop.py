@@ -14,7 +14,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import numpy as np
 
-from dllm_jax import processes, sharding, skipping, types, watchdog
+from dllm_jax import processes, skipping, types, watchdog
+from dllm_jax import progress as progress_lib
 from dllm_jax.data import pipeline
 from dllm_jax.io import checkpoint, console, metrics, workdir
 from dllm_jax.tasks import task as task_lib
@@ -81,56 +82,6 @@ class LoopConfig:
     return self.patience > 0 or self.floor_patience > 0
 
 
-class Saved(NamedTuple):
-  """The arrays of a checkpoint, without the frozen parameters.
-
-  `best` is None unless a patience wants it.
-  """
-
-  train: state_lib.TrainState
-  best: types.Params | None
-
-  def without_frozen(self) -> tuple['Saved', dict]:
-    """What is saved, and the frozen parameters by path."""
-    train, frozen = state_lib.without_frozen(self.train)
-    best = None if self.best is None else state_lib.detach(self.best)[0]
-    return Saved(train, best), frozen
-
-  def with_frozen(self, frozen: dict) -> 'Saved':
-    """Inverse of `without_frozen`."""
-    best = None if self.best is None else state_lib.attach(self.best, frozen)
-    return Saved(state_lib.with_frozen(self.train, frozen), best)
-
-
-@dataclasses.dataclass
-class Progress:
-  """What a checkpoint says beside its arrays.
-
-  Attributes:
-    step: steps done.
-    best_step: of the best evaluation; -1 before the first, 0 for the floor.
-    best_score: its score.
-    stale: evaluations since.
-    below: evaluations in a row below the floor.
-    seconds: wall time spent in the loop, over all its runs.
-    cpu_seconds: processor time, likewise.
-    finished: the loop came to its end.
-    skipped: steps with an update that was skipped, being not finite.
-    skipped_in_a_row: of the last steps, likewise.
-  """
-
-  step: int = 0
-  best_step: int = -1
-  best_score: float = -1.0
-  stale: int = 0
-  below: int = 0
-  seconds: float = 0.0
-  cpu_seconds: float = 0.0
-  finished: bool = False
-  skipped: int = 0
-  skipped_in_a_row: int = 0
-
-
 class Interrupted(Exception):
   """A signal asked to stop; everything is saved."""
 
@@ -159,7 +110,7 @@ def run(
   watch: watchdog.Watchdog,
   skipped: pathlib.Path,
   floor: float = 0.0,
-) -> tuple[types.Params, Progress]:
+) -> tuple[types.Params, progress_lib.Progress]:
   """Runs `method` from its newest checkpoint, or from `state`, to its end.
 
   Args:
@@ -188,14 +139,18 @@ def run(
     Interrupted: after saving, when `stop` was requested.
     errors.UserError: too many updates were not finite, or the disk refuses.
   """
-  (state, best), progress = _restore(
-    state, cfg, checkpoints, floor, screen.line
+  (state, best), progress = progress_lib.restore(
+    state, checkpoints, keeps_best=cfg.keeps_best, say=screen.line
   )
+  if progress is None:
+    progress = progress_lib.Progress()
+    if cfg.floor_patience:
+      progress.best_step, progress.best_score = 0, floor
   log.rewind(method.phase, progress.step)
   layout = jax.tree.map(lambda leaf: leaf.sharding, state)
   if progress.finished:
     return _outcome(state, best, progress, cfg), progress
-  clock = _Clock(progress)
+  clock = progress_lib.Clock(progress)
   pending = None
 
   def beat(doing, number):
@@ -222,7 +177,7 @@ def run(
     flush(time.perf_counter())
     clock.stamp()
     beat('saving', progress.step)
-    arrays, _ = Saved(state, best).without_frozen()
+    arrays, _ = progress_lib.Saved(state, best).without_frozen()
     with stop.shield():
       checkpoints.save(progress.step, arrays, dataclasses.asdict(progress))
 
@@ -250,7 +205,7 @@ def run(
         host['time/eval'] = time.perf_counter() - dispatched
         if cfg.keeps_best:
           accuracy = host['eval/accuracy']
-          best = _keep_best(progress, accuracy, state, best)
+          best = progress_lib.keep_best(progress, accuracy, state, best)
           progress.below = progress.below + 1 if accuracy < floor else 0
       collapsed = progress.below >= cfg.floor_patience > 0
       progress.finished = (
@@ -276,7 +231,7 @@ def run(
 def _outcome(
   state: state_lib.TrainState,
   best: types.Params | None,
-  progress: Progress,
+  progress: progress_lib.Progress,
   cfg: LoopConfig,
 ) -> types.Params:
   """The parameters that a finished loop gives, of `kept_step`."""
@@ -284,7 +239,7 @@ def _outcome(
   return state.params if is_last else best
 
 
-def kept_step(progress: Progress, cfg: LoopConfig) -> int:
+def kept_step(progress: progress_lib.Progress, cfg: LoopConfig) -> int:
   """The step whose parameters a finished loop gives; see `LoopConfig`."""
   below = cfg.floor_patience > 0 and progress.below > 0
   return progress.best_step if cfg.patience or below else progress.step
@@ -299,75 +254,6 @@ class _Row(NamedTuple):
   began: float
   rows: Sequence[task_lib.Row]
   batch: Any
-
-
-class _Clock:
-  """Adds the time since the last stamp to the progress."""
-
-  def __init__(self, progress: Progress):
-    self._progress = progress
-    self._wall, self._cpu = time.perf_counter(), time.process_time()
-
-  def stamp(self) -> None:
-    wall, cpu = time.perf_counter(), time.process_time()
-    self._progress.seconds += wall - self._wall
-    self._progress.cpu_seconds += cpu - self._cpu
-    self._wall, self._cpu = wall, cpu
-
-
-def _restore(
-  state: state_lib.TrainState,
-  cfg: LoopConfig,
-  checkpoints: checkpoint.Checkpoints,
-  floor: float,
-  say: Callable[[str], None],
-) -> tuple[Saved, Progress]:
-  """The newest checkpoint; a fresh start where there is none."""
-  state = on_one_mesh(state)
-  # The best parameters must not share buffers with those that are donated.
-  best = state_lib.copy_trained(state.params) if cfg.keeps_best else None
-  fresh = Saved(state, best)
-  like, frozen = fresh.without_frozen()
-  found = checkpoints.restore_newest(like, say)
-  if found is None and cfg.floor_patience:
-    return fresh, Progress(best_step=0, best_score=floor)
-  if found is None:
-    return fresh, Progress()
-  saved, meta = found
-  return saved.with_frozen(frozen), Progress(**meta)
-
-
-def on_one_mesh(state: state_lib.TrainState) -> state_lib.TrainState:
-  """The state with all of its leaves on the devices of the parameters.
-
-  Scalars are made on the first device; a step moves them to all of them, and
-  a checkpoint brings every leaf back to where the one before it was.
-  """
-  like = jax.tree.leaves(state.params)[0].sharding
-  if not isinstance(like, jax.sharding.NamedSharding):
-    return state
-  whole = sharding.replicated(like.mesh)
-
-  def place(leaf):
-    on_mesh = isinstance(leaf.sharding, jax.sharding.NamedSharding)
-    return leaf if on_mesh else jax.device_put(leaf, whole)
-
-  return jax.tree.map(place, state)
-
-
-def _keep_best(
-  progress: Progress,
-  score: float,
-  state: state_lib.TrainState,
-  best: types.Params,
-) -> types.Params:
-  """Updates the progress by an evaluation; the best parameters so far."""
-  if score <= progress.best_score:
-    progress.stale += 1
-    return best
-  progress.best_score, progress.best_step = score, progress.step
-  progress.stale = 0
-  return state_lib.copy_trained(state.params)
 
 
 def _write(

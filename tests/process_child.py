@@ -23,7 +23,7 @@ def updates(arg: str, **changes) -> dict[str, np.ndarray]:
   """Tokens, metrics and parameters of three updates of the tiny run."""
   import jax
 
-  from dllm_jax import loop
+  from dllm_jax import progress
   from tests import tiny_run
 
   cfg, ctx = tiny_run.parts(arg, **changes)
@@ -40,7 +40,7 @@ def updates(arg: str, **changes) -> dict[str, np.ndarray]:
     state = jax.device_put(state, layout)
     metrics |= {k: float(v) for k, v in jax.device_get(device)[-1].items()}
     found |= {f'metric/{step}/{k}': np.float64(v) for k, v in metrics.items()}
-  leaves = jax.tree.leaves(loop.on_one_mesh(state).params)
+  leaves = jax.tree.leaves(progress.on_one_mesh(state).params)
   return found | {f'leaf/{i}': np.asarray(x) for i, x in enumerate(leaves)}
 
 

@@ -28,10 +28,11 @@ RANK = {
   'train': 5,
   'eval': 5,
   'skipping': 5,
-  'loop': 6,
-  'settings': 7,
-  'experiment': 8,
-  'bench': 9,
+  'progress': 6,
+  'loop': 7,
+  'settings': 8,
+  'experiment': 9,
+  'bench': 10,
 }
 FORBIDDEN = (
   'tensorflow',

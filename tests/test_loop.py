@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from dllm_jax import errors, loop, sharding, skipping, watchdog
+from dllm_jax import errors, loop, progress, sharding, skipping, watchdog
 from dllm_jax.data import pipeline
 from dllm_jax.io import checkpoint, console, metrics, workdir
 from dllm_jax.train import state as state_lib
@@ -450,7 +450,7 @@ def test_scalars_join_the_parameters_on_their_mesh(run):
   """Else a restored state would lie partly on the first device alone."""
   mesh = sharding.make_mesh(sharding.MeshConfig(data=2))
   params = jax.device_put({'w': jnp.float32(1)}, sharding.replicated(mesh))
-  placed = loop.on_one_mesh(state_lib.create(params, optax.adam(1.0)))
+  placed = progress.on_one_mesh(state_lib.create(params, optax.adam(1.0)))
   assert {
     len(leaf.sharding.device_set) for leaf in jax.tree.leaves(placed)
   } == {2}

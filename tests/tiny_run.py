@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import base
-from dllm_jax import loop, settings
+from dllm_jax import progress, settings
 from dllm_jax.experiment import setup
 from dllm_jax.io import checkpoint
 from dllm_jax.text import tokenizer as tokenizer_lib
@@ -121,7 +121,7 @@ def start(cfg, ctx, arg: str = 'ag_grpo'):
     method = ta_grpo_d.TaGrpoD(**shared, credit=cfg.credit)
   else:
     method = diffu_grpo.DiffuGrpo(**shared)
-  return method, loop.on_one_mesh(state_lib.create(params, made))
+  return method, progress.on_one_mesh(state_lib.create(params, made))
 
 
 def rows(*solutions: str, numbers=(5, 3, 1)) -> list[dict]:

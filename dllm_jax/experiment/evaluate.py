@@ -15,6 +15,7 @@ from dllm_jax import errors, processes, settings, sharding, types
 from dllm_jax.analysis import frontier_plot
 from dllm_jax.eval import accuracy, pass_at, recordings
 from dllm_jax.experiment import (
+  checks,
   kept_models,
   pretrained_base,
   results,
@@ -216,7 +217,7 @@ def _open(
   processes.check_same(workdir.flatten(config) | provenance.code())
   rows = setup.after_first(setup.load_test, cfg)
   ctx.encode(rows, cfg.rollout.max_prompt_length)
-  setup.check_verifier(ctx, rows)
+  checks.check_verifier(ctx, rows)
   return ctx, rows
 
 

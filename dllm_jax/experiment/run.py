@@ -14,7 +14,7 @@ import jax
 
 from dllm_jax import errors, loop, processes, settings, watchdog
 from dllm_jax.analysis import frontier_plot, report
-from dllm_jax.experiment import pretrained_base, results, setup, stages
+from dllm_jax.experiment import checks, pretrained_base, results, setup, stages
 from dllm_jax.io import console, metrics, provenance, workdir
 
 # Metrics of the live line, in order of interest.
@@ -63,7 +63,7 @@ def run(
       'model, or set model.lora_rank=0'
     )
   ctx = setup.context_of(cfg, origin)
-  setup.check_shapes(cfg, ctx)
+  checks.check_shapes(cfg, ctx)
   processes.check_same(workdir.flatten(config) | provenance.code())
   data = processes.from_first(
     'the state of the workdir', lambda: _check_workdir(cfg, config, directory)
@@ -71,8 +71,8 @@ def run(
   rows, num_long = setup.fit_window(
     cfg, ctx, setup.after_first(setup.load_rows, cfg)
   )
-  setup.check_rows(cfg, ctx, rows)
-  setup.check_base(cfg, ctx, directory)
+  checks.check_rows(cfg, ctx, rows)
+  checks.check_base(cfg, ctx, directory)
   _check_same_rows(rows)
   setup.tell_reach(cfg, rows.test, screen)
   metrics.find_wandb(cfg.wandb_project)

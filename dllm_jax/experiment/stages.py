@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from dllm_jax import loop, processes, types
+from dllm_jax import progress as progress_lib
 from dllm_jax.data import pipeline
 from dllm_jax.eval import accuracy, frontier
 from dllm_jax.experiment import pretrained_base, setup
@@ -20,7 +21,7 @@ from dllm_jax.train import state as state_lib
 from dllm_jax.train.methods import ag_grpo, diffu_grpo, sft, ta_grpo_d
 
 
-def train_base(run: setup.Run) -> tuple[types.Params, loop.Progress]:
+def train_base(run: setup.Run) -> tuple[types.Params, progress_lib.Progress]:
   """The base model.
 
   In this order: 1. kept by an earlier run of this workdir; 2. `base.path`, a
@@ -34,7 +35,7 @@ def train_base(run: setup.Run) -> tuple[types.Params, loop.Progress]:
     kept = pathlib.Path(cfg.base.path)
   if pretrained_base.is_folder(kept):
     run.screen.line(f'base model from {kept}')
-    return pretrained_base.load(kept, ctx, run.screen), loop.Progress()
+    return pretrained_base.load(kept, ctx, run.screen), progress_lib.Progress()
   wanted = is_kept or cfg.base.path
   if wanted and (found := _load_base(run, kept)):
     run.screen.line(f'base model from {kept}')
@@ -57,14 +58,14 @@ def train_base(run: setup.Run) -> tuple[types.Params, loop.Progress]:
 
 def _load_base(
   run: setup.Run, kept: pathlib.Path
-) -> tuple[types.Params, loop.Progress] | None:
+) -> tuple[types.Params, progress_lib.Progress] | None:
   """Kept parameters; None where they are damaged and can be made again.
 
   That is so where the run trained them here: its checkpoints still end in them.
   """
   try:
     params, meta = checkpoint.load_params(kept, setup.param_targets(run.ctx))
-    return params, loop.Progress(**meta)
+    return params, progress_lib.Progress(**meta)
   except manifest.Damaged as e:
     is_own = kept == run.directory / 'base' and not processes.several()
     if not is_own or run.checkpoints('sft').latest() is None:
@@ -76,7 +77,7 @@ def _load_base(
 
 def train_policy(
   run: setup.Run, base: types.Params, num_steps: int
-) -> tuple[types.Params, loop.Progress]:
+) -> tuple[types.Params, progress_lib.Progress]:
   """RL from the base model, watched on validation rows.
 
   Watched at `num_steps` of the fixed schedule; a gated policy at
@@ -125,9 +126,9 @@ def train_policy(
 def train_control(
   run: setup.Run,
   base: types.Params,
-  base_progress: loop.Progress,
-  rl_progress: loop.Progress,
-) -> tuple[types.Params, loop.Progress]:
+  base_progress: progress_lib.Progress,
+  rl_progress: progress_lib.Progress,
+) -> tuple[types.Params, progress_lib.Progress]:
   """More supervised training on the same demonstrations, for RL's CPU time.
 
   Its best parameters by validation count, as with the base. How long RL took
@@ -210,7 +211,10 @@ def _go_on(run: setup.Run) -> None:
 
 
 def keep(
-  run: setup.Run, name: str, params: types.Params, progress: loop.Progress
+  run: setup.Run,
+  name: str,
+  params: types.Params,
+  progress: progress_lib.Progress,
 ) -> None:
   """Parameters under a name of their own, for later runs and `--model`."""
   exists = (run.directory / name).exists

@@ -17,7 +17,7 @@ from dllm_jax.models import config as model_config
 from dllm_jax.text import directory as text_directory
 
 PARAMS = 'params'
-FORMAT = 1
+FORMAT = 2
 # Text alone, and none of it is program code.
 TOKENIZER_FILES = (
   'tokenizer.json',

@@ -136,7 +136,8 @@ class Coding:
     given = self.judge.judge(
       [
         Submission(
-          '\n'.join(filter(None, [rows[i]['setup'], found[i]])),
+          # Set-up names what the program defines; see MBPP 367 and 927.
+          '\n'.join(filter(None, [found[i], rows[i]['setup']])),
           rows[i]['test'],
           rows[i]['entry_point'],
         )

@@ -8,7 +8,7 @@ import pytest
 
 from configs import presets
 from dllm_jax import settings, types
-from dllm_jax.experiment import setup
+from dllm_jax.experiment import checks, setup
 from dllm_jax.rollout import answer_guided
 from dllm_jax.text import tokenizer as tokenizer_lib
 from tests import tiny_run
@@ -73,9 +73,9 @@ def test_rows_fit_the_tiny_presets(preset):
   cfg = settings.from_config(config.to_dict())
   tokenizer = tokenizer_lib.Tokenizer.from_words(cfg.task.words())
   ctx = setup.make_context(cfg, tokenizer)
-  setup.check_shapes(cfg, ctx)
+  checks.check_shapes(cfg, ctx)
   rows = setup.load_rows(cfg)
-  setup.check_rows(cfg, ctx, rows)
+  checks.check_rows(cfg, ctx, rows)
   anchors = answer_guided.anchors(cfg.task, tokenizer, rows.test, cfg.guided)
   assert None not in anchors
   assert len(rows.demonstrations) == cfg.data.num_demonstrations

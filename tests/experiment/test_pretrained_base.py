@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dllm_jax import errors, settings, sharding
-from dllm_jax.experiment import evaluate, pretrained_base, run, setup
+from dllm_jax.experiment import checks, evaluate, pretrained_base, run, setup
 from dllm_jax.io import (
   console,
   converted,
@@ -237,10 +237,10 @@ def test_parameters_of_a_run_are_a_base_too(folder, adapted, tmp_path):
   origin = pretrained_base.of_run(cfg, tmp_path)
   assert origin.folder == adapted / pretrained_base.FOLDER
   ctx = setup.context_of(cfg, origin)
-  setup.check_base(cfg, ctx, tmp_path)
+  checks.check_base(cfg, ctx, tmp_path)
   assert ctx.denoiser.cfg.lora_rank == 2
   with pytest.raises(errors.UserError, match='lora_a is in the checkpoint'):
-    setup.check_base(
+    checks.check_base(
       cfg, setup.context_of(cfg, origin, adapters=False), tmp_path
     )
 
@@ -420,7 +420,7 @@ def test_a_folder_that_changed_is_no_base_any_more(folder, adapted, tmp_path):
   cfg = settings.from_config(values(other))
   ctx = setup.context_of(cfg, pretrained_base.of_run(cfg, adapted))
   with pytest.raises(errors.UserError, match='holds another model than'):
-    setup.check_base(cfg, ctx, adapted)
+    checks.check_base(cfg, ctx, adapted)
 
 
 def test_adapters_of_a_folder_are_trained_on(folder, adapted, tmp_path):

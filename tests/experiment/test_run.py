@@ -7,7 +7,7 @@ import pathlib
 import pytest
 
 from dllm_jax import errors, settings
-from dllm_jax.experiment import run, setup
+from dllm_jax.experiment import checks, run, setup
 from dllm_jax.io import console, workdir
 from dllm_jax.text import tokenizer as tokenizer_lib
 from tests import tiny_run
@@ -113,10 +113,10 @@ def check(values):
   cfg = settings.from_config(values)
   tokenizer = tokenizer_lib.Tokenizer.from_words(cfg.task.words())
   ctx = setup.make_context(cfg, tokenizer)
-  setup.check_shapes(cfg, ctx)
+  checks.check_shapes(cfg, ctx)
   rows = setup.load_rows(cfg)
-  setup.check_rows(cfg, ctx, rows)
-  setup.check_base(cfg, ctx, pathlib.Path('/nonexistent'))
+  checks.check_rows(cfg, ctx, rows)
+  checks.check_base(cfg, ctx, pathlib.Path('/nonexistent'))
   return cfg, ctx, rows
 
 

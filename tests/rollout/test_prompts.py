@@ -71,16 +71,6 @@ def test_few_widths():
   assert len({prompts.width_for(n, 896) for n in range(897)}) == 6
 
 
-def test_trimmed():
-  given = prompts.pad_left([[1] * 3, [2] * 33, [3] * 40], 100, 0)
-  assert given.trimmed().ids.shape == (3, 64)
-  short = given.take(slice(0, 1)).trimmed()
-  want = prompts.pad_left([[1] * 3], 32, 0)
-  for got, expected in zip(short, want, strict=True):
-    np.testing.assert_array_equal(got, expected)
-  assert given.take(slice(0, 0)).trimmed().ids.shape == (0, 32)
-
-
 def test_a_batch_is_as_wide_as_its_longest_prompt():
   rows = tiny_run.rows('x', numbers=(1,) * 29) + tiny_run.rows('x')
   assert encode(rows, 200).ids.shape == (2, 32)

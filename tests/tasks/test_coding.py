@@ -85,7 +85,7 @@ def test_verdicts_by_row():
   texts = ['<answer>a</answer>', '', '<answer>b</answer>', '<answer>c</answer>']
   rows = [ROW, ROW, ROW, ROW | {'setup': 'import os'}]
   found = make(judge).score_batch(rows, texts)
-  assert [a.code for a in judge.asked] == ['a', 'b', 'import os\nc']
+  assert [a.code for a in judge.asked] == ['a', 'b', 'c\nimport os']
   assert [s.correct for s in found] == [False, False, False, True]
   assert [s.judged for s in found] == [True, True, False, True]
   assert [s.terms['tests'] for s in found[:2]] == [0.25, 0.0]

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from dllm_jax import errors, loop
+from dllm_jax import errors, loop, progress
 from dllm_jax.experiment import setup
 from dllm_jax.train import state as state_lib
 from dllm_jax.train.methods import sft
@@ -31,7 +31,7 @@ def start(*, phase='sft', **changes):
   optimizer = tiny_run.optimizer(cfg.base_optim)
   state = state_lib.create(setup.fresh_params(ctx), optimizer)
   method = sft.Sft(ctx=ctx, optimizer=optimizer, cfg=cfg.base_sft, phase=phase)
-  return method, loop.on_one_mesh(state)
+  return method, progress.on_one_mesh(state)
 
 
 def test_a_batch_by_hand():
