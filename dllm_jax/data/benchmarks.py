@@ -214,11 +214,20 @@ def _choice(
 
 
 def _humaneval(record: dict[str, Any]) -> task_lib.Row:
-  prompt = _text(record, 'prompt')
+  """The problem; a test that calls a helper of the prompt brings it along.
+
+  Else the program would define what it is tested by.
+  """
+  prompt, test = _text(record, 'prompt'), _text(record, 'test')
+  entry = _text(record, 'entry_point')
+  before = prompt.partition(f'def {entry}(')[0]
+  helpers = re.findall(r'^def (\w+)\(', before, re.MULTILINE)
+  if any(re.search(rf'\b{name}\(', test) for name in helpers):
+    test = f'{before.strip()}\n\n\n{test.strip()}\n'
   return {
     'prompt': prompt,
-    'entry_point': _text(record, 'entry_point'),
-    'test': _text(record, 'test'),
+    'entry_point': entry,
+    'test': test,
     'solution': prompt + _text(record, 'canonical_solution'),
     'setup': '',
   }

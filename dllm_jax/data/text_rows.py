@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 from dllm_jax.data import benchmarks, leaks, manifest
 from dllm_jax.tasks import task as task_lib
 
-VERSION = '1.1.0'
+VERSION = '1.2.0'
 _HELD_OUT = 0.05
 
 

@@ -78,6 +78,19 @@ def test_the_first_rows(shared_dir):
   assert 'def check(candidate)' in code['test']
 
 
+def test_helpers_that_a_test_calls_come_with_it(shared_dir):
+  """HumanEval/32, 38 and 50 call functions that their prompts define."""
+  rows = benchmarks.load('humaneval', 'test', shared_dir / 'data')
+  with_helpers = [
+    i
+    for i, row in enumerate(rows)
+    if not row['test'].lstrip().startswith(('METADATA', 'def check'))
+  ]
+  assert with_helpers == [32, 38, 50]
+  assert 'def poly(xs: list, x: float):' in rows[32]['test']
+  assert 'def find_zero' not in rows[32]['test']
+
+
 def test_both_forms_of_openbookqa_agree(shared_dir, monkeypatch):
   """The other file of the test questions has them in the same order."""
   file = 'openbookqa/llm_adapters_test.json'
