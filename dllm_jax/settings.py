@@ -6,6 +6,7 @@ config. A value that a dataclass refuses becomes one line with its key.
 
 import dataclasses
 import functools
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -280,7 +281,7 @@ def from_config(config: Mapping[str, Any]) -> Settings:
 def _check_task_fields(task: Mapping[str, Any]) -> None:
   """Refuses the fields of another task."""
   name = task['name']
-  known = {field.name for field in dataclasses.fields(tasks.TASKS[name])}
+  known = set(inspect.signature(tasks.TASKS[name]).parameters)
   if others := sorted(set(task) - known - {'name'}):
     raise errors.UserError(
       f"config group 'task': task {name!r} has no {', '.join(others)}; "
