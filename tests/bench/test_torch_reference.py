@@ -21,7 +21,9 @@ def test_logits():
   params = jax.tree.map(np.asarray, tiny.params())
   tokens = jnp.arange(12, dtype=jnp.int32).reshape(2, 6)
   want = transformer.Transformer(tiny.MODEL).apply(
-    {'params': params}, tokens, jnp.ones(tokens.shape, bool)
+    {'params': jax.tree.map(jnp.asarray, params)},
+    tokens,
+    jnp.ones(tokens.shape, bool),
   )
   model = torch_reference.Model(
     cfg=tiny.MODEL, params=torch_reference.leaves(params)
