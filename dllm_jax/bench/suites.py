@@ -297,7 +297,7 @@ def update(
   calls, norms = {'ours': ours}, {}
   if reference is not None:
     views = jax.tree.map(np.asarray, case.estimator()(key, batch, case.vocab))
-    inputs = views, np.asarray(old[:, 0]), batch.advantage
+    inputs = views, np.asarray(old[:, 0]), np.asarray(batch.advantage)
     for name in ('published', 'tuned'):
       params = reference.leaves(_weights(case.model), _torch_device(reference))
       trainer = reference.Trainer(
@@ -306,7 +306,7 @@ def update(
 
       def theirs(name=name, trainer=trainer):
         norm = trainer.step(
-          *inputs, batch.completion_mask, tuned=name == 'tuned'
+          *inputs, np.asarray(batch.completion_mask), tuned=name == 'tuned'
         )
         norms.setdefault(name, norm)
 

@@ -19,14 +19,18 @@ CASE = suites.make_case('tiny', tiny.MODEL, 4, 3, 16, 8, 8)
 
 def test_logits():
   params = jax.tree.map(np.asarray, tiny.params())
-  tokens = np.arange(12, dtype=np.int32).reshape(2, 6)
+  tokens = jnp.arange(12, dtype=jnp.int32).reshape(2, 6)
   want = transformer.Transformer(tiny.MODEL).apply(
-    {'params': params}, tokens, jnp.ones(tokens.shape, bool)
+    {'params': jax.tree.map(jnp.asarray, params)},
+    tokens,
+    jnp.ones(tokens.shape, bool),
   )
   model = torch_reference.Model(
     cfg=tiny.MODEL, params=torch_reference.leaves(params)
   )
-  got = model.logits(model.hidden(torch_reference.torch.tensor(tokens).long()))
+  got = model.logits(
+    model.hidden(torch_reference.torch.tensor(np.array(tokens)).long())
+  )
   np.testing.assert_allclose(got.detach().numpy(), want, rtol=1e-4, atol=1e-4)
 
 
