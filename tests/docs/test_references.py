@@ -33,12 +33,17 @@ def names(path: pathlib.Path) -> set[str]:
   return found
 
 
-def place(path: str) -> pathlib.Path | None:
-  """The file that a page means: paths are from dllm_jax/ or from the root."""
-  for root in (pages.REPO / 'dllm_jax', pages.REPO):
-    if (root / path).is_file():
-      return root / path
-  return None
+def places(path: str) -> list[pathlib.Path]:
+  """The files that a page may mean.
+
+  Paths are from dllm_jax/ or from the root; a name alone may lie anywhere.
+  """
+  roots = (pages.REPO / 'dllm_jax', pages.REPO)
+  found = [root / path for root in roots if (root / path).is_file()]
+  if '/' in path:
+    return found
+  folders = ('dllm_jax', 'launch', 'tests', 'configs')
+  return found + [f for d in folders for f in (pages.REPO / d).rglob(path)]
 
 
 def _id(page):
@@ -53,15 +58,14 @@ def test_code_that_is_named_exists(page):
   for path, listed in _REFERENCE.findall(text):
     if path in own:
       continue
-    file = place(path)
-    if file is None:
+    known = set().union(*map(names, files := places(path)))
+    if not files:
       missing.append(path)
-    elif listed:
-      missing += [
-        f'{path}: {name}'
-        for name in listed.replace(' ', '').split(',')
-        if name not in names(file) and name.split('.')[-1] not in names(file)
-      ]
+    missing += [
+      f'{path}: {name}'
+      for name in filter(None, listed.replace(' ', '').split(','))
+      if name not in known and name.split('.')[-1] not in known
+    ]
   assert not missing
 
 
@@ -74,4 +78,5 @@ def test_links_lead_somewhere(page):
 def test_the_reader_of_names_sees():
   found = names(pages.REPO / 'dllm_jax' / 'rl' / 'losses.py')
   assert 'k3' in found and 'kl' not in found
-  assert place('rl/losses.py') and place('rl/nothing.py') is None
+  assert places('rl/losses.py') and not places('rl/nothing.py')
+  assert len(places('generate.py')) > 1
