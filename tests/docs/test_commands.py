@@ -1,7 +1,7 @@
 """Every command of README.md and of the pages is run, in order, at tiny size.
 
-What needs weights of 8B parameters stands in tables and in plain blocks, and
-has tests of its own on tiny folders in the same layout.
+What needs weights of 8B parameters, or measures for minutes, has tests of its
+own at tiny size.
 """
 
 import pathlib
@@ -13,7 +13,13 @@ import pytest
 from tests.docs import pages
 from tests.docs.test_extending import TINY
 
-ELSEWHERE = ('add_a_task.md', 'add_a_method.md')  # by test_extending.py
+# The commands of these pages are run by other tests.
+ELSEWHERE = {
+  'add_a_task.md': 'docs/test_extending.py',
+  'add_a_method.md': 'docs/test_extending.py',
+  'code_tasks.md': 'launch/test_eval_code.py',
+  'performance.md': 'launch/test_bench.py',
+}
 FAST = ('quick_start.md',)
 SIZE = TINY | {
   'rollout.num_prompts': 2,
@@ -34,6 +40,14 @@ def words(command: str) -> list[str]:
     ['bash', '-c', script], capture_output=True, check=True, text=True
   )
   return done.stdout.split('\0')[:-1]
+
+
+def train(commands, place: pathlib.Path, run: str) -> None:
+  """A run that a page takes for granted."""
+  flags = [f'--config.{key}={value}' for key, value in SIZE.items()]
+  config = 'configs/ag_grpo.py'
+  args = ['--config', config, '--workdir', run, *flags]
+  assert commands.run('train.py', *args, cwd=place).code == 0
 
 
 @pytest.mark.parametrize(
@@ -57,12 +71,21 @@ def test_they_run(page, commands, tmp_path):
         [sys.executable, '-m', args[0], *there], cwd=tmp_path, check=True
       )
       continue
+    if script.endswith('report.py'):
+      for run in args:
+        if run.startswith('runs/') and not (tmp_path / run).exists():
+          train(commands, tmp_path, run)
     if '--config' in args:
       args += [f'--config.{key}={value}' for key, value in SIZE.items()]
     done = commands.run(
       pathlib.Path(script).name, *args, config=False, cwd=tmp_path
     )
     assert done.code == 0, f'{command}\n{done.err}'
+
+
+def test_the_others_are_tested():
+  for name in ELSEWHERE.values():
+    assert (pages.REPO / 'tests' / name).is_file()
 
 
 def test_the_shell_is_read():
