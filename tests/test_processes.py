@@ -234,7 +234,7 @@ def test_a_stuck_process_is_named(tmp_path):
   ],
 )
 def test_wrong_ways_to_join_are_refused(given, told):
-  with pytest.raises(errors.UserError, match='') as caught:
+  with pytest.raises(errors.UserError) as caught:
     processes.start(processes.ProcessConfig(**given))
   assert told in str(caught.value)
 

@@ -59,8 +59,10 @@ def digests(
   """SHA-256 by file of all that `rows` reads, once it has been built.
 
   The built files are the same bytes whenever they are built of the same data,
-  by the same libraries.
+  by the same libraries. A `task.RowSource` reads nothing.
   """
+  if isinstance(task, task_lib.RowSource):
+    return {}
   if task.name not in pipeline.BUILDERS:
     builder = _text_builder(task.name, data_dir, cache_dir)
   else:

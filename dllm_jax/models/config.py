@@ -1,7 +1,6 @@
 """One frozen record from which every transformer of the library is built."""
 
 import dataclasses
-from typing import Literal
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,7 +77,7 @@ class ModelConfig:
   logit_shift: bool = False
   dtype: str = 'float32'
   param_dtype: str = 'float32'
-  remat: Literal['none', 'block', 'dots'] = 'none'
+  remat: str = 'none'
   lora_rank: int = 0
   lora_alpha: float = 64.0
   embed_init_std: float = 0.02

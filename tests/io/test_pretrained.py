@@ -248,7 +248,7 @@ def test_a_flipped_byte_of_any_file_is_noticed(converted, tmp_path):
 @pytest.mark.parametrize(
   'edit, line',
   [
-    ({'format': 2}, 'has format 2, and'),
+    ({'format': 1}, 'has format 1, and'),
     ({'family': None}, 'record is malformed'),
     ({'family': 'gpt'}, 'record is malformed'),
     ({'model': {}}, 'record is malformed'),

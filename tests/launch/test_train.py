@@ -88,7 +88,7 @@ WRONG = [
   (
     tiny_run.flags(rollout__num_prompts=3, rollout__group_size=3),
     1,
-    'rollout.group_size is 9, which the 2 shards of mesh.data do not divide',
+    'rollout.group_size is 9, which the 2 shards of mesh.data * mesh.fsdp do',
   ),
   (
     tiny_run.flags(method__guided__num_guided=5),

@@ -106,7 +106,9 @@ ODD = {'w': jnp.array([-0.0, 1e-45, 3.0]), 'b': jnp.array([0.25])}
 def test_a_loss_that_is_not_finite_changes_no_bit(bad):
   """With the state donated, in the middle of a run."""
   step = jax.jit(
-    lambda state, y: grad.update(state, (X, y), loss, OPTIMIZER, num_micro=2),
+    lambda state, y: grad.update(
+      state, (X, y), loss, OPTIMIZER, mesh=MESH, num_micro=2
+    ),
     donate_argnums=0,
   )
   spoiled = Y.copy()

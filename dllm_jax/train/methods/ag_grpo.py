@@ -74,12 +74,14 @@ class AgGrpo:
     num_guided = len(rows) * self.guided.num_guided
     none_fell_back = guided.sum() == num_guided
     num_free = len(row_id) - (num_guided if none_fell_back else 0)
-    trajectory = self._free(state, rows, key, row_id[~guided], num_free)
+    if not guided.all():
+      trajectory = self._free(state, rows, key, row_id[~guided], num_free)
     if guided.any():
       towards = self._guided(
         state, rows, anchors, key, row_id[guided], num_guided
       )
-      trajectory = batch.interleave(trajectory, towards, guided)
+      free = towards if guided.all() else trajectory
+      trajectory = batch.interleave(free, towards, guided)
     own = local_rows.share(ctx.mesh, len(row_id))
     rollouts = batch.Rollouts(
       prompts=ctx.encode_at(rows, own // size, self.rollout.max_prompt_length),
