@@ -91,6 +91,9 @@ def check_shapes(cfg: settings.Settings, ctx: context.Context) -> None:
       f'the mesh takes {ctx.mesh.size} of {jax.device_count()} devices, so '
       'that a process may have none: change the mesh.* keys'
     )
+  if sharding.divides_params(ctx.mesh):
+    ctx.denoiser.part(ctx.mesh)
+    setup.param_targets(ctx)
   rows = cfg.rollout.num_prompts * cfg.rollout.group_size
   guided = cfg.rollout.num_prompts * cfg.guided.num_guided
   check = sharding.check_divides

@@ -1,6 +1,5 @@
-"""Answer-free rollouts: a decoder under `shard_map`.
+"""Answer-free rollouts: a decoder on every device (`rollout.spread`).
 
-Every data shard runs its own while-loop and stops when its own rows are done.
 Dims: B rows, P prompt columns, L completion columns.
 """
 

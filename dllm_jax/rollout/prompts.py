@@ -50,10 +50,6 @@ class Prompts(NamedTuple):
     """The prompts where `rows` is True, at its numbers, or of a slice."""
     return Prompts(*(x[rows] for x in self))
 
-  def repeat(self, times: int) -> 'Prompts':
-    """Every prompt `times` times in a row."""
-    return Prompts(*(np.repeat(x, times, axis=0) for x in self))
-
 
 def pad_left(
   sequences: Sequence[Sequence[int]],

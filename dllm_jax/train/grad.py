@@ -6,7 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float
 
 from dllm_jax import sharding, types
@@ -98,9 +99,13 @@ def update(
 
   zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), trained)
   nothing = (jnp.float32(0.0), sharding.constrain(zeros, mesh))
-  (value, grads), aux = jax.lax.scan(
-    accumulate, nothing, micro_batches(batch, num_micro)
+  # Where rows were reordered the compiler knows no longer where they lie, and
+  # would do all of them on every device.
+  dealt = jax.lax.with_sharding_constraint(
+    micro_batches(batch, num_micro),
+    NamedSharding(mesh, P(None, *sharding.ROWS)),
   )
+  (value, grads), aux = jax.lax.scan(accumulate, nothing, dealt)
   norm = optax.tree.norm(grads)
   updates, opt_state = optimizer.update(grads, state.opt_state, trained)
   moved = (

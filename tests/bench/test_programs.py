@@ -17,6 +17,15 @@ MODEL = config.ModelConfig(
   head_dim=64,
   mlp_size=704,
 )
+SMALL = config.ModelConfig(
+  vocab_size=256,
+  hidden_size=64,
+  num_layers=2,
+  num_heads=4,
+  num_kv_heads=4,
+  head_dim=16,
+  mlp_size=176,
+)
 CASE = suites.make_case('test', MODEL, 8, 64, 128, 32, 64)
 TOO_LARGE = CASE.rows * CASE.rollout.gen_length * MODEL.vocab_size
 
@@ -40,6 +49,16 @@ def test_cost_is_within_a_tenth_of_the_minimum(mesh, name):
   # Logits are of a block, or of a chunk of a micro-batch.
   logits = [s.size for _, s in hlo.buffers(program) if 2048 in s.dims]
   assert 0 < max(logits) <= TOO_LARGE / 4
+
+
+@pytest.mark.parametrize('sizes', [{'data': 8}, {'data': 2, 'fsdp': 4}])
+def test_devices_share_the_work(sizes):
+  """Without KL, where rows are put in another order first."""
+  case = suites.make_case('shared', SMALL, 32, 16, 32, 16, 16)
+  assert not case.policy.has_kl
+  mesh = sharding.make_mesh(sharding.MeshConfig(**sizes))
+  program = compiled(programs.inner_step(case, mesh))
+  assert hlo.products(program) <= 1.10 * case.minimum()['inner_step'] / 8
 
 
 def test_the_check_of_arrays_sees_the_logits_of_all_columns(mesh):

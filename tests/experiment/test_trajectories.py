@@ -108,7 +108,9 @@ def test_what_is_written_says_what_was_evaluated(parts, tmp_path):
   assert final['steps'] == [*range(1, own.num_steps[0] + 1)]
   for step, reward in zip(final['steps'], final['rewards'], strict=True):
     tokens = own.tokens[0][own.commit_step[0] < step]
-    tokens = tokens[score.completion_mask(tokens[None], ctx.vocab.eos_token)[0]]
+    tokens = tokens[
+      score.completion_mask(tokens[None], ctx.vocab.stop_tokens)[0]
+    ]
     text = ctx.tokenizer.decode(tokens.tolist())
     verdict = ctx.task.score(ROWS[0], text)
     assert reward == pytest.approx(score.weigh(verdict, cfg.reward), abs=1e-4)

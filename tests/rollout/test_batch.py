@@ -62,7 +62,7 @@ def rollouts(ctx):
   steps[3, 10:] = num_steps[3] = 5  # as an early exit leaves it
   encoded = prompts.encode(ctx.task, ctx.tokenizer, ROWS, 6)
   return batch.Rollouts(
-    prompts=encoded.repeat(2),
+    prompts=encoded.take(np.repeat(np.arange(len(encoded.ids)), 2)),
     trajectory=types.Trajectory(
       tokens=tokens,
       logp=np.where(steps < num_steps[:, None], np.log(0.5), 0.0).astype(

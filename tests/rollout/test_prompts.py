@@ -34,9 +34,9 @@ def test_pad_left():
   np.testing.assert_array_equal(got.mask, [[0, 1, 1, 1], [0, 0, 0, 0]])
 
 
-def test_take_and_repeat():
+def test_take():
   given = prompts.pad_left([[1], [2, 3]], 2, 0)
-  got = given.repeat(2)
+  got = given.take(np.repeat(np.arange(len(given.ids)), 2))
   np.testing.assert_array_equal(got.ids, [[0, 1], [0, 1], [2, 3], [2, 3]])
   np.testing.assert_array_equal(got.mask.sum(1), [1, 1, 2, 2])
   got = got.take(np.array([False, True, True, False]))
@@ -46,7 +46,10 @@ def test_take_and_repeat():
     got = given.take(rows)
     np.testing.assert_array_equal(got.ids, [[2, 3]])
     np.testing.assert_array_equal(got.maskable, [[1, 1]])
-  np.testing.assert_array_equal(given.repeat(2).maskable.sum(1), [0, 0, 2, 2])
+  np.testing.assert_array_equal(
+    given.take(np.repeat(np.arange(len(given.ids)), 2)).maskable.sum(1),
+    [0, 0, 2, 2],
+  )
 
 
 @pytest.mark.parametrize(

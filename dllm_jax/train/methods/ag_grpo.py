@@ -74,14 +74,16 @@ class AgGrpo:
     num_guided = len(rows) * self.guided.num_guided
     none_fell_back = guided.sum() == num_guided
     num_free = len(row_id) - (num_guided if none_fell_back else 0)
-    if not guided.all():
-      trajectory = self._free(state, rows, key, row_id[~guided], num_free)
-    if guided.any():
-      towards = self._guided(
-        state, rows, anchors, key, row_id[guided], num_guided
-      )
-      free = towards if guided.all() else trajectory
-      trajectory = batch.interleave(free, towards, guided)
+    free = lambda: self._free(state, rows, key, row_id[~guided], num_free)
+    towards = lambda: self._guided(
+      state, rows, anchors, key, row_id[guided], num_guided
+    )
+    if guided.all():
+      trajectory = towards()
+    elif guided.any():
+      trajectory = batch.interleave(free(), towards(), guided)
+    else:
+      trajectory = free()
     own = local_rows.share(ctx.mesh, len(row_id))
     rollouts = batch.Rollouts(
       prompts=ctx.encode_at(rows, own // size, self.rollout.max_prompt_length),

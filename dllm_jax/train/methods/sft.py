@@ -78,8 +78,9 @@ class Sft:
     del state, step
     ctx, cfg = self.ctx, self.cfg
     num_rows = len(rows)
-    rows = [rows[i] for i in local_rows.share(ctx.mesh, num_rows)]
-    encoded = ctx.encode(rows, cfg.max_prompt_length)
+    index = local_rows.share(ctx.mesh, num_rows)
+    encoded = ctx.encode_at(rows, index, cfg.max_prompt_length)
+    rows = [rows[i] for i in index]
     tokens = np.full((len(rows), cfg.gen_length), ctx.vocab.eos_token, np.int32)
     texts = [ctx.task.demonstration(row) for row in rows]
     for i, ids in enumerate(ctx.tokenizer.encode_batch(texts)):
