@@ -30,7 +30,7 @@ def args(shared_dir, model, task, out, **changes):
     'eval__batch_size': 4,
     'mesh__data': 1,
     'mesh__cpu_devices': 1,
-    'model__remat': False,
+    'model__remat': 'none',
   }
   return (
     f'--config=configs/diffu_grpo.py:dream_7b,{task}',
