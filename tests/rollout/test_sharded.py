@@ -108,7 +108,10 @@ def test_the_same_tokens_on_any_mesh(model, decoding, sizes):
   got = sampled(model, decoding, sizes)
   assert len(got.tokens.sharding.device_set) == np.prod(sizes)
   want = sampled(model, decoding, (1, 1, 1))
-  assert len(np.unique(want.tokens, axis=0)) == 8
+  # Greedy rows of a random model are alike; a few differ all the same.
+  assert len(np.unique(want.tokens, axis=0)) >= (
+    5 if decoding == 'greedy' else 8
+  )
   same(got, want)
 
 
