@@ -15,6 +15,7 @@ import json
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, TypeVar
 
@@ -26,12 +27,17 @@ import numpy as np
 from jax._src import distributed
 from jax.experimental import multihost_utils
 
-from dllm_jax import errors
+from dllm_jax import errors, watchdog
 
 T = TypeVar('T')
 
 # Seconds that a process which ends by an error waits for the others to do so.
 LEAVING_SECONDS = 5
+# For others that work meanwhile, such as building a data set of their own.
+WORK_SECONDS = 6 * 3600
+SLICE_SECONDS = 60  # of a wait without a limit
+# Of what the watchdog has left: a wait that ends first names who is missing.
+SHARE = 0.8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,7 +51,7 @@ class ProcessConfig:
     auto: ask the cluster (TPU pod, Slurm, GKE, MPI) for what is not given.
     heartbeat_seconds: after which a silent process counts as dead.
     barrier_seconds: that a process waits for the others, at the start and
-      later.
+      later; under a watchdog not so long that this would end the process.
   """
 
   coordinator: str = ''
@@ -93,7 +99,10 @@ def start(cfg: ProcessConfig) -> None:
     )
   except (RuntimeError, ValueError, TypeError, OSError) as e:
     where = f' at {cfg.coordinator}' if cfg.coordinator else ''
-    raise errors.UserError(
+    error = errors.AbsentError
+    if not isinstance(e, RuntimeError):
+      error = errors.UserError
+    raise error(
       f'cannot join the other processes{where}: {_first_line(e)}; start all '
       'of them, with the same --coordinator and --num_processes'
     ) from e
@@ -107,7 +116,9 @@ def _connect() -> None:
   """The CPU's devices meet once, while all processes are at the same place.
 
   At the first exchange of a group of devices Gloo waits 30 s for the others,
-  and on a busy machine one process may compile longer than that.
+  and on a busy machine one process may compile longer than that. The group of
+  all devices alone meets here: those of a mesh with `fsdp` or `tensor` have
+  the 30 s when they are first used.
   """
   barrier('the start')
   multihost_utils.process_allgather(np.int32(0))
@@ -166,10 +177,11 @@ def barrier(name: str, *, seconds: float | None = None) -> None:
 
   Args:
     name: what is waited for; the same everywhere.
-    seconds: to wait at most; None is what `start` was told.
+    seconds: to wait at most; None is what `start` was told. Where a watchdog
+      would end this process first, it is `SHARE` of what that has left.
 
   Raises:
-    errors.UserError: names the processes that did not come.
+    errors.AbsentError: names the processes that did not come.
   """
   if several():
     _wait(f'{name}/{next(_Runtime.rounds)}', name, seconds)
@@ -178,10 +190,10 @@ def barrier(name: str, *, seconds: float | None = None) -> None:
 def any_of(flag: bool) -> bool:
   """Whether the flag is set in any process: the same answer in all of them.
 
-  It takes about a millisecond, and no device: work in flight goes on.
+  It takes no device: work in flight goes on.
 
   Raises:
-    errors.UserError: as `barrier`.
+    errors.AbsentError: as `barrier`.
   """
   if not several():
     return flag
@@ -203,12 +215,16 @@ def any_of(flag: bool) -> bool:
 def from_first(name: str, make: Callable[[], T]) -> T:
   """What `make` gives in process 0, which alone calls it.
 
+  `make` may take as long as it wants: the others wait while process 0 lives,
+  and under a watchdog as `barrier` does.
+
   Args:
     name: what is waited for; the same everywhere.
     make: gives a JSON value; a UserError of its is raised everywhere.
 
   Raises:
-    errors.UserError: that of `make`, or process 0 did not come.
+    errors.UserError: that of `make`.
+    errors.AbsentError: process 0 did not come.
   """
   if not several():
     return make()
@@ -222,24 +238,24 @@ def from_first(name: str, make: Callable[[], T]) -> T:
       raise
     client.key_value_set(key, json.dumps({'value': value}))
     return value
-  try:
-    limit = _milliseconds(None)
-    sent = json.loads(client.blocking_key_value_get(key, limit))
-  except jax.errors.JaxRuntimeError as e:
-    raise errors.UserError(_absent(name, str(e), '0')) from e
+  sent = json.loads(_get(key, name))
   if 'error' in sent:
     raise errors.UserError(sent['error'])
   return sent['value']
 
 
-def check_same(values: Mapping[str, Any]) -> None:
+def check_same(
+  values: Mapping[str, Any], *, seconds: float | None = None
+) -> None:
   """Refuses to go on where the processes were not started alike.
 
   Args:
     values: by name, JSON values that must be the same everywhere.
+    seconds: as in `barrier`.
 
   Raises:
     errors.UserError: in all processes; names what differs, and where.
+    errors.AbsentError: as `barrier`.
   """
   if not several():
     return
@@ -247,7 +263,7 @@ def check_same(values: Mapping[str, Any]) -> None:
   folder = f'same/{next(_Runtime.rounds)}'
   client = distributed.global_state.client
   client.key_value_set(f'{folder}/{jax.process_index()}', json.dumps(own))
-  barrier('the comparison of configs')
+  barrier('the comparison of configs', seconds=seconds)
   stored = {
     int(key.rsplit('/', 1)[1]): json.loads(text)
     for key, text in client.key_value_dir_get(folder)
@@ -272,7 +288,7 @@ def all_gather(rows: np.ndarray) -> list[np.ndarray]:
     rows: of the same width and dtype everywhere, of 32 bits at most.
 
   Raises:
-    errors.UserError: as `barrier`.
+    errors.AbsentError: as `barrier`.
   """
   if not several():
     return [rows]
@@ -309,7 +325,7 @@ def leave(code: int, *, find_dead: bool = False) -> None:
   wait = _Runtime.heartbeat_seconds if find_dead else 0
   try:
     _wait('leaving', 'the end', wait + LEAVING_SECONDS)
-  except errors.UserError as e:
+  except errors.AbsentError as e:
     print(f'{prefix()}{e}', file=sys.stderr)
     _end(code)
 
@@ -321,16 +337,30 @@ def _end(code: int) -> NoReturn:
 
 
 def _wait(key: str, name: str, seconds: float | None = None) -> None:
+  limit = _Runtime.barrier_seconds if seconds is None else seconds
   client = distributed.global_state.client
   try:
-    client.wait_at_barrier(key, _milliseconds(seconds))
+    client.wait_at_barrier(key, _milliseconds(limit))
   except jax.errors.JaxRuntimeError as e:
-    raise errors.UserError(_absent(name, str(e), '')) from e
+    raise errors.AbsentError(_absent(name, str(e), '')) from e
 
 
-def _milliseconds(seconds: float | None) -> int:
-  limit = _Runtime.barrier_seconds if seconds is None else seconds
-  return int(1000 * limit)
+def _get(key: str, name: str) -> str:
+  """What process 0 sets; its death ends this process, whatever it waits for."""
+  client = distributed.global_state.client
+  deadline = time.monotonic() + SHARE * watchdog.left()
+  while True:
+    try:
+      return client.blocking_key_value_get(key, _milliseconds(SLICE_SECONDS))
+    except jax.errors.JaxRuntimeError as e:
+      timed_out = 'DEADLINE_EXCEEDED' in str(e)
+      if not timed_out or time.monotonic() >= deadline:
+        raise errors.AbsentError(_absent(name, str(e), '0')) from e
+
+
+def _milliseconds(seconds: float) -> int:
+  """Of a wait that ends before the watchdog would end this process."""
+  return max(1, int(1000 * min(seconds, SHARE * watchdog.left())))
 
 
 def _absent(name: str, message: str, known: str) -> str:
