@@ -17,7 +17,7 @@ import numpy as np
 from dllm_jax import processes, skipping, types, watchdog
 from dllm_jax import progress as progress_lib
 from dllm_jax.data import pipeline
-from dllm_jax.io import checkpoint, console, metrics, workdir
+from dllm_jax.io import checkpoint, console, metrics, signals
 from dllm_jax.tasks import task as task_lib
 from dllm_jax.train import state as state_lib
 
@@ -86,7 +86,7 @@ class Interrupted(Exception):
   """A signal asked to stop; everything is saved."""
 
 
-def check_stop(stop: workdir.StopRequest) -> None:
+def check_stop(stop: signals.StopRequest) -> None:
   """Raises `Interrupted` where a stop was requested and nothing is to save.
 
   In several processes all of them ask, and all raise or none.
@@ -106,7 +106,7 @@ def run(
   checkpoints: checkpoint.Checkpoints,
   log: metrics.MetricsLog,
   screen: console.Console,
-  stop: workdir.StopRequest,
+  stop: signals.StopRequest,
   watch: watchdog.Watchdog,
   skipped: pathlib.Path,
   floor: float = 0.0,

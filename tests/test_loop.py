@@ -12,7 +12,7 @@ import pytest
 
 from dllm_jax import errors, loop, progress, sharding, skipping, watchdog
 from dllm_jax.data import pipeline
-from dllm_jax.io import checkpoint, console, metrics, workdir
+from dllm_jax.io import checkpoint, console, metrics, signals
 from dllm_jax.train import state as state_lib
 from tests import tiny_run
 
@@ -38,7 +38,7 @@ class Adder:
   """
 
   log: object = None
-  stop: workdir.StopRequest | None = None
+  stop: signals.StopRequest | None = None
   stop_at: int = -1
   bad: tuple[int, str] = (0, '')
   bad_at: tuple[int, ...] = ()
@@ -92,7 +92,7 @@ class Run:
   adapters: bool = False
 
   def __post_init__(self):
-    self.scored, self.stop = [], workdir.StopRequest()
+    self.scored, self.stop = [], signals.StopRequest()
     self.screen = io.StringIO()
 
   def __call__(self, method, keep=100, floor=0.0, **changes):

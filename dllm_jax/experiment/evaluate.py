@@ -21,7 +21,7 @@ from dllm_jax.experiment import (
   results,
   setup,
 )
-from dllm_jax.io import checkpoint, console, provenance, workdir
+from dllm_jax.io import checkpoint, console, provenance, signals, workdir
 from dllm_jax.rollout import context, score
 from dllm_jax.tasks import task as task_lib
 
@@ -137,7 +137,7 @@ def sweep_models(
     rows,
     {name: _load(ctx, path, screen) for name, path in kept.items()},
     screen=screen,
-    stop=workdir.StopRequest(),
+    stop=signals.StopRequest(),
   )
   found = {'task': cfg.task.name, 'num': len(rows)} | found
   results.show_fixed(found, screen)

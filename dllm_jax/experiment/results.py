@@ -10,7 +10,7 @@ from dllm_jax import errors, loop, processes, settings, types, watchdog
 from dllm_jax.analysis import policies as names_lib
 from dllm_jax.eval import accuracy, frontier
 from dllm_jax.experiment import setup, trajectories
-from dllm_jax.io import console, workdir
+from dllm_jax.io import console, signals
 from dllm_jax.rollout import context
 from dllm_jax.tasks import task as task_lib
 
@@ -37,7 +37,7 @@ def sweep_all(
   policies: Mapping[str, types.Params],
   *,
   screen: console.Console,
-  stop: workdir.StopRequest,
+  stop: signals.StopRequest,
   watch: watchdog.Watchdog | None = None,
 ) -> tuple[dict[str, Any], trajectories.Evaluations]:
   """Every policy under every decoding of the config, on the same rows.
