@@ -14,7 +14,7 @@ import time
 
 import numpy as np
 
-from dllm_jax import errors, local_rows, processes, sharding, watchdog
+from dllm_jax import errors, joining, local_rows, processes, sharding, watchdog
 
 COUNT, DEVICES = 2, 4  # processes, and devices of each
 HEARTBEAT = 10
@@ -145,8 +145,8 @@ MODES = {f.__name__: f for f in (agree, train, train_gated, die, stop, stick)}
 
 
 def main(mode: str, process: int, port: str, out: pathlib.Path) -> None:
-  processes.start(
-    processes.ProcessConfig(
+  joining.start(
+    joining.ProcessConfig(
       coordinator=f'localhost:{port}',
       num_processes=COUNT,
       process_id=process,
