@@ -6,8 +6,21 @@ class UserError(Exception):
 
   The message is one line: what is wrong, where, and what to do. Everything
   else that is raised is a bug in the program, and keeps its traceback.
+
+  Attributes:
+    code: that a command exits with.
   """
+
+  code = 1
 
 
 class UsageError(UserError):
   """The command line itself is wrong: a flag, a config key, a value."""
+
+  code = 2
+
+
+class AbsentError(UserError):
+  """Other processes did not come: all of them should be started again."""
+
+  code = 4

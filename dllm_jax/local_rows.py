@@ -66,17 +66,21 @@ def place(tree: PyTree, mesh: Mesh, num_rows: int) -> PyTree:
 
 
 def fetch(tree: PyTree) -> PyTree:
-  """The held rows of arrays on the devices, on the host."""
+  """The held rows of arrays on the devices, on the host; scalars whole."""
 
   def pieces(x):
-    if x.is_fully_addressable:
+    if not isinstance(x, jax.Array) or x.is_fully_addressable:
       return {0: x}
-    return {s.index[0].start or 0: s.data for s in x.addressable_shards}
+    first = lambda index: (index[0].start or 0) if index else 0
+    return {first(s.index): s.data for s in x.addressable_shards}
+
+  def join(parts):
+    whole = [np.asarray(parts[start]) for start in sorted(parts)]
+    return np.concatenate(whole) if whole[0].ndim else whole[0]
 
   leaves, structure = jax.tree.flatten(tree)
   found = jax.device_get([pieces(x) for x in leaves])
-  whole = [np.concatenate([p[k] for k in sorted(p)]) for p in found]
-  return jax.tree.unflatten(structure, whole)
+  return jax.tree.unflatten(structure, [join(parts) for parts in found])
 
 
 def gather(tree: PyTree, index: Int[np.ndarray, ' b'], num_rows: int) -> PyTree:

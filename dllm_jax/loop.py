@@ -17,7 +17,7 @@ import numpy as np
 from dllm_jax import processes, skipping, types, watchdog
 from dllm_jax import progress as progress_lib
 from dllm_jax.data import pipeline
-from dllm_jax.io import checkpoint, console, metrics, workdir
+from dllm_jax.io import checkpoint, console, metrics, signals
 from dllm_jax.tasks import task as task_lib
 from dllm_jax.train import state as state_lib
 
@@ -86,7 +86,7 @@ class Interrupted(Exception):
   """A signal asked to stop; everything is saved."""
 
 
-def check_stop(stop: workdir.StopRequest) -> None:
+def check_stop(stop: signals.StopRequest) -> None:
   """Raises `Interrupted` where a stop was requested and nothing is to save.
 
   In several processes all of them ask, and all raise or none.
@@ -106,7 +106,7 @@ def run(
   checkpoints: checkpoint.Checkpoints,
   log: metrics.MetricsLog,
   screen: console.Console,
-  stop: workdir.StopRequest,
+  stop: signals.StopRequest,
   watch: watchdog.Watchdog,
   skipped: pathlib.Path,
   floor: float = 0.0,
@@ -139,6 +139,7 @@ def run(
     Interrupted: after saving, when `stop` was requested.
     errors.UserError: too many updates were not finite, or the disk refuses.
   """
+  watch.beat(f'{method.phase} restoring')
   (state, best), progress = progress_lib.restore(
     state, checkpoints, keeps_best=cfg.keeps_best, say=screen.line
   )
@@ -171,10 +172,15 @@ def run(
         screen.line,
       )
       bar.step(_write(log, method.phase, row, history))
-      watch.step_took(took)
+
+  def settle():
+    """Waits for the update, which what comes next is not to be timed with."""
+    beat('ending the update', progress.step)
+    jax.block_until_ready(state)
+    return time.perf_counter()
 
   def save():
-    flush(time.perf_counter())
+    flush(settle())
     clock.stamp()
     beat('saving', progress.step)
     arrays, _ = progress_lib.Saved(state, best).without_frozen()
@@ -194,15 +200,15 @@ def run(
       # The compiler may lay the new state out otherwise; a resumed run could
       # then compute in another order than one that was not stopped.
       state = jax.device_put(state, layout)
-      dispatched = time.perf_counter()
       flush(began)  # the step before: this one is on its way
       progress.step = step + 1
       pending = _Row(progress.step, host, device, began, rows, batch)
       last = progress.step == cfg.num_steps
       if cfg.eval_every and (last or progress.step % cfg.eval_every == 0):
+        settled = settle()
         beat('evaluating', step + 1)
         host |= score(state.params)
-        host['time/eval'] = time.perf_counter() - dispatched
+        host['time/eval'] = time.perf_counter() - settled
         if cfg.keeps_best:
           accuracy = host['eval/accuracy']
           best = progress_lib.keep_best(progress, accuracy, state, best)

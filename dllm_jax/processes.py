@@ -1,20 +1,20 @@
-"""Several processes of one run: joining, waiting for each other, agreeing.
+"""Several processes of one run: waiting for each other, agreeing, leaving.
 
 Every process runs the same program (JAX's multi-controller runtime). What they
 must have in common is settled here, through the coordination service that
 process 0 keeps: a wait has a limit, and whoever did not come is named. Without
-`start` there is one process, and nothing here costs or waits.
+`joining.start` there is one process, and nothing here costs or waits.
 
 A dead process is noticed by the service itself, within the heartbeat: it ends
 all others (SIGABRT), after a line that names the dead one.
 """
 
-import dataclasses
 import itertools
 import json
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, TypeVar
 
@@ -26,129 +26,31 @@ import numpy as np
 from jax._src import distributed
 from jax.experimental import multihost_utils
 
-from dllm_jax import errors
+from dllm_jax import errors, watchdog
 
 T = TypeVar('T')
 
 # Seconds that a process which ends by an error waits for the others to do so.
 LEAVING_SECONDS = 5
+# For others that work meanwhile, such as building a data set of their own.
+WORK_SECONDS = 6 * 3600
+SLICE_SECONDS = 60  # of a wait without a limit
+# Of what the watchdog has left: a wait that ends first names who is missing.
+SHARE = 0.8
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ProcessConfig:
-  """How a process joins the others.
+class Limits:
+  """Of waiting, in seconds; of the one runtime that there is in a process.
 
-  Attributes:
-    coordinator: HOST:PORT of process 0; '' leaves it to the cluster.
-    num_processes: in all; None leaves it to the cluster.
-    process_id: of this one; None leaves it to the cluster.
-    auto: ask the cluster (TPU pod, Slurm, GKE, MPI) for what is not given.
-    heartbeat_seconds: after which a silent process counts as dead.
-    barrier_seconds: that a process waits for the others, at the start and
-      later.
+  See `joining.ProcessConfig`, whose start sets them.
   """
 
-  coordinator: str = ''
-  num_processes: int | None = None
-  process_id: int | None = None
-  auto: bool = False
-  heartbeat_seconds: int = 100
-  barrier_seconds: int = 600
-
-  @property
-  def wanted(self) -> bool:
-    """Whether there is anything to join."""
-    given = (self.num_processes, self.process_id)
-    return self.auto or bool(self.coordinator) or given != (None, None)
+  heartbeat_seconds = 100
+  barrier_seconds = 600
 
 
-class _Runtime:
-  """What `start` was told; there is one runtime in a process."""
-
-  heartbeat_seconds = ProcessConfig.heartbeat_seconds
-  barrier_seconds = ProcessConfig.barrier_seconds
-  rounds = itertools.count()  # of this module's exchanges: the same everywhere
-
-
-def start(cfg: ProcessConfig) -> None:
-  """Joins the other processes; before JAX touches a device.
-
-  Raises:
-    errors.UserError: a part is missing or wrong, or the others do not come.
-  """
-  if not cfg.wanted:
-    return
-  _check(cfg)
-  # The service would take SIGTERM for itself; the run has its own handler.
-  jax.config.update('jax_enable_preemption_service', False)
-  try:
-    jax.distributed.initialize(
-      cfg.coordinator or None,
-      cfg.num_processes,
-      cfg.process_id,
-      cluster_detection_method=None if cfg.auto else 'deactivate',
-      initialization_timeout=cfg.barrier_seconds,
-      heartbeat_timeout_seconds=cfg.heartbeat_seconds,
-      shutdown_timeout_seconds=cfg.barrier_seconds,
-    )
-  except (RuntimeError, ValueError, TypeError, OSError) as e:
-    where = f' at {cfg.coordinator}' if cfg.coordinator else ''
-    raise errors.UserError(
-      f'cannot join the other processes{where}: {_first_line(e)}; start all '
-      'of them, with the same --coordinator and --num_processes'
-    ) from e
-  _Runtime.heartbeat_seconds = cfg.heartbeat_seconds
-  _Runtime.barrier_seconds = cfg.barrier_seconds
-  if several() and jax.default_backend() == 'cpu':
-    _connect()
-
-
-def _connect() -> None:
-  """The CPU's devices meet once, while all processes are at the same place.
-
-  At the first exchange of a group of devices Gloo waits 30 s for the others,
-  and on a busy machine one process may compile longer than that.
-  """
-  barrier('the start')
-  multihost_utils.process_allgather(np.int32(0))
-  every = jax.sharding.Mesh(jax.devices(), ('all',))
-  split = jax.sharding.NamedSharding(every, jax.sharding.PartitionSpec('all'))
-  ones = jax.make_array_from_callback(
-    (every.size,), split, lambda index: np.ones(1, np.int32)
-  )
-  jax.block_until_ready(jax.jit(jax.numpy.sum)(ones))
-
-
-def _check(cfg: ProcessConfig) -> None:
-  for name in ('heartbeat_seconds', 'barrier_seconds'):
-    if getattr(cfg, name) < 1:
-      raise errors.UserError(f'--{name} {getattr(cfg, name)} is below 1')
-  if cfg.coordinator and not re.fullmatch(r'[^\s/]+:\d{1,5}', cfg.coordinator):
-    raise errors.UserError(
-      f'--coordinator {cfg.coordinator!r} is not HOST:PORT, the address of '
-      'process 0'
-    )
-  given = {
-    '--coordinator': cfg.coordinator or None,
-    '--num_processes': cfg.num_processes,
-    '--process_id': cfg.process_id,
-  }
-  missing = [name for name, value in given.items() if value is None]
-  if missing and not cfg.auto:
-    raise errors.UserError(
-      f'{", ".join(missing)} missing: give --coordinator, --num_processes and '
-      '--process_id to every process, or --distributed=auto on a cluster that '
-      'JAX knows'
-    )
-  if cfg.num_processes is not None and cfg.num_processes < 1:
-    raise errors.UserError(f'--num_processes {cfg.num_processes} is below 1')
-  if None not in (cfg.num_processes, cfg.process_id) and not (
-    0 <= cfg.process_id < cfg.num_processes
-  ):
-    raise errors.UserError(
-      f'--process_id {cfg.process_id} is not in 0..{cfg.num_processes - 1}, '
-      f'there being --num_processes {cfg.num_processes}'
-    )
+# Numbers this module's exchanges: the same everywhere.
+_rounds = itertools.count()
 
 
 def several() -> bool:
@@ -166,26 +68,27 @@ def barrier(name: str, *, seconds: float | None = None) -> None:
 
   Args:
     name: what is waited for; the same everywhere.
-    seconds: to wait at most; None is what `start` was told.
+    seconds: to wait at most; None is what `joining.start` was told. Where a
+      watchdog would end this process first, it is `SHARE` of what it has left.
 
   Raises:
-    errors.UserError: names the processes that did not come.
+    errors.AbsentError: names the processes that did not come.
   """
   if several():
-    _wait(f'{name}/{next(_Runtime.rounds)}', name, seconds)
+    _wait(f'{name}/{next(_rounds)}', name, seconds)
 
 
 def any_of(flag: bool) -> bool:
   """Whether the flag is set in any process: the same answer in all of them.
 
-  It takes about a millisecond, and no device: work in flight goes on.
+  It takes no device: work in flight goes on.
 
   Raises:
-    errors.UserError: as `barrier`.
+    errors.AbsentError: as `barrier`.
   """
   if not several():
     return flag
-  key = f'any/{next(_Runtime.rounds)}'
+  key = f'any/{next(_rounds)}'
   client = distributed.global_state.client
   if flag:
     client.key_value_set(key, str(jax.process_index()), allow_overwrite=True)
@@ -203,16 +106,20 @@ def any_of(flag: bool) -> bool:
 def from_first(name: str, make: Callable[[], T]) -> T:
   """What `make` gives in process 0, which alone calls it.
 
+  `make` may take as long as it wants: the others wait while process 0 lives,
+  and under a watchdog as `barrier` does.
+
   Args:
     name: what is waited for; the same everywhere.
     make: gives a JSON value; a UserError of its is raised everywhere.
 
   Raises:
-    errors.UserError: that of `make`, or process 0 did not come.
+    errors.UserError: that of `make`.
+    errors.AbsentError: process 0 did not come.
   """
   if not several():
     return make()
-  key = f'first/{next(_Runtime.rounds)}'
+  key = f'first/{next(_rounds)}'
   client = distributed.global_state.client
   if is_first():
     try:
@@ -222,32 +129,32 @@ def from_first(name: str, make: Callable[[], T]) -> T:
       raise
     client.key_value_set(key, json.dumps({'value': value}))
     return value
-  try:
-    limit = _milliseconds(None)
-    sent = json.loads(client.blocking_key_value_get(key, limit))
-  except jax.errors.JaxRuntimeError as e:
-    raise errors.UserError(_absent(name, str(e), '0')) from e
+  sent = json.loads(_get(key, name))
   if 'error' in sent:
     raise errors.UserError(sent['error'])
   return sent['value']
 
 
-def check_same(values: Mapping[str, Any]) -> None:
+def check_same(
+  values: Mapping[str, Any], *, seconds: float | None = None
+) -> None:
   """Refuses to go on where the processes were not started alike.
 
   Args:
     values: by name, JSON values that must be the same everywhere.
+    seconds: as in `barrier`.
 
   Raises:
     errors.UserError: in all processes; names what differs, and where.
+    errors.AbsentError: as `barrier`.
   """
   if not several():
     return
   own = {name: json.dumps(v, sort_keys=True) for name, v in values.items()}
-  folder = f'same/{next(_Runtime.rounds)}'
+  folder = f'same/{next(_rounds)}'
   client = distributed.global_state.client
   client.key_value_set(f'{folder}/{jax.process_index()}', json.dumps(own))
-  barrier('the comparison of configs')
+  barrier('the comparison of configs', seconds=seconds)
   stored = {
     int(key.rsplit('/', 1)[1]): json.loads(text)
     for key, text in client.key_value_dir_get(folder)
@@ -272,7 +179,7 @@ def all_gather(rows: np.ndarray) -> list[np.ndarray]:
     rows: of the same width and dtype everywhere, of 32 bits at most.
 
   Raises:
-    errors.UserError: as `barrier`.
+    errors.AbsentError: as `barrier`.
   """
   if not several():
     return [rows]
@@ -293,6 +200,11 @@ def prefix() -> str:
   return f'process {jax.process_index()}: ' if several() else ''
 
 
+def first_line(error: Exception | str) -> str:
+  """Of an error; the rest is not for the user."""
+  return (str(error).splitlines() or [''])[0]
+
+
 def leave(code: int, *, find_dead: bool = False) -> None:
   """Before the end by an error: does not wait for processes that go on.
 
@@ -306,10 +218,10 @@ def leave(code: int, *, find_dead: bool = False) -> None:
   """
   if not several():
     return
-  wait = _Runtime.heartbeat_seconds if find_dead else 0
+  wait = Limits.heartbeat_seconds if find_dead else 0
   try:
     _wait('leaving', 'the end', wait + LEAVING_SECONDS)
-  except errors.UserError as e:
+  except errors.AbsentError as e:
     print(f'{prefix()}{e}', file=sys.stderr)
     _end(code)
 
@@ -321,16 +233,30 @@ def _end(code: int) -> NoReturn:
 
 
 def _wait(key: str, name: str, seconds: float | None = None) -> None:
+  limit = Limits.barrier_seconds if seconds is None else seconds
   client = distributed.global_state.client
   try:
-    client.wait_at_barrier(key, _milliseconds(seconds))
+    client.wait_at_barrier(key, _milliseconds(limit))
   except jax.errors.JaxRuntimeError as e:
-    raise errors.UserError(_absent(name, str(e), '')) from e
+    raise errors.AbsentError(_absent(name, str(e), '')) from e
 
 
-def _milliseconds(seconds: float | None) -> int:
-  limit = _Runtime.barrier_seconds if seconds is None else seconds
-  return int(1000 * limit)
+def _get(key: str, name: str) -> str:
+  """What process 0 sets; its death ends this process, whatever it waits for."""
+  client = distributed.global_state.client
+  deadline = time.monotonic() + SHARE * watchdog.left()
+  while True:
+    try:
+      return client.blocking_key_value_get(key, _milliseconds(SLICE_SECONDS))
+    except jax.errors.JaxRuntimeError as e:
+      timed_out = 'DEADLINE_EXCEEDED' in str(e)
+      if not timed_out or time.monotonic() >= deadline:
+        raise errors.AbsentError(_absent(name, str(e), '0')) from e
+
+
+def _milliseconds(seconds: float) -> int:
+  """Of a wait that ends before the watchdog would end this process."""
+  return max(1, int(1000 * min(seconds, SHARE * watchdog.left())))
 
 
 def _absent(name: str, message: str, known: str) -> str:
@@ -340,12 +266,8 @@ def _absent(name: str, message: str, known: str) -> str:
   found += re.findall(r'Task \D*(\d+) heartbeat', message)
   who = ', '.join(dict.fromkeys(found)) or known
   if not who:
-    return f'waiting for {name} failed: {_first_line(message)}'
+    return f'waiting for {name} failed: {first_line(message)}'
   return (
     f'process {who} did not come to {name}: it is dead or stuck; look at its '
     'log, and start all processes again'
   )
-
-
-def _first_line(error: Exception | str) -> str:
-  return (str(error).splitlines() or [''])[0]

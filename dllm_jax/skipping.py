@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from dllm_jax import errors
+from dllm_jax import errors, local_rows
 from dllm_jax.tasks import task as task_lib
 
 # Ends the name of the metric that says so of an update.
@@ -20,7 +20,7 @@ MAX_IN_A_ROW = 10
 MAX_SHARE = 0.01
 # So many are let pass whatever the share: one of the first five is no sign.
 MIN_COUNT = 10
-MAX_FILES = 20
+MAX_KEPT = 20  # steps whose batch is written
 
 
 class Skips(NamedTuple):
@@ -112,7 +112,7 @@ def keep(step: Step) -> pathlib.Path | None:
   With several processes each writes its own rows, and adds its number.
 
   Returns:
-    The file; None where `MAX_FILES` are there already.
+    The file; None where those of `MAX_KEPT` steps are there already.
 
   Raises:
     OSError: it cannot be written.
@@ -120,27 +120,23 @@ def keep(step: Step) -> pathlib.Path | None:
   step.directory.mkdir(exist_ok=True)
   process = f'-{jax.process_index()}' if jax.process_count() > 1 else ''
   path = step.directory / f'{step.phase}-{step.number}{process}.npz'
-  if len(list(step.directory.iterdir())) >= MAX_FILES and not path.exists():
+  # Of one step there is a file of every process.
+  kept = {tuple(p.stem.split('-')[:2]) for p in step.directory.iterdir()}
+  if len(kept - {(step.phase, str(step.number))}) >= MAX_KEPT:
     return None
-  named = {
-    jax.tree_util.keystr(where, simple=True, separator='.') or 'batch': leaf
-    for where, leaf in jax.tree_util.tree_leaves_with_path(step.batch)
+  plain = {
+    jax.tree_util.keystr(where, simple=True, separator='.') or 'batch': (
+      _plain(leaf)
+    )
+    for where, leaf in jax.tree_util.tree_leaves_with_path(
+      local_rows.fetch(step.batch)
+    )
   }
-  plain = {name: _local(leaf) for name, leaf in named.items()}
   np.savez(path, row_ids=np.array([str(r['id']) for r in step.rows]), **plain)
   return path
 
 
-def _local(leaf: Any) -> np.ndarray:
-  """This process's rows; bfloat16, which npz does not know, as float32."""
-  if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-    shards = {
-      (shard.index[0].start or 0) if shard.index else 0: shard.data
-      for shard in leaf.addressable_shards
-    }
-    parts = [np.asarray(shards[start]) for start in sorted(shards)]
-    value = np.concatenate(parts) if leaf.ndim else parts[0]
-  else:
-    value = np.asarray(leaf)
+def _plain(value: np.ndarray) -> np.ndarray:
+  """bfloat16, which npz does not know, as float32."""
   is_plain = value.dtype.kind in 'biufU'
   return value if is_plain else value.astype(np.float32)

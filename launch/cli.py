@@ -6,7 +6,8 @@ A command defines its own flags with absl, and ends with
     cli.run(main, 'Trains a model.', example='launch/train.py --config ...')
 
 Exit codes: what `main` returns, 1 for a UserError, 2 for a wrong command line,
-130 for Ctrl-C. Any other exception is a bug and keeps its traceback.
+4 where other processes do not come, 130 for Ctrl-C. Any other exception is a
+bug and keeps its traceback.
 """
 
 # ruff: isort: off
@@ -49,7 +50,7 @@ def run(
     code = main(*_parse(sys.argv, description, example, takes))
   except errors.UserError as e:
     name = pathlib.Path(sys.argv[0]).name
-    code = 2 if isinstance(e, errors.UsageError) else 1
+    code = e.code
     _leave(code, f'{name}: {" ".join(str(e).split())}')
   except KeyboardInterrupt:
     interrupts.leave()

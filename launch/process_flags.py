@@ -39,13 +39,13 @@ def start() -> None:
   """Joins the other processes, where flags or the environment name some.
 
   Raises:
-    errors.UserError: as `processes.start`.
+    errors.UserError: as `joining.start`.
   """
-  from dllm_jax import processes  # Late: --help answers at once.
+  from dllm_jax import joining  # Late: --help answers at once.
 
   coordinator = COORDINATOR.value or os.environ.get('JAX_COORDINATOR_ADDRESS')
-  processes.start(
-    processes.ProcessConfig(
+  joining.start(
+    joining.ProcessConfig(
       coordinator=coordinator or '',
       num_processes=_number(NUM_PROCESSES, 'JAX_NUM_PROCESSES'),
       process_id=_number(PROCESS_ID, 'JAX_PROCESS_ID'),

@@ -9,11 +9,12 @@ import os
 import pathlib
 import signal
 import sys
+import tempfile
 import time
 
 import numpy as np
 
-from dllm_jax import errors, local_rows, processes, sharding
+from dllm_jax import errors, joining, local_rows, processes, sharding, watchdog
 
 COUNT, DEVICES = 2, 4  # processes, and devices of each
 HEARTBEAT = 10
@@ -61,11 +62,10 @@ def agree(process: int) -> dict[str, np.ndarray]:
   # Flags of (none, one, none, both, the other), round by round.
   flags = [(0, 0), (0, 1), (0, 0), (1, 1), (1, 0)]
   found['any_of'] = [processes.any_of(bool(f[process])) for f in flags]
-  began = time.perf_counter()
-  for _ in range(200):
-    processes.any_of(False)
-  found['any_of_seconds'] = (time.perf_counter() - began) / 200
-  found['from_first'] = processes.from_first('a value', lambda: process + 5)
+  processes.SLICE_SECONDS = 0.2  # process 0 takes several of them
+  found['from_first'] = processes.from_first(
+    'a value', lambda: time.sleep(1) or process + 5
+  )
   found['from_first_error'] = message(processes.from_first, 'it', _refuse)
   same = {'config.seed': 3, 'code': None}
   found['same'] = message(processes.check_same, same)
@@ -128,20 +128,25 @@ def stop(process: int) -> dict[str, np.ndarray]:
 
 
 def stick(process: int) -> dict[str, np.ndarray]:
-  """Process 1 lives, and does nothing; the other has the patience of 3 s."""
+  """Process 1 lives, and does nothing; the other's watchdog has 4 s."""
   processes.barrier('a meeting')
   if process == 1:
     time.sleep(6)
     return {}
-  return {'missing': message(processes.barrier, 'the step', seconds=3)}
+  with tempfile.TemporaryDirectory() as folder:
+    path = pathlib.Path(folder) / 'watchdog.txt'
+    with watchdog.Watchdog(path, seconds=4) as watch:
+      watch.beat('a step')
+      watch.beat('a step')
+      return {'missing': message(processes.barrier, 'the step')}
 
 
 MODES = {f.__name__: f for f in (agree, train, train_gated, die, stop, stick)}
 
 
 def main(mode: str, process: int, port: str, out: pathlib.Path) -> None:
-  processes.start(
-    processes.ProcessConfig(
+  joining.start(
+    joining.ProcessConfig(
       coordinator=f'localhost:{port}',
       num_processes=COUNT,
       process_id=process,

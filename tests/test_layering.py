@@ -21,6 +21,7 @@ RANK = {
   'tasks': 2,
   'text': 2,
   'processes': 2,
+  'joining': 3,
   'data': 3,
   'io': 3,
   'local_rows': 3,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import time
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import pytest
 
 from dllm_jax import errors, loop, progress, sharding, skipping, watchdog
 from dllm_jax.data import pipeline
-from dllm_jax.io import checkpoint, console, metrics, workdir
+from dllm_jax.io import checkpoint, console, metrics, signals
 from dllm_jax.train import state as state_lib
 from tests import tiny_run
 
@@ -37,7 +38,7 @@ class Adder:
   """
 
   log: object = None
-  stop: workdir.StopRequest | None = None
+  stop: signals.StopRequest | None = None
   stop_at: int = -1
   bad: tuple[int, str] = (0, '')
   bad_at: tuple[int, ...] = ()
@@ -91,7 +92,7 @@ class Run:
   adapters: bool = False
 
   def __post_init__(self):
-    self.scored, self.stop = [], workdir.StopRequest()
+    self.scored, self.stop = [], signals.StopRequest()
     self.screen = io.StringIO()
 
   def __call__(self, method, keep=100, floor=0.0, **changes):
@@ -174,6 +175,31 @@ def test_rows_are_written_one_step_later_once_and_in_order(run):
     # The first inner step, and the last.
     assert (row['toy/loss'], row['toy/last_loss']) == (step + 1, step + 3)
     assert row['time/step'] > row['time/collect'] >= 0
+
+
+class Slow(Adder):
+  """Its update is under way on the device for a while."""
+
+  def update(self, state, batch, step):
+    new, history = super().update(state, batch, step)
+    zero = 0 * multiply(jnp.ones((300, 300)))[0, 0]
+    return new._replace(params={'w': new.params['w'] + zero}), history
+
+
+@jax.jit
+def multiply(x):
+  return jax.lax.fori_loop(0, 200, lambda _, y: y @ x / 300, x)
+
+
+def test_an_update_counts_for_its_step_and_not_for_what_follows(run):
+  jax.block_until_ready(multiply(jnp.ones((300, 300))))
+  began = time.perf_counter()
+  jax.block_until_ready(multiply(jnp.ones((300, 300))))
+  alone = time.perf_counter() - began
+  run(Slow(), num_steps=3, eval_every=1, checkpoint_every=1)
+  for row in run.rows():
+    assert row['time/step'] > alone / 4
+  assert min(row['time/eval'] for row in run.rows()) < alone / 4
 
 
 def test_one_inner_step_has_no_last_one(run):
@@ -393,6 +419,23 @@ def test_one_stray_batch_in_a_hundred_is_let_pass(tmp_path, step, stops):
       skipping.judge(before, history, this, print)
   else:
     assert skipping.judge(before, history, this, print) == (11, 1)
+
+
+def test_batches_of_few_steps_are_kept(tmp_path, monkeypatch):
+  """Each with a file of every process."""
+  monkeypatch.setattr(skipping, 'MAX_KEPT', 2)
+  batch = {'x': jnp.ones(2, jnp.bfloat16), 'n': np.int32(3)}
+  keep = lambda step: skipping.keep(
+    skipping.Step(tmp_path, 'rl', step, (), batch)
+  )
+  path = keep(1)
+  for process in range(1, 4):
+    (tmp_path / f'rl-1-{process}.npz').touch()
+  assert keep(2) == tmp_path / 'rl-2.npz'
+  assert keep(3) is None
+  assert keep(1) == path
+  with np.load(path) as kept:
+    assert kept['x'].tolist() == [1.0, 1.0] and kept['n'] == 3
 
 
 def test_a_batch_that_cannot_be_written_does_not_end_the_run(run):

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from dllm_jax import errors, processes
+from dllm_jax import joining, processes
 from dllm_jax.io import metrics
 from tests import process_child, tiny_run
 
@@ -215,32 +215,8 @@ def test_a_stuck_process_is_named(tmp_path):
   assert str(found['missing']).startswith('process 1 did not come to the step')
 
 
-@pytest.mark.parametrize(
-  'given, told',
-  [
-    ({'coordinator': 'host:80'}, '--num_processes, --process_id missing'),
-    ({'num_processes': 2, 'process_id': 0}, '--coordinator missing'),
-    ({'coordinator': 'host'}, "'host' is not HOST:PORT"),
-    ({'coordinator': 'http://h:8'}, 'is not HOST:PORT'),
-    (
-      {'coordinator': 'h:1', 'num_processes': 2, 'process_id': 2},
-      '--process_id 2 is not in 0..1',
-    ),
-    (
-      {'coordinator': 'h:1', 'num_processes': 0, 'process_id': 0},
-      '--num_processes 0 is below 1',
-    ),
-    ({'auto': True, 'heartbeat_seconds': 0}, '--heartbeat_seconds 0'),
-  ],
-)
-def test_wrong_ways_to_join_are_refused(given, told):
-  with pytest.raises(errors.UserError) as caught:
-    processes.start(processes.ProcessConfig(**given))
-  assert told in str(caught.value)
-
-
 def test_one_process_waits_for_nobody():
-  processes.start(processes.ProcessConfig())
+  joining.start(joining.ProcessConfig())
   processes.barrier('nobody')
   processes.check_same({'x': 1})
   assert processes.is_first() and not processes.several()

@@ -1,5 +1,6 @@
 """A process that hangs says where and ends; one that goes on is left alone."""
 
+import math
 import subprocess
 import sys
 import textwrap
@@ -68,17 +69,41 @@ def test_a_run_that_goes_on_is_left_alone(tmp_path):
 
 
 @pytest.mark.parametrize(
-  'steps, first, limit',
+  'took, limit',
   [
-    ([], False, 5.0),
-    ([], True, 30.0),
-    ([0.1, 0.2, 90.0], False, 5.0),  # ten medians are 2 s
-    ([1.0, 3.0, 90.0], False, 30.0),
-    ([1.0, 3.0, 90.0], True, 180.0),
+    ([], 30.0),
+    ([0.1, 0.2, 90.0], 5.0),  # ten medians are 2 s
+    ([1.0, 3.0, 90.0], 30.0),
   ],
 )
-def test_how_long_a_silence_may_last(steps, first, limit):
-  assert watchdog.limit(5.0, steps, first=first) == limit
+def test_how_long_a_silence_may_last(took, limit):
+  assert watchdog.limit(5.0, took) == limit
+
+
+def test_what_takes_long_may_do_so_the_second_time(tmp_path):
+  """Whatever else is short, and whatever has no history yet."""
+  hang = """for step in (1, 2):
+      watch.beat('rl collecting', step)
+      time.sleep(1.5)
+      for _ in range(5):
+        watch.beat('sft updating')
+      watch.pause()
+      time.sleep(1.5)"""
+  done = child(tmp_path / 'watchdog.txt', hang)
+  assert (done.returncode, done.stderr) == (0, '')
+
+
+def test_what_is_left_of_a_silence(tmp_path):
+  assert watchdog.left() == math.inf
+  with watchdog.Watchdog(tmp_path / 'watchdog.txt', seconds=100.0) as watch:
+    assert watchdog.left() == math.inf
+    watch.beat('collecting')
+    assert 500 < watchdog.left() <= 600
+    watch.beat('collecting')
+    assert 0 < watchdog.left() <= 100
+    watch.pause()
+    assert watchdog.left() == math.inf
+  assert watchdog.left() == math.inf
 
 
 def test_zero_watches_nothing(tmp_path):

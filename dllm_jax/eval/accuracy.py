@@ -83,7 +83,9 @@ def evaluate(
     cfg: the decoding setting; its temperature is 0 for greedy decoding.
     batch_size: rows decoded together.
     draw: which of a row's completions, where the temperature is above 0.
-    advance: called with the number of rows done since the last call.
+    advance: called with the number of rows done since the last call; with 0
+      between the verdicts, which may take long: once a batch, and so as often
+      in every process.
 
   Returns:
     The evaluation of all rows, in every process; each decodes and scores its
@@ -112,20 +114,17 @@ def evaluate(
     numbers.append(own)
     if advance is not None:
       advance(count)
-  trajectory = jax.tree.map(lambda *x: np.concatenate(x), *parts)
-  number = np.concatenate(numbers)
-  scored = score.score(
-    ctx.task,
-    ctx.tokenizer,
-    [rows[i] for i in number],
-    trajectory.tokens,
-    score.RewardConfig(weights=()),
-    prefill=ctx.prefill,
-  )
-  reasons = np.array([reason.encode() for reason in scored.reasons], 'S64')
-  trajectory, scored, reasons = local_rows.gather(
-    (trajectory, scored._replace(texts=[], reasons=[]), reasons),
-    number,
+  verdicts = []
+  for part, own in zip(parts, numbers, strict=True):
+    verdicts.append(_judge(ctx, [rows[i] for i in own], part.tokens))
+    if advance is not None:
+      advance(0)
+  trajectory, (scored, reasons) = local_rows.gather(
+    jax.tree.map(
+      lambda *x: np.concatenate(x),
+      *zip(parts, verdicts, strict=True),
+    ),
+    np.concatenate(numbers),
     len(rows),
   )
   length = score.completion_mask(trajectory.tokens, ctx.vocab.stop_tokens)
@@ -150,6 +149,24 @@ def evaluate(
     commit_step=trajectory.commit_step,
     num_steps=trajectory.num_steps,
   )
+
+
+def _judge(
+  ctx: context.Context,
+  rows: Sequence[task_lib.Row],
+  tokens: Int[np.ndarray, 'b L'],
+) -> tuple[score.Scored, np.ndarray]:
+  """Verdicts as arrays alone, and their reasons as bytes."""
+  scored = score.score(
+    ctx.task,
+    ctx.tokenizer,
+    rows,
+    tokens,
+    score.RewardConfig(weights=()),
+    prefill=ctx.prefill,
+  )
+  reasons = np.array([reason.encode() for reason in scored.reasons], 'S64')
+  return scored._replace(texts=[], reasons=[]), reasons
 
 
 def sweep(

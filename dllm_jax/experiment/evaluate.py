@@ -21,7 +21,7 @@ from dllm_jax.experiment import (
   results,
   setup,
 )
-from dllm_jax.io import checkpoint, console, provenance, workdir
+from dllm_jax.io import checkpoint, console, provenance, signals, workdir
 from dllm_jax.rollout import context, score
 from dllm_jax.tasks import task as task_lib
 
@@ -137,7 +137,7 @@ def sweep_models(
     rows,
     {name: _load(ctx, path, screen) for name, path in kept.items()},
     screen=screen,
-    stop=workdir.StopRequest(),
+    stop=signals.StopRequest(),
   )
   found = {'task': cfg.task.name, 'num': len(rows)} | found
   results.show_fixed(found, screen)
@@ -212,9 +212,10 @@ def _open(
     if pretrained_base.is_folder(there[name]):
       pretrained_base.check(there[name], ctx)
   sharding.check_divides(cfg.eval.batch_size, ctx.mesh, 'eval.batch_size')
+  given = {'--out': 'given' if out is not None else 'not given'}
+  processes.check_same(workdir.flatten(config) | provenance.code() | given)
   if out is not None:
     processes.from_first('the results', lambda: _check_writable(out, directory))
-  processes.check_same(workdir.flatten(config) | provenance.code())
   rows = setup.after_first(setup.load_test, cfg)
   ctx.encode(rows, cfg.rollout.max_prompt_length)
   checks.check_verifier(ctx, rows)

@@ -10,7 +10,7 @@ from dllm_jax import errors, loop, processes, settings, types, watchdog
 from dllm_jax.analysis import policies as names_lib
 from dllm_jax.eval import accuracy, frontier
 from dllm_jax.experiment import setup, trajectories
-from dllm_jax.io import console, workdir
+from dllm_jax.io import console, signals
 from dllm_jax.rollout import context
 from dllm_jax.tasks import task as task_lib
 
@@ -37,7 +37,7 @@ def sweep_all(
   policies: Mapping[str, types.Params],
   *,
   screen: console.Console,
-  stop: workdir.StopRequest,
+  stop: signals.StopRequest,
   watch: watchdog.Watchdog | None = None,
 ) -> tuple[dict[str, Any], trajectories.Evaluations]:
   """Every policy under every decoding of the config, on the same rows.
@@ -53,23 +53,26 @@ def sweep_all(
   decodings = len(cfg.eval.num_steps) + len(cfg.eval.thresholds)
   with screen.stage('evaluation', len(rows) * len(policies) * decodings) as bar:
 
-    def advance(count):
+    def advance(decoder, count):
       bar.add(count)
       if watch is not None:
-        watch.beat('evaluation')
+        watch.beat(f'evaluation, {decoder}')
       loop.check_stop(stop)
 
-    for name, params in policies.items():
-      sweep = functools.partial(
-        accuracy.sweep,
+    def sweep(params, decoder, decodings):
+      advance(decoder, 0)
+      return accuracy.sweep(
         ctx,
         params,
         rows,
+        decodings,
         batch_size=cfg.eval.batch_size,
-        advance=advance,
+        advance=functools.partial(advance, decoder),
       )
-      fixed[name] = sweep(cfg.fixed_decodings())
-      gated[name] = sweep(cfg.gated_decodings())
+
+    for name, params in policies.items():
+      fixed[name] = sweep(params, 'fixed', cfg.fixed_decodings())
+      gated[name] = sweep(params, 'gated', cfg.gated_decodings())
   found = {name: {'sweep': _summaries(fixed[name])} for name in policies}
   if cfg.eval.thresholds:
     for name in policies:
@@ -100,6 +103,7 @@ def evaluate_all(
     stop=run.stop,
     watch=run.watch,
   )
+  run.watch.pause()  # Nothing is waited for from here on, and plots are slow.
   for name in policies:
     own = found[name]
     own |= own['sweep'][str(chosen.steps)]

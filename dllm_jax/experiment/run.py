@@ -15,7 +15,7 @@ import jax
 from dllm_jax import errors, loop, processes, settings, watchdog
 from dllm_jax.analysis import frontier_plot, report
 from dllm_jax.experiment import checks, pretrained_base, results, setup, stages
-from dllm_jax.io import console, metrics, provenance, workdir
+from dllm_jax.io import console, metrics, provenance, signals, workdir
 
 # Metrics of the live line, in order of interest.
 SHOWN = (
@@ -76,7 +76,7 @@ def run(
   _check_same_rows(rows)
   setup.tell_reach(cfg, rows.test, screen)
   metrics.find_wandb(cfg.wandb_project)
-  with workdir.StopRequest() as stop, contextlib.ExitStack() as held:
+  with signals.StopRequest() as stop, contextlib.ExitStack() as held:
     claim = workdir.claim(
       directory,
       config,
@@ -166,7 +166,8 @@ def _check_same_rows(rows: setup.Rows) -> None:
     ends = [str(part[i]['id']) for i in (0, -1)] if len(part) else []
     seen[f'number of {field.name}'] = len(part)
     seen[f'first and last of {field.name}'] = ends
-  processes.check_same(seen)
+  # They may have built them, each its own.
+  processes.check_same(seen, seconds=processes.WORK_SECONDS)
 
 
 def _report(directory: pathlib.Path, screen: console.Console) -> None:

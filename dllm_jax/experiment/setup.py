@@ -12,7 +12,7 @@ import jax
 from dllm_jax import errors, processes, settings, sharding, types, watchdog
 from dllm_jax.data import pipeline, public, sources
 from dllm_jax.experiment import pretrained_base
-from dllm_jax.io import checkpoint, console, hf, metrics, workdir
+from dllm_jax.io import checkpoint, console, hf, metrics, signals, workdir
 from dllm_jax.models import config as model_config
 from dllm_jax.models import transformer
 from dllm_jax.ops import streams
@@ -49,7 +49,7 @@ class Run:
   directory: pathlib.Path
   log: metrics.MetricsLog
   screen: console.Console
-  stop: workdir.StopRequest
+  stop: signals.StopRequest
   watch: watchdog.Watchdog
 
   def checkpoints(self, stage: str) -> checkpoint.Checkpoints:

@@ -106,6 +106,7 @@ def train_policy(
   score = _scorer(run, watched)
   floor = 0.0
   if cfg.loop.floor_patience:
+    run.watch.beat('evaluating the base')
     floor = score(base)['eval/accuracy']
   return loop.run(
     method,
@@ -194,6 +195,7 @@ def _validate(
   params: types.Params,
   settings: Mapping[Any, answer_free.RolloutConfig],
 ) -> dict[Any, accuracy.Evaluation]:
+  run.watch.beat('validation')
   return accuracy.sweep(
     run.ctx,
     params,

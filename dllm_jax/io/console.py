@@ -31,9 +31,10 @@ class Bar:
     self._advance(self._done, metrics)
 
   def add(self, count: int) -> None:
-    """Several more units done."""
-    self._done += count
-    self._advance(self._done, None)
+    """Several more units done; none changes nothing."""
+    if count:
+      self._done += count
+      self._advance(self._done, None)
 
 
 class Console:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from dllm_jax import digests, errors
 
 FILE = 'manifest.json'
+_MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
 class Damaged(errors.UserError):
@@ -49,7 +50,7 @@ def read(path: pathlib.Path, remedy: str) -> Manifest:
 
   Raises:
     Damaged: it is missing, or not as it was written; do `remedy`.
-    UserError: there is no checkpoint.
+    UserError: there is no checkpoint, or the disk does not give it.
   """
   try:
     manifest = json.loads((path / FILE).read_bytes())
@@ -64,8 +65,7 @@ def read(path: pathlib.Path, remedy: str) -> Manifest:
     how = f'{FILE} is missing'
     raise Damaged(path, how, remedy) from None
   except OSError as e:
-    how = f'{FILE} cannot be read ({e.strerror})'
-    raise Damaged(path, how, remedy) from None
+    raise _unreadable(path, FILE, e) from e
   except (ValueError, KeyError, TypeError, AttributeError):
     how = f'{FILE} is not as it was written'
     raise Damaged(path, how, remedy) from None
@@ -79,23 +79,33 @@ def _seal(leaves: dict[str, list], files: dict[str, str]) -> str:
 def check_files(
   path: pathlib.Path, wanted: dict[str, str | None], remedy: str
 ) -> None:
-  """Raises `Damaged` where files of the checkpoint have other digests.
+  """Raises `Damaged` where files are missing or have other digests.
+
+  A file that is there and cannot be read (too many open files, a file server
+  that is away) says nothing of its content, and is a plain UserError.
 
   Args:
     path: of the checkpoint.
     wanted: digests by name; None for a file that the manifest does not have.
     remedy: what to do.
   """
-  for name in wanted:
-    if not (path / name).is_file():
-      raise Damaged(path, f'{name} is missing', remedy)
   found = digests.of_files([path / name for name in wanted])
   for name, digest in zip(wanted, found, strict=True):
+    if isinstance(digest, _MISSING):
+      raise Damaged(path, f'{name} is missing', remedy)
     if isinstance(digest, OSError):
-      how = f'{name} cannot be read ({digest.strerror})'
-      raise Damaged(path, how, remedy)
+      raise _unreadable(path, name, digest) from digest
     if digest != wanted[name]:
       raise Damaged(path, f'{name} is not as it was written', remedy)
+
+
+def _unreadable(
+  path: pathlib.Path, name: str, error: OSError
+) -> errors.UserError:
+  return errors.UserError(
+    f'checkpoint {path} cannot be read: {name}: {error.strerror}; nothing was '
+    'changed: look at the disk, and give the same command again'
+  )
 
 
 def check_same_tree(

@@ -19,7 +19,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dllm_jax import errors
-from dllm_jax.io import checkpoint
+from dllm_jax.io import checkpoint, manifest
 
 
 class State(NamedTuple):
@@ -123,14 +123,8 @@ def zero_page(path):
     file.write(bytes(min(4096, path.stat().st_size)))
 
 
-def unreadable(path):
-  """A file whose bytes are an input/output error."""
-  path.unlink()
-  path.symlink_to('/proc/self/mem')
-
-
 @pytest.mark.parametrize(
-  'damage', [flip, truncate, zero_page, unreadable, pathlib.Path.unlink]
+  'damage', [flip, truncate, zero_page, pathlib.Path.unlink]
 )
 def test_damage_to_any_file_is_found_and_the_older_step_used(tmp_path, damage):
   ckpt = save_small(tmp_path, [4, 10])
@@ -139,7 +133,7 @@ def test_damage_to_any_file_is_found_and_the_older_step_used(tmp_path, damage):
   names = [
     path.relative_to(tmp_path / '10')
     for path in files_of(tmp_path / '10')
-    if path.stat().st_size or damage in (unreadable, pathlib.Path.unlink)
+    if path.stat().st_size or damage is pathlib.Path.unlink
   ]
   assert len(names) > 6
   for name in names:
@@ -163,6 +157,26 @@ def test_damage_to_any_file_is_found_and_the_older_step_used(tmp_path, damage):
     (tmp_path / '10.damaged').rename(tmp_path / '10')
     path.unlink(missing_ok=True)
     path.write_bytes(whole)
+  assert ckpt.restore_newest(LIKE, print)[1] == {'step': 10}
+
+
+@pytest.mark.parametrize('name', ['manifest.json', 'meta.json'])
+def test_what_cannot_be_read_is_not_taken_for_damage(tmp_path, name):
+  ckpt = save_small(tmp_path, [4, 10])
+  path = tmp_path / '10' / name
+  whole = path.read_bytes()
+  path.unlink()
+  path.symlink_to('/proc/self/mem')  # its bytes are an input/output error
+  for restore in (ckpt.restore_newest, ckpt.restore):
+    args = (LIKE, print) if restore == ckpt.restore_newest else (10, LIKE)
+    with pytest.raises(errors.UserError) as caught:
+      restore(*args)
+    assert not isinstance(caught.value, manifest.Damaged)
+    line = f'{tmp_path}/10 cannot be read: {name}: Input/output error; nothing'
+    assert line in str(caught.value)
+  assert sorted(os.listdir(tmp_path)) == ['10', '4']
+  path.unlink()
+  path.write_bytes(whole)
   assert ckpt.restore_newest(LIKE, print)[1] == {'step': 10}
 
 

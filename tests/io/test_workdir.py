@@ -1,8 +1,7 @@
-"""A workdir has one owner and one config; signals wait for a step's end."""
+"""A workdir has one owner and one config."""
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -213,57 +212,3 @@ def test_nonfinite_values_are_strings_and_resume(tmp_path):
   record = json.loads(text, parse_constant=pytest.fail)
   assert record['config'] == {'clip': 'inf', 'dims': ['nan', 1]}
   assert claim_once(tmp_path, config) is True
-
-
-@pytest.mark.parametrize(
-  'number', [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT]
-)
-def test_a_signal_only_asks(number):
-  before = signal.getsignal(number)
-  with workdir.StopRequest() as stop:
-    assert not stop.requested
-    signal.raise_signal(number)
-    assert stop.requested
-  assert signal.getsignal(number) is before
-
-
-def test_only_the_second_interrupt_interrupts():
-  # A job in the background of a script starts with SIGINT ignored.
-  signal.signal(signal.SIGINT, signal.default_int_handler)
-  with pytest.raises(KeyboardInterrupt):
-    with workdir.StopRequest():
-      signal.raise_signal(signal.SIGTERM)
-      signal.raise_signal(signal.SIGTERM)
-      signal.raise_signal(signal.SIGINT)
-      signal.raise_signal(signal.SIGINT)
-  assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
-def test_nothing_breaks_into_a_shield():
-  signal.signal(signal.SIGINT, signal.default_int_handler)
-  with workdir.StopRequest() as stop:
-    with stop.shield():
-      for number in (signal.SIGTERM, signal.SIGINT, signal.SIGINT):
-        signal.raise_signal(number)
-    assert stop.requested
-    with pytest.raises(KeyboardInterrupt):
-      signal.raise_signal(signal.SIGINT)
-
-
-def test_a_process_under_sigterm_ends_its_step():
-  code = """
-    import time
-    from dllm_jax.io import workdir
-    with workdir.StopRequest() as stop:
-      print('ready', flush=True)
-      while not stop.requested:
-        time.sleep(0.01)
-    print('saved')
-  """
-  with subprocess.Popen(
-    [sys.executable, '-c', textwrap.dedent(code)], stdout=subprocess.PIPE
-  ) as process:
-    assert process.stdout.readline() == b'ready\n'
-    process.terminate()
-    assert process.stdout.read() == b'saved\n'
-  assert process.returncode == 0

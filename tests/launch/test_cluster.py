@@ -3,10 +3,14 @@
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
+import time
 
 import pytest
 import yaml
+
+from dllm_jax import errors
 
 FOLDER = pathlib.Path(__file__).resolve().parents[2] / 'launch' / 'cluster'
 SCRIPTS = ('tpu_pod.sh', 'slurm.sbatch')
@@ -49,6 +53,18 @@ def test_the_pod_gets_the_command_word_by_word(tmp_path):
   )
 
 
+def slurm(folder: pathlib.Path) -> dict[str, str]:
+  """The environment of a job whose programs are in `folder`."""
+  return os.environ | {
+    'PATH': f'{folder}:{os.environ["PATH"]}',
+    'PYTHON': str(folder / 'python'),
+    'SLURM_SUBMIT_DIR': str(folder),
+    'SLURM_JOB_NODELIST': 'node[7-8]',
+    'SLURM_JOB_NUM_NODES': '2',
+    'SLURM_JOB_ID': '41',
+  }
+
+
 @pytest.mark.parametrize('code, requeued', [(0, False), (1, False), (3, True)])
 def test_slurm_runs_one_process_a_node(tmp_path, code, requeued):
   # `srun` starts two tasks; `scontrol` knows the nodes.
@@ -71,15 +87,7 @@ def test_slurm_runs_one_process_a_node(tmp_path, code, requeued):
   )
   done = subprocess.run(
     ['bash', FOLDER / 'slurm.sbatch', 'launch/train.py', '--workdir=a b'],
-    env=os.environ
-    | {
-      'PATH': f'{tmp_path}:{os.environ["PATH"]}',
-      'PYTHON': str(tmp_path / 'python'),
-      'SLURM_SUBMIT_DIR': str(tmp_path),
-      'SLURM_JOB_NODELIST': 'node[7-8]',
-      'SLURM_JOB_NUM_NODES': '2',
-      'SLURM_JOB_ID': '41',
-    },
+    env=slurm(tmp_path),
     cwd=tmp_path,
     check=False,
   )
@@ -88,6 +96,43 @@ def test_slurm_runs_one_process_a_node(tmp_path, code, requeued):
     told = (tmp_path / task).read_text()
     assert told == 'node7:20041 2 launch/train.py --workdir=a b\n'
   assert (tmp_path / 'requeued').exists() == requeued
+
+
+@pytest.mark.parametrize('number', [signal.SIGUSR1, signal.SIGTERM])
+def test_a_signal_to_the_batch_script_lets_the_tasks_save(tmp_path, number):
+  # As srun does it: it hands signals on, but kills its task on SIGTERM.
+  stand_in(
+    tmp_path,
+    'srun',
+    'shift; SLURM_PROCID=0 "$@" & task=$!\n'
+    "trap 'kill -USR1 $task' USR1; trap 'kill -KILL $task' TERM\n"
+    'while kill -0 $task 2>/dev/null; do wait $task; code=$?; done\n'
+    'exit $code',
+  )
+  stand_in(
+    tmp_path,
+    'scontrol',
+    '[[ $1 == show ]] && echo node7 || echo "$@" >> requeued',
+  )
+  stand_in(
+    tmp_path,
+    'python',
+    "trap 'echo > saved; exit 3' USR1; echo > ready\n"
+    'while true; do sleep 0.05; done',
+  )
+  script = subprocess.Popen(
+    ['bash', FOLDER / 'slurm.sbatch', 'launch/train.py'],
+    env=slurm(tmp_path),
+    cwd=tmp_path,
+  )
+  try:
+    while script.poll() is None and not (tmp_path / 'ready').exists():
+      time.sleep(0.02)
+    script.send_signal(number)
+    assert script.wait(60) == 3
+  finally:
+    script.kill()
+  assert (tmp_path / 'saved').exists() and (tmp_path / 'requeued').exists()
 
 
 def test_the_jobset_is_one_pod_a_host():
@@ -105,5 +150,16 @@ def test_the_jobset_is_one_pod_a_host():
   host, port = env['JAX_COORDINATOR_ADDRESS'].split(':')
   assert host == f'{name}-{job["name"]}-0-0.{name}'
   assert int(port) == container['ports'][0]['containerPort']
+  (rule,) = spec['podFailurePolicy']['rules']
+  assert rule['action'] == 'FailJob'
+  assert rule['onExitCodes'] == {
+    'containerName': container['name'],
+    'operator': 'In',
+    'values': [errors.UserError.code, errors.UsageError.code],
+  }
+  # The job set would start a job again that failed so.
+  (rule,) = jobset['spec']['failurePolicy']['rules']
+  assert rule['action'] == 'FailJobSet'
+  assert rule['onJobFailureReasons'] == ['PodFailurePolicy']
   repo = FOLDER.parents[1]
   assert (repo / container['command'][1]).is_file()
