@@ -23,6 +23,7 @@ HEARTBEAT = 10
 def updates(arg: str, **changes) -> dict[str, np.ndarray]:
   """Tokens, metrics and parameters of three updates of the tiny run."""
   import jax
+  from jax.experimental import multihost_utils
 
   from dllm_jax import progress
   from tests import tiny_run
@@ -42,7 +43,8 @@ def updates(arg: str, **changes) -> dict[str, np.ndarray]:
     metrics |= {k: float(v) for k, v in jax.device_get(device)[-1].items()}
     found |= {f'metric/{step}/{k}': np.float64(v) for k, v in metrics.items()}
   leaves = jax.tree.leaves(progress.on_one_mesh(state).params)
-  return found | {f'leaf/{i}': np.asarray(x) for i, x in enumerate(leaves)}
+  whole = multihost_utils.process_allgather(leaves, tiled=True)
+  return found | {f'leaf/{i}': np.asarray(x) for i, x in enumerate(whole)}
 
 
 def message(call, *args, **kwargs) -> np.ndarray:
@@ -109,6 +111,16 @@ def train_gated(process: int) -> dict[str, np.ndarray]:
   return updates('ta_grpo_d', devices=COUNT * DEVICES)
 
 
+def train_fsdp(process: int) -> dict[str, np.ndarray]:
+  """Parameters in parts, of which a process holds half."""
+  return updates('diffu_grpo', devices=1, mesh__fsdp=COUNT * DEVICES)
+
+
+def train_tensor(process: int) -> dict[str, np.ndarray]:
+  """All three axes; the processes differ in `data`."""
+  return updates('diffu_grpo', devices=2, mesh__fsdp=2, mesh__tensor=2)
+
+
 def die(process: int) -> dict[str, np.ndarray]:
   """Process 1 dies while the other waits for it."""
   processes.barrier('a meeting')
@@ -141,7 +153,19 @@ def stick(process: int) -> dict[str, np.ndarray]:
       return {'missing': message(processes.barrier, 'the step')}
 
 
-MODES = {f.__name__: f for f in (agree, train, train_gated, die, stop, stick)}
+MODES = {
+  f.__name__: f
+  for f in (
+    agree,
+    train,
+    train_gated,
+    train_fsdp,
+    train_tensor,
+    die,
+    stop,
+    stick,
+  )
+}
 
 
 def main(mode: str, process: int, port: str, out: pathlib.Path) -> None:

@@ -185,8 +185,9 @@ def test_the_tokens_are_those_of_one_device():
 
 
 @pytest.mark.slow
-def test_gated_rollouts_too(tmp_path):
-  check_against_one_process(tmp_path, 'train_gated')
+@pytest.mark.parametrize('mode', ['train_gated', 'train_fsdp', 'train_tensor'])
+def test_other_decoders_and_meshes_too(tmp_path, mode):
+  check_against_one_process(tmp_path, mode)
 
 
 @pytest.mark.slow
