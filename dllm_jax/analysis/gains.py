@@ -93,8 +93,11 @@ def gain(run: record.Run, before: Reading, after: Reading) -> Gain:
 
 
 def paired(before: str, after: str) -> Gain:
-  """mean(d) ± 1.96 s / sqrt(n) of the differences d of single verdicts."""
-  number = lambda text: np.array([float(digit) for digit in text])
-  change = number(after) - number(before)
+  """mean(d) ± 1.96 s / sqrt(n) of the differences d of single verdicts.
+
+  Problems that one of the two has no verdict on ('-') are left out.
+  """
+  judged = [d for d in zip(before, after, strict=True) if '-' not in d]
+  change = np.array([float(b) - float(a) for a, b in judged] or [0.0])
   error = change.std(ddof=1) / math.sqrt(len(change)) if len(change) > 1 else 0
   return Gain(float(change.mean()), float(1.96 * error), True)

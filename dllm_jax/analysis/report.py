@@ -34,7 +34,10 @@ TASKS = {
   'aqua': 'AQuA',
   'countdown': 'Countdown',
   'gsm8k': 'GSM8K',
+  'humaneval': 'HumanEval',
+  'kodcode': 'KodCode',
   'math': 'MATH',
+  'mbpp': 'MBPP',
   'openbookqa': 'OpenBookQA',
   'sudoku': 'Sudoku',
 }

@@ -106,7 +106,12 @@ def write(
     rows: the held-out rows.
     shown: from `choose`.
   """
-  picked = list(pick(shown[0].found.correct, shown[-1].found.correct))
+  first, last = shown[0].found, shown[-1].found
+  picked = [
+    (row, kind)
+    for row, kind in pick(first.correct, last.correct)
+    if first.judged[row] and last.judged[row]
+  ]
   index = [row for row, _ in picked]
   reward = None if cfg.method == 'sft' else cfg.reward
   samples = [
@@ -185,10 +190,13 @@ def write_verdicts(
   """Who solved which problem, so that runs can be compared problem by problem.
 
   {"ids": [...], POLICY: {"fixed": {STEPS: "0110..."}, "gated": {THRESHOLD:
-  ...}}}; a digit a problem, in the order of the ids.
+  ...}}}; a digit a problem, in the order of the ids, '-' without a verdict.
   """
   digits = lambda found: {
-    str(setting): ''.join('01'[int(right)] for right in e.correct)
+    str(setting): ''.join(
+      '01'[int(right)] if judged else '-'
+      for right, judged in zip(e.correct, e.judged, strict=True)
+    )
     for setting, e in found.items()
   }
   verdicts = {

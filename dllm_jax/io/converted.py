@@ -67,6 +67,9 @@ def _check_files(directory: pathlib.Path, files: Any) -> None:
   for name, digest in files.items():
     if digests.of_file(folder_lib.member(directory, name)) != digest:
       raise _damaged(directory, f'{name} is not as it was written')
+  for name in TOKENIZER_FILES:
+    if name not in files and folder_lib.has(directory, name):
+      raise _damaged(directory, f'{name} was put there afterwards')
 
 
 def _damaged(directory: pathlib.Path, how: str) -> errors.UserError:

@@ -42,3 +42,8 @@ def test_a_gated_policy_is_read_at_its_threshold(tmp_path):
   base, final = gains.readings(run)
   assert (base.decoding, final.decoding) == ('fixed', 'gated')
   assert final.words == 'gate at 0.9, 2.2 steps' and final.accuracy == 0.4
+
+
+def test_problems_without_a_verdict_are_left_out():
+  assert gains.paired('01-1', '1111') == gains.paired('011', '111')
+  assert gains.paired('-', '1').difference == 0.0
