@@ -79,6 +79,7 @@ class Sandbox:
 
   def _open(self, tier: str) -> None:
     self.tier = tier
+    self._owner = os.getpid()
     self._slots = [
       _Slot(tier, self.bounds, number, self._rotate_after)
       for number in range(self._count)
@@ -106,6 +107,8 @@ class Sandbox:
     `passed` is None, and `share` nan, where the sandbox failed twice
     ('infrastructure ...') or the test cannot be judged ('unsupported ...').
     """
+    if os.getpid() != self._owner:
+      raise RuntimeError('a sandbox belongs to the process that made it')
     futures = {
       submission: self._threads.submit(self._judge, submission)
       for submission in dict.fromkeys(submissions)

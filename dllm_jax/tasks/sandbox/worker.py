@@ -172,26 +172,22 @@ class Worker:
     self.num_begun = 0
 
   def _readable(self, seconds: float) -> bool:
-    return bool(select.select([self._control], [], [], seconds)[0])
+    waiting = select.poll()  # `select` refuses descriptors from 1024 on
+    waiting.register(self._control, select.POLLIN)
+    return bool(waiting.poll(1000 * seconds))
 
   def _lost(self, reason: str) -> Lost:
     self.end(kill=True)
     return Lost(reason)
 
   def _start(self) -> None:
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+      ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    except OSError as error:
+      raise Lost(f'the zygote cannot be started: {error}') from None
     self._control = ours
     with theirs:
-      self._process = subprocess.Popen(
-        hosts.command(self._tier, program()),
-        stdin=theirs,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={'PYTHONHASHSEED': '0', 'PATH': os.defpath},
-        cwd='/',
-        start_new_session=True,  # Ctrl-C is for the trainer
-        **hosts.identity(self._number),
-      )
+      self._process = self._spawn(theirs)
     with contextlib.suppress(OSError):  # the first to go if memory runs out
       adjust = pathlib.Path(f'/proc/{self._process.pid}/oom_score_adj')
       adjust.write_text('1000')
@@ -202,6 +198,22 @@ class Worker:
       ready = b''
     if ready != b'ready':
       raise self._lost('the zygote does not start')
+
+  def _spawn(self, control: socket.socket) -> subprocess.Popen:
+    try:
+      return subprocess.Popen(
+        hosts.command(self._tier, program()),
+        stdin=control,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={'PYTHONHASHSEED': '0', 'PATH': os.defpath},
+        cwd='/',
+        start_new_session=True,  # Ctrl-C is for the trainer
+        **hosts.identity(self._number),
+      )
+    except OSError as error:  # no processes, memory or descriptors are left
+      self._control.close()
+      raise Lost(f'the zygote cannot be started: {error}') from None
 
 
 class Stream:

@@ -4,6 +4,7 @@ import concurrent.futures
 import os
 import pathlib
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -219,3 +220,44 @@ def unprivileged():
   if done.returncode != 0:
     pytest.skip(f'nobody cannot import the package: {done.stderr[-200:]}')
   return identity, python, environment
+
+
+def test_where_no_process_can_be_started(tier, monkeypatch):
+  with sandbox.Sandbox(tier=tier, workers=1) as pool:
+    for slot in pool._slots:
+      slot.end(kill=True)
+
+    def refuse(*args, **kwargs):
+      raise BlockingIOError(11, 'no processes are left')
+
+    monkeypatch.setattr(worker.subprocess, 'Popen', refuse)
+    verdict = pool.judge([coding.Submission('def f(x): return 2', TEST, '')])[0]
+    assert verdict.passed is None
+    assert verdict.reason.startswith('infrastructure: the zygote cannot be')
+    monkeypatch.undo()
+    good = coding.Submission('def f(x): return 2 * x', TEST, '')
+    assert pool.judge([good])[0].passed is True
+
+
+def test_many_open_files(tier):
+  """Descriptors beyond 1024, as a trainer with many shards has."""
+  soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+  if hard != resource.RLIM_INFINITY and hard < 2048:
+    pytest.skip('the host allows too few open files')
+  resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2048), hard))
+  held = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+  try:
+    with sandbox.Sandbox(tier=tier, workers=1) as pool:
+      good = coding.Submission('def f(x): return 2 * x', TEST, '')
+      assert pool.judge([good])[0].passed is True
+  finally:
+    for descriptor in held:
+      os.close(descriptor)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_forked_process_has_no_sandbox(tier):
+  with sandbox.Sandbox(tier=tier, workers=1) as pool:
+    pool._owner += 1  # as in a child
+    with pytest.raises(RuntimeError, match='the process that made it'):
+      pool.judge([])
