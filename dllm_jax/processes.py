@@ -33,7 +33,7 @@ T = TypeVar('T')
 # Seconds that a process which ends by an error waits for the others to do so.
 LEAVING_SECONDS = 5
 # For others that work meanwhile, such as building a data set of their own.
-WORK_SECONDS = 6 * 3600
+WORK_SECONDS = 6 * 3600.0
 SLICE_SECONDS = 60  # of a wait without a limit
 # Of what the watchdog has left: a wait that ends first names who is missing.
 SHARE = 0.8

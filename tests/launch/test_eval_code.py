@@ -57,11 +57,13 @@ def test_from_prompts_to_results(commands, shared_dir, dream, tmp_path, task):
   assert [row['correct'] for row in rows] == [False] * 4
   assert all(row['reason'] and row['test'] for row in rows)
   # The generations are recordings, whole without the data files.
+  scored = tmp_path / 'scored.json'
   again = commands.run(
-    'score.py', '--task', task, '--generations', path, config=False
+    *('score.py', '--task', task, '--generations', path, '--out', scored),
+    config=False,
   )
   assert (again.code, again.err) == (0, '')
-  items = json.loads(again.out)['items']
+  items = json.loads(scored.read_text())['items']
   assert [i['reason'] for i in items] == [row['reason'] for row in rows]
 
 
