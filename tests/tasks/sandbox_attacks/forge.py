@@ -712,6 +712,13 @@ def f(x):
 def f(x):
   raise ModuleNotFoundError('No module named numpy', name='numpy')
 """,
+  'masks_itself_by_its_limit': """
+import resource
+def f(x):
+  resource.setrlimit(resource.RLIMIT_CPU, (0, 0))
+  while True:
+    pass
+""",
   'masks_itself_by_text': """
 class Unsupported(Exception):
   pass
