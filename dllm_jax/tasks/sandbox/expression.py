@@ -19,6 +19,8 @@ import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from dllm_jax.tasks.sandbox import plain
+
 MAX_BITS = 4096  # of an int in arithmetic
 MAX_LENGTH = 4096  # of what is hashed, sorted or multiplied
 
@@ -232,11 +234,37 @@ def _arithmetic(kind: type[ast.operator], left: Any, right: Any) -> Any:
 
 def _apply(name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
   for argument in (*args, *kwargs.values()):
-    if hasattr(argument, '__len__') and len(argument) > MAX_LENGTH:
+    if _length(argument) > MAX_LENGTH:
       raise NotCovered('a long value')
     if type(argument) is int and argument.bit_length() > MAX_BITS:
       raise NotCovered('a large number')
+  if name == 'round':
+    for digits in (*args[1:], *kwargs.values()):
+      if type(digits) is int and abs(digits) > MAX_LENGTH:
+        raise NotCovered('many digits')
+  if name in ('dict', 'frozenset', 'set', 'sum') and args:
+    args = [_items(name, args[0]), *args[1:]]
   return _FUNCTIONS[name](*args, **kwargs)
+
+
+def _length(value: Any) -> int:
+  """Of what has one; iterators, which `plain` made of lists, have too."""
+  return operator.length_hint(value, 0)
+
+
+def _items(name: str, values: Any) -> Any:
+  """What `set`, `dict` or `sum` is given, if it is soon done with it."""
+  if type(values) in (dict, set, frozenset, str, bytes):
+    return values
+  items = list(values)
+  if name in ('dict', 'sum') and sum(map(_length, items)) > 2 * MAX_LENGTH:
+    raise NotCovered('long values')
+  if name == 'dict':
+    items = [tuple(item) for item in items]
+    plain.check_hashes(item[0] for item in items)
+  elif name != 'sum':
+    plain.check_hashes(items)
+  return items
 
 
 def _dotted(node: ast.expr) -> str:
