@@ -708,6 +708,26 @@ class Thing:
 def f(x):
   return Thing()
 """,
+  'masks_itself_by_a_method': """
+def f(x):
+  return {}
+""",
+  'masks_itself_by_an_iterator': """
+def f(x):
+  return 'ab'
+""",
+  'masks_itself_after_a_failure': """
+def f(x):
+  return []
+""",
+  'stops_from_a_property': """
+class Thing:
+  @property
+  def double(self): raise StopIteration
+  def __len__(self): raise StopIteration
+def f(x):
+  return [Thing() for _ in range(x)]
+""",
   'masks_itself_by_import': """
 def f(x):
   raise ModuleNotFoundError('No module named numpy', name='numpy')
@@ -844,6 +864,29 @@ def check(candidate):
 def check(candidate):
   got = candidate(2)
   assert candidate(got.values) == candidate(3)
+""",
+  'masks_itself_by_a_method': """
+def check(candidate):
+  got = candidate(2)
+  assert candidate(got.values) == candidate(3)
+""",
+  'masks_itself_by_an_iterator': """
+def check(candidate):
+  assert list(candidate(iter(candidate([1])))) == [5]
+""",
+  'masks_itself_after_a_failure': """
+def test_first():
+  assert f(2) == 4
+def test_second():
+  assert f(lambda: f(3)) == 6
+""",
+  'stops_from_a_property': """
+def check(candidate):
+  things = candidate(3)
+  assert len(things) == 3
+  assert all(map(lambda thing: thing.double == 6, things))
+  for got, want in zip(map(len, things), [1, 2, 3]):
+    assert got == want
 """,
   'absorbs_everything': """
 def check(candidate):
