@@ -138,7 +138,7 @@ def test_a_frame_is_bounded():
 
 
 def _alike(tag, item, num):
-  """A set or dict whose members have one hash: that of ints is modulo a prime."""
+  """A set or dict of one hash: that of an int is the rest by a prime."""
   items = ','.join(item % (k * (2**61 - 1)) for k in range(num))
   return f'{{"{tag}": [{items}]}}'.encode()
 
