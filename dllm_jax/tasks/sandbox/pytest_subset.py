@@ -2,7 +2,8 @@
 
 `raises`, `approx`, `mark.parametrize` (other marks do nothing), `fail`; the
 collection of `test_*` functions, of `Test*` classes and of unittest's. Tests
-run without output, fixtures or plug-ins. `from pytest import ...` finds this module.
+run without output, fixtures or plug-ins. `from pytest import ...` finds this
+module.
 """
 
 import inspect

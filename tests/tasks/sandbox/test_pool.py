@@ -110,6 +110,7 @@ def test_signals_to_all_processes_of_a_job_end_none(tier):
     '  while time.monotonic() < end: time.sleep(0.01)\n  return 2 * x'
   )
   with sandbox.Sandbox(conftest.BOUNDS, tier=tier, workers=1) as pool:
+    pool.judge(_batch(2)[0])  # both start
     before = pool.pids()
     found = []
     thread = threading.Thread(
