@@ -112,6 +112,13 @@ def _same(function: Callable) -> Callable:
 mark = _Mark()
 
 
+def __getattr__(name: str) -> Any:
+  """What is not here, such as fixtures, is not the program's fault."""
+  if name.startswith('__'):
+    raise AttributeError(name)
+  raise ImportError(f'no pytest.{name} here', name=f'pytest.{name}')
+
+
 def collect(space: dict[str, Any]) -> Iterator[Callable[[], Any]]:
   """A call for each test that a module defines, in order."""
   for name, value in list(space.items()):

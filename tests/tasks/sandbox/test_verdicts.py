@@ -242,10 +242,15 @@ def test_an_object_that_equals_everything_equals_nothing(pool):
   [
     ('import numpy\nassert f(numpy.zeros(1)) == 1', 'needs numpy'),
     ('def g(x): return x\nassert f(g) == 1', 'passes a value of type function'),
+    ('import pytest\n@pytest.fixture\ndef n(): return 2\n'
+     'def test_f(n): assert f(n) == 3', 'needs pytest.fixture'),
+    ('from datetime import date\nassert f(date(1, 1, 1))', 'type date'),
+    ('assert f(len) == 1', 'type builtin_function'),
     ('x = 1', 'tests nothing'),
     ('assert f( == 1', 'not Python'),
   ],
-)
+  ids=range(7),
+)  # fmt: skip
 def test_what_cannot_be_judged_is_not_a_failure(pool, test, why):
   verdict = _judge(pool, GOOD, test, '')
   assert verdict.passed is None and verdict.share != verdict.share
