@@ -143,7 +143,7 @@ def evaluate(
     seconds=seconds,
     correct=scored.correct.astype(np.float32),
     judged=scored.judged,
-    reasons=[reason.decode() for reason in reasons],
+    reasons=[reason.decode('ascii') for reason in reasons],
     tokens=trajectory.tokens,
     logp=trajectory.logp,
     commit_step=trajectory.commit_step,
@@ -165,8 +165,13 @@ def _judge(
     score.RewardConfig(weights=()),
     prefill=ctx.prefill,
   )
-  reasons = np.array([reason.encode() for reason in scored.reasons], 'S64')
+  reasons = np.array([_ascii(reason) for reason in scored.reasons], 'S64')
   return scored._replace(texts=[], reasons=[]), reasons
+
+
+def _ascii(reason: str) -> bytes:
+  """An array of bytes may cut a character of several in two."""
+  return reason.encode('ascii', 'replace')
 
 
 def sweep(

@@ -79,10 +79,11 @@ def drop_capabilities() -> None:
 
 
 def limit_resources(config: dict[str, Any]) -> None:
-  """Soft and hard limits; the CPU's is a backstop, the zygote is exact."""
+  """Limits for good; the CPU's is a backstop, the zygote is exact."""
   seconds = int(config['cpu_seconds']) + 2
+  # SIGXCPU first: a child that SIGKILL ends was killed by somebody.
+  resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 2))
   for name, value in (
-    ('RLIMIT_CPU', seconds),
     ('RLIMIT_AS', config['memory_bytes']),
     ('RLIMIT_FSIZE', config['file_bytes']),
     ('RLIMIT_NOFILE', config['num_files']),

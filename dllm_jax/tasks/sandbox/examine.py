@@ -16,7 +16,7 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-from dllm_jax.tasks.sandbox import plain, pytest_subset
+from dllm_jax.tasks.sandbox import plain, pytest_subset, statements
 
 HOST, PEER = 3, 4
 
@@ -37,11 +37,19 @@ class _RemoteError(Exception):
   """An exception of the program that is not a built-in one."""
 
 
+class _Stopped(RuntimeError):
+  """The program raised StopIteration.
+
+  That itself would end the `map` or the generator of a test that asserts.
+  """
+
+
 class Channel:
   """Calls to the program, and what went wrong for good."""
 
   def __init__(self):
     self.fault: BaseException | None = None
+    self.num_asked = 0
 
   def fail(self, fault: BaseException) -> BaseException:
     """Keeps the first; a test that catches everything does not hide it."""
@@ -57,6 +65,7 @@ class Channel:
     """
     if self.fault is not None:
       raise self.fault
+    self.num_asked += 1
     try:
       plain.write(PEER, request)
       reply = plain.read(PEER)
@@ -67,11 +76,13 @@ class Channel:
       raise self.fail(_Ended('ended')) from error
     except plain.NotPlain as error:
       raise self.fail(_Ended('protocol')) from error
-    if type(name) is not str or not name.isidentifier():
+    if not _is_name(name):
       raise self.fail(_Ended('not plain'))
     kind = getattr(builtins, name, None)
     if not isinstance(kind, type) or not issubclass(kind, Exception):
       kind = _RemoteError
+    if issubclass(kind, (StopIteration, StopAsyncIteration)):
+      kind = _Stopped
     try:
       error = kind(text if type(text) is str else '')
     except TypeError:  # UnicodeDecodeError and its like want more arguments
@@ -85,8 +96,8 @@ class Channel:
       return plain.encode(value, self._key)
     except _Foreign as error:
       raise self.fail(_Unsupported(f'passes {error}')) from error
-    except plain.NotPlain as error:  # what the program made too large
-      raise self.fail(_Ended('too large')) from error
+    except plain.NotPlain as error:  # what the program made so
+      raise self.fail(_Ended('not plain')) from error
 
   def decode(self, code: Any) -> Any:
     """The value of a code from the program."""
@@ -96,14 +107,31 @@ class Channel:
       raise self.fail(_Ended('protocol')) from error
 
   def _key(self, value: Any) -> Any:
-    if type(value) is not Remote:
-      raise _Foreign(f'a value of type {type(value).__name__:.40}')
-    return {'o': object.__getattribute__(value, '_key')}
+    if type(value) is Remote:
+      return {'o': object.__getattribute__(value, '_key')}
+    kind = _Foreign if _is_of_test(value) else plain.NotPlain
+    raise kind(f'a value of type {type(value).__name__:.40}')
 
   def _remote(self, tag: str, key: Any) -> 'Remote':
     if tag != 'o' or type(key) is not int:
       raise plain.NotPlain('an unknown kind')
     return Remote(self, key)
+
+
+def _is_of_test(value: Any) -> bool:
+  """Whether a test itself chose a value of this type, whatever was returned.
+
+  What is reached from plain values, such as `got.values` or `iter(got)`, is of
+  built-in types, and depends on the program: it must not end the judgement.
+  """
+  if isinstance(value, types.MethodType):
+    value = value.__self__
+  if isinstance(value, types.BuiltinFunctionType):
+    return isinstance(value.__self__, types.ModuleType)
+  if isinstance(value, types.FunctionType):
+    return True
+  kind = value if isinstance(value, type) else type(value)
+  return kind.__module__ not in ('builtins', __name__)
 
 
 class Remote:
@@ -120,11 +148,7 @@ class Remote:
     object.__setattr__(self, '_key', key)
 
   def __call__(self, *arguments, **keywords):
-    try:
-      return _invoke(self, arguments, keywords)
-    except StopIteration as error:
-      # It would end the `map` or the generator of a test that asserts.
-      raise RuntimeError('the program raised StopIteration') from error
+    return _invoke(self, arguments, keywords)
 
   def __getattr__(self, name):
     channel = object.__getattribute__(self, '_channel')
@@ -147,7 +171,11 @@ class Remote:
     return iter(self.__getattr__('__iter__')())
 
   def __next__(self):
-    return _invoke(self.__getattr__('__next__'), (), {})
+    function = self.__getattr__('__next__')
+    try:
+      return function()
+    except _Stopped:
+      raise StopIteration from None
 
   def __str__(self):
     return self.__getattr__('__str__')()
@@ -218,9 +246,7 @@ def main() -> None:
     reason = _run(request, channel, counts)
   except RecursionError:
     reason = 'error RecursionError'
-  if isinstance(channel.fault, _Unsupported):
-    reason = f'unsupported: the test {channel.fault}'
-  elif channel.fault is not None:
+  if isinstance(channel.fault, _Ended):
     reason = str(channel.fault)
   report = {'nonce': request['nonce'], 'reason': reason, **counts}
   plain.write(HOST, report)
@@ -243,17 +269,26 @@ def _run(
 
   def attempt(run: Callable[[], Any]) -> bool:
     reason = _outcome(run)
+    if isinstance(channel.fault, _Unsupported):
+      reason = f'unsupported: the test {channel.fault}'
     if reason is None and channel.fault is None:
       return True
     reasons.append(reason or 'ended')
     return False
 
-  for statement in ast.parse(request['test']).body:
+  body = ast.parse(request['test']).body
+  asserting = statements.asserting(body)
+  for statement in body:
     part = compile(
       ast.Module([statement], []), 'test.py', 'exec', dont_inherit=True
     )
+    asked = channel.num_asked
     good = attempt(lambda part=part: exec(part, space))
-    if isinstance(statement, ast.Assert):
+    # One that never came to the program, as below `if __name__ == '__main__'`,
+    # says nothing of it.
+    if isinstance(statement, ast.Assert) or (
+      channel.num_asked > asked and statements.asserts(statement, asserting)
+    ):
       counts['total'] += 1
       counts['passed'] += good
     elif not good:
@@ -285,8 +320,13 @@ def _outcome(run: Callable[[], Any]) -> str | None:
   except (_Ended, _Unsupported) as error:
     return str(error)
   except BaseException as error:
-    return f'error {getattr(error, "from_program", type(error).__name__)}'
+    name = getattr(error, 'from_program', type(error).__name__)
+    return f'error {name if _is_name(name) else "Exception"}'
   return None
+
+
+def _is_name(name: Any) -> bool:
+  return type(name) is str and name.isascii() and name.isidentifier()
 
 
 class _SolutionModule(types.ModuleType):

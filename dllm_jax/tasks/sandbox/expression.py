@@ -19,8 +19,11 @@ import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from dllm_jax.tasks.sandbox import plain
+
 MAX_BITS = 4096  # of an int in arithmetic
 MAX_LENGTH = 4096  # of what is hashed, sorted or multiplied
+MAX_PRODUCTS = 64  # in one assertion: each may make so long a list
 
 
 class NotCovered(Exception):
@@ -117,17 +120,40 @@ def split(
   holes: dict[ast.expr, int] = {}
   calls: list[Call] = []
 
-  def walk(node):
+  def walk(node) -> bool:
+    """Whether a call of the program is in it."""
     if isinstance(node, ast.Call) and _dotted(node.func) in program_names:
       holes[node] = first + len(calls)
       calls.append(_call(node))
-      return
+      return True
     _check(node)
-    for child in _parts(node):
-      walk(child)
+    parts = _parts(node)
+    found = [walk(part) for part in parts]
+    if any(found):
+      for part, has_call in zip(parts, found, strict=True):
+        if not has_call:
+          _try(part)
+    return any(found)
 
+  if sum(isinstance(node, ast.Mult) for node in ast.walk(tree)) > MAX_PRODUCTS:
+    raise NotCovered('many products')
   walk(tree)
   return Assertion(tree, holes), calls
+
+
+def _try(node: ast.expr) -> None:
+  """Raises NotCovered for constants of a test that are too large.
+
+  Other errors are the test's own, and come where it is evaluated, if it is.
+  """
+  try:
+    evaluate(node, {}, [])
+  except (NotCovered, RecursionError):
+    raise
+  except plain.NotPlain as error:
+    raise NotCovered(str(error)) from None
+  except Exception:
+    return
 
 
 def _call(node: ast.Call) -> Call:
@@ -225,18 +251,57 @@ def _arithmetic(kind: type[ast.operator], left: Any, right: Any) -> Any:
       raise NotCovered('a large power')
   if kind is ast.Mult and not {type(left), type(right)} <= set(numbers):
     times, sequence = sorted((left, right), key=lambda v: type(v) is not int)
-    if type(times) is not int or times * len(sequence) > MAX_LENGTH:
+    if type(times) is not int or times * _weight(sequence) > MAX_LENGTH:
       raise NotCovered('a long value')
   return _OPERATORS[kind](left, right)
 
 
 def _apply(name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
   for argument in (*args, *kwargs.values()):
-    if hasattr(argument, '__len__') and len(argument) > MAX_LENGTH:
+    if _length(argument) > MAX_LENGTH:
       raise NotCovered('a long value')
     if type(argument) is int and argument.bit_length() > MAX_BITS:
       raise NotCovered('a large number')
+  if name == 'round':
+    for digits in (*args[1:], *kwargs.values()):
+      if type(digits) is int and abs(digits) > MAX_LENGTH:
+        raise NotCovered('many digits')
+  if name in ('dict', 'frozenset', 'set', 'sum') and args:
+    args = [_items(name, args[0]), *args[1:]]
   return _FUNCTIONS[name](*args, **kwargs)
+
+
+def _weight(value: Any) -> int:
+  """How many values it holds, at all depths: `[[0] * n] * n` holds n * n."""
+  if type(value) not in (list, tuple):
+    return max(1, _length(value))
+  total = len(value)
+  for item in value:
+    if total > MAX_LENGTH:
+      break
+    if type(item) in (list, tuple, str, bytes, dict, set, frozenset):
+      total += _weight(item)
+  return total
+
+
+def _length(value: Any) -> int:
+  """Of what has one; iterators, which `plain` made of lists, have too."""
+  return operator.length_hint(value, 0)
+
+
+def _items(name: str, values: Any) -> Any:
+  """What `set`, `dict` or `sum` is given, if it is soon done with it."""
+  if type(values) in (dict, set, frozenset, str, bytes):
+    return values
+  items = list(values)
+  if name in ('dict', 'sum') and sum(map(_length, items)) > 2 * MAX_LENGTH:
+    raise NotCovered('long values')
+  if name == 'dict':
+    items = [tuple(item) for item in items]
+    plain.check_hashes(item[0] for item in items)
+  elif name != 'sum':
+    plain.check_hashes(items)
+  return items
 
 
 def _dotted(node: ast.expr) -> str:

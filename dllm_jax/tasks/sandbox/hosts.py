@@ -213,10 +213,16 @@ def command(tier: str, program: str) -> list[str]:
   -s -S: no site-packages. -P: no folder of the caller's on the path. Not -I,
   which would ignore the fixed hash seed, and with it make the order of sets,
   and verdicts, a matter of luck; the environment is otherwise empty.
+
+  Signals by which a scheduler warns all processes of a job are ignored.
   """
   python = interpreter()
   start = [python.path, '-P', '-s', '-S', '-c', program]
-  return [*bubblewrap(python), *start] if tier == 'namespaces' else start
+  if tier == 'namespaces':
+    start = [*bubblewrap(python), *start]
+  # From the first moment, and for bubblewrap, which knows no such option.
+  ignore = 'trap \'\' HUP INT TERM USR1 USR2; exec "$@"'
+  return ['/bin/sh', '-c', ignore, 'sh', *start]
 
 
 def readable(tier: str) -> list[str]:

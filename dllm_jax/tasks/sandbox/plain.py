@@ -16,18 +16,21 @@ Both ends use this module, so it needs nothing but the standard library. What
 """
 
 import builtins
+import collections
 import json
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 MAX_FRAME = 2**20  # bytes
 MAX_DEPTH = 64
 MAX_ITEMS = 100_000  # values in a frame
-# In one set or dict: hashes of ints can be made to collide, and then building
-# one takes the square of its length.
+# In one set or dict, and four times as many in a frame. Hashes of ints can be
+# made to collide, and then building one takes the square of its length times
+# what one comparison takes: so few of the items may share their hash.
 MAX_HASHED = 4096
+MAX_ALIKE = 16
 
 _HEADER = struct.Struct('>I')
 _BITS_64 = 2**63
@@ -144,20 +147,32 @@ def decode(code: Any, other: Callable[[str, Any], Any] | None = None) -> Any:
     NotPlain: it is not the code of a plain value, or too large.
   """
   try:
-    return _decode(code, other, 0)
+    return _decode(code, other, 0, [4 * MAX_HASHED])
   except NotPlain:
     raise
-  except (ValueError, TypeError, RecursionError) as error:
+  except (ValueError, TypeError, OverflowError, RecursionError) as error:
     raise NotPlain(f'not a plain value: {type(error).__name__}') from None
 
 
-def _decode(code, other, depth):
+def check_hashes(items: Iterable[Any]) -> None:
+  """Whether a set or dict of these items is built in reasonable time.
+
+  Raises:
+    NotPlain: too many of them share their hash.
+    TypeError: one has no hash.
+  """
+  alike = collections.Counter(map(hash, items))
+  if max(alike.values(), default=0) > MAX_ALIKE:
+    raise NotPlain(f'more than {MAX_ALIKE} values of one hash')
+
+
+def _decode(code, other, depth, hashed_left):
   if depth > MAX_DEPTH + 1:
     raise NotPlain(f'nested deeper than {MAX_DEPTH}')
   if code is None or type(code) in (bool, int, float, str):
     return code
   if type(code) is list:
-    return [_decode(item, other, depth + 1) for item in code]
+    return [_decode(item, other, depth + 1, hashed_left) for item in code]
   if type(code) is not dict or len(code) != 1:
     raise NotPlain('not a plain value')
   ((tag, body),) = code.items()
@@ -179,14 +194,29 @@ def _decode(code, other, depth):
     return other(tag, body)
   if type(body) is not list:
     raise NotPlain('not a list')
-  if tag in 'dsz' and len(body) > MAX_HASHED:
-    raise NotPlain(f'a set or dict of more than {MAX_HASHED} values')
+  if tag in 'dsz':
+    hashed_left[0] -= len(body)
+    if len(body) > MAX_HASHED or hashed_left[0] < 0:
+      raise NotPlain(f'a set or dict of more than {MAX_HASHED} values')
   if tag == 'd':
-    return {
-      _decode(key, other, depth + 1): _decode(value, other, depth + 1)
+    pairs = [
+      [_decode(part, other, depth + 1, hashed_left) for part in (key, value)]
       for key, value in body
-    }
-  return _SEQUENCES[tag]([_decode(item, other, depth + 1) for item in body])
+    ]
+    check_hashes(key for key, _ in pairs)
+    return dict(pairs)
+  items = [_decode(item, other, depth + 1, hashed_left) for item in body]
+  if tag in 'sz':
+    check_hashes(items)
+  return _SEQUENCES[tag](items)
+
+
+def _range(parts: list[Any]) -> range:
+  """`x in range(10**9)` looks at every number if x is none itself."""
+  found = range(*parts)
+  if len(found) > MAX_ITEMS:
+    raise NotPlain(f'a range of more than {MAX_ITEMS} numbers')
+  return found
 
 
 _SEQUENCES = {
@@ -195,7 +225,7 @@ _SEQUENCES = {
   'z': frozenset,
   'g': iter,
   'c': lambda parts: complex(*parts),
-  'r': lambda parts: range(*parts),
+  'r': _range,
   'l': lambda parts: slice(*parts),
 }
 

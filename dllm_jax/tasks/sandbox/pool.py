@@ -134,7 +134,7 @@ class Sandbox:
       plan = plans.plan(submission.test, submission.entry_point)
     except plans.Unsupported as error:
       return trial.unjudged(f'unsupported: {error}')
-    if len(submission.code) > MAX_CODE_CHARS:
+    if not _fits(submission.code):
       return trial.failed('too long')
     slot = self._idle.get()
     try:
@@ -148,6 +148,17 @@ class Sandbox:
       return trial.unjudged(reason)
     finally:
       self._idle.put(slot)
+
+
+def _fits(code: str) -> bool:
+  """In characters, and in a frame, where some take twelve bytes."""
+  if len(code) > MAX_CODE_CHARS:
+    return False
+  try:
+    plain.frame(code)
+  except plain.NotPlain:
+    return False
+  return True
 
 
 class _Slot:

@@ -1,8 +1,9 @@
 """What tests use of pytest, for where there is no site-packages.
 
 `raises`, `approx`, `mark.parametrize` (other marks do nothing), `fail`; the
-collection of `test_*` functions and of `Test*` classes. Tests run without
-output, fixtures or plug-ins. `from pytest import ...` finds this module.
+collection of `test_*` functions, of `Test*` classes and of unittest's. Tests
+run without output, fixtures or plug-ins. `from pytest import ...` finds this
+module.
 """
 
 import inspect
@@ -111,25 +112,49 @@ def _same(function: Callable) -> Callable:
 mark = _Mark()
 
 
+def __getattr__(name: str) -> Any:
+  """What is not here, such as fixtures, is not the program's fault."""
+  if name.startswith('__'):
+    raise AttributeError(name)
+  raise ImportError(f'no pytest.{name} here', name=f'pytest.{name}')
+
+
 def collect(space: dict[str, Any]) -> Iterator[Callable[[], Any]]:
   """A call for each test that a module defines, in order."""
   for name, value in list(space.items()):
     if name.startswith('test') and inspect.isfunction(value):
       for row in getattr(value, '_rows', [{}]):
         yield lambda value=value, row=row: value(**row)
-    elif name.startswith('Test') and inspect.isclass(value):
+    elif inspect.isclass(value) and (
+      name.startswith('Test') or _is_test_case(value)
+    ):
       yield from _methods(value)
 
 
+def _is_test_case(kind: type) -> bool:
+  return any(
+    (base.__module__, base.__name__) == ('unittest.case', 'TestCase')
+    for base in kind.__mro__
+  )
+
+
 def _methods(kind: type) -> Iterator[Callable[[], Any]]:
+  for_all = [getattr(kind, n, None) for n in ('setup_class', 'setUpClass')]
+  for_all = [prepare for prepare in for_all if prepare]
+
   def run(name, row):
+    while for_all:
+      for_all.pop(0)()
     instance = kind()
     for prepare in ('setup_method', 'setUp'):
       if hasattr(instance, prepare):
         getattr(instance, prepare)()
     getattr(instance, name)(**row)
 
-  for name, value in list(vars(kind).items()):
+  members = {}
+  for base in reversed(kind.__mro__):
+    members |= vars(base)
+  for name, value in members.items():
     if name.startswith('test') and inspect.isfunction(value):
       for row in getattr(value, '_rows', [{}]):
         yield lambda name=name, row=row: run(name, row)

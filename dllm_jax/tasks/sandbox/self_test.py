@@ -160,7 +160,11 @@ def check(judge: coding.CodeJudge) -> None:
       for verdict in _verdicts(judge, _HONEST).values():
         if not verdict.passed:
           raise Broken(verdict.reason)
-      found = _verdicts(judge, {**_FORGERIES, **dict(_reaches(targets))})
+      attacks = _FORGERIES | dict(_reaches(targets))
+      found = _verdicts(judge, attacks)
+      unknown = [name for name, v in found.items() if v.passed is None]
+      again = {name: attacks[name] for name in unknown}
+      found |= _verdicts(judge, again) if again else {}
     written = pathlib.Path(folder, 'written').exists()
   passed = [name for name, verdict in found.items() if verdict.passed]
   if passed or written:
@@ -169,6 +173,9 @@ def check(judge: coding.CodeJudge) -> None:
       f'{", ".join(passed) or "writes a file"!r} got through; do not run '
       'model-written programs here'
     )
+  for name, verdict in found.items():
+    if verdict.passed is None:  # it may have got through, and killed its judge
+      raise Broken(f'{name!r} is not judged: {verdict.reason}')
 
 
 def _verdicts(

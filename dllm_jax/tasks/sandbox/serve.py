@@ -59,7 +59,8 @@ def _value(module: types.ModuleType, name: str, arguments, keywords) -> Any:
 
 def _name(error: BaseException) -> str:
   name = type(error).__name__
-  return name if type(name) is str and name.isidentifier() else 'Exception'
+  good = type(name) is str and name.isascii() and name.isidentifier()
+  return name if good else 'Exception'
 
 
 class _Server:

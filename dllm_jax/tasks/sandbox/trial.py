@@ -18,6 +18,8 @@ from dllm_jax.tasks.sandbox import expression, limits, plain, plans, worker
 _EXIT_SECONDS = 0.2  # for a child that has said all
 _TEST_GRACE = 1.0  # the test's side outlives the program's
 
+_NO_REPORT = 'unsupported: the test writes a report of its own'
+
 _FAILED = object()  # the result of a call that has none
 
 
@@ -186,14 +188,20 @@ def by_examination(
 
 
 def _report(stream: worker.Stream, nonce: str) -> dict[str, Any] | None:
-  """The test's report; None for none, or for a forged one."""
+  """The test's report; None for none, or for one without the number."""
   try:
     report = stream.receive()
   except (EOFError, plain.NotPlain):
     return None
   if type(report) is not dict or report.get('nonce') != nonce:
     return None
-  return report
+  # A test may be hostile too, and knows the number.
+  passed, total, reason = map(report.get, ('passed', 'total', 'reason'))
+  typed = type(passed) is type(total) is int and type(reason) is str
+  if not typed or not 0 <= passed <= total:
+    return {'passed': 0, 'total': 0, 'reason': _NO_REPORT}
+  reason = ''.join(c if ' ' <= c <= '~' else '?' for c in reason[:200])
+  return {'passed': passed, 'total': total, 'reason': reason}
 
 
 def _examined(

@@ -23,6 +23,10 @@ from dllm_jax.tasks.sandbox import confine, examine, plain, serve
 
 _PACKET = 2**16
 _CPUCLOCK_SCHED = 2
+_IGNORED = (
+  *(signal.SIGHUP, signal.SIGINT, signal.SIGTERM),
+  *(signal.SIGUSR1, signal.SIGUSR2),
+)
 _ROLES = {'serve': serve.main, 'examine': examine.main}
 
 # A fork inherits them, so that a program's import costs nothing.
@@ -40,7 +44,10 @@ def main() -> None:
   control = socket.socket(fileno=0)
   config = json.loads(control.recv(_PACKET))
   confine.end_with_parent()
-  signal.signal(signal.SIGINT, signal.SIG_IGN)  # the trainer sees to Ctrl-C
+  # The trainer sees to them; a scheduler may send them to all processes of a
+  # job, and a program that one of them ends would look wrong.
+  for number in _IGNORED:
+    signal.signal(number, signal.SIG_IGN)
   for name in _PRELOADED:
     importlib.import_module(name)
   # What is here is here for good: a collection in a child would copy it.

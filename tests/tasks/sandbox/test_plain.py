@@ -137,6 +137,16 @@ def test_a_frame_is_bounded():
     plain.frame(['x' * 2**19] * 3)
 
 
+def _alike(tag, item, num):
+  """A set or dict of one hash: that of an int is the rest by a prime."""
+  items = ','.join(item % (k * (2**61 - 1)) for k in range(num))
+  return f'{{"{tag}": [{items}]}}'.encode()
+
+
+def _distinct(num):
+  return f'{{"s": {list(range(num))}}}'.encode()
+
+
 @pytest.mark.parametrize(
   'body',
   [
@@ -163,6 +173,12 @@ def test_a_frame_is_bounded():
     b'{"f": []}',
     b'{"o": 1}',
     b'{"s": [' + b'1,' * 5000 + b'1]}',
+    b'{"r": [0, 100001, 1]}',
+    b'{"r": [0, {"i": "fffffffffffffffffffff"}, 1]}',
+    _alike('s', '%d', 17),
+    _alike('z', '{"t": [1, %d]}', 17),
+    _alike('d', '[%d, 1]', 17),
+    b'[' + b','.join([_distinct(4096)] * 5) + b']',
     b'[' * 500 + b']' * 500,
   ],
   ids=itertools.count(),
@@ -170,6 +186,14 @@ def test_a_frame_is_bounded():
 def test_hostile_bytes_are_no_value(body):
   with pytest.raises(plain.NotPlain):
     plain.decode(plain.parse(body))
+
+
+def test_what_is_just_not_too_large():
+  for body in (_alike('s', '%d', 16), _alike('d', '[%d, 1]', 16)):
+    assert len(plain.decode(plain.parse(body))) == 16
+  body = b'[' + b','.join([_distinct(4096)] * 4) + b']'
+  assert len(plain.decode(plain.parse(body))) == 4
+  assert plain.decode({'r': [0, 100_000, 1]}) == range(100_000)
 
 
 def test_read_and_write_on_a_descriptor():

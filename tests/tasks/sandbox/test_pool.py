@@ -1,6 +1,7 @@
 """Workers that are killed, replaced, reused, and leave nothing behind."""
 
 import concurrent.futures
+import contextlib
 import os
 import pathlib
 import random
@@ -102,6 +103,31 @@ def test_a_program_killed_from_outside_is_not_judged(tier):
     assert all(v.reason.startswith('infrastructure') for v in found), found
     assert all(v.share != v.share for v in found)
     assert pool.judge(_batch(2)[0])[0].passed
+
+
+def test_signals_to_all_processes_of_a_job_end_none(tier):
+  code = (
+    'import time\ndef f(x):\n  end = time.monotonic() + 0.5\n'
+    '  while time.monotonic() < end: time.sleep(0.01)\n  return 2 * x'
+  )
+  with sandbox.Sandbox(conftest.BOUNDS, tier=tier, workers=1) as pool:
+    pool.judge(_batch(2)[0])  # both start
+    before = pool.pids()
+    found = []
+    thread = threading.Thread(
+      target=lambda: found.extend(
+        pool.judge([coding.Submission(code, t, 'f') for t in (TEST, CHECK)])
+      )
+    )
+    thread.start()
+    while thread.is_alive():
+      for pid in processes.descendants(*pool.pids()):
+        for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGHUP):
+          with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+      time.sleep(0.05)
+    assert [v.passed for v in found] == [True, True], found
+    assert pool.pids() == before
 
 
 def _is_zygote(pid):

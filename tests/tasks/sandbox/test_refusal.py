@@ -7,7 +7,14 @@ import pytest
 
 from dllm_jax import errors
 from dllm_jax.tasks import coding, sandbox
-from dllm_jax.tasks.sandbox import confine, filters, hosts, pool, worker
+from dllm_jax.tasks.sandbox import (
+  confine,
+  filters,
+  hosts,
+  pool,
+  self_test,
+  worker,
+)
 from tests.tasks.sandbox import conftest
 
 # BPF: return SECCOMP_RET_ALLOW.
@@ -128,6 +135,29 @@ def test_the_self_test_sees_a_judge_that_believes_everything():
 def test_the_self_test_sees_a_judge_that_believes_nothing(passed):
   with pytest.raises(sandbox.self_test.Broken, match='down'):
     sandbox.self_test.check(_Judge(passed))
+
+
+class _Doubtful(_Judge):
+  """Right, but for one attack, of which it knows nothing the first times."""
+
+  def __init__(self, times):
+    self._times = times
+
+  def judge(self, submissions):
+    return [self._one(submission) for submission in submissions]
+
+  def _one(self, submission):
+    if 'os.fork()' in submission.code and self._times:
+      self._times -= 1
+      return coding.Verdict(None, float('nan'), 'infrastructure')
+    honest = submission.code in dict(self_test._HONEST.values())
+    return coding.Verdict(honest, float(honest), '')
+
+
+def test_the_self_test_wants_a_verdict_on_each_attack():
+  self_test.check(_Doubtful(1))
+  with pytest.raises(self_test.Broken, match="'forks' is not judged: infra"):
+    self_test.check(_Doubtful(2))
 
 
 def test_the_self_test_passes_and_runs_once(tier, monkeypatch):

@@ -142,6 +142,57 @@ def test_shares_of_test_functions(pool):
   assert _judge(pool, code, test.replace('9', '5'), '').passed
 
 
+@pytest.mark.parametrize(
+  'test',
+  [
+    'tests = [(1, 2), (5, 6)]\nfor x, y in tests:\n  assert f(x) == y',
+    'if True:\n  y = f(1)\n  assert y == 2',
+    'import pytest\nwith pytest.raises(TypeError):\n  f(None)\n'
+    'for x in (1, 2):\n  assert f(x) == x + 1',
+    'def run():\n  assert f(1) == 2\nrun()',
+    'import unittest\nclass FTest(unittest.TestCase):\n'
+    '  @classmethod\n  def setUpClass(cls): cls.y = 2\n'
+    '  def test_f(self): self.assertEqual(f(1), self.y)\n'
+    'if __name__ == "__main__": unittest.main()',
+    'class Base:\n  def test_f(self): assert f(1) == 2\n'
+    'class TestF(Base): pass',
+  ],
+  ids=range(6),
+)
+def test_what_asserts_is_a_test(pool, test):
+  assert _judge(pool, GOOD, test, '') == (True, 1.0, '')
+  for wrong in ('def f(x): return x + 3', 'import os\nos._exit(0)'):
+    assert _judge(pool, wrong, test, '').passed is False
+
+
+def test_what_is_not_run_is_no_test(pool):
+  for test in (
+    'if __name__ == "__main__":\n  assert f(1) == 2',
+    'for x in []:\n  assert f(x) == 2',
+    'f(1)',
+  ):
+    verdict = _judge(pool, 'def f(x): return 0', test, '')
+    assert verdict.passed is None and 'tests nothing' in verdict.reason
+
+
+def test_a_long_program_in_other_letters_fails(pool):
+  code = 'def f(x): return 0  # ' + '\U0001f600' * 95_000
+  for test in (VALUES, CHECK):
+    assert _judge(pool, code, test) == (False, 0.0, 'too long')
+
+
+def test_reasons_are_ascii(pool):
+  name = 'é' * 40
+  code = f'class {name}(Exception): pass\ndef f(x): raise {name}'
+  for test in (VALUES, CHECK):
+    assert _judge(pool, code, test) == (False, 0.0, 'error Exception')
+
+
+def test_a_long_range_is_not_searched(pool):
+  verdict = _judge(pool, 'def f(x): return range(10**12)', 'assert "a" in f(1)')
+  assert verdict == (False, 0.0, 'not plain')
+
+
 def test_arguments_are_changed_in_place(pool):
   test = (
     'def check(g):\n'
@@ -191,10 +242,15 @@ def test_an_object_that_equals_everything_equals_nothing(pool):
   [
     ('import numpy\nassert f(numpy.zeros(1)) == 1', 'needs numpy'),
     ('def g(x): return x\nassert f(g) == 1', 'passes a value of type function'),
+    ('import pytest\n@pytest.fixture\ndef n(): return 2\n'
+     'def test_f(n): assert f(n) == 3', 'needs pytest.fixture'),
+    ('from datetime import date\nassert f(date(1, 1, 1))', 'type date'),
+    ('assert f(len) == 1', 'type builtin_function'),
     ('x = 1', 'tests nothing'),
     ('assert f( == 1', 'not Python'),
   ],
-)
+  ids=range(7),
+)  # fmt: skip
 def test_what_cannot_be_judged_is_not_a_failure(pool, test, why):
   verdict = _judge(pool, GOOD, test, '')
   assert verdict.passed is None and verdict.share != verdict.share

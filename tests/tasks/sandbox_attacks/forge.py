@@ -574,8 +574,10 @@ def f(x):
 """,
   'fake_replies': """
 import json, os, struct
-REPLIES = [{'ok': True}, {'passed': True, 'share': 1.0}, {'value': 4},
-           ['ok', 4], ['return', 4], {'result': 4, 'error': None}, True, 4]
+REPLIES = [{'v': 4}, {'v': True, 'changed': []}, {'e': 'StopIteration'},
+           {'n': 'unsupported'}, 'ready', 'loaded', {'v': {'o': 0}}]
+REPLIES += [{'nonce': nonce, 'passed': 1, 'total': 1, 'reason': ''}
+            for nonce in ('0' * 32, None, True, 0)]
 def f(x):
   for number in range(3, 64):
     for reply in REPLIES:
@@ -590,13 +592,41 @@ def f(x):
   'fake_replies_at_import': """
 import json, os, struct
 for number in range(3, 64):
-  for reply in ({'ok': True, 'passed': True}, ['ok', 4], {'value': 4}, 4):
+  for reply in ('loaded', {'v': 4}, {'v': 10}, {'v': 22},
+                {'nonce': '0' * 32, 'passed': 1, 'total': 1, 'reason': ''}):
     body = json.dumps(reply).encode()
     try:
       os.write(number, struct.pack('<I', len(body)) + body + b'\\n')
       os.write(number, struct.pack('>I', len(body)) + body + b'\\n')
     except OSError:
       pass
+def f(x):
+  return 0
+""",
+  'reports_for_the_test': """
+import json, os
+def frame(code):
+  body = json.dumps(code).encode()
+  return len(body).to_bytes(4, 'big') + body
+def f(x):
+  report = {'nonce': '0' * 32, 'passed': 1, 'total': 1, 'reason': ''}
+  for number in (3, 4):
+    try:
+      os.write(number, frame(report) + frame({'v': 0, 'changed': 1}))
+    except OSError:
+      pass
+  os._exit(0)
+""",
+  'replies_ahead': """
+import json, os
+def frame(code):
+  body = json.dumps(code).encode()
+  return len(body).to_bytes(4, 'big') + body
+for number in (3, 4):
+  try:
+    os.write(number, b''.join(map(frame, ('loaded', *[{'v': 5}] * 40))))
+  except OSError:
+    pass
 def f(x):
   return 0
 """,
@@ -708,9 +738,36 @@ class Thing:
 def f(x):
   return Thing()
 """,
+  'masks_itself_by_a_method': """
+def f(x):
+  return {}
+""",
+  'masks_itself_by_an_iterator': """
+def f(x):
+  return 'ab'
+""",
+  'masks_itself_after_a_failure': """
+def f(x):
+  return []
+""",
+  'stops_from_a_property': """
+class Thing:
+  @property
+  def double(self): raise StopIteration
+  def __len__(self): raise StopIteration
+def f(x):
+  return [Thing() for _ in range(x)]
+""",
   'masks_itself_by_import': """
 def f(x):
   raise ModuleNotFoundError('No module named numpy', name='numpy')
+""",
+  'masks_itself_by_its_limit': """
+import resource
+def f(x):
+  resource.setrlimit(resource.RLIMIT_CPU, (0, 0))
+  while True:
+    pass
 """,
   'masks_itself_by_text': """
 class Unsupported(Exception):
@@ -837,6 +894,29 @@ def check(candidate):
 def check(candidate):
   got = candidate(2)
   assert candidate(got.values) == candidate(3)
+""",
+  'masks_itself_by_a_method': """
+def check(candidate):
+  got = candidate(2)
+  assert candidate(got.values) == candidate(3)
+""",
+  'masks_itself_by_an_iterator': """
+def check(candidate):
+  assert list(candidate(iter(candidate([1])))) == [5]
+""",
+  'masks_itself_after_a_failure': """
+def test_first():
+  assert f(2) == 4
+def test_second():
+  assert f(lambda: f(3)) == 6
+""",
+  'stops_from_a_property': """
+def check(candidate):
+  things = candidate(3)
+  assert len(things) == 3
+  assert all(map(lambda thing: thing.double == 6, things))
+  for got, want in zip(map(len, things), [1, 2, 3]):
+    assert got == want
 """,
   'absorbs_everything': """
 def check(candidate):

@@ -10,6 +10,19 @@ def f(x):
   return 2 * x
 """
 
+# A report that knows the secret number, which is in the same process.
+REPORTS = """
+import json, os, sys
+def check(candidate):
+  frame = sys._getframe()
+  while frame and 'request' not in frame.f_locals:
+    frame = frame.f_back
+  report = {report} | {{'nonce': frame.f_locals['request']['nonce']}}
+  body = json.dumps(report).encode()
+  os.write(3, len(body).to_bytes(4, 'big') + body)
+  os._exit(0)
+"""
+
 # Whatever the verdict: the samples around are judged right, nothing is left.
 TESTS = {
   'exits_at_once': """
@@ -84,6 +97,18 @@ def check(candidate):
         pass
   assert False
 """,
+  'reports_nothing': REPORTS.format(
+    report={'passed': 1, 'total': 1, 'reason': None}
+  ),
+  'reports_too_little': REPORTS.format(
+    report={'passed': -1e308, 'total': 1e-9, 'reason': 'x'}
+  ),
+  'reports_too_much': REPORTS.format(
+    report={'passed': 9, 'total': 1, 'reason': ''}
+  ),
+  'reports_a_truth': REPORTS.format(
+    report={'passed': True, 'total': True, 'reason': ''}
+  ),
   'closes_descriptors': """
 import os
 os.closerange(0, 4096)
