@@ -306,10 +306,20 @@ def _run(
   return reasons[0] if reasons else ''
 
 
+# What a call of `async def`, or of a function with `yield`, gives.
+_NOT_RUN = (
+  types.CoroutineType,
+  types.GeneratorType,
+  types.AsyncGeneratorType,
+)
+
+
 def _outcome(run: Callable[[], Any]) -> str | None:
   """None for success, or a reason."""
   try:
-    run()
+    result = run()
+    if isinstance(result, _NOT_RUN):
+      return 'unsupported: the test has functions that a call does not run'
   except AssertionError:
     return 'wrong'
   except ImportError as error:

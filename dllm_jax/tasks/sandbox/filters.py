@@ -7,6 +7,7 @@ libseccomp knows the numbers and writes the program for the kernel.
 import errno
 import functools
 import importlib
+import os
 import tempfile
 from types import ModuleType
 
@@ -21,7 +22,7 @@ from dllm_jax import errors
 _ALLOWED = (
   *('brk', 'mmap', 'mprotect', 'munmap', 'mremap', 'madvise', 'msync'),
   *('read', 'write', 'readv', 'writev', 'pread64', 'pwrite64', 'lseek'),
-  *('open', 'openat', 'close', 'close_range', 'dup', 'dup2', 'dup3', 'pipe'),
+  *('close', 'close_range', 'dup', 'dup2', 'dup3', 'pipe'),
   *('pipe2', 'stat', 'fstat', 'lstat', 'newfstatat', 'statx', 'access'),
   *('faccessat', 'faccessat2', 'readlink', 'readlinkat', 'getdents64'),
   *('getcwd', 'chdir', 'fchdir', 'mkdir', 'mkdirat', 'rmdir', 'unlink'),
@@ -84,6 +85,16 @@ def program() -> bytes:
   for command in _OWN_FCNTL:
     only = library.Arg(1, library.EQ, command)
     bpf.add_rule(library.ALLOW, 'fcntl', only)
+  # To empty a file one must open it for writing, which landlock sees; before
+  # its version 3 it lets O_RDONLY | O_TRUNC pass.
+  for name, flags in (('open', 1), ('openat', 2)):
+    for mask, value in (
+      (os.O_TRUNC, 0),
+      (os.O_ACCMODE, os.O_WRONLY),
+      (os.O_ACCMODE, os.O_RDWR),
+    ):
+      only = library.Arg(flags, library.MASKED_EQ, mask, value)
+      _allow(library, bpf, name, only)
   # It may read its limits and set none: one that is passed ends in SIGKILL,
   # which looks as if somebody else had sent it.
   own = library.Arg(0, library.EQ, 0)
@@ -95,11 +106,11 @@ def program() -> bytes:
     return file.read()
 
 
-def _allow(library: ModuleType, bpf, name: str) -> None:
+def _allow(library: ModuleType, bpf, name: str, *only) -> None:
   """Skips a call that this architecture, or an old libseccomp, has not."""
   try:
     number = library.resolve_syscall(library.system_arch(), name)
   except (OSError, ValueError):
     return
   if number >= 0:
-    bpf.add_rule(library.ALLOW, name)
+    bpf.add_rule(library.ALLOW, name, *only)

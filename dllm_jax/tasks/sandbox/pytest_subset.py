@@ -149,7 +149,7 @@ def _methods(kind: type) -> Iterator[Callable[[], Any]]:
     for prepare in ('setup_method', 'setUp'):
       if hasattr(instance, prepare):
         getattr(instance, prepare)()
-    getattr(instance, name)(**row)
+    return getattr(instance, name)(**row)
 
   members = {}
   for base in reversed(kind.__mro__):

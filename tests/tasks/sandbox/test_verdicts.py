@@ -310,3 +310,30 @@ def test_files_are_private_bounded_and_gone(pool):
       assert [v.reason for v in verdicts[1:]] == ['error OSError'] * 2
     else:  # no folder that can be written
       assert {v.reason[:6] for v in verdicts} == {'error '}
+
+
+@pytest.mark.parametrize(
+  'test',
+  [
+    'async def test_a(): assert f(1) == 7',
+    'def test_a():\n  assert f(1) == 7\n  yield',
+    'async def check(f): assert f(1) == 7',
+    'import unittest\nclass A(unittest.IsolatedAsyncioTestCase):\n'
+    '  async def test_a(self): assert f(1) == 7',
+  ],
+)
+def test_a_test_that_a_call_does_not_run_is_unsupported(pool, test):
+  verdict = _judge(pool, GOOD, test)
+  assert verdict.passed is None
+  assert 'functions that a call does not run' in verdict.reason
+
+
+def test_no_file_is_emptied_by_reading_it(pool):
+  """Landlock before its version 3 lets O_RDONLY | O_TRUNC pass."""
+  code = (
+    'import os\ndef f(x):\n'
+    '  with open("/dev/null", "w"), open("/dev/null"): pass\n'
+    '  try: os.open("/dev/null", os.O_RDONLY | os.O_TRUNC)\n'
+    '  except PermissionError: return x + 1'
+  )
+  assert _judge(pool, code, VALUES) == (True, 1.0, '')
