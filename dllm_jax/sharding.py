@@ -72,7 +72,8 @@ def make_mesh(cfg: MeshConfig) -> Mesh:
   if min(shape) < 1 or int(np.prod(shape)) > devices:
     raise errors.UserError(
       f'mesh.data={cfg.data}, mesh.fsdp={cfg.fsdp}, mesh.tensor={cfg.tensor} '
-      f'does not fit {devices} device(s): change the mesh.* keys'
+      f'does not fit {devices} device(s): change the mesh.* keys (on a CPU '
+      'mesh.cpu_devices makes devices)'
     )
   return jax.make_mesh(
     shape,

@@ -264,7 +264,9 @@ def _check_same_model(
   given, groups = workdir.flatten(config), ('task.', 'model.')
   if (directory / pretrained_base.FOLDER).is_dir():
     groups = ('model.lora_', 'model.param_dtype')
-  for key, value in workdir.flatten(own).items():
+  # Another task is the reason for what follows of it.
+  first = lambda item: item[0] != 'task.name'
+  for key, value in sorted(workdir.flatten(own).items(), key=first):
     # How completions are judged has no part in the model.
     if key.startswith(groups) and not key.startswith(_OF_JUDGING):
       if given.get(key) != value:

@@ -27,6 +27,8 @@ def check_has(
     errors.UserError: it says which are.
   """
   if name not in there:
+    if not directory.is_dir():
+      raise errors.UserError(f'there is no folder {directory}; check the path')
     raise errors.UserError(
       f'{directory} holds no model {name!r}'
       + (f'; it has {", ".join(there)} (--params)' if there else '')

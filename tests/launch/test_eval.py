@@ -126,7 +126,7 @@ def test_public_test_files(commands, shared_dir, tmp_path, task, changes):
   'args, code, line',
   [
     ([], 2, '--model DIR is missing'),
-    (['--model=/nonexistent'], 1, "/nonexistent holds no model 'final'"),
+    (['--model=/nonexistent'], 1, 'there is no folder /nonexistent'),
     (
       ['--model={model}', '--params=control'],
       1,
