@@ -147,5 +147,5 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(
   tests = [row['reward/tests'] for row in rows if row['phase'] == 'rl']
   assert len(tests) == 8 and 0 < max(tests) < 1 and len(set(tests)) > 2
   # TFDS leaves an empty folder when it builds a data set.
-  left = [x for x in os.listdir(temporary) if not x.endswith('_tfds')]
+  left = [x for x in os.listdir(temporary) if not x.endswith('tfds')]
   assert left == []
