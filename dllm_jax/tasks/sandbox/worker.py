@@ -53,15 +53,11 @@ class Ending(NamedTuple):
     exit: its exit code, or minus the signal.
     killed: by which limit of the zygote's: 'cpu', 'wall', 'stop'; or ''.
     cpu: seconds it used.
-    wall: seconds it took.
-    memory: bytes resident at most.
   """
 
   exit: int
   killed: str
   cpu: float
-  wall: float
-  memory: int
 
 
 def program() -> str:

@@ -90,8 +90,6 @@ def _run(
     'exit': os.waitstatus_to_exitcode(status),
     'killed': killed,
     'cpu': cpu,
-    'wall': time.monotonic() - started,
-    'memory': usage.ru_maxrss * 1024,
   }
 
 

@@ -25,6 +25,7 @@ from dllm_jax.rollout import (
   answer_guided,
   batch,
   context,
+  prompts,
   score,
 )
 from dllm_jax.tasks import task as task_lib
@@ -97,6 +98,18 @@ class AgGrpo:
       ctx, rows, rollouts, reward=self.reward, advantage=self.advantage
     )
 
+  def _share(
+    self,
+    rows: Sequence[task_lib.Row],
+    row_id: Int[np.ndarray, ' B'],
+    num_rows: int,
+  ) -> tuple[Int[np.ndarray, ' b'], Int[np.ndarray, ' b'], prompts.Prompts]:
+    """This process's places in `row_id`: they, their prompt ids and prompts."""
+    own = local_rows.share(self.ctx.mesh, len(row_id), num_rows)
+    prompt_id = row_id[own] // self.rollout.group_size
+    length = self.rollout.max_prompt_length
+    return own, prompt_id, self.ctx.encode_at(rows, prompt_id, length)
+
   def _free(
     self,
     state: state_lib.TrainState,
@@ -107,13 +120,12 @@ class AgGrpo:
   ) -> types.Trajectory:
     """Answer-free completions of the given rows, all of them everywhere."""
     ctx, cfg = self.ctx, self.rollout
-    own = local_rows.share(ctx.mesh, len(row_id), num_rows)
-    prompt_id = row_id[own] // cfg.group_size
+    own, _, encoded = self._share(rows, row_id, num_rows)
     sampled = answer_free.rollout(
       ctx,
       state.params,
       key,
-      ctx.encode_at(rows, prompt_id, cfg.max_prompt_length),
+      encoded,
       row_id[own],
       cfg,
       num_rows=num_rows,
@@ -131,13 +143,12 @@ class AgGrpo:
   ) -> types.Trajectory:
     """Answer-guided completions of the given rows, all of them everywhere."""
     ctx, cfg = self.ctx, self.rollout
-    own = local_rows.share(ctx.mesh, len(row_id), num_rows)
-    prompt_id = row_id[own] // cfg.group_size
+    own, prompt_id, encoded = self._share(rows, row_id, num_rows)
     sampled = answer_guided.rollout(
       ctx,
       state.params,
       key,
-      ctx.encode_at(rows, prompt_id, cfg.max_prompt_length),
+      encoded,
       [anchors[i] for i in prompt_id],
       row_id[own],
       temperature=cfg.temperature,
