@@ -4,6 +4,7 @@ Each trial is a process of its own, as the user of the tests and, where that is
 root, as one without rights. The sample after each attack is judged right.
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -30,15 +31,27 @@ def users():
   return ['own', 'other'] if other else ['own']
 
 
+@contextlib.contextmanager
+def others_packages():
+  """What the sandbox imports, where any user can read it.
+
+  This environment may lie in a folder that is closed to others.
+  """
+  import pyseccomp  # a part of the extra that these tests need anyway
+
+  with tempfile.TemporaryDirectory() as folder:
+    shutil.copy(pyseccomp.__file__, folder)
+    os.chmod(folder, 0o755)
+    yield folder
+
+
 def run(user, *args, seconds=300):
   """The report of a trial as a user."""
   python, path, before = sys.executable, [str(REPO)], []
-  with tempfile.TemporaryDirectory() as home:
+  with tempfile.TemporaryDirectory() as home, others_packages() as packages:
     if user == 'other':
-      import pyseccomp  # a part of the extra that these tests need anyway
-
       python = hosts.interpreter().path
-      path.append(str(pathlib.Path(pyseccomp.__file__).parent))
+      path.append(packages)
       before = ['setpriv', f'--reuid={NOBODY}', f'--regid={NOBODY}']
       before.append('--clear-groups')
       os.chown(home, NOBODY, NOBODY)
