@@ -56,6 +56,7 @@ def get_config(arg: str = '') -> config_dict.ConfigDict:
       'dtype': 'float32',
       'param_dtype': 'float32',
       'remat': 'none',  # or 'block', 'dots'
+      'attention': 'xla',  # or 'cudnn', on NVIDIA GPUs
       'lora_rank': 0,
       'lora_alpha': 64.0,
       'embed_init_std': 0.3,

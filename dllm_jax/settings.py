@@ -165,10 +165,11 @@ class Settings:
   ) -> model_config.ModelConfig:
     """A pretrained model's record as a run uses it.
 
-    Its shape is its own. Of the config group `model` count dtype, param_dtype
-    and remat, and where `adapters` are the run's, lora_rank and lora_alpha.
+    Its shape is its own. Of the config group `model` count dtype, param_dtype,
+    remat and attention, and where `adapters` are the run's, lora_rank and
+    lora_alpha.
     """
-    names = ('dtype', 'param_dtype', 'remat')
+    names = ('dtype', 'param_dtype', 'remat', 'attention')
     names += ('lora_rank', 'lora_alpha') if adapters else ()
     values = {name: self.model[name] for name in names}
     make = functools.partial(dataclasses.replace, model)

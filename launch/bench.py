@@ -25,6 +25,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 SUITE = flags.DEFINE_list('suite', list(SUITES), 'what to measure')
 ROUNDS = flags.DEFINE_integer('rounds', 10, 'of which the least time counts', 1)
 THREADS = flags.DEFINE_integer('threads', 2, 'cores that are used', 1)
+CASES = flags.DEFINE_string(
+  'cases', '', "part of the names of those to measure, such as 'LLaDA-8B, 8'"
+)
 LARGEST = flags.DEFINE_float(
   'largest', None, 'leave out models of more parameters, such as 1e6'
 )
@@ -101,6 +104,8 @@ def _measure(overrides: list[str]) -> dict[str, list[dict[str, Any]]]:
   cores = sorted(os.sched_getaffinity(0))[: THREADS.value]
   os.sched_setaffinity(0, cores)  # Before JAX and PyTorch count them.
   config = config_file.load_config(CONFIG.value, overrides)
+  # PyTorch has the same card.
+  os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
   cli.setup_jax(1)
   from dllm_jax import settings, sharding
   from dllm_jax.bench import end_to_end, flops, suites, tables
@@ -118,6 +123,7 @@ def _measure(overrides: list[str]) -> dict[str, list[dict[str, Any]]]:
         suites.SUITES[suite](case, mesh, **shared)
         for case in suites.cases(suite)
         if flops.num_params(case.model) <= (LARGEST.value or float('inf'))
+        and CASES.value in case.name
       ]
     screen.print(tables.measured(found[suite], f'{suite}, {len(cores)} cores'))
   return found

@@ -13,7 +13,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 # Bytes of an element; a predicate takes one.
 WIDTH = {
@@ -237,16 +237,28 @@ def _dot(made: Instruction, inside: dict[str, Instruction]) -> int:
   return 2 * made.shapes[0].size * math.prod(left[d] for d in contracted)
 
 
-def _gemm(made: Instruction, inside: dict[str, Instruction]) -> int:
-  """A product that a GPU's library computes; 0 for any other call."""
+def _library(made: Instruction, inside: dict[str, Instruction]) -> int:
+  """Products that a GPU's library computes; 0 for any other call."""
+  config = re.search(r'backend_config=(\{.*\})', made.attributes)
+  if 'cudnn$fmha' in made.attributes:
+    return _fused_attention(made, json.loads(config[1]))
   if 'cublas' not in made.attributes:
     return 0
-  config = re.search(r'backend_config=(\{.*\})', made.attributes)
   gemm = json.loads(config[1])['gemm_backend_config']
   dims = gemm['dot_dimension_numbers']['lhs_contracting_dimensions']
   left = inside[made.operands[0]].shapes[0].dims
   contracted = math.prod(left[int(d)] for d in dims)
   return 2 * made.shapes[0].size * contracted
+
+
+def _fused_attention(made: Instruction, config: dict[str, Any]) -> int:
+  """Two products of scores; five of the gradient, which makes them anew."""
+  fmha = config['cudnn_fmha_backend_config']
+  scores = math.prod(
+    int(d) for d in fmha['intermediate_tensor_shape']['dimensions']
+  )
+  num_products = 5 if 'Backward' in made.attributes else 2
+  return num_products * 2 * scores * made.shapes[0].dims[-1]
 
 
 def _convolution(made: Instruction, inside: dict[str, Instruction]) -> int:
@@ -288,7 +300,7 @@ def _pairs(out, size, length, *, stride, pad, holes, spread) -> int:
   )
 
 
-_PRODUCTS = {'dot': _dot, 'convolution': _convolution, 'custom-call': _gemm}
+_PRODUCTS = {'dot': _dot, 'convolution': _convolution, 'custom-call': _library}
 
 
 def collectives(program: Program) -> dict[str, int]:

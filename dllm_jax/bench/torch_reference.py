@@ -6,16 +6,17 @@ float64 softmax over the vocabulary, and picks columns row by row in Python; its
 update unembeds every column, too. `tuned` has the tricks of ours that eager
 PyTorch can have: only what is asked about is unembedded, in float32, and all
 rows pick at once. Attention is `scaled_dot_product_attention`, gradients are
-autograd's, AdamW is PyTorch's. Decoding is greedy. This is the one module that
-may import torch, and nothing imports it unasked. Models have no biases and no
-norms of queries and keys. Dims: B rows, S columns, P prompt columns, L
-completion columns, D model.
+autograd's, AdamW is PyTorch's. Decoding is greedy. Adapters, where a model has
+them, are float32 and alone trained, as PEFT has them; on a GPU their products
+may use TF32, as JAX's do. This is the one module that may import torch, and
+nothing imports it unasked. Models have no biases and no norms of queries and
+keys. Dims: B rows, S columns, P prompt columns, L completion columns, D model.
 """
 
 import dataclasses
 from typing import Any
 
-import jax
+import jax.numpy as jnp
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
@@ -25,14 +26,33 @@ from dllm_jax import types
 from dllm_jax.bench import programs
 from dllm_jax.models import config
 from dllm_jax.rl import logprobs
+from dllm_jax.train import state
+
+torch.backends.cuda.matmul.allow_tf32 = True  # as JAX does
 
 
 def leaves(params: types.Params, device: str = 'cpu') -> Any:
-  """Our parameters as tensors that have gradients."""
-  tensor = lambda leaf: torch.tensor(
-    np.asarray(leaf), device=device, requires_grad=True
-  )
-  return jax.tree.map(tensor, params)
+  """Our parameters as tensors; those that are trained have gradients."""
+  torch.cuda.empty_cache()  # of what came before
+  trained, frozen = state.split(params)
+  made = {k: _tensor(v, device).requires_grad_() for k, v in trained.items()}
+  made |= {k: _tensor(v, device) for k, v in frozen.items()}
+  return state.merge(made, {})
+
+
+def copy_trained(params: Any) -> Any:
+  """The same, with trained leaves of their own."""
+  trained, frozen = state.split(params)
+  copied = {k: v.detach().clone() for k, v in trained.items()}
+  return state.merge({k: v.requires_grad_() for k, v in copied.items()}, frozen)
+
+
+def _tensor(leaf: Any, device: str) -> torch.Tensor:
+  leaf = np.asarray(leaf)
+  if leaf.dtype == jnp.bfloat16:  # NumPy has none that PyTorch knows
+    bits = torch.tensor(leaf.view(np.int16), device=device)
+    return bits.view(torch.bfloat16)
+  return torch.tensor(leaf, device=device)
 
 
 def _norm(x, weight, eps):
@@ -41,7 +61,8 @@ def _norm(x, weight, eps):
 
 def _turn(x, cos, sin):
   left, right = x.chunk(2, dim=-1)
-  return x * cos + torch.cat([-right, left], -1) * sin
+  turned = x * cos + torch.cat([-right, left], -1) * sin
+  return turned.to(x.dtype)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,7 +94,7 @@ class Model:
     y = _norm(x, layer['input_layernorm']['weight'][i], cfg.norm_eps)
 
     def heads(name, count):
-      z = y @ mix[name]['kernel'][i]
+      z = self._linear(y, mix[name], i)
       return z.view(rows, size, count, cfg.head_dim).transpose(1, 2)
 
     q = _turn(heads('q_proj', cfg.num_heads), *turn)
@@ -83,15 +104,22 @@ class Model:
       q, k, v, enable_gqa=cfg.num_heads > cfg.num_kv_heads
     )
     mixed = mixed.transpose(1, 2).reshape(rows, size, -1)
-    x = x + mixed @ mix['o_proj']['kernel'][i]
+    x = x + self._linear(mixed, mix['o_proj'], i)
     y = _norm(x, layer['post_attention_layernorm']['weight'][i], cfg.norm_eps)
-    gate = F.silu(y @ mlp['gate_proj']['kernel'][i])
-    up = y @ mlp['up_proj']['kernel'][i]
-    return x + (gate * up) @ mlp['down_proj']['kernel'][i]
+    gate = F.silu(self._linear(y, mlp['gate_proj'], i))
+    up = self._linear(y, mlp['up_proj'], i)
+    return x + self._linear(gate * up, mlp['down_proj'], i)
+
+  def _linear(self, x: Any, linear: Any, i: int) -> Any:
+    y = x @ linear['kernel'][i]
+    if not self.cfg.lora_rank:
+      return y
+    inner = x.float() @ linear['lora_a'][i] @ linear['lora_b'][i]
+    return y + (self.cfg.lora_alpha / self.cfg.lora_rank * inner).to(x.dtype)
 
   def logits(self, hidden: Any) -> Any:
-    """Of the given states."""
-    return hidden @ self.params['lm_head']['kernel']
+    """Of the given states, float32."""
+    return (hidden @ self.params['lm_head']['kernel']).float()
 
 
 @torch.inference_mode()
@@ -159,7 +187,7 @@ class Trainer:
   def __init__(self, model: Model, case: programs.Case):
     self._model, self._case = model, case
     cfg = case.optimizer
-    self._weights = jax.tree.leaves(model.params)
+    self._weights = list(state.split(model.params)[0].values())
     self._optimizer = torch.optim.AdamW(
       self._weights,
       lr=cfg.learning_rate,

@@ -110,13 +110,17 @@ def make_context(
     eos_token=tokenizer.eos_token,
     stop_tokens=tokenizer.special.stop,
   )
+  model = cfg.model_config(vocab) if model is None else model
+  if model.attention == 'cudnn' and jax.default_backend() != 'gpu':
+    raise errors.UserError(
+      "config key model.attention is 'cudnn', but JAX runs on "
+      f"{jax.default_backend()}: it is for NVIDIA GPUs; use 'xla'"
+    )
   return context.Context(
     task=cfg.task,
     tokenizer=tokenizer,
     vocab=vocab,
-    denoiser=transformer.TransformerDenoiser(
-      cfg=cfg.model_config(vocab) if model is None else model
-    ),
+    denoiser=transformer.TransformerDenoiser(cfg=model),
     mesh=sharding.make_mesh(cfg.mesh),
     root=jax.random.key(cfg.seed),
     template=template,

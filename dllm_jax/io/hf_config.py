@@ -154,8 +154,8 @@ def _new_config(record: Record) -> dict[str, Any]:
 def plain(model: model_config.ModelConfig) -> model_config.ModelConfig:
   """The model without what only concerns how we run it."""
   default = {f.name: f.default for f in dataclasses.fields(model)}
-  own = ('dtype', 'param_dtype', 'remat', 'embed_init_std')
-  own += ('lora_rank', 'lora_alpha')
+  own = ('dtype', 'param_dtype', 'remat', 'attention')
+  own += ('embed_init_std', 'lora_rank', 'lora_alpha')
   return dataclasses.replace(model, **{name: default[name] for name in own})
 
 

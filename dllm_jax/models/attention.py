@@ -58,16 +58,48 @@ class Attention(nn.Module):
     q = layers.rope(q, position, **turn)
     k = layers.rope(k, position, **turn)
 
-    shared = cfg.num_heads // cfg.num_kv_heads  # query heads a key head serves
-    q = q.reshape(rows, size, cfg.num_kv_heads, shared, cfg.head_dim)
-    scores = jnp.einsum(
-      'bqkgd,bskd->bkgqs', q, k, preferred_element_type=jnp.float32
-    )
-    scores = jnp.where(
-      allowed[:, None, None], scores * cfg.head_dim**-0.5, NEGATIVE
-    )
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    mixed = jnp.einsum('bkgqs,bskd->bqkgd', weights, v)
+    mix = _fused if cfg.attention == 'cudnn' else _mix
+    mixed = mix(q, k, v, allowed)
     return layers.Linear(cfg, cfg.hidden_size, name='o_proj')(
       mixed.reshape(rows, size, cfg.num_heads * cfg.head_dim)
     )
+
+
+def _mix(
+  q: Float[Array, 'B S H d'],
+  k: Float[Array, 'B S K d'],
+  v: Float[Array, 'B S K d'],
+  allowed: Bool[Array, 'B S S'],
+) -> Float[Array, 'B S K g d']:
+  rows, size, num_heads, width = q.shape
+  num_kv = k.shape[2]
+  shared = num_heads // num_kv  # query heads that a key head serves
+  scores = jnp.einsum(
+    'bqkgd,bskd->bkgqs',
+    q.reshape(rows, size, num_kv, shared, width),
+    k,
+    preferred_element_type=jnp.float32,
+  )
+  scores = jnp.where(allowed[:, None, None], scores * width**-0.5, NEGATIVE)
+  weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+  return jnp.einsum('bkgqs,bskd->bqkgd', weights, v)
+
+
+def _fused(
+  q: Float[Array, 'B S H d'],
+  k: Float[Array, 'B S K d'],
+  v: Float[Array, 'B S K d'],
+  allowed: Bool[Array, 'B S S'],
+) -> Float[Array, 'B S H d']:
+  """The same by cuDNN, which takes an even number of columns."""
+  odd = q.shape[1] % 2
+  wide = ((0, 0), (0, odd), (0, 0), (0, 0))
+  # The column that is added reads what the last one reads, and nobody reads it.
+  allowed = jnp.pad(allowed, ((0, 0), (0, odd), (0, 0)), mode='edge')
+  allowed = jnp.pad(allowed, ((0, 0), (0, 0), (0, odd)))
+  mixed = jax.nn.dot_product_attention(
+    *(jnp.pad(x, wide) for x in (q, k, v)),
+    mask=allowed[:, None],
+    implementation='cudnn',
+  )
+  return mixed[:, : q.shape[1]]

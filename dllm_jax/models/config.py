@@ -55,6 +55,8 @@ class ModelConfig:
     param_dtype: of stored weights.
     remat: what the backward pass recomputes: 'none', each 'block' but for its
       input, or all of it but the 'dots', its products with weights.
+    attention: who computes it: 'xla' anywhere; 'cudnn' without a table of
+      scores, in fused kernels for NVIDIA GPUs, in 16 bits.
     lora_rank: rank of the adapters of every Linear; 0 is none.
     lora_alpha: adapters are scaled by alpha / rank.
     embed_init_std: of the initial embedding table.
@@ -78,6 +80,7 @@ class ModelConfig:
   dtype: str = 'float32'
   param_dtype: str = 'float32'
   remat: str = 'none'
+  attention: str = 'xla'
   lora_rank: int = 0
   lora_alpha: float = 64.0
   embed_init_std: float = 0.02
@@ -103,5 +106,11 @@ class ModelConfig:
       raise ValueError(f'head_dim {self.head_dim} is odd; RoPE needs pairs')
     if self.remat not in ('none', 'block', 'dots'):
       raise ValueError(f"remat {self.remat!r} is not 'none', 'block', 'dots'")
+    if self.attention not in ('xla', 'cudnn'):
+      raise ValueError(f"attention {self.attention!r} is not 'xla', 'cudnn'")
+    if self.attention == 'cudnn' and self.dtype not in ('bfloat16', 'float16'):
+      raise ValueError(
+        f"attention 'cudnn' needs dtype 'bfloat16', not {self.dtype!r}"
+      )
     if self.lora_rank < 0:
       raise ValueError(f'lora_rank {self.lora_rank} is negative')

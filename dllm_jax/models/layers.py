@@ -15,7 +15,8 @@ class Linear(nn.Module):
   """y = x W + b + (alpha / rank) (x A) B, the adapter only where rank > 0.
 
   The kernel is in `param_dtype` and frozen when adapters are trained; A and B
-  are float32, and B starts at zero, so a new adapter changes nothing.
+  are float32, used in x's dtype like the kernel, and B starts at zero, so a new
+  adapter changes nothing.
 
   References:
     Hu et al. 2021, LoRA, eq. 3 (arXiv:2106.09685).
@@ -50,7 +51,8 @@ class Linear(nn.Module):
         'lora_b', nn.initializers.zeros, (cfg.lora_rank, self.features)
       )
       scale = cfg.lora_alpha / cfg.lora_rank
-      y += (scale * ((x.astype(jnp.float32) @ lora_a) @ lora_b)).astype(x.dtype)
+      inner = (x @ lora_a.astype(x.dtype)) @ lora_b.astype(x.dtype)
+      y += (scale * inner).astype(y.dtype)
     return y
 
 

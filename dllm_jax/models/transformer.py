@@ -55,6 +55,7 @@ class Block(nn.Module):
 
 def _stacked_blocks(key: Key[Array, ''], cfg: config.ModelConfig):
   """Initial parameters of all blocks, stacked on a leading axis."""
+  cfg = dataclasses.replace(cfg, attention='xla')  # cuDNN's knows no vmap
   x = jnp.zeros((1, 1, cfg.hidden_size), cfg.dtype)
   allowed = jnp.ones((1, 1, 1), bool)
   position = jnp.zeros((1, 1), jnp.int32)

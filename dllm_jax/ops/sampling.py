@@ -3,6 +3,8 @@
 Dims: B rows, W columns of the active block, V vocabulary.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
@@ -51,8 +53,14 @@ def gumbel_argmax(
   References:
     Nie et al. 2025, LLaDA, arXiv:2502.09992 (`generate.py`).
   """
-  noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:]))(keys)
-  return jnp.argmax(logits + temperature * noise, axis=-1).astype(jnp.int32)
+
+  def draw():
+    noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:]))(keys)
+    return jnp.argmax(logits + temperature * noise, axis=-1)
+
+  # Greedy decoding does not pay for noise that it would multiply by 0.
+  greedy = functools.partial(jnp.argmax, logits, axis=-1)
+  return jax.lax.cond(temperature > 0, draw, greedy).astype(jnp.int32)
 
 
 def nucleus(

@@ -127,6 +127,25 @@ def test_a_product_of_a_gpu_library():
   assert hlo.products(made) == 2 * 4 * 8 * 16
 
 
+@pytest.mark.parametrize(
+  'target, num_products', [('Softmax', 2), ('SoftmaxBackward', 5)]
+)
+def test_fused_attention_of_a_gpu_library(target, num_products):
+  # The gradient makes the scores anew: 5 products, not 4.
+  config = {
+    'cudnn_fmha_backend_config': {
+      'intermediate_tensor_shape': {'dimensions': ['2', '3', '5', '7']}
+    }
+  }
+  made = _one(
+    '(bf16[2,3,5,8], u8[0]) custom-call(%a, %b), custom_call_target='
+    f'"__cudnn$fmhaScaleBias{target}", backend_config={json.dumps(config)}',
+    a='bf16[2,5,3,8]',
+    b='bf16[2,7,3,8]',
+  )
+  assert hlo.products(made) == num_products * 2 * (2 * 3 * 5 * 7) * 8
+
+
 def test_loops_count_as_often_as_they_run():
   def f(x, w):
     y, _ = jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, w)

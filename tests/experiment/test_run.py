@@ -120,6 +120,14 @@ def check(values):
   return cfg, ctx, rows
 
 
+def test_fused_attention_is_for_gpus():
+  values = tiny_run.values(
+    mesh__data=1, model__attention='cudnn', model__dtype='bfloat16'
+  )
+  with pytest.raises(errors.UserError, match='NVIDIA GPUs; use'):
+    check(values)
+
+
 def test_rows_of_a_run():
   _, _, rows = check(tiny_run.values(mesh__data=1))
   _, _, other = check(tiny_run.values(mesh__data=1, seed=1))

@@ -68,6 +68,25 @@ def test_equals_a_loop_over_heads_and_queries(causal):
     )
 
 
+@pytest.mark.parametrize('causal', [False, True])
+@pytest.mark.parametrize('columns', [5, 4])  # cuDNN takes an even number
+def test_what_is_given_to_cudnn(monkeypatch, causal, columns):
+  cfg = dataclasses.replace(tiny.MODEL, causal=causal)
+  x, mask = X[:, :columns], MASK[:, :columns]
+  want, _ = apply(cfg, x, mask)
+  fused = jax.nn.dot_product_attention
+
+  def elsewhere(q, *args, implementation, **kwargs):
+    assert implementation == 'cudnn' and q.shape[1] % 2 == 0
+    return fused(q, *args, **kwargs)
+
+  monkeypatch.setattr(jax.nn, 'dot_product_attention', elsewhere)
+  monkeypatch.setattr(attention, '_mix', attention._fused)
+  got, _ = apply(cfg, x, mask)
+  real = np.asarray(mask)
+  np.testing.assert_allclose(got[real], want[real], rtol=1e-5, atol=1e-5)
+
+
 def test_padding_does_not_reach_real_columns():
   noisy = jnp.where(MASK[..., None], X, 1e3)
   clean, _ = apply(tiny.MODEL, X, MASK)

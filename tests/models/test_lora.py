@@ -41,6 +41,28 @@ def test_linear_by_hand():
   np.testing.assert_allclose(got, [[91.0, 181.0]])
 
 
+def test_adapters_are_used_in_the_dtype_of_the_activations():
+  """No float32 copy of them is made; gradients are float32 like the factors."""
+  cfg = dataclasses.replace(LORA, dtype='bfloat16', param_dtype='bfloat16')
+  wide = jax.random.normal(jax.random.key(1), (5, 16))
+  x = wide.astype(jnp.bfloat16)
+  linear = layers.Linear(cfg, 3)
+  params = linear.init(jax.random.key(2), x)['params']
+  params['lora_b'] = jax.random.normal(jax.random.key(3), (2, 3))
+
+  def loss(params, x):
+    return jnp.sum(linear.apply({'params': params}, x).astype(jnp.float32) ** 2)
+
+  got, want = jax.grad(loss)(params, x), jax.grad(loss)(params, wide)
+  for name in ('lora_a', 'lora_b'):
+    assert params[name].dtype == got[name].dtype == jnp.float32
+    error = jnp.linalg.norm(got[name] - want[name])
+    assert error < 0.05 * jnp.linalg.norm(want[name])
+  text = str(jax.make_jaxpr(linear.apply)({'params': params}, x))
+  made = [line for line in text.splitlines() if 'dot_general' in line]
+  assert len(made) == 3 and all(':bf16' in line for line in made)
+
+
 def test_a_new_adapter_changes_nothing():
   fresh = jax.jit(transformer.init, static_argnames='cfg')(
     jax.random.key(0), cfg=LORA

@@ -222,6 +222,8 @@ def test_bfloat16_is_near_and_logits_stay_float32():
     {'head_dim': 5},
     {'lora_rank': -1},
     {'remat': 'all'},
+    {'attention': 'flash'},
+    {'attention': 'cudnn'},  # in float32
   ],
 )
 def test_config_refuses(wrong):
