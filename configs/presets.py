@@ -57,7 +57,7 @@ def apply(config: config_dict.ConfigDict, arg: str) -> None:
     near = difflib.get_close_matches(arg, NAMES, n=1)
     guess = f"did you mean '{near[0]}'? " if near else ''
     raise ValueError(
-      f'unknown preset {arg!r}; {guess}There are {", ".join(NAMES)}'
+      f'unknown preset {arg!r}; {guess}there are {" | ".join(NAMES)}'
     )
   if arg == 'equations':
     _equations(config)

@@ -94,6 +94,7 @@ def _plan(overrides: list[str]) -> list[dict[str, Any]]:
         name=preset,
         vocab_size=VOCAB_SIZE.value or plan.VOCABULARIES.get(model, 64),
         rows_per_device=ROWS.value,
+        say=screen.print,
       )
     )
     screen.print(tables.planned(found[-1]))

@@ -51,6 +51,13 @@ def main() -> int:
       f'judged and are left out: {_why(report)}',
       file=sys.stderr,
     )
+  boxes = any(r'\boxed' in recording.generation for recording in found)
+  if RULES.value == 'd1' and not boxes and not report['numerator']:
+    print(
+      r'score.py: no completion has a \boxed{}, which the d1 rules read first; '
+      '--rules strict reads <answer>...</answer>',
+      file=sys.stderr,
+    )
   if out is None:
     figures = {k: v for k, v in report.items() if k != 'items'}
     print(json.dumps(figures, indent=1, allow_nan=False))

@@ -13,7 +13,7 @@ import dataclasses
 import importlib.util
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -31,6 +31,13 @@ _NO_TPU = {
   'TPU_ACCELERATOR_TYPE': 'v5litepod-8',
   'TPU_WORKER_HOSTNAMES': 'localhost',
   'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
+}
+
+# What the programs are called in tables.
+NAMES = {
+  'rollout': 'rollout: a step',
+  'read': 'update: a read',
+  'inner_step': 'update: a step',
 }
 
 
@@ -186,6 +193,7 @@ def plan(
   name: str,
   vocab_size: int,
   rows_per_device: int,
+  say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
   """All programs of a step on one mesh, and whether they fit the device.
 
@@ -196,6 +204,7 @@ def plan(
     name: of the preset.
     vocab_size: of the model.
     rows_per_device: of a batch, on each of data * fsdp.
+    say: is told what is compiled; some take minutes.
   """
   case = case_of(
     cfg,
@@ -205,7 +214,13 @@ def plan(
     rows_per_device=rows_per_device,
   )
   mesh, compiler = make_mesh(sizes, device)
-  costs = [cost(case, mesh, program) for program in programs.PROGRAMS]
+  costs = []
+  for program in programs.PROGRAMS:
+    say(
+      f'compiling {NAMES[program]!r} for {mesh.size} devices, by XLA for '
+      f'{compiler} ({len(costs) + 1} of {len(programs.PROGRAMS)})'
+    )
+    costs.append(cost(case, mesh, program))
   total, have = needed(costs, compiler), hardware.ACCELERATORS[device].memory
   return {
     'preset': name,

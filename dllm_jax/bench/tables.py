@@ -4,6 +4,8 @@ from typing import Any
 
 import rich.table
 
+from dllm_jax.bench import plan
+
 
 def measured(rows: list[dict[str, Any]], title: str) -> rich.table.Table:
   """Rows of a suite; speed-ups are of ours over PyTorch's loops."""
@@ -61,7 +63,7 @@ def planned(found: dict[str, Any]) -> rich.table.Table:
   table = rich.table.Table(
     title=f'{found["preset"]} on {found["devices"]} devices ({axes}), '
     f'{found["rows"]} rows, LoRA rank {found["lora_rank"]}, compiled for '
-    f'{found["compiler"]}',
+    f'{found["compiler"]}; of one device, bytes in GB (10^9)',
     caption=verdict(found),
   )
   for name in (
@@ -75,7 +77,7 @@ def planned(found: dict[str, Any]) -> rich.table.Table:
     'beside',
     'TFLOP',
     'x minimum',
-    'collectives, GB',
+    'collectives',
     'compile s',
   ):
     table.add_column(name, justify='left' if name == 'program' else 'right')
@@ -86,7 +88,7 @@ def planned(found: dict[str, Any]) -> rich.table.Table:
       if nbytes >= 1e7
     )
     table.add_row(
-      NAMES[row['program']],
+      plan.NAMES[row['program']],
       *(
         f'{row[name] / 1e9:.2f}'
         for name in (
@@ -105,13 +107,6 @@ def planned(found: dict[str, Any]) -> rich.table.Table:
       f'{row["compile_seconds"]:.0f}',
     )
   return table
-
-
-NAMES = {
-  'rollout': 'rollout: a step',
-  'read': 'update: a read',
-  'inner_step': 'update: a step',
-}
 
 
 def verdict(found: dict[str, Any]) -> str:

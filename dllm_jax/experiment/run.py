@@ -99,6 +99,8 @@ def run(
       screen.line(f'{directory} holds a finished run; its results:')
       found = results.read(finished)
       results.show(found, screen)
+      if (directory / report.FILE).exists():
+        screen.line(f'report: {directory / report.FILE}')
       return found
     watch = held.enter_context(
       watchdog.Watchdog(
@@ -152,7 +154,16 @@ def _check_workdir(
   cfg: settings.Settings, config: dict[str, Any], directory: pathlib.Path
 ) -> dict[str, str]:
   """Refuses a workdir of other settings or data; the digests of the data."""
-  workdir.check_resumable(directory, config, free=FREE)
+  try:
+    workdir.check_resumable(directory, config, free=FREE)
+  except errors.UserError as e:
+    policy = directory / 'final'
+    if not (directory / results.EVAL_FILE).exists() or not policy.exists():
+      raise
+    raise errors.UserError(
+      f'{e}; the run is finished: there, --config.base.path={policy} trains '
+      'its policy further'
+    ) from e
   data = setup.data_digests(cfg)
   workdir.check_data(directory, data)
   return data

@@ -1,18 +1,21 @@
 """Signals that ask a run to stop: it ends at a step boundary, not in a step."""
 
 import contextlib
+import os
 import signal
 from collections.abc import Iterator
 from typing import Any
+
+_NOTICE = '\n{}: stopping after this step, to save (Ctrl-C twice: unsaved)\n'
 
 
 class StopRequest:
   """Turns SIGTERM, SIGUSR1 and SIGINT into a flag for the loop to look at.
 
-  Inside the `with` block a signal only sets `requested`, so that the loop can
-  end its step and save. A second SIGINT raises KeyboardInterrupt, but for the
-  time of a `shield`. The former handlers come back when the block ends. For
-  the main thread alone.
+  Inside the `with` block a signal only sets `requested` and says so on standard
+  error, so that the loop can end its step and save. A second SIGINT raises
+  KeyboardInterrupt, but for the time of a `shield`. The former handlers come
+  back when the block ends. For the main thread alone.
   """
 
   SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -42,6 +45,11 @@ class StopRequest:
 
   def _handle(self, number: int, frame: Any) -> None:
     del frame
+    if not self.requested:
+      name = signal.Signals(number).name
+      # Not `print`: the signal may have come while it holds the stream.
+      with contextlib.suppress(OSError):
+        os.write(2, _NOTICE.format(name).encode())
     self.requested = True
     if number != signal.SIGINT:
       return

@@ -252,10 +252,12 @@ def _free_changes(
 
 
 def _changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
-  """'key: was -> is' of each key that differs."""
+  """'key: was -> is' of each key that differs; what explains others first."""
+  names = sorted(was.keys() | now.keys())
+  names.sort(key=lambda key: not key.endswith('.name'))
   return {
     key: f'{key}: {_show(was, key)} -> {_show(now, key)}'
-    for key in sorted(was.keys() | now.keys())
+    for key in names
     if _show(was, key) != _show(now, key)
   }
 

@@ -125,12 +125,18 @@ def test_two_kills_change_nothing(commands, whole, tmp_path):
   assert 'continuing' in command.out and 'base model from' in command.out
 
 
+def assert_only_the_notice(text):
+  """Of the first signal, as it arrives."""
+  (line,) = text.strip().splitlines()
+  assert ': stopping after this step, to save' in line
+
+
 def test_sigterm_saves_and_the_same_command_goes_on(commands, whole, tmp_path):
   run = tmp_path / 'run'
   command = commands.start('train.py', *RUN, '--workdir', run)
   code = command.signal_when(signal.SIGTERM, lambda: newest(run) > 0)
   assert code == 3, command.err
-  assert command.err == ''
+  assert_only_the_notice(command.err)
   assert 'stopped and saved; the same command continues' in command.out
   rows = [row['step'] for row in metrics.read(run) if row['phase'] == 'rl']
   assert rows == list(range(1, newest(run) + 1)) and len(rows) < 6
@@ -156,7 +162,7 @@ def test_a_second_signal_during_the_save_does_not_break_it(
     return True
 
   assert command.signal_when(signal.SIGTERM, ready) == 3, command.err
-  assert command.err == ''
+  assert_only_the_notice(command.err)
   assert not any(run.glob('checkpoints/rl/*.partial'))
   finish(commands, run, whole)
 
@@ -226,12 +232,21 @@ def test_a_finished_run_shows_its_table_and_changes_nothing(commands, whole):
   command = commands.run('train.py', *RUN, '--workdir', whole)
   assert (command.code, command.err) == (0, '')
   assert 'holds a finished run' in command.out
+  assert f'report: {whole / "report.html"}' in ''.join(command.out.split('\n'))
   assert '6 steps' in command.out and 'base' in command.out
   after = digests(whole)
   assert {k for k in before | after if before.get(k) != after.get(k)} <= {
     'config.json',
     '.lock',
   }
+
+
+def test_more_steps_of_a_finished_run_are_a_run_of_their_own(commands, whole):
+  more = commands.run(
+    'train.py', *RUN, '--config.train.num_steps=9', '--workdir', whole
+  )
+  assert more.code == 1 and more.err.count('\n') == 1
+  assert f'--config.base.path={whole / "final"} trains its policy' in more.err
 
 
 def test_a_kill_before_the_results_are_written(commands, whole, tmp_path):

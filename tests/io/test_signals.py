@@ -13,13 +13,17 @@ from dllm_jax.io import signals
 @pytest.mark.parametrize(
   'number', [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT]
 )
-def test_a_signal_only_asks(number):
+def test_a_signal_only_asks(number, capfd):
   before = signal.getsignal(number)
   with signals.StopRequest() as stop:
     assert not stop.requested
     signal.raise_signal(number)
     assert stop.requested
+    signal.raise_signal(signal.SIGTERM)
   assert signal.getsignal(number) is before
+  name = signal.Signals(number).name
+  said = f'{name}: stopping after this step, to save (Ctrl-C twice: unsaved)'
+  assert capfd.readouterr().err.split('\n') == ['', said, '']  # once
 
 
 def test_only_the_second_interrupt_interrupts():

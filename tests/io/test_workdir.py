@@ -59,6 +59,16 @@ def test_at_most_eight_keys_are_named(tmp_path):
     claim_once(tmp_path, {c: 1 for c in 'abcdefghij'})
 
 
+def test_what_explains_the_other_changes_comes_first(tmp_path):
+  many = {f'a{i}': i for i in range(9)}
+  claim_once(tmp_path, {**many, 'task': {'name': 'sudoku'}})
+  changed = {**dict.fromkeys(many, -1), 'task': {'name': 'gsm8k'}}
+  with pytest.raises(errors.UserError) as refused:
+    claim_once(tmp_path, changed)
+  assert 'config: task.name: "sudoku" -> "gsm8k", a0' in str(refused.value)
+  assert 'and 2 more' in str(refused.value)
+
+
 def test_free_keys_may_change_and_are_recorded(tmp_path):
   claim_once(tmp_path)
   assert claim_once(tmp_path, changed(num_steps=9), free=('train.num_steps',))

@@ -77,11 +77,11 @@ def test_a_run_ends_with_a_report(commands, finished, unfinished):
 
 WRONG = [
   (['--config.rollout.gen_lenght=3'], 2, "did you mean 'rollout.gen_length'?"),
-  (['--config=configs/ag_grpo.py:huge'], 2, "unknown preset 'huge'; There are"),
+  (['--config=configs/ag_grpo.py:huge'], 2, "unknown preset 'huge'; there are"),
   (
     ['--config=configs/ag_grpo.py:llada_8b,gsm8'],
     2,
-    "'llada_8b,gsm8'; did you mean 'llada_8b,gsm8k'? There are",
+    "'llada_8b,gsm8'; did you mean 'llada_8b,gsm8k'? there are",
   ),
   (['--config=configs/none.py'], 2, 'config file configs/none.py is missing'),
   (tiny_run.flags(data_dir='/nonexistent'), 1, '/nonexistent'),
