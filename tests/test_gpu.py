@@ -13,7 +13,7 @@ import pytest
 from jax.sharding import AxisType
 
 from dllm_jax import sharding
-from dllm_jax.bench import hlo, programs, suites
+from dllm_jax.bench import hlo, hlo_counts, programs, suites
 from dllm_jax.models import config, transformer
 from dllm_jax.rollout import answer_free
 from dllm_jax.train import optim, policy
@@ -156,7 +156,7 @@ def test_products_are_counted_whoever_computes_them(meshes, name, attention):
     programs.PROGRAMS[name](case, meshes[0]).compile().as_text()
   )
   minimum = WIDE.minimum()[name]
-  assert minimum <= hlo.products(program) <= 1.10 * minimum
+  assert minimum <= hlo_counts.products(program) <= 1.10 * minimum
 
 
 def test_narrow_weights_stay_close(meshes):

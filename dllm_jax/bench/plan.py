@@ -21,7 +21,7 @@ from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh
 
 from dllm_jax import errors, settings, sharding, types
-from dllm_jax.bench import hardware, hlo, memory, programs
+from dllm_jax.bench import hardware, hlo, hlo_counts, memory, programs
 
 # Rows of the models' tables, which a run reads from their folders.
 VOCABULARIES = {'llada_8b': 126464, 'dream_7b': 152064}
@@ -170,9 +170,9 @@ def cost(case: programs.Case, mesh: Mesh, program: str) -> Cost:
     compiled=parts[0] + parts[1] + parts[2] - parts[3],
     estimate=memory.peak(case, mesh, program),
     resident=memory.beside(case, mesh, program),
-    flops=hlo.flops(read),
+    flops=hlo_counts.flops(read),
     minimum=case.minimum()[program] // mesh.size,
-    collectives=hlo.collectives(read),
+    collectives=hlo_counts.collectives(read),
     compile_seconds=seconds,
   )
 

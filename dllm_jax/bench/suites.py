@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from dllm_jax import types
-from dllm_jax.bench import flops, hardware, hlo, programs, timing
+from dllm_jax.bench import flops, hardware, hlo, hlo_counts, programs, timing
 from dllm_jax.models import config, transformer
 from dllm_jax.rollout import answer_free
 from dllm_jax.train import optim, policy
@@ -154,7 +154,7 @@ def _compile(
   begin = time.perf_counter()
   compiled = lower().compile()
   seconds = time.perf_counter() - begin
-  count = hlo.flops(hlo.parse(compiled.as_text()))
+  count = hlo_counts.flops(hlo.parse(compiled.as_text()))
   memory = compiled.memory_analysis()
   return compiled, {
     'compile_seconds': seconds,

@@ -6,7 +6,15 @@ import jax
 import pytest
 
 from dllm_jax import errors, settings, sharding
-from dllm_jax.bench import hardware, hlo, memory, plan, programs, tables
+from dllm_jax.bench import (
+  hardware,
+  hlo,
+  hlo_counts,
+  memory,
+  plan,
+  programs,
+  tables,
+)
 from tests import tiny_run
 
 SIZES = sharding.MeshConfig(data=2, fsdp=4)
@@ -98,7 +106,7 @@ def test_rows_of_an_update_stay_on_their_devices():
   mlp = rows * case.columns * case.model.mlp_size
   products = [
     shape
-    for op, shape in hlo.buffers(pinned)
+    for op, shape in hlo_counts.buffers(pinned)
     if shape.dims[-1:] == (case.model.mlp_size,) and op != 'parameter'
   ]
   assert products and max(s.size for s in products) <= mlp
