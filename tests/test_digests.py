@@ -1,6 +1,8 @@
-"""SHA-256 of files, against hashlib by hand."""
+"""Digests of files, against their libraries by hand."""
 
 import hashlib
+
+import xxhash
 
 from dllm_jax import digests
 
@@ -15,6 +17,8 @@ def test_files_and_folders(tmp_path):
   assert digests.of_folder(tmp_path, '*.txt') == {
     'sub/c.txt': want['sub/c.txt']
   }
+  fast = digests.of_folder(tmp_path, kind=digests.XXH3)
+  assert fast == {k: xxhash.xxh3_128(v).hexdigest() for k, v in texts.items()}
   assert digests.of_text('abc') == want['sub/b.bin']
   found = digests.of_files([tmp_path / 'a.bin', tmp_path / 'none'])
   assert found[0] == want['a.bin'] and isinstance(found[1], FileNotFoundError)

@@ -2,10 +2,8 @@
 
 import collections
 import dataclasses
-import json
 import math
 import pathlib
-import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,21 +11,26 @@ import numpy as np
 
 from dllm_jax import errors, processes, settings, sharding, types
 from dllm_jax.analysis import frontier_plot
-from dllm_jax.eval import accuracy, pass_at, recordings
+from dllm_jax.eval import accuracy, pass_at
 from dllm_jax.experiment import (
   checks,
+  eval_files,
   kept_models,
   pretrained_base,
   results,
   setup,
 )
 from dllm_jax.io import checkpoint, console, provenance, signals, workdir
-from dllm_jax.rollout import context, score
+from dllm_jax.rollout import context
 from dllm_jax.tasks import task as task_lib
 
-# Endings of what is written beside the results.
-GENERATIONS, PICTURE = '.generations.jsonl', '.png'
-_OF_JUDGING = ('task.parity', 'task.sandbox_')
+# Config keys that say how models are judged and run, not what they are.
+_NOT_OF_MODEL = (
+  'task.parity',
+  'task.sandbox_',
+  'model.attention',
+  'model.remat',
+)
 
 
 def evaluate_model(
@@ -93,8 +96,8 @@ def evaluate_model(
     summary |= _pass_at(samples, cfg.eval.pass_at, screen)
   if out is not None and processes.is_first():
     workdir.write_json(out, summary)
-    generations = out.with_suffix(GENERATIONS)
-    _write_generations(generations, ctx, rows, samples)
+    generations = out.with_suffix(eval_files.GENERATIONS)
+    eval_files.write_generations(generations, ctx, rows, samples)
     screen.line(f'written: {out}, {generations}')
   return summary
 
@@ -145,7 +148,7 @@ def sweep_models(
     results.show_thresholds(found, screen)
   if out is not None and processes.is_first():
     workdir.write_json(out, found)
-    picture = out.with_suffix(PICTURE)
+    picture = out.with_suffix(eval_files.PICTURE)
     frontier_plot.draw(found, picture)
     screen.line(f'written: {out}, {picture}')
   return found
@@ -215,7 +218,9 @@ def _open(
   given = {'--out': 'given' if out is not None else 'not given'}
   processes.check_same(workdir.flatten(config) | provenance.code() | given)
   if out is not None:
-    processes.from_first('the results', lambda: _check_writable(out, directory))
+    processes.from_first(
+      'the results', lambda: eval_files.check_writable(out, directory)
+    )
   rows = setup.after_first(setup.load_test, cfg)
   ctx.encode(rows, cfg.rollout.max_prompt_length)
   checks.check_verifier(ctx, rows)
@@ -267,67 +272,9 @@ def _check_same_model(
   # Another task is the reason for what follows of it.
   first = lambda item: item[0] != 'task.name'
   for key, value in sorted(workdir.flatten(own).items(), key=first):
-    # How completions are judged has no part in the model.
-    if key.startswith(groups) and not key.startswith(_OF_JUDGING):
+    if key.startswith(groups) and not key.startswith(_NOT_OF_MODEL):
       if given.get(key) != value:
         raise errors.UserError(
           f'{directory} was trained with {key}={value}, the config says '
           f'{given.get(key)}; give the config, preset and overrides of the run'
-        )
-
-
-def _write_generations(
-  path: pathlib.Path,
-  ctx: context.Context,
-  rows: Sequence[task_lib.Row],
-  samples: Sequence[accuracy.Evaluation],
-) -> None:
-  """A line a completion; `sample` counts those of a row, if it has several."""
-  texts = [
-    score.texts(ctx.tokenizer, found.tokens, past_eos=False)
-    for found in samples
-  ]
-  with path.open('w', encoding='utf-8') as file:
-    for i, row in enumerate(rows):
-      for number, found in enumerate(samples):
-        record = {
-          'id': row['id'],
-          'question': ctx.task.prompt(row),
-          'generation': texts[number][i],
-          **recordings.truth(ctx.task.name, row),
-          'correct': bool(found.correct[i]) if found.judged[i] else None,
-          'completion_ids': found.tokens[i].tolist(),
-          'commit_step': found.commit_step[i].tolist(),
-          'num_steps': int(found.num_steps[i]),
-        }
-        if any(found.reasons):
-          record['reason'] = found.reasons[i]
-        if len(samples) > 1:
-          record['sample'] = number
-        file.write(json.dumps(record) + '\n')
-
-
-def _check_writable(out: pathlib.Path, directory: pathlib.Path) -> None:
-  """Makes the folder of a results file, before the work that fills it."""
-  if out.suffix != '.json' and not out.is_dir():
-    raise errors.UserError(
-      f'--out {out} does not end in .json; generations and pictures are '
-      'written beside it, with endings of their own'
-    )
-  try:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=out.parent):
-      pass
-  except OSError as e:
-    raise errors.UserError(
-      f'cannot write results to {out}: {e.strerror}; use another --out'
-    ) from e
-  if out.is_dir():
-    raise errors.UserError(f'--out {out} is a folder; name a file in it')
-  if out.resolve().parent == directory.resolve():
-    for path in (out, *map(out.with_suffix, (GENERATIONS, PICTURE))):
-      if path.exists():
-        raise errors.UserError(
-          f'--out {out} would overwrite {path.name} of the run that is '
-          'evaluated; use another name'
         )

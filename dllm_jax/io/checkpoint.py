@@ -4,7 +4,7 @@ A checkpoint is a directory:
 
   arrays/          the leaves, written by orbax under their paths in the tree
   meta.json        whatever else the caller wants to find again
-  manifest.json    written last: each leaf's shape and dtype, the SHA-256 of
+  manifest.json    written last: each leaf's shape and dtype, the digest of
                    every other file, and that of all this
 
 It is put together beside its place and moved there by one rename, so a killed
@@ -214,8 +214,8 @@ def read_meta(directory: str | os.PathLike) -> dict:
     UserError: it is missing, or is not as it was written.
   """
   path = pathlib.Path(directory).absolute()
-  files = manifest.read(path, OTHER_PARAMS).files
-  manifest.check_files(path, {META_FILE: files.get(META_FILE)}, OTHER_PARAMS)
+  saved = manifest.read(path, OTHER_PARAMS)
+  manifest.check_files(path, saved, OTHER_PARAMS, [META_FILE])
   return json.loads((path / META_FILE).read_bytes())
 
 
@@ -283,7 +283,7 @@ def _load(path: pathlib.Path, like: PyTree) -> tuple[PyTree, dict]:
 def _check(path: pathlib.Path, like: PyTree, remedy: str) -> None:
   """Refuses files that are not as they were written, and another tree."""
   saved = manifest.read(path, remedy)
-  manifest.check_files(path, saved.files, remedy)
+  manifest.check_files(path, saved, remedy)
   manifest.check_same_tree(path, saved.leaves, _leaves_by_path(like))
 
 

@@ -6,6 +6,7 @@ manifest is of its content, however its text is laid out.
 
 import json
 import pathlib
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from dllm_jax import digests, errors
@@ -31,18 +32,25 @@ class Manifest(NamedTuple):
 
   Attributes:
     leaves: (shape, dtype) by path in the tree.
-    files: SHA-256 by path in the directory.
+    files: digests by path in the directory.
+    digest: their kind (`digests`).
   """
 
   leaves: dict[str, tuple]
   files: dict[str, str]
+  digest: str
 
 
 def make(directory: pathlib.Path, leaves: dict[str, Any]) -> dict[str, Any]:
   """The JSON of a manifest: arrays by path, and all files that are there."""
   saved = {k: [list(v.shape), str(v.dtype)] for k, v in leaves.items()}
-  files = digests.of_folder(directory)
-  return {'leaves': saved, 'files': files, 'sha256': _seal(saved, files)}
+  files = digests.of_folder(directory, kind=digests.XXH3)
+  return {
+    'leaves': saved,
+    'files': files,
+    'digest': digests.XXH3,
+    'sha256': _seal(saved, files),
+  }
 
 
 def read(path: pathlib.Path, remedy: str) -> Manifest:
@@ -55,10 +63,13 @@ def read(path: pathlib.Path, remedy: str) -> Manifest:
   try:
     manifest = json.loads((path / FILE).read_bytes())
     leaves, files = manifest.pop('leaves'), manifest.pop('files')
+    kind = manifest.pop('digest', digests.SHA256)  # older ones do not say
+    if kind not in digests.KINDS:
+      raise ValueError(f'it has digests of kind {kind!r}')
     if manifest not in ({}, {'sha256': _seal(leaves, files)}):
       raise ValueError('it is not what its digest says')
     saved = {k: (tuple(shape), dtype) for k, (shape, dtype) in leaves.items()}
-    return Manifest(saved, dict(files.items()))
+    return Manifest(saved, dict(files.items()), kind)
   except FileNotFoundError:
     if not path.exists():
       raise errors.UserError(f'no checkpoint {path}; check the path') from None
@@ -77,7 +88,10 @@ def _seal(leaves: dict[str, list], files: dict[str, str]) -> str:
 
 
 def check_files(
-  path: pathlib.Path, wanted: dict[str, str | None], remedy: str
+  path: pathlib.Path,
+  saved: Manifest,
+  remedy: str,
+  names: Iterable[str] | None = None,
 ) -> None:
   """Raises `Damaged` where files are missing or have other digests.
 
@@ -86,16 +100,18 @@ def check_files(
 
   Args:
     path: of the checkpoint.
-    wanted: digests by name; None for a file that the manifest does not have.
+    saved: what its manifest says.
     remedy: what to do.
+    names: of files in it; None is all.
   """
-  found = digests.of_files([path / name for name in wanted])
-  for name, digest in zip(wanted, found, strict=True):
+  names = list(saved.files if names is None else names)
+  found = digests.of_files([path / name for name in names], saved.digest)
+  for name, digest in zip(names, found, strict=True):
     if isinstance(digest, _MISSING):
       raise Damaged(path, f'{name} is missing', remedy)
     if isinstance(digest, OSError):
       raise _unreadable(path, name, digest) from digest
-    if digest != wanted[name]:
+    if digest != saved.files.get(name):
       raise Damaged(path, f'{name} is not as it was written', remedy)
 
 

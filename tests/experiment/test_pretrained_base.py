@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 
 from dllm_jax import errors, settings, sharding
-from dllm_jax.experiment import checks, evaluate, pretrained_base, run, setup
+from dllm_jax.experiment import (
+  checks,
+  eval_files,
+  evaluate,
+  pretrained_base,
+  run,
+  setup,
+)
 from dllm_jax.io import (
   console,
   converted,
@@ -148,7 +155,7 @@ def evaluated(config, directory, tmp_path, name=None):
   found = evaluate.evaluate_model(
     config, directory, name, out=out, screen=QUIET
   )
-  lines = out.with_suffix(evaluate.GENERATIONS).read_text().splitlines()
+  lines = out.with_suffix(eval_files.GENERATIONS).read_text().splitlines()
   del found['tokens_per_second']
   assert found.pop('model') == str(directory)
   return found, [json.loads(line) for line in lines]

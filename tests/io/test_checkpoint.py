@@ -18,7 +18,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from dllm_jax import errors
+from dllm_jax import digests, errors
 from dllm_jax.io import checkpoint, manifest
 
 
@@ -218,13 +218,21 @@ def test_a_manifest_that_was_edited_is_found(tmp_path):
   path.write_text(whole.replace('64', '65', 1))
   with pytest.raises(errors.UserError, match='manifest.json is not as it was'):
     ckpt.restore(10, LIKE)
-  for text in ('[]', whole[:40], '', whole.replace('"sha256"', '"sha257"')):
+  other = whole.replace('"sha256"', '"sha257"'), whole.replace('xxh3', 'xxh4')
+  for text in ('[]', whole[:40], '', *other):
     path.write_text(text)
     with pytest.raises(errors.UserError, match='manifest.json.*from step 4'):
       ckpt.restore(10, LIKE)
   # What was written before manifests had a digest of their own.
   content = json.loads(whole)
   del content['sha256']
+  path.write_text(json.dumps(content))
+  assert ckpt.restore(10, LIKE)[1] == {'step': 10}
+  # And before they said of which kind the others are.
+  assert content.pop('digest') == digests.XXH3
+  content['files'] = {
+    name: digests.of_file(path.parent / name) for name in content['files']
+  }
   path.write_text(json.dumps(content))
   assert ckpt.restore(10, LIKE)[1] == {'step': 10}
 

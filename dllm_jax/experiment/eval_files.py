@@ -1,0 +1,71 @@
+"""The files of an evaluation: results, and what is written beside them."""
+
+import json
+import pathlib
+import tempfile
+from collections.abc import Sequence
+
+from dllm_jax import errors
+from dllm_jax.eval import accuracy, recordings
+from dllm_jax.rollout import context, score
+from dllm_jax.tasks import task as task_lib
+
+# Endings of what lies beside the results.
+GENERATIONS, PICTURE = '.generations.jsonl', '.png'
+
+
+def write_generations(
+  path: pathlib.Path,
+  ctx: context.Context,
+  rows: Sequence[task_lib.Row],
+  samples: Sequence[accuracy.Evaluation],
+) -> None:
+  """A line a completion; `sample` counts those of a row, if it has several."""
+  texts = [
+    score.texts(ctx.tokenizer, found.tokens, past_eos=False)
+    for found in samples
+  ]
+  with path.open('w', encoding='utf-8') as file:
+    for i, row in enumerate(rows):
+      for number, found in enumerate(samples):
+        record = {
+          'id': row['id'],
+          'question': ctx.task.prompt(row),
+          'generation': texts[number][i],
+          **recordings.truth(ctx.task.name, row),
+          'correct': bool(found.correct[i]) if found.judged[i] else None,
+          'completion_ids': found.tokens[i].tolist(),
+          'commit_step': found.commit_step[i].tolist(),
+          'num_steps': int(found.num_steps[i]),
+        }
+        if any(found.reasons):
+          record['reason'] = found.reasons[i]
+        if len(samples) > 1:
+          record['sample'] = number
+        file.write(json.dumps(record) + '\n')
+
+
+def check_writable(out: pathlib.Path, directory: pathlib.Path) -> None:
+  """Makes the folder of a results file, before the work that fills it."""
+  if out.suffix != '.json' and not out.is_dir():
+    raise errors.UserError(
+      f'--out {out} does not end in .json; generations and pictures are '
+      'written beside it, with endings of their own'
+    )
+  try:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=out.parent):
+      pass
+  except OSError as e:
+    raise errors.UserError(
+      f'cannot write results to {out}: {e.strerror}; use another --out'
+    ) from e
+  if out.is_dir():
+    raise errors.UserError(f'--out {out} is a folder; name a file in it')
+  if out.resolve().parent == directory.resolve():
+    for path in (out, *map(out.with_suffix, (GENERATIONS, PICTURE))):
+      if path.exists():
+        raise errors.UserError(
+          f'--out {out} would overwrite {path.name} of the run that is '
+          'evaluated; use another name'
+        )
