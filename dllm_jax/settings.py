@@ -171,7 +171,7 @@ class Settings:
     """
     names = ('dtype', 'param_dtype', 'remat', 'attention')
     names += ('lora_rank', 'lora_alpha') if adapters else ()
-    values = {name: self.model[name] for name in names}
+    values = {name: self.model[name] for name in names if name in self.model}
     make = functools.partial(dataclasses.replace, model)
     return _make('model', make, values)
 

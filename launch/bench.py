@@ -26,7 +26,7 @@ SUITE = flags.DEFINE_list('suite', list(SUITES), 'what to measure')
 ROUNDS = flags.DEFINE_integer('rounds', 10, 'of which the least time counts', 1)
 THREADS = flags.DEFINE_integer('threads', 2, 'cores that are used', 1)
 CASES = flags.DEFINE_string(
-  'cases', '', "part of the names of those to measure, such as 'LLaDA-8B, 8'"
+  'cases', '', "of decode and update: part of their names, such as 'LLaDA-8B'"
 )
 LARGEST = flags.DEFINE_float(
   'largest', None, 'leave out models of more parameters, such as 1e6'
@@ -109,7 +109,7 @@ def _measure(overrides: list[str]) -> dict[str, list[dict[str, Any]]]:
   os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
   cli.setup_jax(1)
   from dllm_jax import settings, sharding
-  from dllm_jax.bench import end_to_end, flops, suites, tables
+  from dllm_jax.bench import cases, end_to_end, flops, suites, tables
 
   reference = _reference()
   screen, found = _start(), {}
@@ -120,11 +120,20 @@ def _measure(overrides: list[str]) -> dict[str, list[dict[str, Any]]]:
       cfg = settings.from_config(config.to_dict())
       found[suite] = [end_to_end.end_to_end(cfg, **shared)]
     else:
-      found[suite] = [
-        suites.SUITES[suite](case, mesh, **shared)
-        for case in suites.cases(suite)
+      chosen = [
+        case
+        for case in cases.of_suite(suite)
         if flops.num_params(case.model) <= (LARGEST.value or float('inf'))
         and CASES.value in case.name
+      ]
+      if not chosen:
+        names = ', '.join(repr(case.name) for case in cases.of_suite(suite))
+        raise errors.UsageError(
+          f'--cases {CASES.value!r} --largest {LARGEST.value} leave none of '
+          f'suite {suite!r}, which has {names}'
+        )
+      found[suite] = [
+        suites.SUITES[suite](case, mesh, **shared) for case in chosen
       ]
     screen.print(tables.measured(found[suite], f'{suite}, {len(cores)} cores'))
   return found
@@ -152,6 +161,8 @@ def _reference():
       raise
     return None
   torch_reference.torch.set_num_threads(THREADS.value)
+  # As JAX does by itself.
+  torch_reference.torch.backends.cuda.matmul.allow_tf32 = True
   return torch_reference
 
 

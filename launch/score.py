@@ -17,6 +17,7 @@ from absl import flags
 import cli
 from dllm_jax import errors
 from dllm_jax.eval import recordings
+from dllm_jax.tasks import latex
 
 TASK = flags.DEFINE_enum('task', None, recordings.TASKS, 'the verifier')
 GENERATIONS = flags.DEFINE_string(
@@ -51,13 +52,8 @@ def main() -> int:
       f'judged and are left out: {_why(report)}',
       file=sys.stderr,
     )
-  boxes = any(r'\boxed' in recording.generation for recording in found)
-  if RULES.value == 'd1' and not boxes and not report['numerator']:
-    print(
-      r'score.py: no completion has a \boxed{}, which the d1 rules read first; '
-      '--rules strict reads <answer>...</answer>',
-      file=sys.stderr,
-    )
+  if RULES.value == 'd1' and TASK.value in ('math', 'countdown'):
+    _hint_at_boxes(found)
   if out is None:
     figures = {k: v for k, v in report.items() if k != 'items'}
     print(json.dumps(figures, indent=1, allow_nan=False))
@@ -73,6 +69,15 @@ def main() -> int:
     f'{report["denominator"]}, {report["num"]} items); written: {out}'
   )
   return 0
+
+
+def _hint_at_boxes(found: list[recordings.Recording]) -> None:
+  if not any(latex.BOX.search(recording.generation) for recording in found):
+    print(
+      r'score.py: no completion has a \boxed{}, which the d1 rules read first; '
+      '--rules strict reads <answer>...</answer>',
+      file=sys.stderr,
+    )
 
 
 def _why(report: dict) -> str:

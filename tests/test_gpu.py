@@ -6,14 +6,13 @@ JAX_PLATFORMS=cuda,cpu pytest -m gpu
 import dataclasses
 
 import jax
-import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType
 
 from dllm_jax import sharding
-from dllm_jax.bench import hlo, hlo_counts, programs, suites
+from dllm_jax.bench import cases, hlo, hlo_counts, programs
 from dllm_jax.models import config, transformer
 from dllm_jax.rollout import answer_free
 from dllm_jax.train import optim, policy
@@ -22,8 +21,8 @@ from tests import tiny
 
 pytestmark = pytest.mark.gpu
 
-CASE = suites.make_case('tiny', tiny.MODEL, 4, 3, 16, 8, 8)
-WIDE = suites.make_case(
+CASE = cases.make_case('tiny', tiny.MODEL, 4, 3, 16, 8, 8)
+WIDE = cases.make_case(
   'wide',
   config.ModelConfig(
     vocab_size=2048,
@@ -65,7 +64,7 @@ def put(tree, mesh):
 @pytest.mark.parametrize('temperature', [0.0, 1.0])
 def test_the_same_tokens(meshes, temperature):
   params = jax.tree.map(np.asarray, tiny.params())
-  ids = suites._prompts(CASE)
+  ids = cases.prompts(CASE)
   dials = np.int32(4), np.float32(temperature)
 
   def sample(mesh):
@@ -89,7 +88,7 @@ def test_the_same_tokens(meshes, temperature):
 
 def test_the_same_updates(meshes):
   params = jax.tree.map(np.asarray, tiny.params())
-  batch = jax.tree.map(np.asarray, suites.rollouts(CASE))
+  batch = jax.tree.map(np.asarray, cases.rollouts(CASE))
   optimizer = optim.make(CASE.optimizer)
 
   def train(mesh):
@@ -118,10 +117,16 @@ def test_the_same_updates(meshes):
   )
 
 
+@pytest.mark.parametrize(
+  'changes',
+  [{}, {'causal': True}, {'remat': 'block'}],
+  ids=['plain', 'causal', 'remat'],
+)
 @pytest.mark.parametrize('columns', [32, 31])
-def test_cudnn_mixes_what_xla_mixes(meshes, columns):
+def test_cudnn_mixes_what_xla_mixes(columns, changes):
+  """Forward and backward; causal rows that are padded read nothing at all."""
   cfg = dataclasses.replace(
-    WIDE.model, num_kv_heads=2, dtype='bfloat16', param_dtype='float32'
+    WIDE.model, num_kv_heads=2, param_dtype='float32', **changes
   )
   params = jax.jit(transformer.init, static_argnums=1)(jax.random.key(0), cfg)
   tokens = jnp.arange(2 * columns, dtype=jnp.int32).reshape(2, columns)
@@ -132,18 +137,18 @@ def test_cudnn_mixes_what_xla_mixes(meshes, columns):
       dataclasses.replace(cfg, attention=attention)
     )
     logits = model.apply({'params': params}, tokens, real)
-    return jnp.sum(jnp.where(real[..., None], logits, 0.0) ** 2), logits
+    logits = jnp.where(real[..., None], logits, 0.0)
+    return jnp.sum(logits**2), logits
 
   def both(attention):
     got = jax.jit(jax.grad(loss, has_aux=True), static_argnums=1)
-    grads, logits = got(params, attention)
-    flat, _ = jax.flatten_util.ravel_pytree(grads)
-    return np.asarray(flat), np.asarray(logits)[np.asarray(real)]
+    return jax.tree.map(np.asarray, got(params, attention))
 
-  for ours, theirs in zip(both('cudnn'), both('xla'), strict=True):
+  def check(ours, theirs):
     assert np.all(np.isfinite(ours))
-    error = np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
-    assert error < 0.02
+    assert np.linalg.norm(ours - theirs) < 0.03 * np.linalg.norm(theirs)
+
+  jax.tree.map(check, both('cudnn'), both('xla'))
 
 
 @pytest.mark.parametrize('attention', ['xla', 'cudnn'])

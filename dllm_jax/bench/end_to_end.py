@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from dllm_jax import errors, settings
-from dllm_jax.bench import programs, suites, timing
+from dllm_jax.bench import cases, programs, suites, timing
 from dllm_jax.data import pipeline
 from dllm_jax.experiment import setup
 from dllm_jax.ops import streams
@@ -65,6 +65,7 @@ def end_to_end(
   def ours():
     step = held['step']
     batch, _ = method.collect(held['state'], batches.rows(step), step)
+    held['advantage'] = batch.advantage
     held['state'], _ = method.update(held['state'], batch, step)
     held['step'] = step + 1
     jax.block_until_ready(held['state'])
@@ -84,21 +85,22 @@ def end_to_end(
         case, weights, reference, tuned=name == 'tuned'
       )
   taken = timing.in_turns(calls, rounds)
-  least = case.minimum()
+  least, advantage = case.minimum(), np.asarray(held['advantage'])
   return suites.rates(
     case,
     taken,
     tokens=case.rows * cfg.rollout.gen_length,
     steps=1,
     minimum=cfg.rollout.num_steps * least['rollout'] + least['inner_step'],
-    facts={},
+    # Rows of tied groups have no gradient, and ours does not compute it.
+    facts={'trained_rows': float(np.mean(np.any(advantage != 0, axis=1)))},
   )
 
 
 def _theirs(case: programs.Case, weights: Any, reference: Any, *, tuned: bool):
   model = reference.Model(cfg=case.model, params=reference.leaves(weights))
   trainer = reference.Trainer(model, case)
-  batch, key = suites.rollouts(case), jax.random.key(2)
+  batch, key = cases.rollouts(case), jax.random.key(2)
   views = jax.tree.map(np.asarray, case.estimator()(key, batch, case.vocab))
   prompts = np.asarray(batch.prompt_ids)
 

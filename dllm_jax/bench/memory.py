@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from dllm_jax.bench import flops, programs
+from dllm_jax.models import config
 from dllm_jax.rl import logprobs
 from dllm_jax.train import state as state_lib
 
@@ -74,7 +75,7 @@ def _forward(case: programs.Case, mesh: Mesh, rows: int, queries: int) -> int:
   width = np.dtype(jax.numpy.dtype(cfg.dtype)).itemsize
   rows = rows // (mesh.shape['data'] * mesh.shape['fsdp'])
   columns, weights = case.columns, flops.size(cfg)
-  scores = rows * cfg.num_heads * columns**2 * (_WIDE + width)
+  scores = _scores(cfg, rows, columns, _WIDE + width)
   mlp = 3 * rows * columns * cfg.mlp_size * width
   stream = 3 * rows * columns * cfg.hidden_size * width
   logits = 3 * rows * queries * cfg.vocab_size * _WIDE
@@ -85,6 +86,15 @@ def _forward(case: programs.Case, mesh: Mesh, rows: int, queries: int) -> int:
   return stream + split // tensor
 
 
+def _scores(
+  cfg: config.ModelConfig, rows: int, columns: int, width: int
+) -> int:
+  """Tables of attention, which cuDNN does without."""
+  if cfg.attention == 'cudnn':
+    return 0
+  return rows * cfg.num_heads * columns**2 * width
+
+
 def _backward(case: programs.Case, mesh: Mesh, rows: int, queries: int) -> int:
   """Saved activations, gradients, and the work of one block's backward."""
   cfg, tensor = case.model, mesh.shape['tensor']
@@ -92,7 +102,7 @@ def _backward(case: programs.Case, mesh: Mesh, rows: int, queries: int) -> int:
   rows = rows // (mesh.shape['data'] * mesh.shape['fsdp'])
   columns = case.columns
   stream = rows * columns * cfg.hidden_size * width
-  scores = rows * cfg.num_heads * columns**2 * (2 * _WIDE + width)
+  scores = _scores(cfg, rows, columns, 2 * _WIDE + width)
   hidden = rows * columns * cfg.mlp_size * width
   saved = cfg.num_layers * stream
   if cfg.remat != 'block':  # products with weights are kept, too

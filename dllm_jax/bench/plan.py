@@ -33,13 +33,6 @@ _NO_TPU = {
   'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
 }
 
-# What the programs are called in tables.
-NAMES = {
-  'rollout': 'rollout: a step',
-  'read': 'update: a read',
-  'inner_step': 'update: a step',
-}
-
 
 class Cost(NamedTuple):
   """One program on one device; bytes but for operations and seconds.
@@ -217,8 +210,8 @@ def plan(
   costs = []
   for program in programs.PROGRAMS:
     say(
-      f'compiling {NAMES[program]!r} for {mesh.size} devices, by XLA for '
-      f'{compiler} ({len(costs) + 1} of {len(programs.PROGRAMS)})'
+      f'compiling {programs.TITLES[program]!r} for {mesh.size} devices, by XLA '
+      f'for {compiler} ({len(costs) + 1} of {len(programs.PROGRAMS)})'
     )
     costs.append(cost(case, mesh, program))
   total, have = needed(costs, compiler), hardware.ACCELERATORS[device].memory

@@ -216,3 +216,8 @@ def static(case: Case, mesh: Mesh) -> dict[str, Any]:
 
 
 PROGRAMS = {'rollout': rollout, 'read': read, 'inner_step': inner_step}
+TITLES = {
+  'rollout': 'rollout: a step',
+  'read': 'update: a read',
+  'inner_step': 'update: a step',
+}

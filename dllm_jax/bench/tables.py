@@ -4,7 +4,7 @@ from typing import Any
 
 import rich.table
 
-from dllm_jax.bench import plan
+from dllm_jax.bench import programs
 
 
 def measured(rows: list[dict[str, Any]], title: str) -> rich.table.Table:
@@ -88,7 +88,7 @@ def planned(found: dict[str, Any]) -> rich.table.Table:
       if nbytes >= 1e7
     )
     table.add_row(
-      plan.NAMES[row['program']],
+      programs.TITLES[row['program']],
       *(
         f'{row[name] / 1e9:.2f}'
         for name in (

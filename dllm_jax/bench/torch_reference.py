@@ -7,8 +7,8 @@ update unembeds every column, too. `tuned` has the tricks of ours that eager
 PyTorch can have: only what is asked about is unembedded, in float32, and all
 rows pick at once. Attention is `scaled_dot_product_attention`, gradients are
 autograd's, AdamW is PyTorch's. Decoding is greedy. Adapters, where a model has
-them, are float32 and alone trained, as PEFT has them; on a GPU their products
-may use TF32, as JAX's do. This is the one module that may import torch, and
+them, are float32 and alone trained, and multiplied in the activations' dtype,
+as under PyTorch's autocast. This is the one module that may import torch, and
 nothing imports it unasked. Models have no biases and no norms of queries and
 keys. Dims: B rows, S columns, P prompt columns, L completion columns, D model.
 """
@@ -16,6 +16,7 @@ keys. Dims: B rows, S columns, P prompt columns, L completion columns, D model.
 import dataclasses
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
@@ -28,15 +29,18 @@ from dllm_jax.models import config
 from dllm_jax.rl import logprobs
 from dllm_jax.train import state
 
-torch.backends.cuda.matmul.allow_tf32 = True  # as JAX does
+
+def device() -> str:
+  """That of JAX: the same card, or the CPU."""
+  on_gpu = jax.default_backend() == 'gpu' and torch.cuda.is_available()
+  return 'cuda' if on_gpu else 'cpu'
 
 
-def leaves(params: types.Params, device: str = 'cpu') -> Any:
+def leaves(params: types.Params) -> Any:
   """Our parameters as tensors; those that are trained have gradients."""
-  torch.cuda.empty_cache()  # of what came before
   trained, frozen = state.split(params)
-  made = {k: _tensor(v, device).requires_grad_() for k, v in trained.items()}
-  made |= {k: _tensor(v, device) for k, v in frozen.items()}
+  made = {k: _tensor(v).requires_grad_() for k, v in trained.items()}
+  made |= {k: _tensor(v) for k, v in frozen.items()}
   return state.merge(made, {})
 
 
@@ -47,12 +51,12 @@ def copy_trained(params: Any) -> Any:
   return state.merge({k: v.requires_grad_() for k, v in copied.items()}, frozen)
 
 
-def _tensor(leaf: Any, device: str) -> torch.Tensor:
+def _tensor(leaf: Any) -> torch.Tensor:
   leaf = np.asarray(leaf)
   if leaf.dtype == jnp.bfloat16:  # NumPy has none that PyTorch knows
-    bits = torch.tensor(leaf.view(np.int16), device=device)
+    bits = torch.tensor(leaf.view(np.int16), device=device())
     return bits.view(torch.bfloat16)
-  return torch.tensor(leaf, device=device)
+  return torch.tensor(leaf, device=device())
 
 
 def _norm(x, weight, eps):
@@ -114,12 +118,12 @@ class Model:
     y = x @ linear['kernel'][i]
     if not self.cfg.lora_rank:
       return y
-    inner = x.float() @ linear['lora_a'][i] @ linear['lora_b'][i]
-    return y + (self.cfg.lora_alpha / self.cfg.lora_rank * inner).to(x.dtype)
+    a, b = (linear[f'lora_{part}'][i].to(x.dtype) for part in 'ab')
+    return y + self.cfg.lora_alpha / self.cfg.lora_rank * (x @ a @ b)
 
   def logits(self, hidden: Any) -> Any:
-    """Of the given states, float32."""
-    return (hidden @ self.params['lm_head']['kernel']).float()
+    """Of the given states."""
+    return hidden @ self.params['lm_head']['kernel']
 
 
 @torch.inference_mode()
@@ -172,7 +176,7 @@ def _published_step(model, tokens, block, quota, mask) -> None:
 
 def _tuned_step(model, tokens, block, quota, mask) -> None:
   """The block unembedded; float32; all rows at once."""
-  logits = model.logits(model.hidden(tokens)[:, block])
+  logits = model.logits(model.hidden(tokens)[:, block]).float()
   logits[..., mask] = -torch.inf
   best, proposal = logits.max(-1)
   confidence = best - logits.logsumexp(-1)
@@ -227,7 +231,7 @@ class Trainer:
         logits = self._model.logits(hidden[:, -size:])
       else:
         logits = self._model.logits(hidden)[:, -size:]
-      logits = logits.clone()
+      logits = logits.float()
       logits[..., case.vocab.mask_token] = -torch.inf
       logp = -F.cross_entropy(
         logits.flatten(0, 1),

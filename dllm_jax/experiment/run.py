@@ -157,16 +157,25 @@ def _check_workdir(
   try:
     workdir.check_resumable(directory, config, free=FREE)
   except errors.UserError as e:
-    policy = directory / 'final'
-    if not (directory / results.EVAL_FILE).exists() or not policy.exists():
-      raise
-    raise errors.UserError(
-      f'{e}; the run is finished: there, --config.base.path={policy} trains '
-      'its policy further'
-    ) from e
+    raise errors.UserError(f'{e}{_how_to_go_on(config, directory)}') from e
   data = setup.data_digests(cfg)
   workdir.check_data(directory, data)
   return data
+
+
+def _how_to_go_on(config: dict[str, Any], directory: pathlib.Path) -> str:
+  """More of a finished run, such as more steps, is a run of its own."""
+  was, policy = workdir.read_config(directory), directory / 'final'
+  done = (directory / results.EVAL_FILE).exists() and policy.exists()
+  if was is None or not done:
+    return ''
+  changed = workdir.changes(was, config)
+  if not changed or any(key.startswith(('task.', 'model.')) for key in changed):
+    return ''
+  return (
+    ' (the run is finished; to train its policy further: --workdir NEW '
+    f'--config.base.path={policy})'
+  )
 
 
 def _check_same_rows(rows: setup.Rows) -> None:

@@ -13,8 +13,8 @@ from dllm_jax import errors, processes, settings, sharding, types, watchdog
 from dllm_jax.data import pipeline, public, sources
 from dllm_jax.experiment import pretrained_base
 from dllm_jax.io import checkpoint, console, hf, metrics, signals, workdir
+from dllm_jax.models import attention, transformer
 from dllm_jax.models import config as model_config
-from dllm_jax.models import transformer
 from dllm_jax.ops import streams
 from dllm_jax.rollout import (
   context,
@@ -111,7 +111,7 @@ def make_context(
     stop_tokens=tokenizer.special.stop,
   )
   model = cfg.model_config(vocab) if model is None else model
-  if model.attention == 'cudnn' and jax.default_backend() != 'gpu':
+  if model.attention == 'cudnn' and not attention.has_cudnn():
     raise errors.UserError(
       "config key model.attention is 'cudnn', but JAX runs on "
       f"{jax.default_backend()}: it is for NVIDIA GPUs; use 'xla'"

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Iterator
 from typing import Any
 
-_NOTICE = '\n{}: stopping after this step, to save (Ctrl-C twice: unsaved)\n'
+_NOTICE = '\n{}: stopping once all is saved (Ctrl-C {}: at once, unsaved)\n'
 
 
 class StopRequest:
@@ -45,14 +45,14 @@ class StopRequest:
 
   def _handle(self, number: int, frame: Any) -> None:
     del frame
-    if not self.requested:
+    first, self.requested = not self.requested, True
+    again = number == signal.SIGINT and self._interrupted
+    self._interrupted |= number == signal.SIGINT
+    if first:
       name = signal.Signals(number).name
+      more = 'again' if number == signal.SIGINT else 'twice'
       # Not `print`: the signal may have come while it holds the stream.
       with contextlib.suppress(OSError):
-        os.write(2, _NOTICE.format(name).encode())
-    self.requested = True
-    if number != signal.SIGINT:
-      return
-    if self._interrupted and not self._shielded:
+        os.write(2, _NOTICE.format(name, more).encode())
+    if again and not self._shielded:
       raise KeyboardInterrupt
-    self._interrupted = True

@@ -238,7 +238,7 @@ def _free_changes(
   free: tuple[str, ...],
 ) -> list[str]:
   """Changes of the keys that may change; refuses others."""
-  keys = _changes(flatten(old['config']), flatten(config))
+  keys = changes(old['config'], config)
   is_free = lambda key: any(key == f or key.startswith(f + '.') for f in free)
   fixed = [change for key, change in keys.items() if not is_free(key)]
   if fixed:
@@ -251,8 +251,9 @@ def _free_changes(
   return [change for key, change in keys.items() if is_free(key)]
 
 
-def _changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
+def changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
   """'key: was -> is' of each key that differs; what explains others first."""
+  was, now = flatten(_plain(was)), flatten(_plain(now))
   names = sorted(was.keys() | now.keys())
   names.sort(key=lambda key: not key.endswith('.name'))
   return {

@@ -58,11 +58,16 @@ class Attention(nn.Module):
     q = layers.rope(q, position, **turn)
     k = layers.rope(k, position, **turn)
 
-    mix = _fused if cfg.attention == 'cudnn' else _mix
+    mix = _fused if cfg.attention == 'cudnn' and has_cudnn() else _mix
     mixed = mix(q, k, v, allowed)
     return layers.Linear(cfg, cfg.hidden_size, name='o_proj')(
       mixed.reshape(rows, size, cfg.num_heads * cfg.head_dim)
     )
+
+
+def has_cudnn() -> bool:
+  """Whether JAX runs on NVIDIA GPUs."""
+  return 'cuda' in jax.devices()[0].client.platform_version
 
 
 def _mix(
@@ -70,7 +75,8 @@ def _mix(
   k: Float[Array, 'B S K d'],
   v: Float[Array, 'B S K d'],
   allowed: Bool[Array, 'B S S'],
-) -> Float[Array, 'B S K g d']:
+) -> Float[Array, 'B S H d']:
+  """By way of a table of scores."""
   rows, size, num_heads, width = q.shape
   num_kv = k.shape[2]
   shared = num_heads // num_kv  # query heads that a key head serves
@@ -82,7 +88,8 @@ def _mix(
   )
   scores = jnp.where(allowed[:, None, None], scores * width**-0.5, NEGATIVE)
   weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-  return jnp.einsum('bkgqs,bskd->bqkgd', weights, v)
+  mixed = jnp.einsum('bkgqs,bskd->bqkgd', weights, v)
+  return mixed.reshape(rows, size, num_heads, width)
 
 
 def _fused(

@@ -55,8 +55,9 @@ class ModelConfig:
     param_dtype: of stored weights.
     remat: what the backward pass recomputes: 'none', each 'block' but for its
       input, or all of it but the 'dots', its products with weights.
-    attention: who computes it: 'xla' anywhere; 'cudnn' without a table of
-      scores, in fused kernels for NVIDIA GPUs, in 16 bits.
+    attention: who computes it: 'xla', or on NVIDIA GPUs 'cudnn', in fused
+      kernels without a table of scores, in bfloat16 or float16; 'xla' does
+      elsewhere what it asks for.
     lora_rank: rank of the adapters of every Linear; 0 is none.
     lora_alpha: adapters are scaled by alpha / rank.
     embed_init_std: of the initial embedding table.
@@ -108,9 +109,16 @@ class ModelConfig:
       raise ValueError(f"remat {self.remat!r} is not 'none', 'block', 'dots'")
     if self.attention not in ('xla', 'cudnn'):
       raise ValueError(f"attention {self.attention!r} is not 'xla', 'cudnn'")
-    if self.attention == 'cudnn' and self.dtype not in ('bfloat16', 'float16'):
-      raise ValueError(
-        f"attention 'cudnn' needs dtype 'bfloat16', not {self.dtype!r}"
-      )
+    if self.attention == 'cudnn':
+      if self.dtype not in ('bfloat16', 'float16'):
+        raise ValueError(
+          f"attention 'cudnn' needs dtype 'bfloat16' or 'float16', not "
+          f'{self.dtype!r}'
+        )
+      if self.head_dim % 8 or self.head_dim > 128:
+        raise ValueError(
+          "attention 'cudnn' needs a head_dim of at most 128 that 8 divides, "
+          f'not {self.head_dim}'
+        )
     if self.lora_rank < 0:
       raise ValueError(f'lora_rank {self.lora_rank} is negative')

@@ -51,8 +51,8 @@ class Linear(nn.Module):
         'lora_b', nn.initializers.zeros, (cfg.lora_rank, self.features)
       )
       scale = cfg.lora_alpha / cfg.lora_rank
-      inner = (x @ lora_a.astype(x.dtype)) @ lora_b.astype(x.dtype)
-      y += (scale * inner).astype(y.dtype)
+      inner = x @ lora_a.astype(x.dtype)
+      y += (inner @ (scale * lora_b).astype(x.dtype)).astype(y.dtype)
     return y
 
 

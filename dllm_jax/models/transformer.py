@@ -55,7 +55,6 @@ class Block(nn.Module):
 
 def _stacked_blocks(key: Key[Array, ''], cfg: config.ModelConfig):
   """Initial parameters of all blocks, stacked on a leading axis."""
-  cfg = dataclasses.replace(cfg, attention='xla')  # cuDNN's knows no vmap
   x = jnp.zeros((1, 1, cfg.hidden_size), cfg.dtype)
   allowed = jnp.ones((1, 1, 1), bool)
   position = jnp.zeros((1, 1), jnp.int32)
@@ -244,6 +243,9 @@ class TransformerDenoiser:
 
 def init(key: Key[Array, ''], cfg: config.ModelConfig) -> types.Params:
   """Fresh parameters. `key` is consumed; jit this, eager init is slow."""
+  # They do not depend on it, and JAX's call of cuDNN has no vmap over queries
+  # that keeps the mask.
+  cfg = dataclasses.replace(cfg, attention='xla')
   tokens = jnp.zeros((1, 2), jnp.int32)
   return Transformer(cfg).init(key, tokens, jnp.ones((1, 2), bool))['params']
 

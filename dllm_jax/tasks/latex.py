@@ -8,7 +8,7 @@ and not values. `math_equal` is what we judge by.
 import re
 
 _MAX_CHARS = 8192
-_BOX = re.compile(r'\\(?:boxed|fbox)(?![a-zA-Z])')
+BOX = re.compile(r'\\(?:boxed|fbox)(?![a-zA-Z])')
 _SQRT = re.compile(r'\\sqrt([^\[{])')
 _FRAC = re.compile(r'\\frac([^{\s])([^{\s])?')
 
@@ -20,7 +20,7 @@ def last_boxed(text: str) -> str | None:
     None where there is none, or where its brace is not closed. A box without a
     brace, '\boxed 5', runs to the next '$' or the end.
   """
-  boxes = list(_BOX.finditer(text))
+  boxes = list(BOX.finditer(text))
   if not boxes:
     return None
   rest = text[boxes[-1].end() :]
@@ -40,7 +40,7 @@ def d1_answer(text: str) -> str | None:
   Where the last box is not closed it is the first answer block, or nothing.
   """
   boxed = last_boxed(text)
-  if boxed is not None or not _BOX.search(text):
+  if boxed is not None or not BOX.search(text):
     return text if boxed is None else boxed
   block, closed, _ = text.partition('<answer>')[2].partition('</answer>')
   return block.strip() if closed else None
@@ -53,7 +53,7 @@ def answer_text(text: str) -> str | None:
     None where the last box is not closed.
   """
   boxed = last_boxed(text)
-  if boxed is None and not _BOX.search(text):
+  if boxed is None and not BOX.search(text):
     boxed = text
   return None if boxed is None else boxed.strip()
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from dllm_jax.bench import flops, suites
+from dllm_jax.bench import cases, flops
 from dllm_jax.models import config
 
 # q and o are 4 x 6, k and v 4 x 2, gate and up 4 x 5, down 5 x 4.
@@ -61,8 +61,8 @@ def test_reads_of_an_update(has_kl, reads):
 
 def test_llada():
   # 8.016e9 parameters; 7.81 TFLOP for 512 tokens, all unembedded.
-  assert flops.num_params(suites.LLADA) == pytest.approx(8.016e9, rel=1e-3)
-  found = flops.forward(suites.LLADA, 512, 512, 512)
+  assert flops.num_params(cases.LLADA) == pytest.approx(8.016e9, rel=1e-3)
+  found = flops.forward(cases.LLADA, 512, 512, 512)
   assert found == pytest.approx(7.81e12, rel=1e-3)
-  step = flops.decode_step(suites.LLADA, rows=3, columns=512, block=512)
+  step = flops.decode_step(cases.LLADA, rows=3, columns=512, block=512)
   assert step == 3 * found

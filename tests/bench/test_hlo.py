@@ -153,9 +153,8 @@ def test_loops_count_as_often_as_they_run():
 
   program = compiled(f, (4, 16), (5, 16, 16))
   one = 2 * 4 * 16 * 16
-  assert (
-    hlo_counts.products(program) == 5 * one + one
-  )  # the second is unknown: once
+  products = hlo_counts.products(program)
+  assert products == 5 * one + one  # the second loop's length is unknown: once
   assert hlo_counts.flops(program) >= 6 * one + 5 * 4 * 16  # and the tanh
 
 

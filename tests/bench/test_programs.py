@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from dllm_jax import sharding, types
-from dllm_jax.bench import hlo, hlo_counts, programs, suites
+from dllm_jax.bench import cases, hlo, hlo_counts, programs
 from dllm_jax.models import config
 
 MODEL = config.ModelConfig(
@@ -26,7 +26,7 @@ SMALL = config.ModelConfig(
   head_dim=16,
   mlp_size=176,
 )
-CASE = suites.make_case('test', MODEL, 8, 64, 128, 32, 64)
+CASE = cases.make_case('test', MODEL, 8, 64, 128, 32, 64)
 TOO_LARGE = CASE.rows * CASE.rollout.gen_length * MODEL.vocab_size
 
 
@@ -54,7 +54,7 @@ def test_cost_is_within_a_tenth_of_the_minimum(mesh, name):
 @pytest.mark.parametrize('sizes', [{'data': 8}, {'data': 2, 'fsdp': 4}])
 def test_devices_share_the_work(sizes):
   """Without KL, where rows are put in another order first."""
-  case = suites.make_case('shared', SMALL, 32, 16, 32, 16, 16)
+  case = cases.make_case('shared', SMALL, 32, 16, 32, 16, 16)
   assert not case.policy.has_kl
   mesh = sharding.make_mesh(sharding.MeshConfig(**sizes))
   program = compiled(programs.inner_step(case, mesh))
@@ -74,7 +74,7 @@ def test_the_check_of_arrays_sees_the_logits_of_all_columns(mesh):
 
 
 def test_shapes_are_those_of_a_run(mesh):
-  batch = suites.rollouts(CASE)
+  batch = cases.rollouts(CASE)
   made = jax.tree.map(lambda x: (x.shape, x.dtype), batch)
   want = jax.tree.map(lambda x: (x.shape, x.dtype), programs.batch(CASE, mesh))
   assert made == want

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dllm_jax import sharding
-from dllm_jax.bench import suites
+from dllm_jax.bench import cases, suites
 from dllm_jax.models import transformer
 from tests import tiny
 
@@ -17,9 +17,9 @@ from dllm_jax.bench import torch_reference  # noqa: E402
 
 # Four steps of a block of eight commit 2 each; GQA.
 SHAPE = (4, 3, 16, 8, 8)
-CASE = suites.make_case('tiny', tiny.MODEL, *SHAPE)
+CASE = cases.make_case('tiny', tiny.MODEL, *SHAPE)
 # As the models of 8B are trained: a frozen base, narrow, and adapters.
-ADAPTED = suites.make_case(
+ADAPTED = cases.make_case(
   'adapted',
   dataclasses.replace(
     tiny.MODEL, dtype='bfloat16', param_dtype='bfloat16', lora_rank=2
@@ -53,6 +53,27 @@ def test_both_loops_do_the_same(suite):
   for name in ('published', 'tuned'):
     assert row[f'same_as_{name}'] == pytest.approx(1.0, abs=1e-5)
     assert row['speedup'][f'torch_{name}']['wall'] > 0
+
+
+def test_adapters_act():
+  params = cases.weights(ADAPTED.model)
+  tokens = np.arange(12, dtype=np.int32).reshape(2, 6)
+  model = torch_reference.Model(
+    cfg=ADAPTED.model, params=torch_reference.leaves(params)
+  )
+  got = model.logits(model.hidden(torch_reference.torch.tensor(tokens).long()))
+  want = transformer.Transformer(ADAPTED.model).apply(
+    {'params': params}, tokens, np.ones(tokens.shape, bool)
+  )
+  got = got.float().detach().numpy()
+  assert np.linalg.norm(got - want) < 0.02 * np.linalg.norm(want)
+  silent = jax.tree_util.tree_map_with_path(
+    lambda path, x: 0 * x if path[-1].key == 'lora_b' else x, params
+  )
+  without = transformer.Transformer(ADAPTED.model).apply(
+    {'params': silent}, tokens, np.ones(tokens.shape, bool)
+  )
+  assert np.linalg.norm(without - want) > 0.05 * np.linalg.norm(want)
 
 
 def test_adapters_have_the_same_gradient():

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import time
@@ -128,7 +129,7 @@ def test_two_kills_change_nothing(commands, whole, tmp_path):
 def assert_only_the_notice(text):
   """Of the first signal, as it arrives."""
   (line,) = text.strip().splitlines()
-  assert ': stopping after this step, to save' in line
+  assert ': stopping once all is saved' in line
 
 
 def test_sigterm_saves_and_the_same_command_goes_on(commands, whole, tmp_path):
@@ -241,12 +242,20 @@ def test_a_finished_run_shows_its_table_and_changes_nothing(commands, whole):
   }
 
 
-def test_more_steps_of_a_finished_run_are_a_run_of_their_own(commands, whole):
-  more = commands.run(
-    'train.py', *RUN, '--config.train.num_steps=9', '--workdir', whole
+def test_more_steps_of_a_finished_run_are_a_run_of_their_own(
+  commands, whole, tmp_path
+):
+  longer = (*RUN, '--config.train.num_steps=9')
+  refused = commands.run('train.py', *longer, '--workdir', whole)
+  assert refused.code == 1 and refused.err.count('\n') == 1
+  (advice,) = re.findall(r'--config\.base\.path=[^\s)]*', refused.err)
+  assert advice == f'--config.base.path={whole / "final"}'
+  run = commands.run('train.py', *longer, advice, '--workdir', tmp_path / 'new')
+  assert (run.code, run.err) == (0, '')
+  other = commands.run(
+    'train.py', *longer, '--config.model.num_layers=3', '--workdir', whole
   )
-  assert more.code == 1 and more.err.count('\n') == 1
-  assert f'--config.base.path={whole / "final"} trains its policy' in more.err
+  assert other.code == 1 and 'base.path' not in other.err
 
 
 def test_a_kill_before_the_results_are_written(commands, whole, tmp_path):

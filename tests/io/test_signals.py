@@ -22,7 +22,8 @@ def test_a_signal_only_asks(number, capfd):
     signal.raise_signal(signal.SIGTERM)
   assert signal.getsignal(number) is before
   name = signal.Signals(number).name
-  said = f'{name}: stopping after this step, to save (Ctrl-C twice: unsaved)'
+  more = 'again' if number == signal.SIGINT else 'twice'
+  said = f'{name}: stopping once all is saved (Ctrl-C {more}: at once, unsaved)'
   assert capfd.readouterr().err.split('\n') == ['', said, '']  # once
 
 

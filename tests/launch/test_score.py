@@ -55,7 +55,7 @@ def test_a_report(file, tmp_path):
   ]
 
 
-@pytest.mark.parametrize('text', ['<answer>18 apples</answer>', r'\boxed{19}'])
+@pytest.mark.parametrize('text', ['<answer>18 apples</answer>', r'\fbox{19}'])
 def test_the_public_rules_want_a_box(tmp_path, text):
   file = tmp_path / 'a.jsonl'
   row = {'question': '', 'generation': text, 'ground_truth': '18'}
@@ -63,7 +63,7 @@ def test_the_public_rules_want_a_box(tmp_path, text):
   done = run('--task=math', '--rules=d1', f'--generations={file}')
   assert done.returncode == 0 and json.loads(done.stdout)['accuracy'] == 0
   hint = r'no completion has a \boxed{}, which the d1 rules read first'
-  assert (hint in done.stderr) == ('boxed' not in text)
+  assert (hint in done.stderr) == ('box' not in text)
 
 
 def test_a_report_is_written_over_on_request_alone(file, tmp_path):

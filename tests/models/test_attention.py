@@ -71,20 +71,41 @@ def test_equals_a_loop_over_heads_and_queries(causal):
 @pytest.mark.parametrize('causal', [False, True])
 @pytest.mark.parametrize('columns', [5, 4])  # cuDNN takes an even number
 def test_what_is_given_to_cudnn(monkeypatch, causal, columns):
-  cfg = dataclasses.replace(tiny.MODEL, causal=causal)
+  """Outputs and gradients, with XLA in its place; the record wants 16 bits."""
+  cfg = dataclasses.replace(
+    tiny.MODEL, causal=causal, head_dim=8, dtype='bfloat16'
+  )
   x, mask = X[:, :columns], MASK[:, :columns]
-  want, _ = apply(cfg, x, mask)
+  params = jax.tree.map(lambda p: p[0], tiny.params(cfg)['layers']['self_attn'])
   fused = jax.nn.dot_product_attention
+  calls = []
 
   def elsewhere(q, *args, implementation, **kwargs):
-    assert implementation == 'cudnn' and q.shape[1] % 2 == 0
+    assert q.shape[1] % 2 == 0
+    calls.append(implementation)
     return fused(q, *args, **kwargs)
 
+  def loss(params, x, who):
+    made = attention.Attention(dataclasses.replace(cfg, attention=who)).apply(
+      {'params': params},
+      x,
+      attention.visible(mask, causal=causal),
+      schedules.positions(mask),
+    )
+    return jnp.sum(jnp.where(mask[..., None], made, 0.0) ** 2)
+
   monkeypatch.setattr(jax.nn, 'dot_product_attention', elsewhere)
-  monkeypatch.setattr(attention, '_mix', attention._fused)
-  got, _ = apply(cfg, x, mask)
-  real = np.asarray(mask)
-  np.testing.assert_allclose(got[real], want[real], rtol=1e-5, atol=1e-5)
+  both = jax.value_and_grad(loss, argnums=(0, 1))
+  want = both(params, x, 'cudnn')
+  assert not calls  # there is none here, and XLA does it
+  monkeypatch.setattr(attention, 'has_cudnn', lambda: True)
+  got = both(params, x, 'cudnn')
+  assert calls == ['cudnn']
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+    got,
+    want,
+  )
 
 
 def test_padding_does_not_reach_real_columns():

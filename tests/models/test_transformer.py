@@ -224,6 +224,7 @@ def test_bfloat16_is_near_and_logits_stay_float32():
     {'remat': 'all'},
     {'attention': 'flash'},
     {'attention': 'cudnn'},  # in float32
+    {'attention': 'cudnn', 'dtype': 'bfloat16'},  # and of 4 columns a head
   ],
 )
 def test_config_refuses(wrong):

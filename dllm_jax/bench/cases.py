@@ -1,0 +1,156 @@
+"""What the suites measure: models, batches, and random inputs for them."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dllm_jax import types
+from dllm_jax.bench import programs
+from dllm_jax.models import config, transformer
+from dllm_jax.rollout import answer_free
+from dllm_jax.train import policy
+
+
+def _model(vocab: int, width: int, layers: int, heads: int, mlp: int, **other):
+  return config.ModelConfig(
+    vocab_size=vocab,
+    hidden_size=width,
+    num_layers=layers,
+    num_heads=heads,
+    num_kv_heads=heads,
+    head_dim=width // heads,
+    mlp_size=mlp,
+    **other,
+  )
+
+
+_TINY = _model(64, 96, 2, 4, 256, embed_init_std=0.3)
+_SMALL = _model(64, 160, 2, 4, 424, embed_init_std=0.3)
+_MEDIUM = _model(8192, 640, 8, 10, 1728, embed_init_std=0.3)
+LLADA = _model(
+  126464,
+  4096,
+  32,
+  32,
+  12288,
+  rope_theta=500_000.0,
+  dtype='bfloat16',
+  param_dtype='bfloat16',
+)
+
+
+def make_case(
+  name: str,
+  model: config.ModelConfig,
+  rows: int,
+  prompt: int,
+  length: int,
+  block: int,
+  steps: int,
+) -> programs.Case:
+  """Greedy decoding in blocks, and diffu-GRPO of one view a row without KL."""
+  return programs.Case(
+    name=name,
+    model=model,
+    rollout=answer_free.RolloutConfig(
+      num_prompts=rows,
+      group_size=1,
+      max_prompt_length=prompt,
+      gen_length=length,
+      block_length=block,
+      num_steps=steps,
+      temperature=0.0,
+    ),
+    policy=policy.PolicyConfig(
+      num_inner=1,
+      num_micro=2,
+      eps=0.2,
+      beta=0.0,
+      guided_beta=None,
+      max_kl_difference=None,
+      estimator='one_step',
+      mask_prob=0.15,
+      num_views=1,
+    ),
+  )
+
+
+CASES = (
+  make_case('0.2M, 8 rows', _TINY, 8, 17, 36, 36, 18),
+  make_case('0.2M, 64 rows', _TINY, 64, 17, 36, 36, 18),
+  make_case('0.6M, 32 rows', _SMALL, 32, 17, 36, 36, 18),
+  make_case('50M, 4 rows', _MEDIUM, 4, 64, 64, 32, 32),
+)
+# One device holds the model, but not the moments of all its weights: adapters
+# are trained. Few steps: each of a decoder's costs the same.
+_ADAPTED = dataclasses.replace(LLADA, lora_rank=128)
+ON_ACCELERATORS = {
+  'decode': (
+    make_case('LLaDA-8B, 1 row', LLADA, 1, 200, 256, 32, 16),
+    make_case('LLaDA-8B, 8 rows', LLADA, 8, 200, 256, 32, 16),
+    make_case('LLaDA-8B, 16 rows', LLADA, 16, 200, 256, 32, 16),
+  ),
+  'update': (make_case('LLaDA-8B, 8 rows', _ADAPTED, 8, 200, 256, 32, 16),),
+}
+
+
+def of_suite(suite: str) -> tuple[programs.Case, ...]:
+  """Those of a suite that suit the device at hand."""
+  if jax.default_backend() == 'cpu':
+    return CASES
+  large = ON_ACCELERATORS[suite]
+  if jax.default_backend() == 'gpu':
+    large = tuple(map(_with_cudnn, large))
+  return CASES + large
+
+
+def _with_cudnn(case: programs.Case) -> programs.Case:
+  model = dataclasses.replace(case.model, attention='cudnn')
+  return dataclasses.replace(case, model=model)
+
+
+def prompts(case: programs.Case) -> np.ndarray:
+  """Random ids, the same for every call."""
+  rng = np.random.default_rng(0)
+  shape = case.rows, case.rollout.max_prompt_length
+  return rng.integers(0, case.model.vocab_size - 2, shape).astype(np.int32)
+
+
+def weights(model: config.ModelConfig) -> types.Params:
+  """Random parameters, and adapters that act, as after some steps.
+
+  They are not kept: an accelerator may have room for one model.
+  """
+
+  def act(path, leaf):
+    return leaf + 0.01 if path[-1].key == 'lora_b' else leaf
+
+  def make():
+    params = transformer.init(jax.random.key(0), model)
+    return jax.tree_util.tree_map_with_path(act, params)
+
+  return jax.jit(make)()
+
+
+def rollouts(case: programs.Case) -> types.RolloutBatch:
+  """A batch as a rollout might have made it, with random completions."""
+  rng, ids = np.random.default_rng(1), prompts(case)
+  shape = case.rows, case.rollout.gen_length
+  sign = np.where(np.arange(case.rows) % 2, 1.0, -1.0).astype(np.float32)
+  return types.RolloutBatch(
+    prompt_ids=jnp.asarray(ids),
+    prompt_mask=jnp.ones(ids.shape, bool),
+    maskable=jnp.ones(ids.shape, bool),
+    tokens=jnp.asarray(
+      rng.integers(0, case.model.vocab_size - 2, shape).astype(np.int32)
+    ),
+    sampler_logp=jnp.full(shape, -3.0, jnp.float32),
+    commit_step=jnp.zeros(shape, jnp.int32),
+    num_steps=jnp.full(case.rows, case.rollout.num_steps, jnp.int32),
+    completion_mask=jnp.ones(shape, bool),
+    advantage=jnp.asarray(np.repeat(sign[:, None], shape[1], 1)),
+    guided=jnp.zeros(case.rows, bool),
+    row_id=jnp.arange(case.rows, dtype=jnp.int32),
+  )
