@@ -5,11 +5,14 @@ what was written.
 """
 
 import contextlib
+import functools
 import logging
 import math
 import os
 import pathlib
 import re
+import sys
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -59,17 +62,29 @@ def _os_errors() -> Iterator[None]:
   """Turns orbax's way to say that the disk failed into an OSError."""
   # Its threads log such an error with its traceback before raising it.
   log = logging.getLogger('absl')
-  level = log.level
+  level, hook = log.level, sys.unraisablehook
   log.setLevel(logging.CRITICAL)
+  sys.unraisablehook = functools.partial(_but_for_closed_loops, hook)
   try:
     yield
   except ValueError as e:
     code = re.search(r"os_error_code='(\d+)'", str(e))
     if not code:
       raise
+    # Its other tasks failed likewise, and would tell of it later, each.
+    hook = sys.unraisablehook
+    logging.getLogger('asyncio').setLevel(logging.CRITICAL)
+    warnings.filterwarnings('ignore', 'coroutine .* was never awaited')
     raise OSError(int(code[1]), os.strerror(int(code[1]))) from e
   finally:
     log.setLevel(level)
+    sys.unraisablehook = hook
+
+
+def _but_for_closed_loops(hook, report) -> None:
+  """What tensorstore prints of a write that ends after the first failure."""
+  if str(report.exc_value) != 'Event loop is closed':
+    hook(report)
 
 
 def _batches(

@@ -344,6 +344,31 @@ def test_a_full_disk_is_one_line_and_the_last_step_stays(tmp_path):
   assert os.listdir(tmp_path) == ['1']
 
 
+def test_writes_that_fail_after_the_first_are_not_printed(tmp_path):
+  """Orbax writes leaves side by side; on a full disk each fails, some late."""
+  code = f"""
+    import gc, resource
+    import jax.numpy as jnp
+    from dllm_jax import errors
+    from dllm_jax.io import checkpoint
+    many = {{f'w{{i}}': jnp.ones((1000, 100 + i)) for i in range(20)}}
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+    for step in range(10):
+      try:
+        checkpoint.save_params({str(tmp_path / 'c')!r}, many, {{}})
+      except errors.UserError as e:
+        print(e)
+      gc.collect()
+  """
+  done = subprocess.run(
+    [sys.executable, '-c', textwrap.dedent(code)],
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  assert (done.stdout.count('File too large'), done.stderr) == (10, '')
+
+
 FULL = """
   import sys
   import jax, jax.numpy as jnp
