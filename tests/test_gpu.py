@@ -13,7 +13,7 @@ from jax.sharding import AxisType
 
 from dllm_jax import sharding
 from dllm_jax.bench import cases, hlo, hlo_counts, programs
-from dllm_jax.models import config, transformer
+from dllm_jax.models import transformer
 from dllm_jax.rollout import answer_free
 from dllm_jax.train import optim, policy
 from dllm_jax.train import state as state_lib
@@ -24,16 +24,8 @@ pytestmark = pytest.mark.gpu
 CASE = cases.make_case('tiny', tiny.MODEL, 4, 3, 16, 8, 8)
 WIDE = cases.make_case(
   'wide',
-  config.ModelConfig(
-    vocab_size=2048,
-    hidden_size=256,
-    num_layers=3,
-    num_heads=4,
-    num_kv_heads=4,
-    head_dim=64,
-    mlp_size=704,
-    dtype='bfloat16',
-    param_dtype='bfloat16',
+  cases.make_model(
+    2048, 256, 3, 4, 704, dtype='bfloat16', param_dtype='bfloat16'
   ),
   8,
   64,

@@ -1,6 +1,7 @@
 """What the suites measure: models, batches, and random inputs for them."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,10 @@ from dllm_jax.rollout import answer_free
 from dllm_jax.train import policy
 
 
-def _model(vocab: int, width: int, layers: int, heads: int, mlp: int, **other):
+def make_model(
+  vocab: int, width: int, layers: int, heads: int, mlp: int, **other: Any
+) -> config.ModelConfig:
+  """Without GQA, heads as wide as they must be."""
   return config.ModelConfig(
     vocab_size=vocab,
     hidden_size=width,
@@ -26,10 +30,10 @@ def _model(vocab: int, width: int, layers: int, heads: int, mlp: int, **other):
   )
 
 
-_TINY = _model(64, 96, 2, 4, 256, embed_init_std=0.3)
-_SMALL = _model(64, 160, 2, 4, 424, embed_init_std=0.3)
-_MEDIUM = _model(8192, 640, 8, 10, 1728, embed_init_std=0.3)
-LLADA = _model(
+_TINY = make_model(64, 96, 2, 4, 256, embed_init_std=0.3)
+_SMALL = make_model(64, 160, 2, 4, 424, embed_init_std=0.3)
+_MEDIUM = make_model(8192, 640, 8, 10, 1728, embed_init_std=0.3)
+LLADA = make_model(
   126464,
   4096,
   32,

@@ -41,6 +41,7 @@ def test_results_and_generations(commands, model, tmp_path):
     tmp_path / 'new' / 'out.json',
     *how,
     '--batch_size=6',
+    '--config.model.remat=block',  # how it runs, not which model it is
   )
   assert {
     'task',
