@@ -73,8 +73,8 @@ def _plan(overrides: list[str]) -> list[dict[str, Any]]:
   if preset in ('llada_8b', 'dream_7b'):
     preset += ',gsm8k'
   config = config_file.load_config(f'{CONFIG.value}:{preset}', overrides)
-  from dllm_jax import settings  # Late: --help answers at once.
   from dllm_jax.bench import hardware, plan, tables
+  from dllm_jax.run import settings  # Late: --help answers at once.
 
   if DEVICE.value not in hardware.ACCELERATORS:
     raise errors.UsageError(
@@ -108,8 +108,9 @@ def _measure(overrides: list[str]) -> dict[str, list[dict[str, Any]]]:
   # PyTorch has the same card.
   os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
   cli.setup_jax(1)
-  from dllm_jax import settings, sharding
   from dllm_jax.bench import cases, end_to_end, flops, suites, tables
+  from dllm_jax.run import settings
+  from dllm_jax.runtime import sharding
 
   reference = _reference()
   screen, found = _start(), {}

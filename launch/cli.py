@@ -79,7 +79,7 @@ def check_new(out: pathlib.Path, overwrite: bool) -> None:
 
 def _has_others() -> bool:
   # Where nothing imported it there are none, and --help answers at once.
-  processes = sys.modules.get('dllm_jax.processes')
+  processes = sys.modules.get('dllm_jax.runtime.processes')
   return processes is not None and processes.several()
 
 
@@ -88,7 +88,7 @@ def _leave(code: int, text: str, *, find_dead: bool = False) -> None:
   if not _has_others():
     print(text, file=sys.stderr)
     return
-  from dllm_jax import processes
+  from dllm_jax.runtime import processes
 
   print(f'{processes.prefix()}{text}', file=sys.stderr)
   processes.leave(code, find_dead=find_dead)
@@ -105,7 +105,7 @@ def setup_jax(cpu_devices: int) -> None:
   """
   import jax  # Late, so that --help and wrong flags answer at once.
 
-  from dllm_jax.io import workdir
+  from dllm_jax.state import workdir
 
   if not jax.config.jax_compilation_cache_dir:
     path = workdir.cache_dir() / 'xla'

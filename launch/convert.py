@@ -28,8 +28,11 @@ def main() -> int:
   if not FROM.value or not TO.value:
     raise errors.UsageError('--from DIR and --to DIR are needed; see --help')
   cli.setup_jax(1)
-  from dllm_jax import sharding  # Late: --help answers at once.
-  from dllm_jax.io import console, hub, pretrained
+  from dllm_jax.hf import hub, pretrained
+  from dllm_jax.runtime import (
+    console,
+    sharding,  # Late: --help answers at once.
+  )
 
   screen = console.Console()
   pretrained.convert(

@@ -111,9 +111,9 @@ def main(config) -> int:
     )
   cli.setup_jax(values['mesh']['cpu_devices'])
   process_flags.start()
-  from dllm_jax import processes
-  from dllm_jax.experiment import evaluate  # Late: --help answers at once.
-  from dllm_jax.io import console, hub
+  from dllm_jax.hf import hub
+  from dllm_jax.run import evaluate  # Late: --help answers at once.
+  from dllm_jax.runtime import console, processes
 
   directory = pathlib.Path(MODEL.value)
   if '@' in MODEL.value:

@@ -114,9 +114,12 @@ def main() -> int:
     if flag.value is not None
   }
   cli.setup_jax(1)
-  from dllm_jax import sharding  # Late: --help answers at once.
-  from dllm_jax.experiment import generate
-  from dllm_jax.io import console, hub, prompt_file
+  from dllm_jax.hf import hub
+  from dllm_jax.run import generate, prompt_file
+  from dllm_jax.runtime import (
+    console,
+    sharding,  # Late: --help answers at once.
+  )
 
   # A text that the terminal's encoding lacks is no reason to stop.
   sys.stdout.reconfigure(errors='backslashreplace')

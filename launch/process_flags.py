@@ -41,11 +41,11 @@ def start() -> None:
   Raises:
     errors.UserError: as `joining.start`.
   """
-  from dllm_jax import joining  # Late: --help answers at once.
+  from dllm_jax.runtime import distributed  # Late: --help answers at once.
 
   coordinator = COORDINATOR.value or os.environ.get('JAX_COORDINATOR_ADDRESS')
-  joining.start(
-    joining.ProcessConfig(
+  distributed.start(
+    distributed.ProcessConfig(
       coordinator=coordinator or '',
       num_processes=_number(NUM_PROCESSES, 'JAX_NUM_PROCESSES'),
       process_id=_number(PROCESS_ID, 'JAX_PROCESS_ID'),

@@ -14,14 +14,17 @@ import process_flags
 def main(config, workdir: str | None) -> int:
   cli.setup_jax(config.mesh.cpu_devices)
   process_flags.start()
-  from dllm_jax import loop, processes  # Late: --help answers at once.
-  from dllm_jax.experiment import run
-  from dllm_jax.io import console
+  from dllm_jax.run import train as run_lib
+  from dllm_jax.runtime import (
+    console,
+    processes,  # Late: --help answers at once.
+  )
+  from dllm_jax.train import loop
 
   directory = pathlib.Path(workdir or f'runs/{config.method.name}')
-  screen = console.Console(show=run.SHOWN, quiet=not processes.is_first())
+  screen = console.Console(show=run_lib.SHOWN, quiet=not processes.is_first())
   try:
-    run.run(config.to_dict(), directory, screen)
+    run_lib.run(config.to_dict(), directory, screen)
   except loop.Interrupted:
     screen.line(f'stopped and saved; the same command continues {directory}')
     return 3

@@ -145,6 +145,6 @@ def become(argv: list[str], log: pathlib.Path) -> None:
 
 if __name__ == '__main__':
   import cli  # noqa: F401
-  import dllm_jax.experiment.run  # noqa: F401
+  import dllm_jax.run.train  # noqa: F401
 
   serve()

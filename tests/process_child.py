@@ -14,7 +14,14 @@ import time
 
 import numpy as np
 
-from dllm_jax import errors, joining, local_rows, processes, sharding, watchdog
+from dllm_jax import errors
+from dllm_jax.runtime import (
+  distributed,
+  process_rows,
+  processes,
+  sharding,
+  watchdog,
+)
 
 COUNT, DEVICES = 2, 4  # processes, and devices of each
 HEARTBEAT = 10
@@ -25,7 +32,7 @@ def updates(arg: str, **changes) -> dict[str, np.ndarray]:
   import jax
   from jax.experimental import multihost_utils
 
-  from dllm_jax import progress
+  from dllm_jax.train import progress
   from tests import tiny_run
 
   cfg, ctx = tiny_run.parts(arg, **changes)
@@ -35,9 +42,9 @@ def updates(arg: str, **changes) -> dict[str, np.ndarray]:
   found, count = {}, cfg.rollout.num_prompts * cfg.rollout.group_size
   for step in range(3):
     batch, metrics = method.collect(state, tasks, step)
-    own = local_rows.share(ctx.mesh, count)
-    tokens = local_rows.fetch(batch.tokens)
-    found[f'tokens/{step}'] = local_rows.gather(tokens, own, count)
+    own = process_rows.share(ctx.mesh, count)
+    tokens = process_rows.fetch(batch.tokens)
+    found[f'tokens/{step}'] = process_rows.gather(tokens, own, count)
     state, device = method.update(state, batch, step)
     state = jax.device_put(state, layout)
     metrics |= {k: float(v) for k, v in jax.device_get(device)[-1].items()}
@@ -76,16 +83,16 @@ def agree(process: int) -> dict[str, np.ndarray]:
   found['absent'] = message(processes.check_same, {'key': 1} if process else {})
 
   mesh = sharding.make_mesh(sharding.MeshConfig())
-  own = local_rows.share(mesh, 16)
+  own = process_rows.share(mesh, 16)
   found['own'] = own
-  found['own_of_padded'] = local_rows.share(mesh, 3, 8)
-  square = local_rows.place(own**2, mesh, 16)
+  found['own_of_padded'] = process_rows.share(mesh, 3, 8)
+  square = process_rows.place(own**2, mesh, 16)
   found['sum'] = np.asarray(square.sum())
-  found['fetched'] = local_rows.fetch(square)
+  found['fetched'] = process_rows.fetch(square)
   # Process 0 has three rows, process 1 two; one of them both have.
   index = np.array([[4, 0, 2], [3, 1, 2]])[process][: 3 - process]
   tree = {'x': index * 1.5, 'y': index[:, None] > np.arange(2)}
-  gathered = local_rows.gather(tree, index, 5)
+  gathered = process_rows.gather(tree, index, 5)
   found |= {f'gathered_{k}': v for k, v in gathered.items()}
 
   if process == 1:
@@ -169,8 +176,8 @@ MODES = {
 
 
 def main(mode: str, process: int, port: str, out: pathlib.Path) -> None:
-  joining.start(
-    joining.ProcessConfig(
+  distributed.start(
+    distributed.ProcessConfig(
       coordinator=f'localhost:{port}',
       num_processes=COUNT,
       process_id=process,

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from dllm_jax import sharding
 from dllm_jax.bench import cases, hlo, hlo_counts, programs
 from dllm_jax.models import transformer
 from dllm_jax.rollout import answer_free
+from dllm_jax.runtime import sharding
 from dllm_jax.train import optim, policy
 from dllm_jax.train import state as state_lib
 from tests import tiny

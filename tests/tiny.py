@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dllm_jax import sharding, types
-from dllm_jax.io import pretrained
+from dllm_jax import types
+from dllm_jax.hf import pretrained
 from dllm_jax.models import config, transformer
 from dllm_jax.rollout import context
+from dllm_jax.runtime import sharding
 from dllm_jax.tasks import task
 from dllm_jax.text import tokenizer
 

@@ -3,7 +3,8 @@
 import json
 import pathlib
 
-from dllm_jax.io import hf, hf_config
+from dllm_jax.hf import config as hf_config
+from dllm_jax.hf import weights as hf
 from dllm_jax.models import config
 from tests import tiny, tiny_text
 

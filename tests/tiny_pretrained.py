@@ -7,7 +7,8 @@ import jax
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from dllm_jax.io import hf, hf_config
+from dllm_jax.hf import config as hf_config
+from dllm_jax.hf import weights as hf
 from dllm_jax.models import config as model_config
 from dllm_jax.models import transformer
 from dllm_jax.tasks import countdown

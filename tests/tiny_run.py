@@ -11,11 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import base
-from dllm_jax import progress, settings
-from dllm_jax.experiment import setup
-from dllm_jax.io import checkpoint
+from dllm_jax.run import settings, setup
+from dllm_jax.state import checkpoint
 from dllm_jax.text import tokenizer as tokenizer_lib
-from dllm_jax.train import optim
+from dllm_jax.train import optim, progress
 from dllm_jax.train import state as state_lib
 from dllm_jax.train.methods import ag_grpo, diffu_grpo, ta_grpo_d
 

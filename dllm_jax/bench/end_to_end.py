@@ -12,11 +12,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from dllm_jax import errors, settings
+from dllm_jax import errors
 from dllm_jax.bench import cases, programs, suites, timing
 from dllm_jax.data import pipeline
-from dllm_jax.experiment import setup
 from dllm_jax.ops import streams
+from dllm_jax.run import settings, setup
 from dllm_jax.train import optim
 from dllm_jax.train import state as state_lib
 from dllm_jax.train.methods import diffu_grpo

@@ -20,8 +20,10 @@ import jax
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh
 
-from dllm_jax import errors, settings, sharding, types
+from dllm_jax import errors, types
 from dllm_jax.bench import hardware, hlo, hlo_counts, memory, programs
+from dllm_jax.run import settings
+from dllm_jax.runtime import sharding
 
 # Rows of the models' tables, which a run reads from their folders.
 VOCABULARIES = {'llada_8b': 126464, 'dream_7b': 152064}

@@ -14,10 +14,11 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from dllm_jax import sharding, types
+from dllm_jax import types
 from dllm_jax.bench import flops
 from dllm_jax.models import config, transformer
-from dllm_jax.rollout import answer_free, spread
+from dllm_jax.rollout import answer_free, sharded
+from dllm_jax.runtime import sharding
 from dllm_jax.train import optim, policy
 from dllm_jax.train import state as state_lib
 
@@ -208,7 +209,7 @@ def inner_step(case: Case, mesh: Mesh) -> jax.stages.Lowered:
 def static(case: Case, mesh: Mesh) -> dict[str, Any]:
   """What is static about reads and inner steps."""
   return {
-    'denoiser': spread.placed(case.denoiser, mesh),
+    'denoiser': sharded.placed(case.denoiser, mesh),
     'vocab': case.vocab,
     'estimator': case.estimator(),
     'num_micro': case.policy.num_micro,

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dllm_jax import errors
-from dllm_jax.data import json_rows, manifest
+from dllm_jax.data import catalog, json_rows
 from dllm_jax.tasks import latex, multiple_choice
 from dllm_jax.tasks import task as task_lib
 
@@ -78,8 +78,8 @@ def load(
     )
   file = splits[split]
   path = pathlib.Path(data_dir) / file
-  if file in manifest.FILES:
-    manifest.checked(manifest.FILES[file], data_dir)
+  if file in catalog.FILES:
+    catalog.checked(catalog.FILES[file], data_dir)
   elif not path.is_file():
     raise errors.UserError(f'the data file {path} is missing: put it there')
   rows = []

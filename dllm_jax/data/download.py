@@ -19,16 +19,14 @@ import uuid
 from collections.abc import Sequence
 
 from dllm_jax import errors
-from dllm_jax.data import manifest
+from dllm_jax.data import catalog
 
 TIMEOUT_SECONDS = 60.0  # of silence
 TOTAL_SECONDS = 600.0  # of a file; a server may send a byte at a time
 _CHUNK = 2**16
 
 
-def fetch(
-  file: manifest.DataFile, data_dir: str | pathlib.Path
-) -> pathlib.Path:
+def fetch(file: catalog.DataFile, data_dir: str | pathlib.Path) -> pathlib.Path:
   """Downloads one file; a whole one that is there already is kept.
 
   Raises:
@@ -36,7 +34,7 @@ def fetch(
       the file that is wanted.
   """
   path = pathlib.Path(data_dir) / file.path
-  if path.is_file() and manifest.digest(path) == file.sha256:
+  if path.is_file() and catalog.digest(path) == file.sha256:
     return path
   if not file.url:
     raise errors.UserError(
@@ -48,7 +46,7 @@ def fetch(
     path.parent.mkdir(parents=True, exist_ok=True)
     with scratch.open('xb') as target:
       _copy(file, target)
-    found = manifest.digest(scratch)
+    found = catalog.digest(scratch)
     if found != file.sha256:
       raise errors.UserError(
         f'what {file.url} holds now is another file: its sha256 is '
@@ -78,7 +76,7 @@ def fetch(
   return path
 
 
-def _copy(file: manifest.DataFile, target) -> None:
+def _copy(file: catalog.DataFile, target) -> None:
   """Copies at most as many bytes as the file has, and one."""
   left = file.num_bytes
   deadline = time.monotonic() + TOTAL_SECONDS
@@ -102,12 +100,12 @@ def _copy(file: manifest.DataFile, target) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """The command; files without an address are named, and are no failure."""
-  names = sorted({path.partition('/')[0] for path in manifest.FILES})
+  names = sorted({path.partition('/')[0] for path in catalog.FILES})
   parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
   parser.add_argument('--task', choices=names, required=True)
   parser.add_argument('--data_dir', type=pathlib.Path, required=True)
   args = parser.parse_args(argv)
-  for file in manifest.of_task(args.task):
+  for file in catalog.of_task(args.task):
     there = (args.data_dir / file.path).is_file()
     if not file.url and not there:
       print(f'{file.path}: no public address; put it there by hand')

@@ -19,12 +19,12 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 
-from dllm_jax.data import countdown, sudoku
+from dllm_jax.data import countdown_builder, sudoku_builder
 from dllm_jax.tasks import task as task_lib
 
 BUILDERS = {
-  'countdown': (countdown.Countdown, countdown.config),
-  'sudoku': (sudoku.Sudoku, sudoku.config),
+  'countdown': (countdown_builder.Countdown, countdown_builder.config),
+  'sudoku': (sudoku_builder.Sudoku, sudoku_builder.config),
 }
 
 

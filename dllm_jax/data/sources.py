@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import tensorflow_datasets as tfds
 
-from dllm_jax import digests as digests_lib
 from dllm_jax import errors
 from dllm_jax.data import benchmarks, pipeline, public, text_rows
+from dllm_jax.runtime import digests as digests_lib
 from dllm_jax.tasks import task as task_lib
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow_datasets as tfds
 
-from dllm_jax.data import benchmarks, leaks, manifest
+from dllm_jax.data import benchmarks, catalog, leaks
 from dllm_jax.tasks import task as task_lib
 
 VERSION = '1.2.0'
@@ -37,10 +37,10 @@ class Config(tfds.core.BuilderConfig):
     files = sorted(set(benchmarks.SPLITS[self.data_set].values()))
     known = ''
     for file in files:
-      if file in manifest.FILES:
-        known += manifest.FILES[file].sha256
+      if file in catalog.FILES:
+        known += catalog.FILES[file].sha256
       else:
-        known += manifest.digest(pathlib.Path(self.data_dir) / file)
+        known += catalog.digest(pathlib.Path(self.data_dir) / file)
     digest = hashlib.sha256(known.encode()).hexdigest()[:12]
     self.name = f'{self.data_set}_{digest}'
     self.description = f'rows of {", ".join(files)}'

@@ -8,9 +8,10 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from dllm_jax import errors, local_rows, types
+from dllm_jax import errors, types
 from dllm_jax.ops import streams
 from dllm_jax.rollout import answer_free, context, score
+from dllm_jax.runtime import process_rows
 from dllm_jax.tasks import task as task_lib
 
 Setting = TypeVar('Setting', int, float)
@@ -95,7 +96,7 @@ def evaluate(
   parts, numbers, seconds = [], [], 0.0
   for start in range(0, len(rows), batch_size):
     count = min(batch_size, len(rows) - start)
-    own = start + local_rows.share(ctx.mesh, count, batch_size)
+    own = start + process_rows.share(ctx.mesh, count, batch_size)
     encoded = ctx.encode_at(
       rows[start : start + count], own - start, cfg.max_prompt_length
     )
@@ -119,7 +120,7 @@ def evaluate(
     verdicts.append(_judge(ctx, [rows[i] for i in own], part.tokens))
     if advance is not None:
       advance(0)
-  trajectory, (scored, reasons) = local_rows.gather(
+  trajectory, (scored, reasons) = process_rows.gather(
     jax.tree.map(
       lambda *x: np.concatenate(x),
       *zip(parts, verdicts, strict=True),

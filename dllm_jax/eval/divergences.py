@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from dllm_jax import errors
 from dllm_jax.eval import recordings
-from dllm_jax.tasks import format, latex, sudoku
+from dllm_jax.tasks import latex, sudoku, tags
 
 FILES = {
   'countdown': 'countdown_128.jsonl.gz',
@@ -55,7 +55,7 @@ def reason(
 ) -> str:
   """Why an item is right by one of the rules only."""
   text = recordings.ENDS.split(recording.generation, maxsplit=1)[0]
-  block = format.extract_answer(text)
+  block = tags.extract_answer(text)
   if ours_right:
     if block is not None and latex.last_boxed(block) is None:
       return 'the answer is not boxed, and d1 then reads the whole text'

@@ -20,8 +20,9 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
-from dllm_jax import errors, sharding, types
+from dllm_jax import errors, types
 from dllm_jax.models import config
+from dllm_jax.runtime import sharding
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

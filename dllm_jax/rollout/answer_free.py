@@ -15,10 +15,11 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int, Key, Shaped
 
-from dllm_jax import local_rows, types
+from dllm_jax import types
 from dllm_jax.decoding import blocks, fixed, gated, guidance
 from dllm_jax.ops import streams
-from dllm_jax.rollout import batch, context, prompts, spread
+from dllm_jax.rollout import batch, context, prompts, sharded
+from dllm_jax.runtime import process_rows
 from dllm_jax.tasks import task as task_lib
 
 DECODERS = {
@@ -149,7 +150,7 @@ def groups(
     cfg: how to sample.
   """
   num_rows = len(rows) * cfg.group_size
-  row_id = local_rows.share(ctx.mesh, num_rows)
+  row_id = process_rows.share(ctx.mesh, num_rows)
   prompt_id = row_id // cfg.group_size
   encoded = ctx.encode_at(rows, prompt_id, cfg.max_prompt_length)
   key = streams.step_key(ctx.root, 'rollout', step)
@@ -195,7 +196,7 @@ def rollout(
     gen_length=cfg.gen_length,
     vocab=ctx.vocab,
   )
-  ids, mask, row_ids = local_rows.place(
+  ids, mask, row_ids = process_rows.place(
     (encoded.ids, encoded.mask, row_id), ctx.mesh, num_rows
   )
   trajectory = sample(
@@ -210,7 +211,9 @@ def rollout(
     vocab=ctx.vocab,
     decoder=cfg.decoder(),
   )
-  return jax.tree.map(lambda x: x[: len(row_id)], local_rows.fetch(trajectory))
+  return jax.tree.map(
+    lambda x: x[: len(row_id)], process_rows.fetch(trajectory)
+  )
 
 
 @functools.partial(
@@ -259,7 +262,7 @@ def sample(
       cfg=dataclasses.replace(decoder, lockstep=lockstep),
     )
 
-  return spread.over(
+  return sharded.over(
     mesh,
     decode,
     denoiser,

@@ -22,10 +22,11 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from dllm_jax import local_rows, types
+from dllm_jax import types
 from dllm_jax.decoding import fixed, guidance
 from dllm_jax.ops import streams
-from dllm_jax.rollout import context, prompts, spread
+from dllm_jax.rollout import context, prompts, sharded
+from dllm_jax.runtime import process_rows
 from dllm_jax.tasks import task as task_lib
 from dllm_jax.text import tokenizer as tokenizer_lib
 
@@ -146,7 +147,7 @@ def rollout(
     denoiser,
     params,
     key,
-    *local_rows.place(rows, ctx.mesh, num_rows),
+    *process_rows.place(rows, ctx.mesh, num_rows),
     jnp.float32(temperature),
     mesh=ctx.mesh,
     vocab=ctx.vocab,
@@ -154,7 +155,9 @@ def rollout(
     order=order,
     cfg=cfg,
   )
-  return jax.tree.map(lambda x: x[: len(row_id)], local_rows.fetch(trajectory))
+  return jax.tree.map(
+    lambda x: x[: len(row_id)], process_rows.fetch(trajectory)
+  )
 
 
 @functools.partial(
@@ -256,7 +259,7 @@ def sample(
     )
     return _join(reasoning, answer, removed)
 
-  return spread.over(
+  return sharded.over(
     mesh,
     decode,
     denoiser,

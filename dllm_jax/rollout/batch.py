@@ -10,9 +10,10 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from dllm_jax import local_rows, types
+from dllm_jax import types
 from dllm_jax.rl import advantages
 from dllm_jax.rollout import context, prompts, score
+from dllm_jax.runtime import process_rows
 from dllm_jax.tasks import task as task_lib
 
 
@@ -97,7 +98,7 @@ def judge(
   )
   through_eos = score.completion_mask(trajectory.tokens, ctx.vocab.stop_tokens)
   own, num_rows = rollouts.row_id, rollouts.num_rows
-  measured = local_rows.gather(
+  measured = process_rows.gather(
     _measure(rollouts, scored, through_eos), own, num_rows
   )
   group = jax.device_get(
@@ -128,7 +129,7 @@ def judge(
   metrics = rollout_metrics(measured, trajectory.tokens.shape[1])
   metrics['group/zero_variance'] = float(np.mean(group.tied))
   metrics['reward/not_finite'] = float(np.mean(~group.counted))
-  return local_rows.place(batch, ctx.mesh, num_rows), metrics
+  return process_rows.place(batch, ctx.mesh, num_rows), metrics
 
 
 _advantages = jax.jit(

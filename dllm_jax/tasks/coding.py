@@ -15,13 +15,13 @@ import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from dllm_jax.tasks import format, programs, task
+from dllm_jax.tasks import programs, tags, task
 
 # Words of a code block, which stand in every demonstration.
 _BLOCK_WORDS = ('```python\n', '\n```')
 
 _D1_PROMPT = (
-  format.XML_DIRECTIVE
+  tags.XML_DIRECTIVE
   + 'You write Python programs. Reason about the problem first, then put the '
   'whole program into one ```python code block inside the answer tags.'
   '\n\n{prompt}\n'
@@ -88,7 +88,7 @@ class Coding:
   def words(self) -> tuple[str, ...]:
     """Tags, code blocks, ASCII, and for 'd1' the words of the prompt."""
     texts = [_D1_PROMPT.format(prompt='')] * (self.prompt_style == 'd1')
-    return (*format.lexicon(*texts), *_BLOCK_WORDS)
+    return (*tags.lexicon(*texts), *_BLOCK_WORDS)
 
   def prompt(self, row: task.Row) -> str:
     """The problem; a head of a program keeps its own lines."""
@@ -98,7 +98,7 @@ class Coding:
 
   def demonstration(self, row: task.Row) -> str:
     """The data set's program, without reasoning."""
-    return format.completion_text('', self.gold(row))
+    return tags.completion_text('', self.gold(row))
 
   def gold(self, row: task.Row) -> str:
     """The program in a code block."""
@@ -107,7 +107,7 @@ class Coding:
   def reasoning_has_gold(self, row: task.Row, completion: str) -> bool:
     """Whether the reasoning spells the program, whatever its spaces."""
     gold = ''.join(row['solution'].split())
-    reasoning = format.reasoning_text(completion)[: programs.MAX_CHARS]
+    reasoning = tags.reasoning_text(completion)[: programs.MAX_CHARS]
     return bool(gold) and gold in ''.join(reasoning.split())
 
   def score(self, row: task.Row, completion: str) -> task.Score:
@@ -158,13 +158,13 @@ def _score(
   verdict: Verdict, completion: str, program: str | None
 ) -> task.Score:
   judged = verdict.passed is not None
-  answer = format.extract_answer(completion)
+  answer = tags.extract_answer(completion)
   terms = {
     'tests': verdict.share if judged else float('nan'),
     'passed': float(verdict.passed) if judged else float('nan'),
     'fence': 0.5 * programs.has_block(answer or ''),
   }
-  terms |= format.terms(completion)
+  terms |= tags.terms(completion)
   metrics = {
     'has_answer': float(answer is not None),
     'has_program': float(program is not None),

@@ -11,7 +11,7 @@ around the expression does no harm, as in d1's evaluation.
 import dataclasses
 import re
 
-from dllm_jax.tasks import arithmetic, format, latex, task
+from dllm_jax.tasks import arithmetic, latex, tags, task
 
 TOLERANCE = 1e-5
 MAX_NUMBER_WORD = 999
@@ -21,7 +21,7 @@ _D1_ARITHMETIC = '0123456789+-*/() '
 
 _TERSE_PROMPT = ' {numbers} = {target}\n'
 _D1_PROMPT = (
-  format.XML_DIRECTIVE
+  tags.XML_DIRECTIVE
   + '\nCombine the numbers below into one arithmetic expression that equals '
   'the target. Use every number exactly once, and only the operators + - * / '
   'and parentheses. Put the expression alone inside the answer tags: no equals '
@@ -69,7 +69,7 @@ class Countdown:
       value = getattr(self, field)
       if not 1 <= value <= MAX_NUMBER_WORD:
         raise ValueError(f'{field} must be in 1..{MAX_NUMBER_WORD}: {value}')
-    format.check_style(self.prompt_style)
+    tags.check_style(self.prompt_style)
     if self.reasoning not in ('values', 'equations', 'none'):
       raise ValueError(
         f'reasoning must be values, equations or none: {self.reasoning}'
@@ -87,11 +87,11 @@ class Countdown:
     signs = list(self.operators)
     if arithmetic.needs_parentheses(self.operators):
       signs += ['(', ')']
-    words = [*format.words(), '\n', ' =']
+    words = [*tags.words(), '\n', ' =']
     words += [f' {sign}' for sign in signs]
     words += [f' {number}' for number in range(self.max_value() + 1)]
     if self.prompt_style == 'd1':
-      words += format.text_words(_D1_PROMPT.format(numbers='', target=''))
+      words += tags.text_words(_D1_PROMPT.format(numbers='', target=''))
     return tuple(dict.fromkeys(words))
 
   def prompt(self, row: task.Row) -> str:
@@ -103,7 +103,7 @@ class Countdown:
   def demonstration(self, row: task.Row) -> str:
     """The stored solution, with its steps as the reasoning."""
     if self.reasoning == 'none':
-      return format.answer_block(self.gold(row))
+      return tags.answer_block(self.gold(row))
     steps = arithmetic.evaluate(row['solution']).steps
     if self.reasoning == 'values':
       reasoning = ''.join(f' {step.value}' for step in steps)
@@ -112,7 +112,7 @@ class Countdown:
         f' {step.left} {step.operator} {step.right} = {step.value}'
         for step in steps
       )
-    return format.completion_text(reasoning, self.gold(row))
+    return tags.completion_text(reasoning, self.gold(row))
 
   def gold(self, row: task.Row) -> str:
     """The stored solution after one space, as in a demonstration."""
@@ -121,7 +121,7 @@ class Countdown:
   def reasoning_has_gold(self, row: task.Row, completion: str) -> bool:
     """Whether the reasoning spells the stored solution, whatever its spaces."""
     gold = re.escape(''.join(row['solution'].split()))
-    reasoning = ''.join(format.reasoning_text(completion).split())
+    reasoning = ''.join(tags.reasoning_text(completion).split())
     return re.search(rf'(?<![0-9]){gold}(?![0-9])', reasoning) is not None
 
   def score(self, row: task.Row, completion: str) -> task.Score:
@@ -133,8 +133,8 @@ class Countdown:
     format terms. Correct means the exact target. Of a completion longer than
     `format.MAX_CHARS` only the end is read.
     """
-    completion = completion[-format.MAX_CHARS :]
-    answer = format.extract_answer(completion)
+    completion = completion[-tags.MAX_CHARS :]
+    answer = tags.extract_answer(completion)
     if answer is not None and not self.parity:
       answer = latex.answer_text(answer) or ''
     result = _evaluate(answer, self.parity) if answer is not None else None
@@ -147,7 +147,7 @@ class Countdown:
     else:
       correct = valid and result.value == row['target']
     terms = {'solution': solution, 'valid': float(valid)}
-    terms |= format.terms(completion, parity=self.parity)
+    terms |= tags.terms(completion, parity=self.parity)
     metrics = {
       'valid': float(valid),
       'has_answer': float(answer is not None),
@@ -162,7 +162,7 @@ class Countdown:
   def _reasoning_right(
     self, result: arithmetic.Evaluation, completion: str
   ) -> bool:
-    reasoning = format.reasoning_text(completion)
+    reasoning = tags.reasoning_text(completion)
     if len(reasoning) > _MAX_REASONING_CHARS:
       return False
     expected = []

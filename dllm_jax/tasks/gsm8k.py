@@ -19,7 +19,7 @@ import dataclasses
 import re
 from fractions import Fraction
 
-from dllm_jax.tasks import format, latex, task
+from dllm_jax.tasks import latex, tags, task
 
 _MAX_ANSWER_CHARS = 256
 _MAX_REASONING_CHARS = 4096
@@ -48,7 +48,7 @@ _OTHER_NUMBER = re.compile(
 _D1_NUMBER = re.compile(r'-?[0-9]+\.?[0-9]*')
 
 _D1_PROMPT = (
-  format.XML_DIRECTIVE
+  tags.XML_DIRECTIVE
   + 'Reason step by step, and put the final number alone inside the answer '
   'tags, without a unit.\n\n{question}\n'
 )
@@ -70,13 +70,13 @@ class Gsm8k:
   name = 'gsm8k'
 
   def __post_init__(self):
-    format.check_style(self.prompt_style)
+    tags.check_style(self.prompt_style)
 
   def words(self) -> tuple[str, ...]:
     """Tags, ASCII characters, and for 'd1' the words of the prompt."""
     if self.prompt_style == 'terse':
-      return format.lexicon()
-    return format.lexicon(_D1_PROMPT.format(question=''))
+      return tags.lexicon()
+    return tags.lexicon(_D1_PROMPT.format(question=''))
 
   def prompt(self, row: task.Row) -> str:
     """The question."""
@@ -86,7 +86,7 @@ class Gsm8k:
 
   def demonstration(self, row: task.Row) -> str:
     """The written solution of the data set, then its answer."""
-    return format.completion_text(row['reasoning'], self.gold(row))
+    return tags.completion_text(row['reasoning'], self.gold(row))
 
   def gold(self, row: task.Row) -> str:
     """The number, without commas."""
@@ -95,7 +95,7 @@ class Gsm8k:
   def reasoning_has_gold(self, row: task.Row, completion: str) -> bool:
     """Whether the reasoning holds the number, as sound reasoning does too."""
     gold = read_number(row['answer'])
-    reasoning = format.reasoning_text(completion)[:_MAX_REASONING_CHARS]
+    reasoning = tags.reasoning_text(completion)[:_MAX_REASONING_CHARS]
     return any(_value(m) == gold for m in _NUMBER.finditer(reasoning))
 
   def score(self, row: task.Row, completion: str) -> task.Score:
@@ -104,7 +104,7 @@ class Gsm8k:
     Terms: `correctness` is 2 for the right number; `integer` is 0.5 for an
     answer that is digits and nothing else; then the format terms.
     """
-    answer = format.extract_answer(completion)
+    answer = tags.extract_answer(completion)
     gold = read_number(row['answer'])
     if self.parity:
       text = _d1_reward_text(completion)
@@ -117,7 +117,7 @@ class Gsm8k:
       digits = re.fullmatch(r'-?[0-9]+', answer or '') is not None
       parsed = answer
     terms = {'correctness': 2.0 * same, 'integer': 0.5 * digits}
-    terms |= format.terms(completion, parity=self.parity)
+    terms |= tags.terms(completion, parity=self.parity)
     metrics = {
       'has_answer': float(answer is not None),
       'is_number': float(read_number(answer or '') is not None),

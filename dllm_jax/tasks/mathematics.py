@@ -17,12 +17,18 @@ layout in words of our own.
 import dataclasses
 from collections.abc import Sequence
 
-from dllm_jax.tasks import expression, format, latex, math_equal, task
+from dllm_jax.tasks import (
+  expression,
+  latex,
+  math_equal,
+  tags,
+  task,
+)
 
 _MAX_ANSWER_CHARS = math_equal.MAX_CHARS
 
 _D1_PROMPT = (
-  format.XML_DIRECTIVE
+  tags.XML_DIRECTIVE
   + 'You solve problems of mathematics. Reason step by step, and put the final '
   'answer into \\boxed{{}} inside the answer tags.\n\n{problem}\n'
 )
@@ -44,13 +50,13 @@ class Mathematics:
   name = 'math'
 
   def __post_init__(self):
-    format.check_style(self.prompt_style)
+    tags.check_style(self.prompt_style)
 
   def words(self) -> tuple[str, ...]:
     """Tags, ASCII characters, and for 'd1' the words of the prompt."""
     if self.prompt_style == 'terse':
-      return format.lexicon()
-    return format.lexicon(_D1_PROMPT.format(problem=''))
+      return tags.lexicon()
+    return tags.lexicon(_D1_PROMPT.format(problem=''))
 
   def prompt(self, row: task.Row) -> str:
     """The problem."""
@@ -60,7 +66,7 @@ class Mathematics:
 
   def demonstration(self, row: task.Row) -> str:
     """The written solution of the data set, then its answer in a box."""
-    return format.completion_text(row['solution'], self.gold(row))
+    return tags.completion_text(row['solution'], self.gold(row))
 
   def gold(self, row: task.Row) -> str:
     """The answer in a box."""
@@ -68,7 +74,7 @@ class Mathematics:
 
   def reasoning_has_gold(self, row: task.Row, completion: str) -> bool:
     """Whether the reasoning boxes an answer that is spelled like the gold."""
-    reasoning = format.reasoning_text(completion)
+    reasoning = tags.reasoning_text(completion)
     boxed = latex.last_boxed(reasoning)
     return boxed is not None and latex.equal_by_form(boxed, row['answer'])
 
@@ -118,13 +124,13 @@ class Mathematics:
   def _score(
     self, verdict: bool | None, completion: str, parsed: str | None
   ) -> task.Score:
-    block = format.extract_answer(completion)
+    block = tags.extract_answer(completion)
     boxed = block is not None and latex.last_boxed(block) is not None
     terms = {
       'correctness': float('nan') if verdict is None else 2.0 * verdict,
       'boxed': 0.5 * ((block is not None) + (1.0 if boxed else 0.5)),
     }
-    terms |= format.terms(completion)
+    terms |= tags.terms(completion)
     return task.Score(
       terms,
       bool(verdict),
@@ -134,7 +140,7 @@ class Mathematics:
     )
 
   def _d1_score(self, row: task.Row, completion: str) -> task.Score:
-    block = format.extract_answer(completion)
+    block = tags.extract_answer(completion)
     boxed = latex.last_boxed(completion)
     answer = latex.d1_answer(completion)
     same = answer is not None and latex.equal_by_form(answer, row['answer'])
@@ -143,7 +149,7 @@ class Mathematics:
       'correctness': 2.0 * same,
       'boxed': 0.5 * ((block is not None) + 0.5),
     }
-    terms |= format.terms(completion, parity=True)
+    terms |= tags.terms(completion, parity=True)
     return task.Score(
       terms,
       same,
@@ -168,7 +174,7 @@ def _answer(completion: str, gold: str) -> str | None:
   Returns:
     None also where it says several things: math-verify would pick one.
   """
-  block = format.extract_answer(completion)
+  block = tags.extract_answer(completion)
   if block is None or len(block) > 4 * _MAX_ANSWER_CHARS:
     return None
   answer = latex.answer_text(block)

@@ -13,7 +13,7 @@ words of our own.
 import dataclasses
 import re
 
-from dllm_jax.tasks import format, latex, task
+from dllm_jax.tasks import latex, tags, task
 
 LETTERS = 'ABCDEFGHIJ'
 _MAX_ANSWER_CHARS = 512
@@ -23,7 +23,7 @@ _LETTER = re.compile(
 )
 
 _D1_PROMPT = (
-  format.XML_DIRECTIVE
+  tags.XML_DIRECTIVE
   + 'Reason step by step, and put the letter of the right option alone inside '
   'the answer tags.\n\n{question}\n{options}\n'
 )
@@ -44,13 +44,13 @@ class MultipleChoice:
   prompt_style: str = 'd1'
 
   def __post_init__(self):
-    format.check_style(self.prompt_style)
+    tags.check_style(self.prompt_style)
 
   def words(self) -> tuple[str, ...]:
     """Tags, ASCII characters, and for 'd1' the words of the prompt."""
     if self.prompt_style == 'terse':
-      return format.lexicon()
-    return format.lexicon(_D1_PROMPT.format(question='', options=''))
+      return tags.lexicon()
+    return tags.lexicon(_D1_PROMPT.format(question='', options=''))
 
   def prompt(self, row: task.Row) -> str:
     """The question and its options, one a line."""
@@ -63,7 +63,7 @@ class MultipleChoice:
 
   def demonstration(self, row: task.Row) -> str:
     """The reasoning of the data set, if it has any, and the letter."""
-    return format.completion_text(row['reasoning'], self.gold(row))
+    return tags.completion_text(row['reasoning'], self.gold(row))
 
   def gold(self, row: task.Row) -> str:
     """The letter."""
@@ -71,7 +71,7 @@ class MultipleChoice:
 
   def reasoning_has_gold(self, row: task.Row, completion: str) -> bool:
     """Whether the last letter that the reasoning names is the gold one."""
-    reasoning = format.reasoning_text(completion)[:_MAX_REASONING_CHARS]
+    reasoning = tags.reasoning_text(completion)[:_MAX_REASONING_CHARS]
     last = LETTERS[len(row['options']) - 1]
     # 'A' and 'I' are words too, unless something marks them as options.
     named = re.findall(
@@ -86,12 +86,12 @@ class MultipleChoice:
     answer that is the letter of an option and nothing else; then the format
     terms.
     """
-    answer = format.extract_answer(completion)
+    answer = tags.extract_answer(completion)
     letter = read_letter(answer or '', row['options'])
     alone = answer is not None and answer == letter
     correct = letter == row['answer']
     terms = {'correctness': 2.0 * correct, 'letter': 0.5 * alone}
-    terms |= format.terms(completion)
+    terms |= tags.terms(completion)
     metrics = {
       'has_answer': float(answer is not None),
       'is_option': float(letter is not None),

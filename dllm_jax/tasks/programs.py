@@ -14,7 +14,7 @@ the prompt defines before it.
 import re
 from typing import Literal
 
-from dllm_jax.tasks import format
+from dllm_jax.tasks import tags
 
 Reading = Literal['layout', 'continuation', 'whole']
 
@@ -73,7 +73,7 @@ def defines(program: str, name: str) -> bool:
 
 def _part(completion: str) -> str | None:
   """The answer block, or a text without any tags."""
-  if format.extract_answer(completion) is not None:
+  if tags.extract_answer(completion) is not None:
     rest = completion.rpartition('<answer>')[2]
     return rest.partition('</answer>')[0].strip('\n')
   if any(tag in completion for tag in _TAGS):

@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import re
 
-from dllm_jax.tasks import format, task
+from dllm_jax.tasks import tags, task
 
 _MAX_ANSWER_CHARS = 256
 _MAX_REASONING_CHARS = 4096
@@ -29,7 +29,7 @@ _PEERS = tuple(
 )
 
 _D1_PROMPT = (
-  format.XML_DIRECTIVE
+  tags.XML_DIRECTIVE
   + '\nFill the 4x4 Sudoku grid so that every row, every column and every 2x2 '
   'box holds each digit from 1 to 4 once. The grid is written row by row as 16 '
   'digits, where 0 is an empty cell. Keep the digits that are given, and put '
@@ -54,13 +54,13 @@ class Sudoku:
   name = 'sudoku'
 
   def __post_init__(self):
-    format.check_style(self.prompt_style)
+    tags.check_style(self.prompt_style)
 
   def words(self) -> tuple[str, ...]:
     """Tags, a space, a newline and digits; for 'd1' also the prompt's words."""
-    words = [*format.words(), '\n', ' ', *'01234']
+    words = [*tags.words(), '\n', ' ', *'01234']
     if self.prompt_style == 'd1':
-      words += format.text_words(_D1_PROMPT.format(puzzle=''))
+      words += tags.text_words(_D1_PROMPT.format(puzzle=''))
       words += re.findall(r'[0-9]', _D1_PROMPT)
     return tuple(dict.fromkeys(words))
 
@@ -72,7 +72,7 @@ class Sudoku:
 
   def demonstration(self, row: task.Row) -> str:
     """The missing digits of each row, then the solution."""
-    return format.completion_text(missing(row['puzzle']), row['solution'])
+    return tags.completion_text(missing(row['puzzle']), row['solution'])
 
   def gold(self, row: task.Row) -> str:
     """The stored solution."""
@@ -80,7 +80,7 @@ class Sudoku:
 
   def reasoning_has_gold(self, row: task.Row, completion: str) -> bool:
     """Whether the reasoning spells the stored solution, whatever its spaces."""
-    reasoning = format.reasoning_text(completion)
+    reasoning = tags.reasoning_text(completion)
     return row['solution'] in ''.join(reasoning.split())
 
   def score(self, row: task.Row, completion: str) -> task.Score:
@@ -93,8 +93,8 @@ class Sudoku:
     the metric `cells_right` over that of `cells_empty`. Of a completion longer
     than `format.MAX_CHARS` only the end is read.
     """
-    completion = completion[-format.MAX_CHARS :]
-    answer = format.extract_answer(completion)
+    completion = completion[-tags.MAX_CHARS :]
+    answer = tags.extract_answer(completion)
     grid = _read(answer or '')
     if self.parity:
       digits = ''.join(re.findall(r'[0-9]', (answer or '')[:_MAX_D1_CHARS]))
@@ -107,8 +107,8 @@ class Sudoku:
       share = cells
       parsed = grid
     terms = {'cells': cells, 'solved': float(solved)}
-    terms |= format.terms(completion, parity=self.parity)
-    reasoning = format.reasoning_text(completion)[:_MAX_REASONING_CHARS]
+    terms |= tags.terms(completion, parity=self.parity)
+    reasoning = tags.reasoning_text(completion)[:_MAX_REASONING_CHARS]
     num_empty = row['puzzle'].count('0')
     metrics = {
       'cells_right': float(round(share * num_empty)),

@@ -10,7 +10,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float
 
-from dllm_jax import sharding, types
+from dllm_jax import types
+from dllm_jax.runtime import sharding
 from dllm_jax.train import state as state_lib
 
 Loss = Callable[[types.Params, Any], tuple[Float[Array, ''], dict[str, Any]]]

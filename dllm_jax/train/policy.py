@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int, Key
 from dllm_jax import types
 from dllm_jax.ops import masked
 from dllm_jax.rl import logprobs, losses
-from dllm_jax.rollout import context, spread
+from dllm_jax.rollout import context, sharded
 from dllm_jax.train import grad
 from dllm_jax.train import state as state_lib
 
@@ -119,7 +119,7 @@ def update(
     The next state, and the metrics of every inner step, on the device.
   """
   static = {
-    'denoiser': spread.placed(ctx.denoiser, ctx.mesh),
+    'denoiser': sharded.placed(ctx.denoiser, ctx.mesh),
     'vocab': ctx.vocab,
     'estimator': estimator,
     'num_micro': cfg.num_micro,

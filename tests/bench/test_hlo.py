@@ -9,8 +9,8 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from dllm_jax import sharding
 from dllm_jax.bench import hlo, hlo_counts
+from dllm_jax.runtime import sharding
 
 # A loop of 3 without `known_trip_count`, as the TPU's compiler writes it; a
 # product as a convolution; a collective that starts in one fusion and ends in

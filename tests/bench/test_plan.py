@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import pytest
 
-from dllm_jax import errors, settings, sharding
+from dllm_jax import errors
 from dllm_jax.bench import (
   hardware,
   hlo,
@@ -15,6 +15,8 @@ from dllm_jax.bench import (
   programs,
   tables,
 )
+from dllm_jax.run import settings
+from dllm_jax.runtime import sharding
 from tests import tiny_run
 
 SIZES = sharding.MeshConfig(data=2, fsdp=4)

@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from dllm_jax import sharding, types
+from dllm_jax import types
 from dllm_jax.bench import cases, hlo, hlo_counts, programs
 from dllm_jax.models import config
+from dllm_jax.runtime import sharding
 
 MODEL = config.ModelConfig(
   vocab_size=2048,

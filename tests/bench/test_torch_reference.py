@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dllm_jax import sharding
 from dllm_jax.bench import cases, suites
 from dllm_jax.models import transformer
+from dllm_jax.runtime import sharding
 from tests import tiny
 
 pytest.importorskip('torch')

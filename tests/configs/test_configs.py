@@ -7,9 +7,9 @@ import pathlib
 import pytest
 
 from configs import presets
-from dllm_jax import settings, types
-from dllm_jax.experiment import checks, setup
+from dllm_jax import types
 from dllm_jax.rollout import answer_guided
+from dllm_jax.run import checks, settings, setup
 from dllm_jax.text import tokenizer as tokenizer_lib
 from tests import tiny_run
 

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from dllm_jax import errors, tasks
-from dllm_jax.data import benchmarks, json_rows, manifest
+from dllm_jax.data import benchmarks, catalog, json_rows
 from dllm_jax.tasks import coding
 
 SIZES = {
@@ -113,7 +113,7 @@ def _write(folder, file, text):
 
 @pytest.fixture
 def unpinned(monkeypatch):
-  monkeypatch.setattr(manifest, 'FILES', {})
+  monkeypatch.setattr(catalog, 'FILES', {})
 
 
 KODCODE = {

@@ -7,7 +7,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from dllm_jax.data import countdown, pipeline, sudoku
+from dllm_jax.data import countdown_builder, pipeline, sudoku_builder
 from dllm_jax.tasks import countdown as task_lib
 
 TASK = task_lib.Countdown(count=2, max_number=15, max_target=20)
@@ -79,7 +79,7 @@ def test_prepare_builds_once_and_cleans_up(tmp_path, capfd, caplog):
   out = capfd.readouterr()
   assert not out.out and 'Built' not in out.out
   assert 'it/s' not in out.err and 'Generating' not in out.err
-  info = tmp_path / 'countdown' / countdown.config(TASK).name / '1.0.0'
+  info = tmp_path / 'countdown' / countdown_builder.config(TASK).name / '1.0.0'
   stamp = (info / 'dataset_info.json').stat().st_mtime_ns
   again = pipeline.prepare(TASK, str(tmp_path))
   assert (info / 'dataset_info.json').stat().st_mtime_ns == stamp
@@ -125,11 +125,11 @@ def test_two_builders_at_once(tmp_path, monkeypatch):
 
 
 def test_a_broken_build_leaves_nothing(tmp_path):
-  config = sudoku.Config(
+  config = sudoku_builder.Config(
     num_train=4000, num_validation=1, num_test=1, min_clues=15, max_clues=15
   )
   with pytest.raises(ValueError, match='distinct'):
-    pipeline.build(sudoku.Sudoku, config, tmp_path)
+    pipeline.build(sudoku_builder.Sudoku, config, tmp_path)
   assert list(tmp_path.iterdir()) == []
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from dllm_jax import errors, tasks
-from dllm_jax.data import benchmarks, manifest, sources, text_rows
+from dllm_jax.data import benchmarks, catalog, sources, text_rows
 from dllm_jax.tasks import countdown
 
 
@@ -16,7 +16,7 @@ def _lines(rows):
 @pytest.fixture
 def data(tmp_path, monkeypatch):
   """A small GSM8K, one of whose training rows is a test row."""
-  monkeypatch.setattr(manifest, 'FILES', {})
+  monkeypatch.setattr(catalog, 'FILES', {})
   folder = tmp_path / 'data' / 'gsm8k'
   folder.mkdir(parents=True)
   row = lambda i: {'question': f'What is {i} + é?', 'answer': f'so\n#### {i}'}

@@ -7,8 +7,8 @@ import pytest
 
 from dllm_jax import errors
 from dllm_jax.eval import accuracy
-from dllm_jax.experiment import setup
 from dllm_jax.rollout import score
+from dllm_jax.run import setup
 from dllm_jax.tasks import task as task_lib
 from tests import tiny_run
 

@@ -19,9 +19,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from dllm_jax import sharding
-from dllm_jax.io import hf, hf_config, peft, shards
+from dllm_jax.hf import config as hf_config
+from dllm_jax.hf import peft, shards
+from dllm_jax.hf import weights as hf
 from dllm_jax.models import config
+from dllm_jax.runtime import sharding
 from tests import tiny
 
 REPO = pathlib.Path(__file__).resolve().parents[2]

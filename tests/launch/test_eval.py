@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from dllm_jax.experiment import results, setup
-from dllm_jax.io import checkpoint
+from dllm_jax.run import results, setup
+from dllm_jax.state import checkpoint
 from tests import tiny_run
 
 PUBLIC = {'task__max_number': 100, 'task__max_target': 100}

@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from dllm_jax.decoding import fixed
-from dllm_jax.io import workdir
+from dllm_jax.state import workdir
 from tests import tiny, tiny_model, tiny_run
 from tests.launch import test_eval
 

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from dllm_jax.io import metrics
+from dllm_jax.state import metrics
 from tests import tiny_run
 
 SHORT = tiny_run.flags(train__num_steps=3)

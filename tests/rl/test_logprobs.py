@@ -12,7 +12,7 @@ from scipy import stats
 
 from dllm_jax import types
 from dllm_jax.decoding import fixed
-from dllm_jax.io import hf
+from dllm_jax.hf import weights as hf
 from dllm_jax.models import transformer
 from dllm_jax.rl import logprobs
 from tests import tiny

@@ -9,10 +9,11 @@ import jax
 import numpy as np
 import pytest
 
-from dllm_jax import errors, sharding
+from dllm_jax import errors
 from dllm_jax.decoding import guidance
 from dllm_jax.models import transformer
 from dllm_jax.rollout import answer_free, answer_guided
+from dllm_jax.runtime import sharding
 from tests import tiny
 
 L = 8

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from dllm_jax import tasks
-from dllm_jax.tasks import coding, format, task
+from dllm_jax.tasks import coding, tags, task
 
 ROW = {
   'id': 'a',
@@ -76,7 +76,7 @@ def test_demonstration_hands_over_the_program():
     'strict_format': 0.5,
   }
   assert not verifier.reasoning_has_gold(ROW, verifier.demonstration(ROW))
-  leak = format.completion_text('def  f():\n return 1', '')
+  leak = tags.completion_text('def  f():\n return 1', '')
   assert verifier.reasoning_has_gold(ROW, leak)
 
 

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from dllm_jax import tasks
-from dllm_jax.tasks import countdown, format, task
+from dllm_jax.tasks import countdown, tags, task
 from dllm_jax.text import tokenizer
 
 ROW = {
@@ -98,12 +98,12 @@ def test_score_terms():
 
 def test_leakage_monitor():
   cd = countdown.Countdown(reasoning='none')
-  leak = format.completion_text('so 12+5  - 3 + 6 is it', '1')
+  leak = tags.completion_text('so 12+5  - 3 + 6 is it', '1')
   assert cd.reasoning_has_gold(ROW, leak)
   assert not cd.reasoning_has_gold(ROW, VALUES)
   # A longer number is not the gold.
   assert not cd.reasoning_has_gold(
-    ROW, format.completion_text('12 + 5 - 3 + 67', '1')
+    ROW, tags.completion_text('12 + 5 - 3 + 67', '1')
   )
 
 
@@ -160,7 +160,7 @@ ATTACKS = [
 def test_hostile_answers(case, parity):
   text, numbers, target, correct = ATTACKS[case]
   cd = countdown.Countdown(parity=parity)
-  completion = format.completion_text('', text)
+  completion = tags.completion_text('', text)
   seconds = []
   for _ in range(5):
     start = time.process_time()
@@ -174,7 +174,7 @@ def test_hostile_answers(case, parity):
   else:
     assert score.correct == bool(correct)
   # Of a megabyte only the end is read, and so no opening tag.
-  wrong = 0.1 if len(completion) <= format.MAX_CHARS else 0.0
+  wrong = 0.1 if len(completion) <= tags.MAX_CHARS else 0.0
   if parity and not wrong:
     wrong = 0.1 if score.metrics['has_answer'] else 0.0
   assert score.terms['solution'] == (1.0 if correct else wrong)

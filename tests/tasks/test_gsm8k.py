@@ -6,7 +6,7 @@ from fractions import Fraction
 import pytest
 
 from dllm_jax import tasks
-from dllm_jax.tasks import format, gsm8k, task
+from dllm_jax.tasks import gsm8k, tags, task
 from dllm_jax.text import tokenizer
 
 ROW = {
@@ -167,7 +167,7 @@ HOSTILE = [
 @pytest.mark.parametrize('case', range(len(HOSTILE)))
 @pytest.mark.parametrize('verifier', [TASK, D1])
 def test_hostile_answers(verifier, case):
-  completion = format.completion_text('', HOSTILE[case])
+  completion = tags.completion_text('', HOSTILE[case])
   seconds = []
   for _ in range(3):
     start = time.process_time()

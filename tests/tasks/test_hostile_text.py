@@ -6,7 +6,7 @@ import random
 import re
 from fractions import Fraction
 
-from dllm_jax.tasks import arithmetic, countdown, format
+from dllm_jax.tasks import arithmetic, countdown, tags
 
 OPERATIONS = {
   ast.Add: operator.add,
@@ -74,7 +74,7 @@ def test_twenty_thousand_expressions():
     whole += 1
     target = int(want[0])
     numbers = sorted(want[1], key=lambda _: rng.random())
-    answer = format.completion_text('', text)
+    answer = tags.completion_text('', text)
     row = {'id': 'a', 'numbers': numbers, 'target': target, 'solution': '1'}
     assert task.score(row, answer).correct, text
     assert not task.score({**row, 'target': target + 1}, answer).correct

@@ -7,7 +7,13 @@ import pytest
 
 from dllm_jax import tasks
 from dllm_jax.rollout import score as score_lib
-from dllm_jax.tasks import format, latex, math_equal, mathematics, task
+from dllm_jax.tasks import (
+  latex,
+  math_equal,
+  mathematics,
+  tags,
+  task,
+)
 from dllm_jax.text import tokenizer
 
 ROW = {
@@ -163,14 +169,14 @@ def test_an_echo_of_the_prompt_is_no_answer():
 )
 def test_hostile_answers(answer):
   boxed = rf'\boxed{{{answer}}}'
-  found = TASK.score(ROW, format.completion_text('', answer))
+  found = TASK.score(ROW, tags.completion_text('', answer))
   assert not found.correct and found.judged
-  assert not TASK.score(ROW, format.completion_text('', boxed)).correct
-  assert not D1.score(ROW, format.completion_text('', boxed)).correct
+  assert not TASK.score(ROW, tags.completion_text('', boxed)).correct
+  assert not D1.score(ROW, tags.completion_text('', boxed)).correct
   # The trainer asks this of every rollout.
-  assert not TASK.reasoning_has_gold(ROW, format.completion_text(boxed, '1'))
+  assert not TASK.reasoning_has_gold(ROW, tags.completion_text(boxed, '1'))
   start = time.process_time()
-  D1.score(ROW, format.completion_text('', answer))
+  D1.score(ROW, tags.completion_text('', answer))
   assert time.process_time() - start < 1
 
 

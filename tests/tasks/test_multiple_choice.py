@@ -3,7 +3,7 @@
 import pytest
 
 from dllm_jax import tasks
-from dllm_jax.tasks import format, multiple_choice, task
+from dllm_jax.tasks import multiple_choice, tags, task
 from dllm_jax.text import tokenizer
 
 OPTIONS = ['16', '20', '24', '30', '36']
@@ -41,7 +41,7 @@ def test_demonstration_earns_everything():
     ('(B) or rather (C)', False),
     ('A bird and (B)', True),
   ):
-    leak = format.completion_text(reasoning, 'B')
+    leak = tags.completion_text(reasoning, 'B')
     assert TASK.reasoning_has_gold(ROW, leak) == has
 
 

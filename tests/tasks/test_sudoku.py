@@ -9,7 +9,7 @@ import pytest
 from hypothesis import strategies as st
 
 from dllm_jax import tasks
-from dllm_jax.tasks import format, sudoku, task
+from dllm_jax.tasks import sudoku, tags, task
 from dllm_jax.text import tokenizer
 
 SOLUTION = '3142243142131324'
@@ -18,7 +18,7 @@ NUM_EMPTY = 8
 
 
 def _score(answer, row=ROW, parity=False):
-  completion = format.completion_text('', answer)
+  completion = tags.completion_text('', answer)
   return sudoku.Sudoku(parity=parity).score(row, completion)
 
 
@@ -88,7 +88,7 @@ def test_words_cover_prompts_and_demonstrations(style):
 
 def test_leakage_monitor():
   sd = sudoku.Sudoku()
-  leak = format.completion_text('3142 2431\n4213 1324', '1')
+  leak = tags.completion_text('3142 2431\n4213 1324', '1')
   assert sd.reasoning_has_gold(ROW, leak)
   assert not sd.reasoning_has_gold(ROW, sd.demonstration(ROW))
 

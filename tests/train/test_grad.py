@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from dllm_jax import sharding
+from dllm_jax.runtime import sharding
 from dllm_jax.train import grad, state
 
 X = np.random.default_rng(0).standard_normal((8, 3)).astype(np.float32)

@@ -8,9 +8,9 @@ import numpy as np
 import optax
 import pytest
 
-from dllm_jax import sharding
 from dllm_jax.models import transformer
 from dllm_jax.rl import logprobs
+from dllm_jax.runtime import sharding
 from dllm_jax.train import optim, policy, state
 from tests import tiny
 

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dllm_jax import sharding
-from dllm_jax.io import checkpoint
 from dllm_jax.models import transformer
-from dllm_jax.rollout import spread
+from dllm_jax.rollout import sharded
+from dllm_jax.runtime import sharding
+from dllm_jax.state import checkpoint
 from dllm_jax.train import optim, policy, state
 from tests import tiny
 
@@ -123,7 +123,7 @@ def test_an_update_works_in_place():
     None,
     None,
     jax.random.key(0),
-    denoiser=spread.placed(ctx.denoiser, ctx.mesh),
+    denoiser=sharded.placed(ctx.denoiser, ctx.mesh),
     vocab=ctx.vocab,
     estimator=ESTIMATOR,
     num_micro=2,

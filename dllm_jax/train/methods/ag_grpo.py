@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Int, Key
 
-from dllm_jax import local_rows, types
+from dllm_jax import types
 from dllm_jax.ops import schedules, streams
 from dllm_jax.rl import advantages
 from dllm_jax.rollout import (
@@ -28,6 +28,7 @@ from dllm_jax.rollout import (
   prompts,
   score,
 )
+from dllm_jax.runtime import process_rows
 from dllm_jax.tasks import task as task_lib
 from dllm_jax.train import policy
 from dllm_jax.train import state as state_lib
@@ -85,7 +86,7 @@ class AgGrpo:
       trajectory = batch.interleave(free(), towards(), guided)
     else:
       trajectory = free()
-    own = local_rows.share(ctx.mesh, len(row_id))
+    own = process_rows.share(ctx.mesh, len(row_id))
     rollouts = batch.Rollouts(
       prompts=ctx.encode_at(rows, own // size, self.rollout.max_prompt_length),
       trajectory=jax.tree.map(lambda x: x[own], trajectory),
@@ -105,7 +106,7 @@ class AgGrpo:
     num_rows: int,
   ) -> tuple[Int[np.ndarray, ' b'], Int[np.ndarray, ' b'], prompts.Prompts]:
     """This process's places in `row_id`: they, their prompt ids and prompts."""
-    own = local_rows.share(self.ctx.mesh, len(row_id), num_rows)
+    own = process_rows.share(self.ctx.mesh, len(row_id), num_rows)
     prompt_id = row_id[own] // self.rollout.group_size
     length = self.rollout.max_prompt_length
     return own, prompt_id, self.ctx.encode_at(rows, prompt_id, length)
@@ -130,7 +131,7 @@ class AgGrpo:
       cfg,
       num_rows=num_rows,
     )
-    return local_rows.gather(sampled, own, len(row_id))
+    return process_rows.gather(sampled, own, len(row_id))
 
   def _guided(
     self,
@@ -158,7 +159,7 @@ class AgGrpo:
       cfg=self.guided,
       cfg_scale=cfg.cfg_scale,
     )
-    return local_rows.gather(sampled, own, len(row_id))
+    return process_rows.gather(sampled, own, len(row_id))
 
   def update(
     self,

@@ -16,10 +16,11 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int, Key
 
-from dllm_jax import errors, local_rows, types
+from dllm_jax import errors, types
 from dllm_jax.ops import streams
 from dllm_jax.rl import masked_diffusion
-from dllm_jax.rollout import context, spread
+from dllm_jax.rollout import context, sharded
+from dllm_jax.runtime import process_rows
 from dllm_jax.tasks import task as task_lib
 from dllm_jax.train import grad
 from dllm_jax.train import state as state_lib
@@ -78,7 +79,7 @@ class Sft:
     del state, step
     ctx, cfg = self.ctx, self.cfg
     num_rows = len(rows)
-    index = local_rows.share(ctx.mesh, num_rows)
+    index = process_rows.share(ctx.mesh, num_rows)
     encoded = ctx.encode_at(rows, index, cfg.max_prompt_length)
     rows = [rows[i] for i in index]
     tokens = np.full((len(rows), cfg.gen_length), ctx.vocab.eos_token, np.int32)
@@ -91,7 +92,7 @@ class Sft:
         )
       tokens[i, : len(ids)] = ids
     batch = SftBatch(encoded.ids, encoded.mask, tokens)
-    return local_rows.place(batch, ctx.mesh, num_rows), {}
+    return process_rows.place(batch, ctx.mesh, num_rows), {}
 
   def update(
     self, state: state_lib.TrainState, batch: SftBatch, step: int
@@ -103,7 +104,7 @@ class Sft:
       frozen,
       batch,
       streams.step_key(self.ctx.root, self.phase, step),
-      denoiser=spread.placed(self.ctx.denoiser, self.ctx.mesh),
+      denoiser=sharded.placed(self.ctx.denoiser, self.ctx.mesh),
       vocab=self.ctx.vocab,
       optimizer=self.optimizer,
       cfg=self.cfg,

@@ -19,10 +19,11 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from dllm_jax import local_rows, processes, types
+from dllm_jax import types
 from dllm_jax.ops import streams
 from dllm_jax.rl import advantages, trajectory_credit
 from dllm_jax.rollout import answer_free, batch, context, score, score_steps
+from dllm_jax.runtime import process_rows, processes
 from dllm_jax.tasks import task as task_lib
 from dllm_jax.train import policy
 from dllm_jax.train import state as state_lib
@@ -88,7 +89,7 @@ class TaGrpoD:
       metrics['credit/verdicts'] = float(verdicts)
     shaped, found = _shape(
       made,
-      *local_rows.gather((total, final, rollouts.prompt_id), own, num_rows),
+      *process_rows.gather((total, final, rollouts.prompt_id), own, num_rows),
       num_prompts=len(rows),
       cfg=self.credit,
     )

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dllm_jax import loop
 from dllm_jax.tasks import countdown
 from dllm_jax.tasks import task as task_lib
+from dllm_jax.train import loop
 from tests import tiny_run
 
 G, L, A = 4, 12, 7  # group, completion, anchor

@@ -3,8 +3,8 @@
 import pytest
 
 from configs import ag_grpo
-from dllm_jax import settings
 from dllm_jax.rollout import answer_guided
+from dllm_jax.run import settings
 from dllm_jax.text import tokenizer as tokenizer_lib
 
 ROW = {

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from dllm_jax import loop
+from dllm_jax.train import loop
 from tests import tiny_run
 
 ROWS = tiny_run.rows('5 + 3 - 1', '3 + 5 - 1', '5 - 1 + 3', '3 - 1 + 5')

@@ -4,8 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from dllm_jax import errors, loop, progress
-from dllm_jax.experiment import setup
+from dllm_jax import errors
+from dllm_jax.run import setup
+from dllm_jax.train import loop, progress
 from dllm_jax.train import state as state_lib
 from dllm_jax.train.methods import sft
 from tests import tiny_run

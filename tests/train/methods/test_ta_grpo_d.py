@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dllm_jax import loop, types
+from dllm_jax import types
 from dllm_jax.rl import trajectory_credit
 from dllm_jax.rollout import score_steps
+from dllm_jax.train import loop
 from tests import tiny_run
 
 ROWS = tiny_run.rows('5 + 3 - 1', '3 + 5 - 1', '5 - 1 + 3', '3 - 1 + 5')

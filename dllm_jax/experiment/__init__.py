@@ -1,1 +1,0 @@
-"""Whole runs: the stages, their order, and their results."""

@@ -1,0 +1,274 @@
+"""Adapters in PEFT's layout: adapter_config.json, adapter_model.safetensors.
+
+Their lora_A is [rank, in] and their lora_B [out, rank], a module each; ours
+are stacked and turned. What PEFT can do and our `Linear` cannot is refused.
+"""
+
+import dataclasses
+import json
+import pathlib
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from dllm_jax import errors
+from dllm_jax.hf import folder as folder_lib
+from dllm_jax.hf import names as hf_names
+from dllm_jax.hf import shards
+from dllm_jax.hf import weights as hf
+from dllm_jax.models import config as model_config
+from dllm_jax.models import lora
+from dllm_jax.text import pattern
+
+CONFIG_FILE = 'adapter_config.json'
+WEIGHTS_FILE = 'adapter_model.safetensors'
+_PREFIX = 'base_model.model.'
+_FACTORS = {'lora_a': 'lora_A.weight', 'lora_b': 'lora_B.weight'}
+# Fields that change what is computed, and the value that ours has.
+_MUST = {
+  'peft_type': 'LORA',
+  'bias': 'none',
+  'fan_in_fan_out': False,
+  'use_dora': False,
+  'use_rslora': False,
+  'use_qalora': False,
+  'lora_bias': False,
+  'modules_to_save': None,
+  'rank_pattern': {},
+  'alpha_pattern': {},
+  'layer_replication': None,
+  'target_parameters': None,
+  'trainable_token_indices': None,
+  'alora_invocation_tokens': None,
+}
+# Initialisations that leave the base model's kernels as they are.
+_INIT = (None, True, False, 'gaussian', 'orthogonal', 'eva')
+_MAX_RANK = 2**14
+
+
+def save(
+  folder: pathlib.Path,
+  adapters: lora.Adapters,
+  family: str,
+  cfg: model_config.ModelConfig,
+  *,
+  base: str = '',
+) -> None:
+  """Writes adapters as PEFT would.
+
+  Args:
+    folder: made where it is missing.
+    adapters: of `lora.split`.
+    family: of the names.
+    cfg: of the model that they are on.
+    base: the base model's name or path, for PEFT; may be empty.
+  """
+  folder.mkdir(parents=True, exist_ok=True)
+  arrays = {
+    name: np.asarray(adapters[path][layer]).T
+    for name, (path, layer) in _names(family, adapters).items()
+  }
+  shapes = {name: array.shape for name, array in arrays.items()}
+  file = folder / WEIGHTS_FILE
+  shards.write_file(file, shapes, iter(arrays.items()), 'float32')
+  config = {
+    **_MUST,
+    'base_model_name_or_path': base or None,
+    'inference_mode': True,
+    'init_lora_weights': True,
+    'lora_alpha': cfg.lora_alpha,
+    'lora_dropout': 0.0,
+    'r': cfg.lora_rank,
+    'target_modules': _targets(family),
+    'task_type': None,
+  }
+  text = json.dumps(config, indent=2, sort_keys=True) + '\n'
+  (folder / CONFIG_FILE).write_text(text, 'utf-8')
+
+
+def load(
+  folder: pathlib.Path,
+  family: str,
+  cfg: model_config.ModelConfig,
+  mesh: Mesh,
+) -> tuple[model_config.ModelConfig, lora.Adapters]:
+  """Reads adapters in PEFT's layout for a model without any.
+
+  A module that target_modules does not name gets zeros, and so stays as it
+  is, in training too; one that it names must have its factors.
+
+  Args:
+    folder: with both files.
+    family: of the names.
+    cfg: of the model.
+    mesh: where the factors go.
+
+  Returns:
+    The config of the adapted model, and its adapters.
+
+  Raises:
+    UserError: names the field or the tensor that is not right.
+  """
+  config, rank, alpha = _read_config(folder)
+  cfg = dataclasses.replace(cfg, lora_rank=rank, lora_alpha=alpha)
+  leaves = {k: v for k, v in hf.targets(cfg, mesh).items() if '/lora_' in k}
+  found = shards.list_file(folder, WEIGHTS_FILE)
+  names = _names(family, leaves)
+  where = folder / WEIGHTS_FILE
+  # An adapter of a higher rank than every kernel's is none, and a large table.
+  sides = lambda a, b: min(a.shape[1], b.shape[2])
+  most = max(
+    sides(leaf, leaves[path.removesuffix('a') + 'b'])
+    for path, leaf in leaves.items()
+    if path.endswith('/lora_a')
+  )
+  if rank > most:
+    raise errors.UserError(
+      f'{folder / CONFIG_FILE}: r is {rank}, more than the {most} of any kernel'
+    )
+  _check_pairs(set(found), set(names), f'{where}: the tensor', family)
+  for name, tensor in found.items():
+    path, layer = names[name]
+    shape = tuple(reversed(leaves[path].shape[1:]))
+    if tensor.shape != shape:
+      raise errors.UserError(
+        f'{where}: the tensor {name} has the shape {list(tensor.shape)}, and '
+        f'{list(shape)} by {CONFIG_FILE} and the model'
+      )
+  _check_complete(config, set(found), names, where)
+  values = {k: np.zeros(v.shape, np.float32) for k, v in leaves.items()}
+  for name, tensor in found.items():
+    path, layer = names[name]
+    every = (slice(None), slice(None))
+    values[path][layer] = shards.read(tensor, every).T.astype(np.float32)
+  return cfg, {
+    path: jax.device_put(value, leaves[path].sharding)
+    for path, value in values.items()
+  }
+
+
+def _check_pairs(
+  found: set[str], known: set[str], where: str, family: str
+) -> None:
+  """Refuses factors of no module of ours, and one without the other."""
+  for name in sorted(found - known):
+    raise errors.UserError(
+      f'{where} {folder_lib.short(name)} is of no module of this {family} '
+      'model that can be adapted here'
+    )
+  a, b = _FACTORS.values()
+  for name in sorted(found):
+    partner = name.replace(a, b) if name.endswith(a) else name.replace(b, a)
+    if partner not in found:
+      raise errors.UserError(f'{where} {name} lacks its partner {partner}')
+
+
+def _check_complete(
+  config: dict[str, Any],
+  found: set[str],
+  names: dict[str, tuple[str, int]],
+  where: pathlib.Path,
+) -> None:
+  """Refuses a file without the factors of a module that the config names."""
+  wanted = _matcher(config, 'target_modules', where)
+  spared = _matcher(config, 'exclude_modules', where)
+  only = config.get('layers_to_transform')
+  only = [only] if type(only) is int else only
+  if only is not None and not isinstance(only, list):
+    raise errors.UserError(f'{where}: layers_to_transform is no list')
+  for name, (_, layer) in names.items():
+    module = name.removeprefix(_PREFIX).rsplit('.lora_', 1)[0]
+    if only and layer not in only or name in found:
+      continue
+    if wanted(module) and not spared(module):
+      raise errors.UserError(
+        f'{where}: the tensor {name} is missing, and target_modules of '
+        f'{CONFIG_FILE} names its module; is the file whole?'
+      )
+
+
+def _matcher(
+  config: dict[str, Any], field: str, where: pathlib.Path
+) -> Callable[[str], bool]:
+  """Whether a module is one of a field's, as PEFT reads it."""
+  value = config.get(field)
+  if field == 'exclude_modules' and not value:
+    return lambda name: False
+  if value == 'all-linear':
+    return lambda name: True
+  if isinstance(value, list) and all(isinstance(v, str) for v in value):
+    ends = set(value)
+    return lambda name: any(name == e or name.endswith(f'.{e}') for e in ends)
+  try:
+    if not isinstance(value, str) or len(value) > 2000:
+      raise ValueError('neither names nor an expression')
+    pattern.check(value)  # somebody else's, and run here
+    return re.compile(value).fullmatch
+  except (ValueError, re.error) as e:
+    raise errors.UserError(
+      f'{where.parent / CONFIG_FILE}: {field} is {folder_lib.short(value)}: '
+      f'{folder_lib.short(e)}'
+    ) from None
+
+
+def _names(family: str, leaves: Any) -> dict[str, tuple[str, int]]:
+  """{their tensor: (our leaf, layer)}."""
+  table, found = hf_names.NAMES[family], {}
+  for path, leaf in leaves.items():
+    linear, factor = path.rsplit('/', 1)
+    for layer in range(leaf.shape[0]):
+      module = table.module(f'{linear}/kernel', layer)
+      found[f'{_PREFIX}{module}.{_FACTORS[factor]}'] = path, layer
+  return found
+
+
+def _targets(family: str) -> str:
+  """An expression for PEFT that matches whole names of modules.
+
+  A list would match their ends, and LLaDA's unembedding ends as the last
+  projection of its blocks does.
+  """
+  table = hf_names.NAMES[family]
+  blocks = table.blocks.replace('.', r'\.').replace('{layer}', r'\d+')
+  ends = [
+    name.removesuffix('.weight').replace('.', r'\.')
+    for path, name in table.block.items()
+    if path.endswith('/kernel')
+  ]
+  return f'{blocks}({"|".join(ends)})'
+
+
+def _read_config(folder: pathlib.Path) -> tuple[dict[str, Any], int, float]:
+  """(all of it, rank, alpha)."""
+  config = folder_lib.read_json(folder, CONFIG_FILE)
+  where = folder / CONFIG_FILE
+  for name, value in _MUST.items():
+    given = config.get(name)
+    absent = not given and not value
+    if not absent and given != value:
+      raise errors.UserError(
+        f'{where}: {name} is {folder_lib.short(given)}; only {value!r} is '
+        'supported'
+      )
+  init = config.get('init_lora_weights')
+  if not any(init is known or init == known for known in _INIT):
+    raise errors.UserError(
+      f'{where}: init_lora_weights is {folder_lib.short(init)}, which changes '
+      'the base model too; merge the adapter with PEFT instead'
+    )
+  rank, alpha = config.get('r'), config.get('lora_alpha')
+  if type(rank) is not int or not 1 <= rank <= _MAX_RANK:
+    raise errors.UserError(
+      f'{where}: r is {folder_lib.short(rank)}; it must be an integer in '
+      f'1..{_MAX_RANK}'
+    )
+  if type(alpha) not in (int, float) or not 0 < alpha < 1e6:
+    raise errors.UserError(
+      f'{where}: lora_alpha is {folder_lib.short(alpha)}; it must be a '
+      'positive number'
+    )
+  return config, rank, float(alpha)

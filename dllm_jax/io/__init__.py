@@ -1,1 +1,0 @@
-"""What a run reads and writes: checkpoints, metrics, its directory."""

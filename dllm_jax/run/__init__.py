@@ -1,0 +1,1 @@
+"""A whole run, from its config to its results."""

@@ -1,0 +1,282 @@
+"""Evaluation of kept models: everything that `launch/eval.py` does."""
+
+import collections
+import dataclasses
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from dllm_jax import errors, types
+from dllm_jax.analysis import frontier_plot
+from dllm_jax.eval import accuracy, pass_at
+from dllm_jax.rollout import context
+from dllm_jax.run import (
+  checks,
+  eval_files,
+  kept_models,
+  pretrained_base,
+  results,
+  settings,
+  setup,
+)
+from dllm_jax.runtime import console, processes, sharding, signals
+from dllm_jax.state import checkpoint, provenance, workdir
+from dllm_jax.tasks import task as task_lib
+
+# Config keys that say how models are judged and run, not what they are.
+_NOT_OF_MODEL = (
+  'task.parity',
+  'task.sandbox_',
+  'model.attention',
+  'model.remat',
+)
+
+
+def evaluate_model(
+  config: Mapping[str, Any],
+  directory: pathlib.Path,
+  name: str | None,
+  *,
+  out: pathlib.Path | None,
+  screen: console.Console,
+) -> dict[str, Any]:
+  """Accuracy, steps and speed of one model under one decoding.
+
+  Args:
+    config: nested dicts; its `rollout` is the decoding, as it is.
+    directory: workdir of a run, or a pretrained folder.
+    name: which of a run's models: 'base', 'control' or 'final'; None is
+      'final', and a folder has but one.
+    out: results file; the generations go beside it.
+    screen: where progress and accuracy go.
+
+  Returns:
+    What the results file says.
+
+  Raises:
+    errors.UserError: a model that is missing or of another shape.
+  """
+  cfg = settings.from_config(config)
+  if cfg.eval.num_samples > 1 and cfg.rollout.temperature == 0:
+    raise errors.UserError(
+      f'config key eval.num_samples is {cfg.eval.num_samples}, but at '
+      'temperature 0 all completions of a prompt are one: raise --temperature'
+    )
+  if pretrained_base.is_folder(directory):
+    if name is not None:
+      raise errors.UserError(
+        f'{directory} is a pretrained model, not a run of several; leave '
+        '--params out'
+      )
+    name = 'base'
+  name = name or 'final'
+  ctx, rows = _open(config, cfg, directory, [name], out)
+  setup.tell_reach(cfg, rows, screen)
+  params = _load(ctx, _kept(directory)[name], screen)
+  samples = _samples(ctx, params, rows, cfg, name, screen)
+  found = samples[0]
+  summary = {
+    'task': cfg.task.name,
+    'model': str(directory),
+    'params': name,
+    'seed': cfg.seed,
+    'decoding': dataclasses.asdict(cfg.rollout),
+  } | found.summary()
+  if any(found.reasons):
+    summary['reasons'] = dict(
+      collections.Counter(r for s in samples for r in s.reasons if r)
+    )
+  screen.line(
+    f'{cfg.task.name}, {name}: accuracy {100 * found.accuracy:.1f} % '
+    f'± {100 * summary["interval"]:.1f} on {len(rows)} problems, '
+    f'{found.mean_steps:.1f} steps, {found.tokens_per_second:.0f} tokens/s'
+  )
+  if len(samples) > 1:
+    summary |= _pass_at(samples, cfg.eval.pass_at, screen)
+  if out is not None and processes.is_first():
+    workdir.write_json(out, summary)
+    generations = out.with_suffix(eval_files.GENERATIONS)
+    eval_files.write_generations(generations, ctx, rows, samples)
+    screen.line(f'written: {out}, {generations}')
+  return summary
+
+
+def sweep_models(
+  config: Mapping[str, Any],
+  directory: pathlib.Path,
+  *,
+  out: pathlib.Path | None,
+  screen: console.Console,
+) -> dict[str, Any]:
+  """Accuracy against steps of all models of a run, under all decodings.
+
+  Args:
+    config: nested dicts; `eval.num_steps` and `eval.thresholds` are tried.
+    directory: workdir of a run, or a pretrained folder: one model, 'base'.
+    out: results file; the plot goes beside it.
+    screen: where progress and tables go.
+
+  Returns:
+    What the results file says: 'task', 'num', and `results.sweep_all`.
+
+  Raises:
+    errors.UserError: as `evaluate_model`.
+  """
+  cfg = settings.from_config(config)
+  if cfg.eval.num_samples > 1:
+    raise errors.UserError(
+      f'config key eval.num_samples is {cfg.eval.num_samples}, but a sweep is '
+      'greedy, one completion a prompt: leave it at 1'
+    )
+  kept = _kept(directory)
+  ctx, rows = _open(config, cfg, directory, list(kept) or ['final'], out)
+  setup.tell_reach(cfg, rows, screen)
+  if 'base' not in kept:
+    screen.line(f'{directory} has no base model to compare with')
+  found, _ = results.sweep_all(
+    ctx,
+    cfg,
+    rows,
+    {name: _load(ctx, path, screen) for name, path in kept.items()},
+    screen=screen,
+    stop=signals.StopRequest(),
+  )
+  found = {'task': cfg.task.name, 'num': len(rows)} | found
+  results.show_fixed(found, screen)
+  if cfg.eval.thresholds:
+    results.show_thresholds(found, screen)
+  if out is not None and processes.is_first():
+    workdir.write_json(out, found)
+    picture = out.with_suffix(eval_files.PICTURE)
+    frontier_plot.draw(found, picture)
+    screen.line(f'written: {out}, {picture}')
+  return found
+
+
+def _samples(
+  ctx: context.Context,
+  params: types.Params,
+  rows: Sequence[task_lib.Row],
+  cfg: settings.Settings,
+  name: str,
+  screen: console.Console,
+) -> list[accuracy.Evaluation]:
+  """`eval.num_samples` completions of every row; the first are as without."""
+  num = cfg.eval.num_samples
+  with screen.stage(f'{cfg.task.name}, {name}', num * len(rows)) as bar:
+    return [
+      accuracy.evaluate(
+        ctx,
+        params,
+        rows,
+        cfg.rollout,
+        batch_size=cfg.eval.batch_size,
+        draw=draw,
+        advance=bar.add,
+      )
+      for draw in range(num)
+    ]
+
+
+def _pass_at(
+  samples: Sequence[accuracy.Evaluation],
+  ks: Sequence[int],
+  screen: console.Console,
+) -> dict[str, Any]:
+  """pass@k for the results file, None for what cannot be estimated."""
+  stack = lambda name: np.stack([getattr(s, name) for s in samples], axis=1)
+  found = pass_at.summary(stack('correct') > 0, stack('judged'), ks)
+  known = {k: v for k, v in found.items() if not math.isnan(v)}
+  shown = [
+    f'{k} {100 * v:.1f} %' for k, v in known.items() if not k.endswith('_num')
+  ]
+  screen.line(f'{len(samples)} completions a prompt: {", ".join(shown)}')
+  return {
+    'num_samples': len(samples),
+    **{name: known.get(name) for name in found},
+  }
+
+
+def _open(
+  config: Mapping[str, Any],
+  cfg: settings.Settings,
+  directory: pathlib.Path,
+  names: Sequence[str],
+  out: pathlib.Path | None,
+) -> tuple[context.Context, Sequence[task_lib.Row]]:
+  """The models' context and the held-out rows, once all checks have passed."""
+  there = _kept(directory)
+  for name in names:
+    kept_models.check_has(directory, name, there)
+  _check_same_model(config, directory)
+  ctx = _make_context(cfg, directory)
+  for name in names:
+    if pretrained_base.is_folder(there[name]):
+      pretrained_base.check(there[name], ctx)
+  sharding.check_divides(cfg.eval.batch_size, ctx.mesh, 'eval.batch_size')
+  given = {'--out': 'given' if out is not None else 'not given'}
+  processes.check_same(workdir.flatten(config) | provenance.code() | given)
+  if out is not None:
+    processes.from_first(
+      'the results', lambda: eval_files.check_writable(out, directory)
+    )
+  rows = setup.after_first(setup.load_test, cfg)
+  ctx.encode(rows, cfg.rollout.max_prompt_length)
+  checks.check_verifier(ctx, rows)
+  return ctx, rows
+
+
+def _make_context(
+  cfg: settings.Settings, directory: pathlib.Path
+) -> context.Context:
+  """The context of the models of a workdir or of a pretrained folder."""
+  if pretrained_base.is_folder(directory):
+    origin = pretrained_base.read(directory)
+    return setup.context_of(cfg, origin, adapters=False)
+  if (directory / pretrained_base.FOLDER).is_dir():
+    origin = pretrained_base.read(directory / pretrained_base.FOLDER)
+    return setup.context_of(cfg, origin)
+  return setup.make_context(cfg, kept_models.read_tokenizer(directory))
+
+
+def _kept(directory: pathlib.Path) -> dict[str, pathlib.Path]:
+  """Where the models of a folder are, by name."""
+  if pretrained_base.is_folder(directory):
+    return {'base': directory}
+  return kept_models.paths(directory)
+
+
+def _load(
+  ctx: context.Context, path: pathlib.Path, screen: console.Console
+) -> types.Params:
+  if pretrained_base.is_folder(path):
+    return pretrained_base.load(path, ctx, screen)
+  params, _ = checkpoint.load_params(path, setup.param_targets(ctx))
+  return params
+
+
+def _check_same_model(
+  config: Mapping[str, Any], directory: pathlib.Path
+) -> None:
+  """Refuses a config of another task or model than the run was trained with.
+
+  Models with a pretrained tokenizer read any task, and have their own shape.
+  """
+  own = workdir.read_config(directory)
+  if own is None:
+    return
+  given, groups = workdir.flatten(config), ('task.', 'model.')
+  if (directory / pretrained_base.FOLDER).is_dir():
+    groups = ('model.lora_', 'model.param_dtype')
+  # Another task is the reason for what follows of it.
+  first = lambda item: item[0] != 'task.name'
+  for key, value in sorted(workdir.flatten(own).items(), key=first):
+    if key.startswith(groups) and not key.startswith(_NOT_OF_MODEL):
+      if given.get(key) != value:
+        raise errors.UserError(
+          f'{directory} was trained with {key}={value}, the config says '
+          f'{given.get(key)}; give the config, preset and overrides of the run'
+        )

@@ -1,0 +1,108 @@
+"""A completion as a person reads it: its text, and how it was unmasked."""
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from dllm_jax.runtime import console
+from dllm_jax.text import tokenizer as tokenizer_lib
+
+MASK_MARK = '░'
+BROKEN = '\ufffd'  # what a decoder makes of a part of a character
+MAX_CHARACTER = 4  # tokens that spell one: bytes of UTF-8
+MASKED, NEW, OLD = 'dim', 'bold green', ''
+
+
+def text(tokenizer: tokenizer_lib.Tokenizer, ids: Sequence[int]) -> str:
+  """The text of a completion, up to where it, or its turn, ends."""
+  stop = set(tokenizer.special.stop)
+  return spell(tokenizer, itertools.takewhile(lambda i: i not in stop, ids))
+
+
+def spell(tokenizer: tokenizer_lib.Tokenizer | None, ids: Iterable[int]) -> str:
+  """Text of ids; the ids themselves where there is no tokenizer.
+
+  Those beyond the tokenizer's, which a model may have, are left out.
+  """
+  if tokenizer is None:
+    return ''.join(f'{i} ' for i in ids)
+  return tokenizer.decode(i for i in ids if i < tokenizer.vocab_size)
+
+
+def pieces(tokenizer: tokenizer_lib.Tokenizer, ids: Sequence[int]) -> list[str]:
+  """The text of each token; together they are the text of all.
+
+  A character that several tokens spell is the last one's. Special tokens have
+  no text.
+  """
+  found = tokenizer.decode_batch([i] for i in ids)
+  began = None  # of the tokens that spell a part of a character
+  for i, piece in enumerate(found):
+    if began is None and BROKEN not in piece:
+      continue
+    began = i if began is None else began
+    piece = tokenizer.decode(ids[began : i + 1])
+    whole = BROKEN not in piece or i + 1 - began == MAX_CHARACTER
+    found[i] = piece if whole else ''
+    began = None if whole else began
+  if began is not None:
+    found[-1] = tokenizer.decode(ids[began:])
+  return found
+
+
+def frames(
+  row: Mapping[str, Any], spell: Callable[[Sequence[int]], str]
+) -> Iterator[list[tuple[str, str]]]:
+  """The canvas after each step of a row, as (text, style) parts.
+
+  No decoder remasks, so the steps follow from `commit_step`; what no step
+  committed (behind an early end) is shown by the last.
+
+  Args:
+    row: as it is written.
+    spell: text of ids that stand side by side.
+  """
+  ids, steps = row['completion_ids'], row['commit_step']
+  for t in range(1, row['num_steps'] + 1):
+
+    def style_of(i, t=t):
+      if steps[i] >= t and t < row['num_steps']:
+        return MASKED
+      return NEW if steps[i] == t - 1 else OLD
+
+    parts = []
+    for style, run in itertools.groupby(range(len(ids)), style_of):
+      run = [ids[i] for i in run]
+      text = MASK_MARK * len(run) if style == MASKED else spell(run)
+      parts.append((text, style))
+    yield parts
+
+
+def play(
+  row: Mapping[str, Any],
+  tokenizer: tokenizer_lib.Tokenizer | None,
+  screen: console.Console,
+) -> None:
+  """Shows how a row was unmasked; its last frame stays."""
+  written = functools.partial(spell, tokenizer)
+  with screen.frames() as show:
+    for t, parts in enumerate(frames(row, written), 1):
+      show([(title(row, t), 'bold'), *parts])
+
+
+def title(row: Mapping[str, Any], step: int) -> str:
+  """What stands before the canvas after `step` steps.
+
+  The step, how many tokens it committed, and how sure the model was of them:
+  the mean of their probabilities.
+  """
+  new = [
+    math.exp(logp)
+    for logp, at in zip(row['logp'], row['commit_step'], strict=True)
+    if at == step - 1
+  ]
+  tokens = f'{len(new)} token{"s" * (len(new) != 1)}'
+  sure = f', confidence {sum(new) / len(new):.2f}' if new else ''
+  return f'{row["id"]}  {step}/{row["num_steps"]}  {tokens}{sure}  '

@@ -1,0 +1,262 @@
+"""Evaluation of all policies of a run: eval.json, and the closing tables."""
+
+import functools
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from dllm_jax import errors, types
+from dllm_jax.analysis import policies as names_lib
+from dllm_jax.eval import accuracy, frontier
+from dllm_jax.rollout import context
+from dllm_jax.run import settings, setup, trajectories
+from dllm_jax.runtime import console, processes, signals, watchdog
+from dllm_jax.tasks import task as task_lib
+from dllm_jax.train import loop
+
+EVAL_FILE = 'eval.json'
+TOKENIZER_FILE = 'tokenizer.json'
+
+
+class Chosen(NamedTuple):
+  """The decodings that were chosen on validation rows.
+
+  Attributes:
+    steps: of the fixed schedule, by the base's accuracy.
+    threshold: of the final policy; None where nothing is decoded by a gate.
+  """
+
+  steps: int
+  threshold: float | None
+
+
+def sweep_all(
+  ctx: context.Context,
+  cfg: settings.Settings,
+  rows: Sequence[task_lib.Row],
+  policies: Mapping[str, types.Params],
+  *,
+  screen: console.Console,
+  stop: signals.StopRequest,
+  watch: watchdog.Watchdog | None = None,
+) -> tuple[dict[str, Any], trajectories.Evaluations]:
+  """Every policy under every decoding of the config, on the same rows.
+
+  Returns:
+    What eval.json says, and the evaluations themselves. The first has by
+    policy a 'sweep' over the fixed schedules and, where the config has
+    thresholds, 'thresholds'; then also 'frontier', by policy but the base:
+    each of its thresholds against all decodings of the base
+    (`eval.frontier.compare`).
+  """
+  fixed, gated = {}, {}
+  decodings = len(cfg.eval.num_steps) + len(cfg.eval.thresholds)
+  with screen.stage('evaluation', len(rows) * len(policies) * decodings) as bar:
+
+    def advance(decoder, count):
+      bar.add(count)
+      if watch is not None:
+        watch.beat(f'evaluation, {decoder}')
+      loop.check_stop(stop)
+
+    def sweep(params, decoder, decodings):
+      advance(decoder, 0)
+      return accuracy.sweep(
+        ctx,
+        params,
+        rows,
+        decodings,
+        batch_size=cfg.eval.batch_size,
+        advance=functools.partial(advance, decoder),
+      )
+
+    for name, params in policies.items():
+      fixed[name] = sweep(params, 'fixed', cfg.fixed_decodings())
+      gated[name] = sweep(params, 'gated', cfg.gated_decodings())
+  found = {name: {'sweep': _summaries(fixed[name])} for name in policies}
+  if cfg.eval.thresholds:
+    for name in policies:
+      found[name]['thresholds'] = _summaries(gated[name])
+    if 'base' in policies and len(policies) > 1:
+      base = [*fixed['base'].values(), *gated['base'].values()]
+      found['frontier'] = {
+        name: _frontier(gated[name], base)
+        for name in policies
+        if name != 'base'
+      }
+  return found, trajectories.Evaluations(fixed, gated)
+
+
+def evaluate_all(
+  run: setup.Run, policies: dict[str, types.Params], chosen: Chosen
+) -> dict[str, Any]:
+  """Test accuracy of every policy at every setting: what eval.json says.
+
+  Verdicts and a few trajectories are written to files of their own.
+  """
+  found, evaluations = sweep_all(
+    run.ctx,
+    run.cfg,
+    run.rows.test,
+    policies,
+    screen=run.screen,
+    stop=run.stop,
+    watch=run.watch,
+  )
+  run.watch.pause()  # Nothing is waited for from here on, and plots are slow.
+  for name in policies:
+    own = found[name]
+    own |= own['sweep'][str(chosen.steps)]
+    if name == 'final' and chosen.threshold is not None:
+      threshold = str(chosen.threshold)
+      own['at_threshold'] = {'threshold': threshold} | own['thresholds'][
+        threshold
+      ]
+    run.log.write(
+      'eval',
+      run.cfg.loop.num_steps if name == 'final' else 0,
+      {f'{name}/accuracy': own['accuracy']},
+    )
+  if processes.is_first():
+    _keep_completions(run, evaluations, chosen)
+  return {
+    'task': run.cfg.task.name,
+    'method': run.cfg.method,
+    'num': len(run.rows.test),
+    'chosen_steps': chosen.steps,
+  } | found
+
+
+def _keep_completions(
+  run: setup.Run, evaluations: trajectories.Evaluations, chosen: Chosen
+) -> None:
+  """Writes what the report replays and pairs; results do not wait for it."""
+  place, rows = run.directory, run.rows.test
+  shown = trajectories.choose(evaluations, chosen.steps, chosen.threshold)
+  try:
+    trajectories.write_verdicts(
+      place / trajectories.VERDICTS_FILE, rows, evaluations
+    )
+    trajectories.write(place, run.ctx, run.cfg, rows, shown)
+  except Exception as e:  # a verifier on a partial text, or the disk
+    why = ' '.join(f'{type(e).__name__}: {e}'.split())
+    run.screen.line(f'warning: no {trajectories.FILE}: {why}')
+
+
+def _summaries(
+  found: Mapping[int, accuracy.Evaluation]
+  | Mapping[float, accuracy.Evaluation],
+) -> dict[str, dict[str, Any]]:
+  return {str(setting): e.summary() for setting, e in found.items()}
+
+
+def _frontier(
+  policy: Mapping[float, accuracy.Evaluation],
+  base: Sequence[accuracy.Evaluation],
+) -> list[dict[str, Any]]:
+  """Every threshold of a policy against all that the base was decoded with."""
+  rows = frontier.compare(
+    frontier.points(list(policy.values())), frontier.points(base)
+  )
+  return [
+    {'threshold': str(t)} | row for t, row in zip(policy, rows, strict=True)
+  ]
+
+
+def read(path: pathlib.Path) -> dict[str, Any]:
+  """The eval.json of a finished run.
+
+  Raises:
+    errors.UserError: it is not what `evaluate_all` wrote.
+  """
+  try:
+    found = json.loads(path.read_text())
+    if {'chosen_steps', 'base', 'final'} <= found.keys():
+      return found
+  except (ValueError, AttributeError):
+    pass
+  raise errors.UserError(
+    f'{path} is not the results of a run any more; move it away, and the same '
+    'command evaluates the kept models again'
+  )
+
+
+def show(results: dict[str, Any], screen: console.Console) -> None:
+  """The closing tables: every policy at every setting."""
+  names = show_fixed(results, screen)
+  gains = [
+    f'final - {name} = '
+    f'{100 * (results["final"]["accuracy"] - results[name]["accuracy"]):+.1f}'
+    for name in names
+    if name != 'final'
+  ]
+  screen.line(
+    '± is 1.96 standard errors. * is the setting at which the base is best on '
+    f'validation rows; there {", ".join(gains)} points ({results["method"]})'
+  )
+  if 'frontier' in results:
+    show_thresholds(results, screen)
+    _show_gain(results, screen)
+
+
+def show_fixed(results: dict[str, Any], screen: console.Console) -> list[str]:
+  """The table over the fixed schedules; the names of the policies in it."""
+  names = [n for n in names_lib.NAMES if n in results]
+  percent = lambda c: f'{100 * c["accuracy"]:.1f} ± {100 * c["interval"]:.1f}'
+  chosen = str(results.get('chosen_steps'))
+  screen.table(
+    f'{results["task"]}: greedy accuracy (%), {results["num"]} problems',
+    ['fixed', *names],
+    [
+      [f'{steps} steps' + (' *' if steps == chosen else '')]
+      + [percent(results[name]['sweep'][steps]) for name in names]
+      for steps in results[names[0]]['sweep']
+    ],
+  )
+  return names
+
+
+def show_thresholds(results: dict[str, Any], screen: console.Console) -> None:
+  """The table over the thresholds of the gated decoder."""
+  names = [n for n in names_lib.NAMES if n in results]
+  against = results.get('frontier', {}).get('final', ())
+  gaps = {row['threshold']: _gap(row) for row in against}
+  screen.table(
+    'accuracy (%) in mean steps, by threshold',
+    ['gated', *names] + ['final - base, equal steps'] * bool(gaps),
+    [
+      [t, *(_in_steps(results[name]['thresholds'][t]) for name in names)]
+      + [gaps.get(t)] * bool(gaps)
+      for t in results[names[0]]['thresholds']
+    ],
+  )
+
+
+def _gap(row: dict[str, Any]) -> str:
+  low, gap, high = (100 * row[name] for name in ('low', 'gap', 'high'))
+  return f'{gap:+.1f} ({low:+.1f} to {high:+.1f})'
+
+
+def _in_steps(found: dict[str, Any]) -> str:
+  return f'{100 * found["accuracy"]:.1f} in {found["mean_steps"]:.1f}'
+
+
+def _show_gain(results: dict[str, Any], screen: console.Console) -> None:
+  """What the policy gains in steps, and at equal steps in accuracy."""
+  final = results['final']['at_threshold']
+  screen.line(
+    f'base, fixed schedule: {_in_steps(results["base"])} steps; final at '
+    f'threshold {final["threshold"]} (chosen on validation rows): '
+    f'{_in_steps(final)} steps'
+  )
+  row = next(
+    row
+    for row in results['frontier']['final']
+    if row['threshold'] == final['threshold']
+  )
+  screen.line(
+    f'the base reaches {100 * row["base"]:.1f} in {row["base_steps"]:.1f} '
+    'steps, by its best thresholds and schedules: final - base = '
+    f'{_gap(row)} points (95 % by bootstrap)'
+  )

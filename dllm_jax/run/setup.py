@@ -1,0 +1,272 @@
+"""What the stages of a run share: rows, context, directory, outlets."""
+
+import contextlib
+import dataclasses
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+import flax
+import jax
+
+from dllm_jax import errors, types
+from dllm_jax.data import pipeline, public, sources
+from dllm_jax.hf import weights as hf
+from dllm_jax.models import attention, transformer
+from dllm_jax.models import config as model_config
+from dllm_jax.ops import streams
+from dllm_jax.rollout import (
+  context,
+)
+from dllm_jax.run import pretrained_base, settings
+from dllm_jax.runtime import console, processes, sharding, signals, watchdog
+from dllm_jax.state import checkpoint, metrics, workdir
+from dllm_jax.tasks import task as task_lib
+from dllm_jax.text import chat
+from dllm_jax.text import tokenizer as tokenizer_lib
+
+T = TypeVar('T')
+
+# The validation and test rows are the same for every seed.
+SPLIT_SEED = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rows:
+  """The rows of a run: demonstrations, prompts, validation, test."""
+
+  demonstrations: Sequence[task_lib.Row]
+  prompts: Sequence[task_lib.Row]
+  validation: Sequence[task_lib.Row]
+  test: Sequence[task_lib.Row]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+  """What the stages of a run share."""
+
+  cfg: settings.Settings
+  ctx: context.Context
+  rows: Rows
+  directory: pathlib.Path
+  log: metrics.MetricsLog
+  screen: console.Console
+  stop: signals.StopRequest
+  watch: watchdog.Watchdog
+
+  def checkpoints(self, stage: str) -> checkpoint.Checkpoints:
+    """Those of one stage."""
+    return stage_checkpoints(self.directory, stage, self.cfg.keep)
+
+
+def stage_checkpoints(
+  directory: pathlib.Path, stage: str, keep: int
+) -> checkpoint.Checkpoints:
+  """The checkpoints of one stage of a workdir."""
+  return checkpoint.Checkpoints(
+    directory / 'checkpoints' / stage, max_to_keep=keep
+  )
+
+
+def context_of(
+  cfg: settings.Settings,
+  origin: pretrained_base.Origin | None,
+  *,
+  adapters: bool = True,
+) -> context.Context:
+  """The context of a run: of a pretrained model, or of a tiny one.
+
+  Args:
+    cfg: of the run.
+    origin: of the models; None where the config describes them.
+    adapters: whether those that the config wants are on the model; else those
+      that it came with.
+  """
+  if origin is None:
+    words = cfg.task.words()
+    return make_context(cfg, tokenizer_lib.Tokenizer.from_words(words))
+  return make_context(
+    cfg,
+    origin.tokenizer,
+    model=cfg.adopt(origin.record.model, adapters=adapters),
+    template=origin.template,
+  )
+
+
+def make_context(
+  cfg: settings.Settings,
+  tokenizer: tokenizer_lib.Tokenizer,
+  *,
+  model: model_config.ModelConfig | None = None,
+  template: chat.ChatTemplate = chat.PLAIN,
+) -> context.Context:
+  """Task, text, model and mesh of a run; `model` None is the config's."""
+  if cfg.prefill and model is None:
+    raise errors.UserError(
+      f'config key rollout.prefill is {cfg.prefill!r}, but it is for '
+      'pretrained models: demonstrations are learned whole; leave it empty'
+    )
+  vocab = types.Vocabulary(
+    size=tokenizer.vocab_size,
+    mask_token=tokenizer.mask_token,
+    eos_token=tokenizer.eos_token,
+    stop_tokens=tokenizer.special.stop,
+  )
+  model = cfg.model_config(vocab) if model is None else model
+  if model.attention == 'cudnn' and not attention.has_cudnn():
+    raise errors.UserError(
+      "config key model.attention is 'cudnn', but JAX runs on "
+      f"{jax.default_backend()}: it is for NVIDIA GPUs; use 'xla'"
+    )
+  return context.Context(
+    task=cfg.task,
+    tokenizer=tokenizer,
+    vocab=vocab,
+    denoiser=transformer.TransformerDenoiser(cfg=model),
+    mesh=sharding.make_mesh(cfg.mesh),
+    root=jax.random.key(cfg.seed),
+    template=template,
+    prefill=cfg.prefill,
+  )
+
+
+def param_targets(ctx: context.Context) -> types.Params:
+  """Shape, dtype and place of every parameter; nothing is computed."""
+  flat = hf.targets(ctx.denoiser.cfg, ctx.mesh)
+  return flax.traverse_util.unflatten_dict(flat, sep='/')
+
+
+def fresh_params(ctx: context.Context) -> types.Params:
+  """Random parameters, sharded over `fsdp` and `tensor` by the rules."""
+  key = streams.step_key(ctx.root, 'init', 0)
+  places = jax.tree.map(lambda leaf: leaf.sharding, param_targets(ctx))
+  init = jax.jit(transformer.init, static_argnums=1, out_shardings=places)
+  return init(key, ctx.denoiser.cfg)
+
+
+def load_rows(cfg: settings.Settings) -> Rows:
+  """Reads or generates the data set, and picks the run's rows.
+
+  Raises:
+    errors.UserError: a file is missing or malformed, the task has no such
+      split, or a split holds fewer rows than the config wants.
+  """
+  train = _split(cfg, 'train')
+  validation = _split(cfg, 'validation')
+  return Rows(
+    demonstrations=_pick(cfg, train, 'num_demonstrations', cfg.seed),
+    prompts=train,
+    validation=_pick(cfg, validation, 'num_validation', SPLIT_SEED),
+    test=load_test(cfg),
+  )
+
+
+def after_first(
+  load: Callable[[settings.Settings], T], cfg: settings.Settings
+) -> T:
+  """`load(cfg)`, in process 0 first and then in the others.
+
+  Processes that share a cache build a data set once.
+  """
+  found = []
+  processes.from_first('the data sets', lambda: found.append(load(cfg)))
+  return found[0] if found else load(cfg)
+
+
+def data_digests(cfg: settings.Settings) -> dict[str, str]:
+  """Digests of the files that the rows are read from, by name.
+
+  For a run to see that it goes on with the data that it began with.
+
+  Raises:
+    errors.UserError: as `load_rows`.
+  """
+  with _cache(cfg) as cache:
+    return sources.digests(cfg.task, data_dir=cfg.data_dir, cache_dir=cache)
+
+
+def load_test(cfg: settings.Settings) -> Sequence[task_lib.Row]:
+  """The held-out rows alone; of files as many as there are, at most.
+
+  Raises:
+    errors.UserError: as `load_rows`.
+  """
+  rows = _split(cfg, 'test')
+  if not cfg.data_dir:
+    return _pick(cfg, rows, 'num_test', SPLIT_SEED)
+  return pipeline.pick(rows, min(cfg.data.num_test, len(rows)), seed=SPLIT_SEED)
+
+
+def tell_reach(
+  cfg: settings.Settings,
+  rows: Sequence[task_lib.Row],
+  screen: console.Console,
+) -> None:
+  """Says how many public Countdown problems the lexicon's operators solve."""
+  if cfg.task.name != 'countdown' or not cfg.data_dir:
+    return
+  operators = cfg.task.operators
+  found = public.num_solvable(rows, operators)
+  if found < len(rows):
+    screen.line(
+      f'{found} of the {len(rows)} held-out problems can be solved with '
+      f'{" ".join(operators)} alone (task.operators)'
+    )
+
+
+def _split(cfg: settings.Settings, split: str) -> Sequence[task_lib.Row]:
+  with _cache(cfg) as cache:
+    return sources.rows(cfg.task, split, data_dir=cfg.data_dir, cache_dir=cache)
+
+
+@contextlib.contextmanager
+def _cache(cfg: settings.Settings) -> Iterator[pathlib.Path]:
+  """Where data sets are built; that it cannot be written is one line."""
+  cache = pathlib.Path(cfg.data.cache_dir or workdir.cache_dir() / 'data')
+  try:
+    yield cache
+  except OSError as e:
+    raise errors.UserError(
+      f'the data set cannot be written to {cache}: {e.strerror}; change '
+      'data.cache_dir or $DLLM_JAX_CACHE'
+    ) from e
+
+
+def _pick(
+  cfg: settings.Settings, source: Sequence[task_lib.Row], name: str, seed: int
+) -> Sequence[task_lib.Row]:
+  wanted = getattr(cfg.data, name)
+  if wanted > len(source):
+    raise errors.UserError(
+      f'config key data.{name} is {wanted}, but there are {len(source)} '
+      'rows: lower it'
+    )
+  return pipeline.pick(source, wanted, seed=seed)
+
+
+def fit_window(
+  cfg: settings.Settings, ctx: context.Context, rows: Rows
+) -> tuple[Rows, int]:
+  """Leaves out training rows from files whose prompt is too long; how many.
+
+  Held-out rows are never left out: `check_rows` refuses them.
+  """
+  if not cfg.data_dir:
+    return rows, 0
+  window = cfg.rollout.max_prompt_length
+  short = lambda part: [
+    row
+    for row, length in zip(part, ctx.prompt_lengths(part), strict=True)
+    if length <= window
+  ]
+  kept = dataclasses.replace(
+    rows,
+    demonstrations=short(rows.demonstrations),
+    prompts=short(rows.prompts),
+  )
+  if not kept.prompts:
+    raise errors.UserError(
+      f'no training prompt has rollout.max_prompt_length={window} tokens or '
+      'fewer: raise that key'
+    )
+  return kept, len(rows.prompts) - len(kept.prompts)

@@ -1,0 +1,262 @@
+"""The stages that train: base model, RL, and the supervised control.
+
+Each stage resumes from its own checkpoints and keeps its result under a name.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from dllm_jax import types
+from dllm_jax.data import pipeline
+from dllm_jax.eval import accuracy, frontier
+from dllm_jax.ops import streams
+from dllm_jax.rollout import answer_free
+from dllm_jax.run import pretrained_base, setup
+from dllm_jax.runtime import processes
+from dllm_jax.state import checkpoint, manifest
+from dllm_jax.train import loop, optim
+from dllm_jax.train import progress as progress_lib
+from dllm_jax.train import state as state_lib
+from dllm_jax.train.methods import ag_grpo, diffu_grpo, sft, ta_grpo_d
+
+
+def train_base(run: setup.Run) -> tuple[types.Params, progress_lib.Progress]:
+  """The base model.
+
+  In this order: 1. kept by an earlier run of this workdir; 2. `base.path`, a
+  pretrained folder or kept parameters; 3. trained here by `sft`, from random
+  parameters or its own checkpoint.
+  """
+  cfg, ctx = run.cfg, run.ctx
+  kept = run.directory / 'base'
+  is_kept = processes.from_first('the base model', kept.exists)
+  if not is_kept and cfg.base.path:
+    kept = pathlib.Path(cfg.base.path)
+  if pretrained_base.is_folder(kept):
+    run.screen.line(f'base model from {kept}')
+    return pretrained_base.load(kept, ctx, run.screen), progress_lib.Progress()
+  wanted = is_kept or cfg.base.path
+  if wanted and (found := _load_base(run, kept)):
+    run.screen.line(f'base model from {kept}')
+    return found
+  optimizer = optim.make(cfg.base_optim)
+  params, progress = loop.run(
+    sft.Sft(ctx=ctx, optimizer=optimizer, cfg=cfg.base_sft),
+    state_lib.create(setup.fresh_params(ctx), optimizer),
+    pipeline.batches(
+      run.rows.demonstrations, seed=cfg.seed, batch_size=cfg.base.batch_size
+    ),
+    title='base (sft)',
+    cfg=cfg.base_loop,
+    score=_scorer(run, cfg.fixed_decodings()[cfg.eval.num_steps[0]]),
+    **_outlets(run, 'sft'),
+  )
+  keep(run, 'base', params, progress)
+  return params, progress
+
+
+def _load_base(
+  run: setup.Run, kept: pathlib.Path
+) -> tuple[types.Params, progress_lib.Progress] | None:
+  """Kept parameters; None where they are damaged and can be made again.
+
+  That is so where the run trained them here: its checkpoints still end in them.
+  """
+  try:
+    params, meta = checkpoint.load_params(kept, setup.param_targets(run.ctx))
+    return params, progress_lib.Progress(**meta)
+  except manifest.Damaged as e:
+    is_own = kept == run.directory / 'base' and not processes.several()
+    if not is_own or run.checkpoints('sft').latest() is None:
+      raise
+    aside = checkpoint.set_aside(kept)
+    run.screen.line(f'{e.found}; kept as {aside.name}, and made again')
+    return None
+
+
+def train_policy(
+  run: setup.Run, base: types.Params, num_steps: int
+) -> tuple[types.Params, progress_lib.Progress]:
+  """RL from the base model, watched on validation rows.
+
+  Watched at `num_steps` of the fixed schedule; a gated policy at
+  `eval.threshold`.
+  """
+  cfg, ctx = run.cfg, run.ctx
+  optimizer = optim.make(cfg.optim)
+  shared = {
+    'ctx': ctx,
+    'optimizer': optimizer,
+    'reference': base if cfg.policy.has_kl else None,
+    'rollout': cfg.rollout,
+    'reward': cfg.reward,
+    'advantage': cfg.advantage,
+    'policy': cfg.policy,
+  }
+  if cfg.method == 'ag_grpo':
+    method = ag_grpo.AgGrpo(**shared, guided=cfg.guided)
+  elif cfg.method == 'ta_grpo_d':
+    method = ta_grpo_d.TaGrpoD(**shared, credit=cfg.credit)
+  else:
+    method = diffu_grpo.DiffuGrpo(**shared)
+  watched = cfg.fixed_decodings()[num_steps]
+  if cfg.rollout.decode == 'gated':
+    watched = cfg.gated_decoding(cfg.eval.threshold)
+  score = _scorer(run, watched)
+  floor = 0.0
+  if cfg.loop.floor_patience:
+    run.watch.beat('evaluating the base')
+    floor = score(base)['eval/accuracy']
+  return loop.run(
+    method,
+    state_lib.create(state_lib.copy_trained(base), optimizer),
+    pipeline.batches(
+      run.rows.prompts,
+      seed=streams.host_seed(cfg.seed, 'rollout'),
+      batch_size=cfg.rollout.num_prompts,
+    ),
+    title=cfg.method,
+    cfg=cfg.loop,
+    score=score,
+    floor=floor,
+    **_outlets(run, 'rl'),
+  )
+
+
+def train_control(
+  run: setup.Run,
+  base: types.Params,
+  base_progress: progress_lib.Progress,
+  rl_progress: progress_lib.Progress,
+) -> tuple[types.Params, progress_lib.Progress]:
+  """More supervised training on the same demonstrations, for RL's CPU time.
+
+  Its best parameters by validation count, as with the base. How long RL took
+  is a measurement, so the control alone is not the same in every run.
+  """
+  cfg = run.cfg
+  per_step = base_progress.cpu_seconds / max(base_progress.step, 1)
+  num_steps = processes.from_first(
+    'the length of the control',
+    lambda: max(1, round(rl_progress.cpu_seconds / per_step)),
+  )
+  optimizer = optim.make(cfg.base_optim)
+  return loop.run(
+    sft.Sft(
+      ctx=run.ctx, optimizer=optimizer, cfg=cfg.base_sft, phase='control'
+    ),
+    state_lib.create(state_lib.copy_trained(base), optimizer),
+    pipeline.batches(
+      run.rows.demonstrations,
+      seed=streams.host_seed(cfg.seed, 'control'),
+      batch_size=cfg.base.batch_size,
+    ),
+    title='control (more sft)',
+    cfg=dataclasses.replace(
+      cfg.base_loop,
+      num_steps=num_steps,
+      patience=num_steps if cfg.base_loop.eval_every else 0,  # to the end
+    ),
+    score=_scorer(run, cfg.fixed_decodings()[cfg.eval.num_steps[0]]),
+    **_outlets(run, 'control'),
+  )
+
+
+class Choice(NamedTuple):
+  """The fixed schedule that was chosen on validation rows.
+
+  Attributes:
+    setting: its denoising steps.
+    accuracy: of the base, on the validation rows.
+  """
+
+  setting: int
+  accuracy: float
+
+
+def choose_steps(run: setup.Run, base: types.Params) -> Choice:
+  """The fixed schedule at which the base is best on validation rows."""
+  found = _validate(run, base, run.cfg.fixed_decodings())
+  steps = max(found, key=lambda steps: found[steps].accuracy)
+  return Choice(steps, found[steps].accuracy)
+
+
+def choose_threshold(
+  run: setup.Run, params: types.Params, wanted: float
+) -> float:
+  """The threshold of fewest steps that keeps `wanted` on validation rows."""
+  found = _validate(run, params, run.cfg.gated_decodings())
+  return frontier.fewest_steps(found, wanted)
+
+
+def _validate(
+  run: setup.Run,
+  params: types.Params,
+  settings: Mapping[Any, answer_free.RolloutConfig],
+) -> dict[Any, accuracy.Evaluation]:
+  run.watch.beat('validation')
+  return accuracy.sweep(
+    run.ctx,
+    params,
+    run.rows.validation,
+    settings,
+    batch_size=run.cfg.eval.batch_size,
+    advance=lambda count: _go_on(run),
+  )
+
+
+def _go_on(run: setup.Run) -> None:
+  """Between two batches of an evaluation that no loop waits for."""
+  run.watch.beat('validation')
+  loop.check_stop(run.stop)
+
+
+def keep(
+  run: setup.Run,
+  name: str,
+  params: types.Params,
+  progress: progress_lib.Progress,
+) -> None:
+  """Parameters under a name of their own, for later runs and `--model`."""
+  exists = (run.directory / name).exists
+  if not processes.from_first('the end of a stage', exists):
+    run.watch.beat(f'keeping {name}')
+    checkpoint.save_params(
+      run.directory / name, params, dataclasses.asdict(progress)
+    )
+
+
+def _outlets(run: setup.Run, stage: str) -> dict[str, Any]:
+  return {
+    'checkpoints': run.checkpoints(stage),
+    'log': run.log,
+    'screen': run.screen,
+    'stop': run.stop,
+    'watch': run.watch,
+    'skipped': run.directory / 'skipped',
+  }
+
+
+def _scorer(
+  run: setup.Run, cfg: answer_free.RolloutConfig
+) -> Callable[[types.Params], dict[str, float]]:
+  """Validation metrics of parameters under a decoding, for `loop.run`."""
+
+  def score(params):
+    found = accuracy.evaluate(
+      run.ctx,
+      params,
+      run.rows.validation,
+      cfg,
+      batch_size=run.cfg.eval.batch_size,
+      advance=lambda count: run.watch.beat('evaluating'),
+    )
+    means = {f'eval/{k}': v for k, v in found.metrics.items()}
+    return {
+      'eval/accuracy': found.accuracy,
+      'eval/mean_steps': found.mean_steps,
+    } | means
+
+  return score

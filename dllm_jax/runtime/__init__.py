@@ -1,0 +1,1 @@
+"""What a job needs of its machines: mesh, processes, signals, console."""

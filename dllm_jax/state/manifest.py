@@ -1,0 +1,150 @@
+"""What a checkpoint says of itself: leaves, digests, and a digest of both.
+
+Written last and checked first, so that no damage goes unseen. The digest of the
+manifest is of its content, however its text is laid out.
+"""
+
+import json
+import pathlib
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from dllm_jax import errors
+from dllm_jax.runtime import digests
+
+FILE = 'manifest.json'
+_MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+
+
+class Damaged(errors.UserError):
+  """A checkpoint is not as it was written.
+
+  Attributes:
+    found: what is wrong, without what to do.
+  """
+
+  def __init__(self, path: pathlib.Path, how: str, remedy: str):
+    self.found = f'checkpoint {path} is damaged: {how}'
+    super().__init__(f'{self.found}; {remedy}')
+
+
+class Manifest(NamedTuple):
+  """What `make` put down.
+
+  Attributes:
+    leaves: (shape, dtype) by path in the tree.
+    files: digests by path in the directory.
+    digest: their kind (`digests`).
+  """
+
+  leaves: dict[str, tuple]
+  files: dict[str, str]
+  digest: str
+
+
+def make(directory: pathlib.Path, leaves: dict[str, Any]) -> dict[str, Any]:
+  """The JSON of a manifest: arrays by path, and all files that are there."""
+  saved = {k: [list(v.shape), str(v.dtype)] for k, v in leaves.items()}
+  files = digests.of_folder(directory, kind=digests.XXH3)
+  return {
+    'leaves': saved,
+    'files': files,
+    'digest': digests.XXH3,
+    'sha256': _seal(saved, files),
+  }
+
+
+def read(path: pathlib.Path, remedy: str) -> Manifest:
+  """The manifest of the checkpoint `path`.
+
+  Raises:
+    Damaged: it is missing, or not as it was written; do `remedy`.
+    UserError: there is no checkpoint, or the disk does not give it.
+  """
+  try:
+    manifest = json.loads((path / FILE).read_bytes())
+    leaves, files = manifest.pop('leaves'), manifest.pop('files')
+    kind = manifest.pop('digest', digests.SHA256)  # older ones do not say
+    if kind not in digests.KINDS:
+      raise ValueError(f'it has digests of kind {kind!r}')
+    if manifest not in ({}, {'sha256': _seal(leaves, files)}):
+      raise ValueError('it is not what its digest says')
+    saved = {k: (tuple(shape), dtype) for k, (shape, dtype) in leaves.items()}
+    return Manifest(saved, dict(files.items()), kind)
+  except FileNotFoundError:
+    if not path.exists():
+      raise errors.UserError(f'no checkpoint {path}; check the path') from None
+    how = f'{FILE} is missing'
+    raise Damaged(path, how, remedy) from None
+  except OSError as e:
+    raise _unreadable(path, FILE, e) from e
+  except (ValueError, KeyError, TypeError, AttributeError):
+    how = f'{FILE} is not as it was written'
+    raise Damaged(path, how, remedy) from None
+
+
+def _seal(leaves: dict[str, list], files: dict[str, str]) -> str:
+  """The digest of a manifest's content, however its text is laid out."""
+  return digests.of_text(json.dumps([leaves, files], sort_keys=True))
+
+
+def check_files(
+  path: pathlib.Path,
+  saved: Manifest,
+  remedy: str,
+  names: Iterable[str] | None = None,
+) -> None:
+  """Raises `Damaged` where files are missing or have other digests.
+
+  A file that is there and cannot be read (too many open files, a file server
+  that is away) says nothing of its content, and is a plain UserError.
+
+  Args:
+    path: of the checkpoint.
+    saved: what its manifest says.
+    remedy: what to do.
+    names: of files in it; None is all.
+  """
+  names = list(saved.files if names is None else names)
+  found = digests.of_files([path / name for name in names], saved.digest)
+  for name, digest in zip(names, found, strict=True):
+    if isinstance(digest, _MISSING):
+      raise Damaged(path, f'{name} is missing', remedy)
+    if isinstance(digest, OSError):
+      raise _unreadable(path, name, digest) from digest
+    if digest != saved.files.get(name):
+      raise Damaged(path, f'{name} is not as it was written', remedy)
+
+
+def _unreadable(
+  path: pathlib.Path, name: str, error: OSError
+) -> errors.UserError:
+  return errors.UserError(
+    f'checkpoint {path} cannot be read: {name}: {error.strerror}; nothing was '
+    'changed: look at the disk, and give the same command again'
+  )
+
+
+def check_same_tree(
+  path: pathlib.Path, saved: dict[str, tuple], wanted: dict[str, Any]
+) -> None:
+  """Raises a UserError that names a leaf of another shape, dtype or name."""
+  remedy = 'restore it with the config that wrote it'
+  for name in dict.fromkeys([*wanted, *saved]):
+    if name not in saved or name not in wanted:
+      where = 'the checkpoint' if name in saved else 'the program'
+      raise errors.UserError(
+        f'checkpoint {path} holds another model: {name} is in {where} alone; '
+        f'{remedy}'
+      )
+    want = (tuple(wanted[name].shape), str(wanted[name].dtype))
+    if saved[name] != want:
+      raise errors.UserError(
+        f'checkpoint {path} holds another model: {name} is '
+        f'{_typed(saved[name])} there and {_typed(want)} here; {remedy}'
+      )
+
+
+def _typed(spec: tuple) -> str:
+  shape, dtype = spec
+  return f'{dtype}[{",".join(map(str, shape))}]'

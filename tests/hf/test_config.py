@@ -1,0 +1,238 @@
+"""config.json: what is read, and what is refused by name."""
+
+import dataclasses
+import json
+
+import pytest
+
+from dllm_jax import errors
+from dllm_jax.hf import config as hf_config
+from dllm_jax.hf import families as hf_families
+from dllm_jax.models import config
+from tests import tiny
+
+LLAMA = {
+  'architectures': ['LlamaForCausalLM'],
+  'model_type': 'llama',
+  'vocab_size': 128,
+  'hidden_size': 64,
+  'num_hidden_layers': 3,
+  'num_attention_heads': 8,
+  'num_key_value_heads': 2,
+  'intermediate_size': 96,
+  'hidden_act': 'silu',
+  'rms_norm_eps': 1e-5,
+  'rope_theta': 500000.0,
+  'eos_token_id': [7, 9],
+  'bos_token_id': 1,
+}
+SCALING = {
+  'rope_type': 'llama3',
+  'factor': 8.0,
+  'low_freq_factor': 1.0,
+  'high_freq_factor': 4.0,
+  'original_max_position_embeddings': 8192,
+}
+LLADA = {
+  'model_type': 'llada',
+  'vocab_size': 90,
+  'embedding_size': 96,
+  'd_model': 32,
+  'n_layers': 2,
+  'n_heads': 4,
+  'mlp_hidden_size': 48,
+  'activation_type': 'silu',
+  'block_group_size': 1,
+  'block_type': 'llama',
+  'layer_norm_type': 'rms',
+  'layer_norm_with_affine': True,
+  'rope': True,
+  'rope_theta': 10000.0,
+  'rms_norm_eps': 1e-5,
+  'mask_token_id': 95,
+  'eos_token_id': 3,
+}
+
+
+def test_llama_by_hand():
+  record = hf_config.parse(LLAMA | {'rope_scaling': SCALING}, 'c')
+  assert record.family == 'llama'
+  assert record.model == config.ModelConfig(
+    vocab_size=128,
+    hidden_size=64,
+    num_layers=3,
+    num_heads=8,
+    num_kv_heads=2,
+    head_dim=8,
+    mlp_size=96,
+    rope_theta=500_000.0,
+    rope_scaling=config.RopeScaling(
+      factor=8.0,
+      low_freq_factor=1.0,
+      high_freq_factor=4.0,
+      original_max_position=8192,
+    ),
+    norm_eps=1e-5,
+    causal=True,
+  )
+  assert record.special == hf_config.Special(eos_tokens=(7, 9), bos_token=1)
+  assert record.notices == ()
+
+
+def test_transformers_5_writes_one_rope_object():
+  old = hf_config.parse(LLAMA | {'rope_scaling': SCALING}, 'c')
+  new = {k: v for k, v in LLAMA.items() if k != 'rope_theta'} | {
+    'dtype': 'bfloat16',
+    'rope_parameters': SCALING | {'rope_theta': 500000.0},
+    'layer_types': ['full_attention'] * 3,
+  }
+  assert hf_config.parse(new, 'c').model == old.model
+  new['rope_parameters'] = {'rope_type': 'default', 'rope_theta': 500000.0}
+  assert hf_config.parse(new, 'c').model == hf_config.parse(LLAMA, 'c').model
+
+
+def test_llada_derives_what_is_null():
+  record = hf_config.parse(LLADA, 'c')
+  assert record.model.vocab_size == 96  # the rows of the table
+  assert record.model.num_kv_heads == 4
+  assert record.special.mask_token == 95
+  null = {'embedding_size': None, 'mlp_hidden_size': None, 'mlp_ratio': 4}
+  record = hf_config.parse(LLADA | null | {'mask_token_id': 89}, 'c')
+  assert (record.model.vocab_size, record.model.mlp_size) == (90, 128)
+
+
+def test_program_code_is_noticed():
+  record = hf_config.parse(LLADA | {'auto_map': {'AutoModel': 'm.C'}}, 'c')
+  (notice,) = record.notices
+  assert 'auto_map' in notice and 'not run' in notice
+
+
+@pytest.mark.parametrize('family', hf_families.FAMILIES)
+@pytest.mark.parametrize('tie', [False, True])
+def test_what_we_write_is_read_back(family, tie):
+  fixed = hf_families.FAMILIES[family].fixed
+  model = dataclasses.replace(
+    tiny.MODEL, tie_embeddings=tie, norm_eps=1e-6, **fixed
+  )
+  if family == 'llama':
+    scaling = config.RopeScaling(
+      factor=2.0,
+      low_freq_factor=1.0,
+      high_freq_factor=3.0,
+      original_max_position=64,
+    )
+    model = dataclasses.replace(model, rope_scaling=scaling)
+  special = hf_config.Special(
+    mask_token=None if model.causal else 29,
+    eos_tokens=(28, 27),
+    bos_token=3,
+    pad_token=4,
+  )
+  record = hf_config.Record(family, model, special)
+  text = json.dumps(hf_config.render(record, 'float32'))
+  again = hf_config.parse(json.loads(text), 'c')
+  assert (again.family, again.model, again.special) == (family, model, special)
+
+
+def test_a_model_that_is_not_of_the_family_is_refused():
+  model = dataclasses.replace(tiny.MODEL, attention_bias=True)
+  record = hf_config.Record('llada', model, hf_config.Special(mask_token=29))
+  with pytest.raises(errors.UserError, match="no form in the family 'llada'"):
+    hf_config.render(record, 'float32')
+
+
+@pytest.mark.parametrize(
+  'changes, line',
+  [
+    ({'model_type': 'gpt2'}, 'model_type is .gpt2.; there are llada, Dream'),
+    ({'model_type': ['llama']}, 'model_type is'),
+    ({'model_type': None}, 'model_type is missing'),
+    ({'architectures': ['LlamaForX']}, 'architectures is .*LlamaForCausalLM'),
+    ({'architectures': 3}, 'architectures is 3; it must be a list'),
+    ({'hidden_act': 'gelu'}, "hidden_act is 'gelu'; only 'silu'"),
+    ({'mlp_bias': True}, 'mlp_bias is True; only False'),
+    ({'attention_bias': 1}, 'attention_bias is 1; only False'),
+    ({'quantization_config': {'bits': 4}}, "field 'quantization_config'"),
+    ({'num_experts': 8}, "the field 'num_experts' is unknown"),
+    ({'a\nb\x1b[2J' * 99: 1}, r'the field .a\\nb'),
+    ({'vocab_size': 10**30}, 'vocab_size is 10+; it must be an integer in'),
+    ({'num_hidden_layers': 2**40}, 'num_hidden_layers is'),
+    ({'num_hidden_layers': 3.0}, 'num_hidden_layers is 3.0; it must be an int'),
+    ({'hidden_size': True}, 'hidden_size is True'),
+    ({'hidden_size': '64'}, "hidden_size is '64'"),
+    ({'intermediate_size': -1}, 'intermediate_size is -1'),
+    ({'num_key_value_heads': 3}, 'not a multiple of num_kv_heads 3'),
+    ({'num_attention_heads': 10}, 'hidden size 64 is not a multiple'),
+    ({'head_dim': 7}, 'head_dim 7 is odd'),
+    ({'rms_norm_eps': 0}, 'rms_norm_eps is 0'),
+    ({'rms_norm_eps': 'x'}, 'rms_norm_eps is'),
+    ({'rope_theta': -5}, 'rope_theta is -5'),
+    ({'rope_scaling': {'type': 'yarn'}}, 'type is .yarn.; only'),
+    ({'rope_scaling': 3}, 'rope_scaling is 3'),
+    ({'rope_scaling': {**SCALING, 'factor': 0}}, 'rope scaling: factor is 0'),
+    (
+      {'rope_scaling': {**SCALING, 'high_freq_factor': 1.0}},
+      'high_freq_factor 1.0 is not above',
+    ),
+    ({'rope_parameters': []}, 'rope_parameters is'),
+    (
+      {
+        'rope_parameters': {'rope_type': 'default', 'rope_theta': 500000.0},
+        'rope_scaling': {'rope_type': 'yarn', 'factor': 4.0},
+      },
+      'rope_scaling is .*; rope_parameters says something else',
+    ),
+    (
+      {'rope_parameters': {'rope_type': 'default', 'rope_theta': 7.0}},
+      'rope_theta is 500000.0; rope_parameters says something else',
+    ),
+    (
+      {
+        'rope_parameters': {
+          'rope_type': 'default',
+          'rope_theta': 500000.0,
+          'partial_rotary_factor': 0.5,
+        }
+      },
+      'partial_rotary_factor is 0.5; this field is not supported',
+    ),
+    (
+      {'rope_scaling': {**SCALING, 'attention_factor': 2.0}},
+      'attention_factor is 2.0; this field is not supported',
+    ),
+    (
+      {'rope_scaling': {'rope_type': 'default', 'type': 'yarn'}},
+      "type is 'yarn'; rope_type says something else",
+    ),
+    ({'tie_word_embeddings': 'yes'}, 'tie_word_embeddings is'),
+    ({'layer_types': ['sliding_attention']}, 'layer_types is'),
+    ({'eos_token_id': 128}, 'eos_token_id is 128; each must be'),
+    ({'eos_token_id': [1, 2.5]}, 'eos_token_id is'),
+    ({'bos_token_id': -1}, 'bos_token_id is -1; it must be an integer in 0..'),
+  ],
+)
+def test_what_is_not_ours_is_named(changes, line):
+  with pytest.raises(errors.UserError, match=line) as raised:
+    hf_config.parse(LLAMA | changes, 'dir/config.json')
+  text = str(raised.value)
+  assert text.startswith('dir/config.json') and len(text) < 500
+  assert text.isprintable()
+
+
+@pytest.mark.parametrize(
+  'changes, line',
+  [
+    ({'mask_token_id': None}, 'mask_token_id is missing'),
+    ({'mask_token_id': 96}, r'mask_token_id is 96; .* in 0\.\.95'),
+    ({'mask_token_id': 3}, 'mask_token_id is 3; eos_token_id is the same'),
+    ({'alibi': True}, 'alibi is True; only False'),
+    ({'rope': False}, 'rope is False; only True'),
+    ({'block_type': 'sequential'}, 'block_type is'),
+    ({'include_qkv_bias': True}, 'include_qkv_bias is True'),
+    ({'layer_norm_type': None}, 'layer_norm_type is missing'),
+    ({'clip_qkv': 8.0}, 'clip_qkv is 8.0'),
+  ],
+)
+def test_what_is_not_ours_of_llada_is_named(changes, line):
+  with pytest.raises(errors.UserError, match=line):
+    hf_config.parse(LLADA | changes, 'c')

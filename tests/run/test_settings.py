@@ -1,0 +1,124 @@
+"""The one boundary: every wrong value is one line that names its key."""
+
+import math
+
+import pytest
+
+from dllm_jax import errors, types
+from dllm_jax.run import settings
+from dllm_jax.state import workdir
+from tests import tiny_run
+
+
+def refused(**changes):
+  with pytest.raises(errors.UserError) as caught:
+    settings.from_config(tiny_run.values(**changes))
+  return ' '.join(str(caught.value).split())  # as the command shows it
+
+
+def test_records_hold_what_the_config_says():
+  cfg = settings.from_config(
+    tiny_run.values(
+      seed=7,
+      train__patience=1,
+      eval__num_steps=(5, 2),
+      method__reward_past_eos=True,
+    )
+  )
+  assert (cfg.seed, cfg.method, cfg.control, cfg.keep) == (7, 'ag_grpo', 0, 2)
+  assert cfg.task.name == 'countdown' and cfg.task.max_number == 9
+  assert cfg.reward.weights == (('solution', 1.0), ('xmlcount', 1.0))
+  assert cfg.reward.past_eos
+  assert (cfg.loop.num_steps, cfg.loop.eval_every) == (6, 3)
+  assert (cfg.loop.patience, cfg.loop.checkpoint_every) == (1, 1)
+  assert (cfg.base_loop.num_steps, cfg.base_loop.checkpoint_every) == (4, 1)
+  assert cfg.eval.num_steps == (5, 2)
+  assert cfg.base_sft.gen_length == cfg.rollout.gen_length == 12
+  assert cfg.optim.learning_rate == 1e-3
+  assert cfg.base_optim.weight_decay == 0.01
+  hash(cfg.rollout), hash(cfg.guided), hash(cfg.policy)  # static under jit
+
+
+def test_the_model_gets_its_vocabulary_later():
+  cfg = settings.from_config(tiny_run.values())
+  vocab = types.Vocabulary(size=40, mask_token=39, eos_token=38)
+  model = cfg.model_config(vocab)
+  assert (model.vocab_size, model.hidden_size) == (40, 16)
+  cfg = settings.from_config(tiny_run.values(model__head_dim=7))
+  with pytest.raises(errors.UserError, match="'model'.*head_dim 7 is odd"):
+    cfg.model_config(vocab)
+
+
+@pytest.mark.parametrize(
+  'changes, line',
+  [
+    ({'method__name': 'grpo'}, "method.name is 'grpo'; there are ('sft'"),
+    ({'task__name': 'chess'}, "task.name is 'chess'; there are ('countdown'"),
+    ({'task__count': 1}, "config group 'task': count must be in 2..8: 1"),
+    ({'task__operators': '+^'}, "config group 'task'"),
+    ({'task__colour': 'red'}, "config group 'task': task 'countdown' has no c"),
+    (
+      {'task__name': 'gsm8k'},
+      "config group 'task': task 'gsm8k' has no count, max_number, max_target, "
+      'operators, reasoning; task.name alone does not make',
+    ),
+    ({'rollout__gen_length': 10}, "'rollout': gen_length 10 is not a multiple"),
+    ({'rollout__order': 'left'}, "config group 'rollout':"),
+    ({'rollout__temperature': -1.0}, 'temperature -1.0 is negative'),
+    (
+      {'method__guided__num_guided': 5},
+      'method.guided.num_guided is 5, more than rollout.group_size 4',
+    ),
+    (
+      {'method__guided__max_anchor': 12},
+      'max_anchor is 12; it must be below rollout.gen_length 12',
+    ),
+    ({'method__guided__template': 'x'}, "'method.guided': template 'x'"),
+    ({'method__policy__eps': 0.0}, "config group 'method.policy': eps 0.0"),
+    ({'method__policy__estimator': 'x'}, "config group 'method.policy':"),
+    ({'method__advantage__baseline': 'x'}, "config group 'method.advantage':"),
+    (
+      {'train__optim__learning_rate': 0.0},
+      "config group 'train.optim': learning_rate 0.0",
+    ),
+    (
+      {'base__optim__schedule': 'cosine'},
+      "config group 'base.optim': decay_steps 0 must exceed",
+    ),
+    ({'base__patience': 2, 'base__eval_every': 0}, "config group 'base'"),
+    ({'train__num_steps': -1}, "config group 'train': num_steps -1"),
+    ({'checkpoint__every': 0}, 'checkpoint.every 0 is below 1'),
+    ({'checkpoint__keep': 0}, 'checkpoint.keep is 0; it must be above 0'),
+    ({'eval__num_steps': ()}, "config group 'eval': num_steps ()"),
+    ({'eval__num_steps': (6, 0)}, "config group 'eval': num_steps (6, 0)"),
+    ({'eval__num_samples': 0}, "'eval': num_samples 0 is not positive"),
+    ({'eval__pass_at': (2,)}, "'eval': pass_at 2 is not in 1..num_samples"),
+    ({'eval__pass_at': (1, 1)}, "'eval': pass_at (1, 1) has one twice"),
+    ({'eval__batch_size': 0}, 'eval.batch_size is 0; it must be above 0'),
+    ({'base__min_ratio': 1.5}, 'base.min_ratio is 1.5; it must be in 0..1'),
+    ({'base__num_micro': 0}, 'base.num_micro is 0; it must be above 0'),
+    ({'data__num_test': -1}, 'data.num_test is -1; it must not be negative'),
+    ({'seed': -1}, 'seed is -1; it must not be negative'),
+    ({'mesh__fsdp': 0}, 'mesh.fsdp is 0; it must be above 0'),
+    ({'model__dtype': 'float8'}, "model.dtype is 'float8'; there are"),
+    ({'method__policy__mask_prob': 2.0}, 'it must be in 0..1'),
+    ({'train__optim__b1': -0.1}, 'train.optim.b1 is -0.1; it must be in 0..1'),
+  ],
+)
+def test_a_wrong_value_is_one_line(changes, line):
+  assert line in refused(**changes)
+
+
+FLOATS = [
+  key
+  for key, value in workdir.flatten(tiny_run.values()).items()
+  if isinstance(value, float)
+]
+
+
+@pytest.mark.parametrize('value', [math.nan, math.inf, -math.inf])
+def test_no_float_may_be_nan_or_infinite(value):
+  assert len(FLOATS) > 20
+  for key in FLOATS:
+    line = refused(**{key.replace('.', '__'): value})
+    assert f'config key {key} is {value}; it must be finite' in line
