@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
 Params = Mapping[str, Any]  # a tree of arrays, as Flax makes it
+Scalar = Any  # a Python number, or the tracer of one
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,7 +98,8 @@ class RolloutBatch(NamedTuple):
     completion_mask: True up to and including the first stop token.
     advantage: of every token; the same along a row where nothing shapes it.
     guided: True on answer-guided rows.
-    row_id: the row's number in the whole run's order; it seeds its draws.
+    group_id: the group whose rewards the row is compared with.
+    row_id: the row's number in the batch; it seeds the row's draws.
   """
 
   prompt_ids: Int[Array, 'B P']
@@ -110,6 +112,7 @@ class RolloutBatch(NamedTuple):
   completion_mask: Bool[Array, 'B L']
   advantage: Float[Array, 'B L']
   guided: Bool[Array, ' B']
+  group_id: Int[Array, ' B']
   row_id: Int[Array, ' B']
 
 
@@ -174,4 +177,50 @@ class Divisible(Protocol):
 
     Else the compiler may split what rows and parameters do not.
     """
+    ...
+
+
+@runtime_checkable
+class Decoder(Protocol):
+  """A way to fill a canvas: a pytree, and one object of `decoding/`.
+
+  Attributes:
+    gen_length: L, completion tokens.
+  """
+
+  gen_length: int
+
+  def __call__(
+    self,
+    denoiser: Denoiser,
+    params: Params,
+    row_keys: Key[Array, ' B'],
+    canvas: Canvas,
+    *,
+    vocab: Vocabulary,
+    lockstep: tuple[str, ...] = (),
+  ) -> Trajectory:
+    """Decides every [MASK] of the canvas.
+
+    Args:
+      denoiser: the model.
+      params: its parameters.
+      row_keys: one key a row, consumed: a row's tokens depend on nothing else
+        of the batch.
+      canvas: prompts, and completions of L columns.
+      vocab: special ids.
+      lockstep: mesh axes whose devices must call the denoiser equally often.
+    """
+    ...
+
+  def largest_commit(self) -> int:
+    """The most tokens that one step commits; sizes the learner's views."""
+    ...
+
+  def greedy(self) -> 'Decoder':
+    """The same decoder without any randomness."""
+    ...
+
+  def resized(self, gen_length: int) -> 'Decoder':
+    """The same decoder for completions of another length."""
     ...

@@ -10,6 +10,7 @@
 
 import pathlib
 
+import decoding_flags
 from absl import flags
 
 import cli
@@ -35,37 +36,6 @@ OVERWRITE = flags.DEFINE_bool('overwrite', False, 'write over the --out file')
 SWEEP = flags.DEFINE_bool(
   'sweep', False, 'all models under eval.num_steps and eval.thresholds'
 )
-DECODE = flags.DEFINE_enum(
-  'decode', None, ['fixed', 'gated'], "the decoder; default: the config's"
-)
-GEN_LENGTH = flags.DEFINE_integer('gen_length', None, 'completion tokens')
-BLOCK_LENGTH = flags.DEFINE_integer('block_length', None, 'tokens of a block')
-STEPS = flags.DEFINE_integer('steps', None, 'fixed: denoising steps in all')
-ORDER = flags.DEFINE_enum(
-  'order',
-  None,
-  ['confidence', 'random', 'entropy', 'margin'],
-  "fixed: which tokens come first; default: the config's",
-)
-SCHEDULE = flags.DEFINE_enum(
-  'schedule',
-  None,
-  ['even', 'linear'],
-  "fixed: how tokens are shared among steps; default: the config's",
-)
-THRESHOLD = flags.DEFINE_float(
-  'threshold',
-  None,
-  "gated: tokens above it are committed; default: the config's eval.threshold",
-)
-GATE = flags.DEFINE_enum(
-  'gate', 'threshold', ['threshold', 'bernoulli'], 'gated: the gate'
-)
-TOP_P = flags.DEFINE_float('top_p', None, 'gated: nucleus of the proposals')
-CFG_SCALE = flags.DEFINE_float(
-  'cfg_scale', None, 'of classifier-free guidance; 0 is off'
-)
-TEMPERATURE = flags.DEFINE_float('temperature', 0.0, '0 is greedy')
 SEED = flags.DEFINE_integer('seed', None, 'of the draws')
 BATCH_SIZE = flags.DEFINE_integer('batch_size', None, 'rows decoded together')
 
@@ -81,34 +51,20 @@ def main(config) -> int:
     )
   if OUT.value:
     cli.check_new(pathlib.Path(OUT.value), OVERWRITE.value)
-  _refuse_idle_flags(DECODE.value or values['rollout']['decode'])
-  # The test gate is not that of training.
-  values['rollout']['threshold'] = values['eval']['threshold']
-  values['rollout']['min_commits'] = 1
-  for flag, group, name in (
-    (GEN_LENGTH, 'rollout', 'gen_length'),
-    (BLOCK_LENGTH, 'rollout', 'block_length'),
-    (DECODE, 'rollout', 'decode'),
-    (STEPS, 'rollout', 'num_steps'),
-    (ORDER, 'rollout', 'order'),
-    (SCHEDULE, 'rollout', 'schedule'),
-    (THRESHOLD, 'rollout', 'threshold'),
-    (GATE, 'rollout', 'gate'),
-    (TOP_P, 'rollout', 'top_p'),
-    (TEMPERATURE, 'rollout', 'temperature'),
-    (CFG_SCALE, 'rollout', 'cfg_scale'),
-    (BATCH_SIZE, 'eval', 'batch_size'),
-  ):
-    if flag.value is not None:
-      values[group][name] = flag.value
+  overrides = decoding_flags.overrides()
+  if SWEEP.value:
+    given = [f'--{name}' for name in overrides] + ['--decode'] * bool(
+      decoding_flags.DECODE.value
+    )
+    given += ['--params'] * PARAMS.present
+    if given:
+      raise errors.UsageError(
+        f'{given[0]} is not read with --sweep: all models are decoded, greedily'
+      )
+  if BATCH_SIZE.value is not None:
+    values['eval']['batch_size'] = BATCH_SIZE.value
   if SEED.value is not None:
     values['seed'] = SEED.value
-  length = values['rollout']['gen_length']
-  if STEPS.value is not None and STEPS.value > length:
-    raise errors.UsageError(
-      f'--steps {STEPS.value} is more than the {length} tokens of a '
-      'completion; each step commits one at least'
-    )
   cli.setup_jax(values['mesh']['cpu_devices'])
   process_flags.start()
   from dllm_jax.hf import hub
@@ -126,24 +82,15 @@ def main(config) -> int:
     evaluate.sweep_models(values, directory, **outlets)
   else:
     name = PARAMS.value if PARAMS.present else None
-    evaluate.evaluate_model(values, directory, name, **outlets)
+    evaluate.evaluate_model(
+      values,
+      directory,
+      name,
+      decode=decoding_flags.DECODE.value,
+      overrides=overrides,
+      **outlets,
+    )
   return 0
-
-
-def _refuse_idle_flags(decode: str) -> None:
-  """Refuses flags that the sweep, or the decoder, would not read."""
-  if SWEEP.value:
-    idle = (PARAMS, DECODE, STEPS, THRESHOLD, GATE, TOP_P, TEMPERATURE)
-    why = 'is not read with --sweep: all models are decoded, greedily'
-  elif decode == 'fixed':
-    idle = (THRESHOLD, GATE, TOP_P)
-    why = 'is of the gated decoder; give --decode gated'
-  else:
-    idle = (STEPS, ORDER, SCHEDULE)
-    why = 'is of the fixed schedule; give --decode fixed'
-  for flag in idle:
-    if flag.present:
-      raise errors.UsageError(f'--{flag.name} {why}')
 
 
 if __name__ == '__main__':

@@ -6,10 +6,10 @@
     --decode gated --threshold 0.9 --out completions.jsonl
 """
 
-import math
 import pathlib
 import sys
 
+import decoding_flags
 from absl import flags
 
 import cli
@@ -42,47 +42,6 @@ CHAT = flags.DEFINE_bool(
   "the folder's chat template around text; default: where it has one, but for "
   'base models',
 )
-DECODE = flags.DEFINE_enum(
-  'decode', None, ['fixed', 'gated'], "default: the run's, else fixed"
-)
-GEN_LENGTH = flags.DEFINE_integer(
-  'gen_length', None, "completion tokens; default: the run's, else 128", 1
-)
-BLOCK_LENGTH = flags.DEFINE_integer(
-  'block_length', None, "tokens of a block; default: the run's, else 32", 1
-)
-STEPS = flags.DEFINE_integer(
-  'steps',
-  None,
-  "fixed: denoising steps in all; default: the run's, else one a token",
-  1,
-)
-ORDER = flags.DEFINE_enum(
-  'order',
-  None,
-  ['confidence', 'random', 'entropy', 'margin'],
-  "fixed: which tokens come first; default: the run's, else confidence",
-)
-SCHEDULE = flags.DEFINE_enum(
-  'schedule',
-  None,
-  ['even', 'linear'],
-  "fixed: how tokens are shared among steps; default: the run's, else even",
-)
-GATE = flags.DEFINE_enum(
-  'gate', None, ['threshold', 'bernoulli'], 'gated: default: threshold'
-)
-THRESHOLD = flags.DEFINE_float(
-  'threshold',
-  None,
-  "gated: tokens above it are committed; default: the run's eval.threshold, "
-  'else 0.9',
-)
-TOP_P = flags.DEFINE_float('top_p', None, 'gated: nucleus of the proposals')
-TEMPERATURE = flags.DEFINE_float('temperature', None, '0, the default: greedy')
-CFG_SCALE = flags.DEFINE_float(
-  'cfg_scale', 0.0, 'classifier-free guidance; 0 is off'
-)
 SEED = flags.DEFINE_integer('seed', 0, 'of the draws', 0, 2**32 - 1)
 BATCH_SIZE = flags.DEFINE_integer('batch_size', 8, 'rows decoded together', 1)
 
@@ -92,27 +51,6 @@ def main() -> int:
     raise errors.UsageError('--model DIR is missing; see --help')
   if (PROMPT.value is None) == (PROMPTS.value is None):
     raise errors.UsageError('give one of --prompt TEXT and --prompts FILE')
-  for flag in (THRESHOLD, TOP_P, TEMPERATURE, CFG_SCALE):
-    if flag.value is not None and not math.isfinite(flag.value):
-      raise errors.UsageError(f'--{flag.name} {flag.value} is not finite')
-  if CFG_SCALE.value < 0:
-    raise errors.UsageError(f'--cfg_scale {CFG_SCALE.value} is negative')
-  changes = {
-    field: flag.value
-    for field, flag in (
-      ('decode', DECODE),
-      ('gen_length', GEN_LENGTH),
-      ('block_length', BLOCK_LENGTH),
-      ('num_steps', STEPS),
-      ('order', ORDER),
-      ('schedule', SCHEDULE),
-      ('gate', GATE),
-      ('threshold', THRESHOLD),
-      ('top_p', TOP_P),
-      ('temperature', TEMPERATURE),
-    )
-    if flag.value is not None
-  }
   cli.setup_jax(1)
   from dllm_jax.hf import hub
   from dllm_jax.run import generate, prompt_file
@@ -133,8 +71,8 @@ def main() -> int:
     hub.locate(MODEL.value),
     requests,
     generate.Decoding(
-      changes=changes,
-      cfg_scale=CFG_SCALE.value,
+      decode=decoding_flags.DECODE.value,
+      overrides=decoding_flags.overrides(),
       seed=SEED.value,
       batch_size=BATCH_SIZE.value,
     ),

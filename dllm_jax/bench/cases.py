@@ -9,9 +9,10 @@ import numpy as np
 
 from dllm_jax import types
 from dllm_jax.bench import programs
+from dllm_jax.decoding import fixed
 from dllm_jax.models import config, transformer
-from dllm_jax.rollout import answer_free
-from dllm_jax.train import policy
+from dllm_jax.rollout import batch
+from dllm_jax.train import policy_config
 
 
 def make_model(
@@ -58,16 +59,15 @@ def make_case(
   return programs.Case(
     name=name,
     model=model,
-    rollout=answer_free.RolloutConfig(
+    rollout=batch.RolloutConfig(
       num_prompts=rows,
       group_size=1,
       max_prompt_length=prompt,
-      gen_length=length,
-      block_length=block,
-      num_steps=steps,
-      temperature=0.0,
+      decoder=fixed.Fixed(
+        gen_length=length, block_length=block, num_steps=steps
+      ),
     ),
-    policy=policy.PolicyConfig(
+    policy=policy_config.PolicyConfig(
       num_inner=1,
       num_micro=2,
       eps=0.2,
@@ -141,7 +141,7 @@ def weights(model: config.ModelConfig) -> types.Params:
 def rollouts(case: programs.Case) -> types.RolloutBatch:
   """A batch as a rollout might have made it, with random completions."""
   rng, ids = np.random.default_rng(1), prompts(case)
-  shape = case.rows, case.rollout.gen_length
+  shape = case.rows, case.decoder.gen_length
   sign = np.where(np.arange(case.rows) % 2, 1.0, -1.0).astype(np.float32)
   return types.RolloutBatch(
     prompt_ids=jnp.asarray(ids),
@@ -152,9 +152,10 @@ def rollouts(case: programs.Case) -> types.RolloutBatch:
     ),
     sampler_logp=jnp.full(shape, -3.0, jnp.float32),
     commit_step=jnp.zeros(shape, jnp.int32),
-    num_steps=jnp.full(case.rows, case.rollout.num_steps, jnp.int32),
+    num_steps=jnp.full(case.rows, case.decoder.num_steps, jnp.int32),
     completion_mask=jnp.ones(shape, bool),
     advantage=jnp.asarray(np.repeat(sign[:, None], shape[1], 1)),
     guided=jnp.zeros(case.rows, bool),
+    group_id=jnp.arange(case.rows, dtype=jnp.int32),
     row_id=jnp.arange(case.rows, dtype=jnp.int32),
   )

@@ -15,9 +15,10 @@ import numpy as np
 from dllm_jax import errors
 from dllm_jax.bench import cases, programs, suites, timing
 from dllm_jax.data import pipeline
+from dllm_jax.decoding import fixed
 from dllm_jax.ops import streams
 from dllm_jax.run import settings, setup
-from dllm_jax.train import optim
+from dllm_jax.train import optim, policy_config
 from dllm_jax.train import state as state_lib
 from dllm_jax.train.methods import diffu_grpo
 
@@ -35,24 +36,35 @@ def end_to_end(
   Raises:
     errors.UserError: the rollout is gated: its steps depend on the weights.
   """
-  if cfg.rollout.decode != 'fixed':
+  if not isinstance(cfg.rollout.decoder, fixed.Fixed):
     raise errors.UserError(
       'config key rollout.decode is not fixed, so that the work of a step '
       'depends on the weights; use rollout.decode=fixed'
     )
+  if cfg.method is None:
+    raise errors.UserError(
+      "config key method.name is 'sft', which has no RL step; name another "
+      'config'
+    )
   policy = dataclasses.replace(
-    cfg.policy, estimator='one_step', num_inner=1, beta=0.0, guided_beta=None
+    cfg.method.policy,
+    estimator='one_step',
+    num_inner=1,
+    beta=0.0,
+    guided_beta=None,
   )
   ctx = setup.context_of(cfg, None)
   optimizer = optim.make(cfg.optim)
   method = diffu_grpo.DiffuGrpo(
+    cfg=policy_config.GroupConfig(
+      reward=cfg.method.reward,
+      advantage=cfg.method.advantage,
+      policy=policy,
+    ),
     ctx=ctx,
-    optimizer=optimizer,
-    reference=None,
     rollout=cfg.rollout,
-    reward=cfg.reward,
-    advantage=cfg.advantage,
-    policy=policy,
+    optimizer=optimizer,
+    reference={},
   )
   batches = pipeline.batches(
     setup.load_rows(cfg).prompts,
@@ -92,9 +104,9 @@ def end_to_end(
   return suites.rates(
     case,
     taken,
-    tokens=case.rows * cfg.rollout.gen_length,
+    tokens=case.rows * case.decoder.gen_length,
     steps=1,
-    minimum=cfg.rollout.num_steps * least['rollout'] + least['inner_step'],
+    minimum=case.decoder.num_steps * least['rollout'] + least['inner_step'],
     facts={},
   )
 

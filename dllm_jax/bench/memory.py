@@ -55,7 +55,7 @@ def peak(case: programs.Case, mesh: Mesh, program: str) -> int:
   if program == 'rollout':
     arguments = shard_bytes(programs.params(case, mesh))
     return arguments + _forward(
-      case, mesh, case.rows, case.rollout.block_length
+      case, mesh, case.rows, case.decoder.block_length
     )
   views, slots = case.views
   rows = case.rows * views // case.policy.num_micro

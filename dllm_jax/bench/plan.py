@@ -127,7 +127,7 @@ def case_of(
   """
   shards = mesh.data * mesh.fsdp
   rows, group = shards * rows_per_device, cfg.rollout.group_size
-  micro = cfg.policy.num_micro
+  micro = cfg.method.policy.num_micro
   if rows % group or rows_per_device % micro:
     raise errors.UserError(
       f'--rows {rows_per_device} on {shards} shards: {rows} rows are not whole '
@@ -141,7 +141,7 @@ def case_of(
     name=name,
     model=cfg.model_config(vocab),
     rollout=dataclasses.replace(cfg.rollout, num_prompts=rows // group),
-    policy=cfg.policy,
+    policy=cfg.method.policy,
     optimizer=cfg.optim,
   )
 

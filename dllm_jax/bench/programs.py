@@ -17,9 +17,10 @@ from jax.sharding import Mesh
 from dllm_jax import types
 from dllm_jax.bench import flops
 from dllm_jax.models import config, transformer
-from dllm_jax.rollout import answer_free, sharded
+from dllm_jax.rollout import answer_free, prompts, sharded
+from dllm_jax.rollout import batch as batch_lib
 from dllm_jax.runtime import sharding
-from dllm_jax.train import optim, policy
+from dllm_jax.train import optim, policy, policy_config
 from dllm_jax.train import state as state_lib
 
 
@@ -37,8 +38,8 @@ class Case:
 
   name: str
   model: config.ModelConfig
-  rollout: answer_free.RolloutConfig
-  policy: policy.PolicyConfig
+  rollout: batch_lib.RolloutConfig
+  policy: policy_config.PolicyConfig
   optimizer: optim.OptimConfig = optim.OptimConfig(learning_rate=1e-3)
 
   @property
@@ -51,23 +52,27 @@ class Case:
     return transformer.TransformerDenoiser(cfg=self.model)
 
   @property
+  def decoder(self) -> types.Decoder:
+    return self.rollout.decoder
+
+  @property
   def rows(self) -> int:
     return self.rollout.num_prompts * self.rollout.group_size
 
   @property
   def columns(self) -> int:
-    return self.rollout.max_prompt_length + self.rollout.gen_length
+    return self.rollout.max_prompt_length + self.decoder.gen_length
 
   @property
   def views(self) -> tuple[int, int]:
     """K views of a row, and Q slots of a view."""
     if self.policy.estimator == 'one_step':
-      return 1, self.rollout.gen_length
-    slots = min(self.rollout.largest_commit(), self.rollout.gen_length)
+      return 1, self.decoder.gen_length
+    slots = min(self.decoder.largest_commit(), self.decoder.gen_length)
     return self.policy.num_views, slots
 
   def estimator(self):
-    return self.policy.make_estimator(self.rollout.largest_commit())
+    return self.policy.make_estimator(self.decoder.largest_commit())
 
   def shape(self) -> dict[str, int]:
     """The arguments of `flops.inner_step` and `flops.read`."""
@@ -85,7 +90,7 @@ class Case:
       self.model,
       rows=self.rows,
       columns=self.columns,
-      block=self.rollout.block_length,
+      block=self.decoder.block_length,
     )
     return {
       'rollout': step,
@@ -141,7 +146,10 @@ def key(mesh: Mesh) -> jax.ShapeDtypeStruct:
 
 def batch(case: Case, mesh: Mesh) -> types.RolloutBatch:
   """Shapes of rollouts, rows over their axes of the mesh."""
-  prompt, length = case.rollout.max_prompt_length, case.rollout.gen_length
+  prompt, length = (
+    case.rollout.max_prompt_length,
+    case.decoder.gen_length,
+  )
 
   def array(*dims, dtype=jnp.int32):
     return jax.ShapeDtypeStruct(
@@ -159,6 +167,7 @@ def batch(case: Case, mesh: Mesh) -> types.RolloutBatch:
     completion_mask=array(length, dtype=bool),
     advantage=array(length, dtype=jnp.float32),
     guided=array(dtype=bool),
+    group_id=array(),
     row_id=array(),
   )
 
@@ -170,13 +179,10 @@ def rollout(case: Case, mesh: Mesh) -> jax.stages.Lowered:
     case.denoiser,
     params(case, mesh),
     key(mesh),
-    rows.prompt_ids,
-    rows.prompt_mask,
-    rows.row_id,
-    _whole(jax.eval_shape(case.rollout.dials), mesh),
+    prompts.RowPrompts(rows.prompt_ids, rows.prompt_mask, rows.row_id),
+    case.rollout.decoder,
     mesh=mesh,
     vocab=case.vocab,
-    decoder=case.rollout.decoder(),
   )
 
 

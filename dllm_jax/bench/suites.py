@@ -23,6 +23,7 @@ from dllm_jax.bench import (
   programs,
   timing,
 )
+from dllm_jax.rollout import prompts
 from dllm_jax.train import optim
 from dllm_jax.train import state as state_lib
 
@@ -107,10 +108,12 @@ def decode(
   args = (
     params,
     jax.random.key(0),
-    jnp.asarray(ids),
-    jnp.ones(ids.shape, bool),
-    jnp.arange(case.rows, dtype=jnp.int32),
-    case.rollout.dials(),
+    prompts.RowPrompts(
+      jnp.asarray(ids),
+      jnp.ones(ids.shape, bool),
+      jnp.arange(case.rows, dtype=jnp.int32),
+    ),
+    case.decoder,
   )
   made = {}
 
@@ -127,11 +130,11 @@ def decode(
 
       calls[f'torch_{name}'] = theirs
   taken = timing.in_turns(calls, rounds)
-  steps = case.rollout.num_steps
+  steps = case.decoder.num_steps
   row = rates(
     case,
     taken,
-    tokens=case.rows * case.rollout.gen_length,
+    tokens=case.rows * case.decoder.gen_length,
     steps=steps,
     minimum=steps * case.minimum()['rollout'],
     facts=facts,
@@ -184,7 +187,7 @@ def update(
   row = rates(
     case,
     taken,
-    tokens=case.rows * case.rollout.gen_length,
+    tokens=case.rows * case.decoder.gen_length,
     steps=1,
     minimum=case.minimum()['inner_step'],
     facts=facts,

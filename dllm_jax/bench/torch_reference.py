@@ -219,7 +219,7 @@ class Trainer:
       tuned: the completion alone is unembedded; else every column is.
     """
     case = self._case
-    size, eps = case.rollout.gen_length, case.policy.eps
+    size, eps = case.decoder.gen_length, case.policy.eps
     device = self._weights[0].device
     tensor = lambda x: torch.tensor(np.asarray(x), device=device)
     canvas, target = tensor(views.tokens[:, 0]), tensor(views.target[:, 0])

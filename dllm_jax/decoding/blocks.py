@@ -9,7 +9,7 @@ columns of a block, S canvas columns.
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import chex
 import jax
@@ -20,24 +20,71 @@ from dllm_jax import types
 from dllm_jax.ops import schedules
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class BlockConfig:
-  """What is static about any decoder here.
+def static(help: str, **field: Any) -> Any:
+  """A decoder's field that is part of the compiled program."""
+  return dataclasses.field(metadata={'help': help, 'static': True}, **field)
 
-  Attributes:
-    gen_length: L.
-    block_length: W; blocks are completed from left to right.
-    stop_at_eos: a row is done once everything up to its first stop token is
-      decided; what follows becomes EOS. The tokens up to there are the same
-      either way.
-    lockstep: mesh axes whose devices take equally many steps, since their
-      denoisers meet in collectives; rows that are done are frozen meanwhile.
+
+def traced(help: str, **field: Any) -> Any:
+  """A decoder's field that is an input of the compiled program.
+
+  A number, or None where `None` has a meaning of its own; one compilation
+  serves a sweep over it.
+  """
+  return dataclasses.field(metadata={'help': help, 'static': False}, **field)
+
+
+def decoder(cls: type) -> type:
+  """Makes a class of `static` and `traced` fields a decoder.
+
+  It becomes a frozen dataclass and a pytree whose leaves are the traced fields.
+  Values are checked where a decoder is made, not where JAX rebuilds one.
+  """
+  cls = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+  names = {True: [], False: []}
+  for field in dataclasses.fields(cls):
+    names[field.metadata['static']].append(field.name)
+
+  def values(self, is_static):
+    return tuple(getattr(self, name) for name in names[is_static])
+
+  def rebuild(static_values, leaves):
+    self = object.__new__(cls)
+    for name, value in zip(
+      names[True] + names[False], (*static_values, *leaves), strict=True
+    ):
+      object.__setattr__(self, name, value)
+    return self
+
+  jax.tree_util.register_pytree_node(
+    cls, lambda self: (values(self, False), values(self, True)), rebuild
+  )
+  return cls
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BlockDecoder:
+  """The fields that every decoder here has; each one is a flag of a command.
+
+  A decoder is a frozen dataclass and a pytree (`decoder`). It is called as
+
+    trajectory = decoder(denoiser, params, row_keys, canvas, vocab=vocab)
+
+  and says `largest_commit()`, the most tokens that one of its steps commits.
   """
 
-  gen_length: int
-  block_length: int
-  stop_at_eos: bool = False
-  lockstep: tuple[str, ...] = ()
+  gen_length: int = static('completion tokens')
+  block_length: int = static('tokens of a block; blocks go from left to right')
+  stop_at_eos: bool = static(
+    'leave a row once its text has ended; the tokens up to there are the same',
+    default=False,
+  )
+  temperature: types.Scalar = traced(
+    'of the proposals; 0 is greedy', default=0.0
+  )
+  cfg_scale: types.Scalar | None = traced(
+    'of classifier-free guidance; 0 is off', default=None
+  )
 
   def __post_init__(self):
     if self.block_length < 1 or self.gen_length % self.block_length:
@@ -45,10 +92,32 @@ class BlockConfig:
         f'gen_length {self.gen_length} is not a multiple of block_length '
         f'{self.block_length}'
       )
+    if not 0 <= self.temperature < float('inf'):
+      raise ValueError(
+        f'temperature {self.temperature} must be finite and not negative'
+      )
+    if self.cfg_scale is not None and not 0 <= self.cfg_scale < float('inf'):
+      raise ValueError(
+        f'cfg_scale {self.cfg_scale} must be finite and not negative'
+      )
+    if self.cfg_scale == 0:  # No leaf, so that nothing is computed for it.
+      object.__setattr__(self, 'cfg_scale', None)
 
   @property
   def num_blocks(self) -> int:
     return self.gen_length // self.block_length
+
+  def greedy(self) -> Self:
+    """The same decoder without any randomness."""
+    return dataclasses.replace(self, temperature=0.0)
+
+  def resized(self, gen_length: int) -> Self:
+    """The same decoder for completions of another length."""
+    return dataclasses.replace(
+      self,
+      gen_length=gen_length,
+      block_length=min(self.block_length, gen_length),
+    )
 
 
 class DecodeState(NamedTuple):
@@ -76,7 +145,7 @@ class DecodeState(NamedTuple):
 
 
 def init_state(
-  canvas: types.Canvas, vocab: types.Vocabulary, cfg: BlockConfig
+  canvas: types.Canvas, vocab: types.Vocabulary, cfg: BlockDecoder
 ) -> DecodeState:
   """The state before the first step."""
   chex.assert_equal_shape([canvas.tokens, canvas.attention_mask])
@@ -97,14 +166,14 @@ def init_state(
 
 
 def undecided(
-  state: DecodeState, vocab: types.Vocabulary, cfg: BlockConfig
+  state: DecodeState, vocab: types.Vocabulary, cfg: BlockDecoder
 ) -> Bool[Array, 'B L']:
   """Completion positions that still hold [MASK]."""
   return state.tokens[:, -cfg.gen_length :] == vocab.mask_token
 
 
 def is_done(
-  state: DecodeState, vocab: types.Vocabulary, cfg: BlockConfig
+  state: DecodeState, vocab: types.Vocabulary, cfg: BlockDecoder
 ) -> Bool[Array, ' B']:
   """Rows that need no further step."""
   masks = undecided(state, vocab, cfg)
@@ -134,7 +203,7 @@ class Block(NamedTuple):
 
 
 def active(
-  state: DecodeState, vocab: types.Vocabulary, cfg: BlockConfig
+  state: DecodeState, vocab: types.Vocabulary, cfg: BlockDecoder
 ) -> Block:
   """The block that each row works on."""
   index = state.block[:, None] * cfg.block_length
@@ -155,7 +224,7 @@ def commit(
   logp: Float[Array, 'B W'],
   *,
   vocab: types.Vocabulary,
-  cfg: BlockConfig,
+  cfg: BlockDecoder,
 ) -> DecodeState:
   """The state after a step that commits the chosen proposals.
 
@@ -188,7 +257,7 @@ def commit(
 
 
 def _enter_block(
-  state: DecodeState, vocab: types.Vocabulary, cfg: BlockConfig
+  state: DecodeState, vocab: types.Vocabulary, cfg: BlockDecoder
 ) -> DecodeState:
   """Points each row at its leftmost block with masks; counts them on entry."""
   masks = undecided(state, vocab, cfg)
@@ -205,7 +274,7 @@ def _enter_block(
 
 
 def finish(
-  state: DecodeState, vocab: types.Vocabulary, cfg: BlockConfig
+  state: DecodeState, vocab: types.Vocabulary, cfg: BlockDecoder
 ) -> types.Trajectory:
   """The trajectory of a finished loop; what an early exit left becomes EOS."""
   completion = state.tokens[:, -cfg.gen_length :]
@@ -225,7 +294,8 @@ def run(
   canvas: types.Canvas,
   *,
   vocab: types.Vocabulary,
-  cfg: BlockConfig,
+  cfg: BlockDecoder,
+  lockstep: tuple[str, ...] = (),
 ) -> types.Trajectory:
   """Steps until every row is done.
 
@@ -236,7 +306,9 @@ def run(
     canvas: prompts, and completions of L columns; only [MASK] is decided, so
       tokens already there (an anchor, a finished reasoning) stay.
     vocab: special ids.
-    cfg: blocks.
+    cfg: lengths of completion and blocks.
+    lockstep: mesh axes whose devices take equally many steps, since their
+      denoisers meet in collectives; rows that are done are frozen meanwhile.
 
   Returns:
     The completions. Positions that the canvas already held keep
@@ -245,9 +317,9 @@ def run(
 
   def unfinished(state):
     here = (state.step < cfg.gen_length) & ~jnp.all(is_done(state, vocab, cfg))
-    if not cfg.lockstep:
+    if not lockstep:
       return here
-    return jax.lax.psum(here.astype(jnp.int32), cfg.lockstep) > 0
+    return jax.lax.psum(here.astype(jnp.int32), lockstep) > 0
 
   def body(carry):
     state, _ = carry

@@ -15,14 +15,14 @@ References:
 """
 
 import dataclasses
-from typing import Literal
+from typing import Literal, Self
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Key
 
 from dllm_jax import types
-from dllm_jax.decoding import blocks
+from dllm_jax.decoding import blocks, guidance
 from dllm_jax.ops import sampling, schedules
 
 
@@ -44,44 +44,91 @@ ORDERS = {
 SCHEDULES = ('even', 'linear')
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FixedConfig(blocks.BlockConfig):
-  """What is static about a fixed schedule.
+@blocks.decoder
+class Fixed(blocks.BlockDecoder):
+  """Commits a set number of tokens a step; a `types.Decoder`.
 
-  Attributes:
-    order: 'confidence' commits the most probable proposals first (Dream's
-      maskgit_plus), 'entropy' where the distribution is the sharpest, 'margin'
-      where the best token is furthest ahead of the next (Dream's topk_margin),
-      'random' any of the block's.
-    schedule: 'even' shares a block's masks evenly among its steps, 'linear'
-      as Dream does (`schedules.linear_quota`).
-    suppress_eos: stop tokens are never proposed; their probability still counts
-      in the confidences and in `logp`.
+  Orders: 'confidence' commits the most probable proposals first (Dream's
+  maskgit_plus), 'entropy' those whose distribution is the sharpest, 'margin'
+  those whose best token is furthest ahead of the next (Dream's topk_margin),
+  'random' any of the block's. With `suppress_eos` the stop tokens'
+  probabilities still count in the confidences and in `logp`.
   """
 
-  order: Literal['confidence', 'random', 'entropy', 'margin'] = 'confidence'
-  schedule: Literal['even', 'linear'] = 'even'
-  suppress_eos: bool = False
+  num_steps: types.Scalar = blocks.traced('denoising steps in all')
+  order: Literal['confidence', 'random', 'entropy', 'margin'] = blocks.static(
+    'which tokens come first', default='confidence'
+  )
+  schedule: Literal['even', 'linear'] = blocks.static(
+    "how tokens are shared among a block's steps: evenly, or as Dream does",
+    default='even',
+  )
+  suppress_eos: bool = blocks.static(
+    'never propose a stop token', default=False
+  )
 
   def __post_init__(self):
     super().__post_init__()
     if self.order not in ORDERS:
-      raise ValueError(f'order {self.order!r} is not one of {tuple(ORDERS)}')
+      raise ValueError(f'order {self.order!r}: expected one of {tuple(ORDERS)}')
     if self.schedule not in SCHEDULES:
-      raise ValueError(f'schedule {self.schedule!r} is not one of {SCHEDULES}')
+      raise ValueError(
+        f'schedule {self.schedule!r}: expected one of {SCHEDULES}'
+      )
+    if self.num_steps < 1 or self.num_steps % self.num_blocks:
+      raise ValueError(
+        f'num_steps {self.num_steps} is not a positive multiple of the '
+        f'{self.num_blocks} blocks of gen_length {self.gen_length}'
+      )
 
-  def steps_per_block(self, num_steps: int) -> int:
-    """Denoising steps of a block, of `num_steps` in all; at least 1."""
-    return max(1, num_steps // self.num_blocks)
+  def block_steps(self) -> types.Scalar:
+    """Denoising steps of a block."""
+    return self.num_steps // self.num_blocks
 
-  def largest_commit(self, num_steps: int) -> int:
-    """The most tokens that a step of the schedule commits."""
-    steps = self.steps_per_block(num_steps)
+  def largest_commit(self) -> int:
+    """The most tokens that a step commits."""
+    steps = self.block_steps()
     if self.schedule == 'linear':
       return schedules.largest_linear_quota(
         self.block_length, min(steps, self.block_length)
       )
     return schedules.largest_quota(self.block_length, steps)
+
+  def resized(self, gen_length: int) -> Self:
+    """For another length: the same tokens a step, as nearly as blocks allow."""
+    length = min(self.block_length, gen_length)
+    num_blocks = max(1, gen_length // length)
+    steps = gen_length * self.num_steps // self.gen_length
+    return dataclasses.replace(
+      self,
+      gen_length=gen_length,
+      block_length=length,
+      num_steps=max(1, steps // num_blocks) * num_blocks,
+    )
+
+  def __call__(
+    self,
+    denoiser: types.Denoiser,
+    params: types.Params,
+    row_keys: Key[Array, ' B'],
+    canvas: types.Canvas,
+    *,
+    vocab: types.Vocabulary,
+    lockstep: tuple[str, ...] = (),
+  ) -> types.Trajectory:
+    """Denoises every row of the canvas to its end; see `blocks.run`."""
+    denoiser, params = guidance.guided(
+      denoiser, params, self.cfg_scale, gen_length=self.gen_length, vocab=vocab
+    )
+
+    def step(keys, state):
+      return fixed_step(
+        denoiser, params, keys, state, canvas.attention_mask, self, vocab=vocab
+      )
+
+    return blocks.run(
+      step, row_keys, canvas, vocab=vocab, cfg=self, lockstep=lockstep
+    )
 
 
 def fixed_step(
@@ -90,11 +137,9 @@ def fixed_step(
   keys: Key[Array, ' B'],
   state: blocks.DecodeState,
   attention_mask: Bool[Array, 'B S'],
-  block_steps: Int[Array, ''],
-  temperature: Float[Array, ''],
+  cfg: Fixed,
   *,
   vocab: types.Vocabulary,
-  cfg: FixedConfig,
 ) -> blocks.DecodeState:
   """One denoiser call, one commitment in the active block of every live row.
 
@@ -106,14 +151,14 @@ def fixed_step(
     keys: one key a row, for this step; consumed.
     state: what the step before left.
     attention_mask: real tokens of the canvas.
-    block_steps: denoising steps of a block.
-    temperature: T >= 0 of the proposals.
+    cfg: the schedule and its temperature.
     vocab: special ids.
-    cfg: the schedule.
 
   Returns:
     The next state; rows that were done are unchanged.
   """
+  temperature = jnp.float32(cfg.temperature)
+  block_steps = jnp.int32(cfg.block_steps())
   block = blocks.active(state, vocab, cfg)
   logits = denoiser(params, state.tokens, attention_mask, block.column)
   logits = sampling.allowed_logits(logits, vocab)
@@ -139,47 +184,3 @@ def fixed_step(
   return blocks.commit(
     state, block, chosen, proposal, logp, vocab=vocab, cfg=cfg
   )
-
-
-def decode(
-  denoiser: types.Denoiser,
-  params: types.Params,
-  row_keys: Key[Array, ' B'],
-  canvas: types.Canvas,
-  block_steps: Int[Array, ''],
-  temperature: Float[Array, ''],
-  *,
-  vocab: types.Vocabulary,
-  cfg: FixedConfig,
-) -> types.Trajectory:
-  """Denoises every row of the canvas to its end, as `blocks.run` does.
-
-  Args:
-    denoiser: the model.
-    params: its parameters.
-    row_keys: one key a row.
-    canvas: prompts, and completions of L columns; only [MASK] is decided.
-    block_steps: denoising steps of a block (`FixedConfig.steps_per_block`),
-      traced: one compilation serves a sweep.
-    temperature: T >= 0, traced; 0 is greedy.
-    vocab: special ids.
-    cfg: the schedule.
-
-  Returns:
-    The completions.
-  """
-
-  def step(keys, state):
-    return fixed_step(
-      denoiser,
-      params,
-      keys,
-      state,
-      canvas.attention_mask,
-      block_steps,
-      temperature,
-      vocab=vocab,
-      cfg=cfg,
-    )
-
-  return blocks.run(step, row_keys, canvas, vocab=vocab, cfg=cfg)

@@ -13,40 +13,15 @@ References:
 """
 
 import dataclasses
-from typing import Literal
+from typing import Literal, Self
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
 from dllm_jax import types
-from dllm_jax.decoding import blocks
+from dllm_jax.decoding import blocks, guidance
 from dllm_jax.ops import sampling
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class GatedConfig(blocks.BlockConfig):
-  """What is static about a gate.
-
-  Attributes:
-    gate: 'bernoulli' or 'threshold'.
-    min_commits: n_min >= 1, tokens that a step commits where the gate passes
-      fewer (all that the block has left, where that is less).
-    top_p: nucleus that proposals are drawn from; 1 is the whole vocabulary.
-  """
-
-  gate: Literal['bernoulli', 'threshold'] = 'threshold'
-  min_commits: int = 1
-  top_p: float = 1.0
-
-  def __post_init__(self):
-    super().__post_init__()
-    if self.gate not in ('bernoulli', 'threshold'):
-      raise ValueError(f"gate {self.gate!r} is not 'bernoulli' or 'threshold'")
-    if self.min_commits < 1:
-      raise ValueError(f'min_commits {self.min_commits} is not positive')
-    if not 0.0 < self.top_p <= 1.0:
-      raise ValueError(f'top_p {self.top_p} is outside (0, 1]')
 
 
 def gate_probability(
@@ -67,18 +42,88 @@ def gate_probability(
   return jnp.where(passed, jnp.minimum(share, 1.0) ** exponent, 0.0)
 
 
+@blocks.decoder
+class Gated(blocks.BlockDecoder):
+  """Commits the tokens that pass a gate; a `types.Decoder`."""
+
+  gate: Literal['bernoulli', 'threshold'] = blocks.static(
+    'commit at random by confidence, or all above the threshold',
+    default='threshold',
+  )
+  threshold: types.Scalar = blocks.traced(
+    'confidence above which the gate passes; 1 commits min_commits a step',
+    default=1.0,
+  )
+  exponent: types.Scalar = blocks.traced(
+    "of the 'bernoulli' gate; 0 makes it the threshold gate", default=0.5
+  )
+  min_commits: int = blocks.static(
+    'tokens that a step commits where the gate passes fewer', default=1
+  )
+  top_p: float = blocks.static(
+    'nucleus that proposals are drawn from; 1 is the whole vocabulary',
+    default=1.0,
+  )
+
+  def __post_init__(self):
+    super().__post_init__()
+    if self.gate not in ('bernoulli', 'threshold'):
+      raise ValueError(
+        f"gate {self.gate!r}: expected one of 'bernoulli', 'threshold'"
+      )
+    if self.min_commits < 1:
+      raise ValueError(f'min_commits {self.min_commits} is not positive')
+    if not 0.0 < self.top_p <= 1.0:
+      raise ValueError(f'top_p {self.top_p} is outside (0, 1]')
+    if not self.threshold <= 1:
+      raise ValueError(f'threshold {self.threshold} is above 1, a probability')
+    if self.exponent < 0:
+      raise ValueError(f'exponent {self.exponent} is negative')
+
+  def largest_commit(self) -> int:
+    """The most tokens that a step commits: a whole block."""
+    return self.block_length
+
+  def greedy(self) -> Self:
+    """The deterministic gate at the same threshold."""
+    return dataclasses.replace(
+      self, temperature=0.0, gate='threshold', min_commits=1, top_p=1.0
+    )
+
+  def __call__(
+    self,
+    denoiser: types.Denoiser,
+    params: types.Params,
+    row_keys: Key[Array, ' B'],
+    canvas: types.Canvas,
+    *,
+    vocab: types.Vocabulary,
+    lockstep: tuple[str, ...] = (),
+  ) -> types.Trajectory:
+    """Denoises every row of the canvas to its end; see `blocks.run`."""
+    denoiser, params = guidance.guided(
+      denoiser, params, self.cfg_scale, gen_length=self.gen_length, vocab=vocab
+    )
+
+    def step(keys, state):
+      return gated_step(
+        denoiser, params, keys, state, canvas.attention_mask, self, vocab=vocab
+      )
+
+    return blocks.run(
+      step, row_keys, canvas, vocab=vocab, cfg=self, lockstep=lockstep
+    )
+
+
 def gated_step(
   denoiser: types.Denoiser,
   params: types.Params,
   keys: Key[Array, ' B'],
   state: blocks.DecodeState,
   attention_mask: Bool[Array, 'B S'],
-  threshold: Float[Array, ''],
-  exponent: Float[Array, ''],
-  temperature: Float[Array, ''],
+  cfg: Gated,
   *,
   vocab: types.Vocabulary,
-  cfg: GatedConfig,
 ) -> blocks.DecodeState:
   """One denoiser call; commits what passes the gate, at least `min_commits`.
 
@@ -88,15 +133,14 @@ def gated_step(
     keys: one key a row, for this step; consumed.
     state: what the step before left.
     attention_mask: real tokens of the canvas.
-    threshold: tau.
-    exponent: eta of the 'bernoulli' gate.
-    temperature: T >= 0 of the proposals.
+    cfg: the gate, with threshold tau, exponent eta and temperature.
     vocab: special ids.
-    cfg: the gate.
 
   Returns:
     The next state; rows that were done are unchanged.
   """
+  temperature = jnp.float32(cfg.temperature)
+  threshold = jnp.float32(cfg.threshold)
   block = blocks.active(state, vocab, cfg)
   logits = denoiser(params, state.tokens, attention_mask, block.column)
   logits = sampling.allowed_logits(logits, vocab)
@@ -119,7 +163,10 @@ def gated_step(
   else:
     draw = lambda key: jax.random.uniform(key, (cfg.block_length,))
     uniform = jax.vmap(draw)(gate_keys)
-    passed = gate_probability(confidence, threshold, exponent) > uniform
+    passed = (
+      gate_probability(confidence, threshold, jnp.float32(cfg.exponent))
+      > uniform
+    )
   passed &= block.eligible
   missing = cfg.min_commits - jnp.sum(passed, axis=1)
   others = block.eligible & ~passed
@@ -127,50 +174,3 @@ def gated_step(
   return blocks.commit(
     state, block, chosen, proposal, logp, vocab=vocab, cfg=cfg
   )
-
-
-def decode(
-  denoiser: types.Denoiser,
-  params: types.Params,
-  row_keys: Key[Array, ' B'],
-  canvas: types.Canvas,
-  threshold: Float[Array, ''],
-  exponent: Float[Array, ''],
-  temperature: Float[Array, ''],
-  *,
-  vocab: types.Vocabulary,
-  cfg: GatedConfig,
-) -> types.Trajectory:
-  """Denoises every row of the canvas to its end, as `blocks.run` does.
-
-  Args:
-    denoiser: the model.
-    params: its parameters.
-    row_keys: one key a row.
-    canvas: prompts, and completions of L columns; only [MASK] is decided.
-    threshold: tau, traced: one compilation serves a sweep. 1 commits
-      `min_commits` tokens a step, below 0 (threshold gate) a whole block.
-    exponent: eta, traced.
-    temperature: T >= 0, traced; 0 is greedy.
-    vocab: special ids.
-    cfg: the gate.
-
-  Returns:
-    The completions; `num_steps` counts a row's own denoiser calls.
-  """
-
-  def step(keys, state):
-    return gated_step(
-      denoiser,
-      params,
-      keys,
-      state,
-      canvas.attention_mask,
-      threshold,
-      exponent,
-      temperature,
-      vocab=vocab,
-      cfg=cfg,
-    )
-
-  return blocks.run(step, row_keys, canvas, vocab=vocab, cfg=cfg)

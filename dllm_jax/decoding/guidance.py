@@ -14,7 +14,6 @@ References:
 import dataclasses
 
 import jax.numpy as jnp
-from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from dllm_jax import types
@@ -33,14 +32,6 @@ class GuidedDenoiser:
   denoiser: types.Denoiser
   gen_length: int
   mask_token: int
-
-  def part(self, mesh: Mesh) -> 'GuidedDenoiser':
-    """See `types.Divisible`."""
-    return dataclasses.replace(self, denoiser=self.denoiser.part(mesh))
-
-  def placed(self, mesh: Mesh) -> 'GuidedDenoiser':
-    """See `types.Divisible`."""
-    return dataclasses.replace(self, denoiser=self.denoiser.placed(mesh))
 
   def __call__(
     self,
@@ -64,27 +55,21 @@ class GuidedDenoiser:
 def guided(
   denoiser: types.Denoiser,
   params: types.Params,
-  cfg_scale: float,
+  cfg_scale: types.Scalar | None,
   *,
   gen_length: int,
   vocab: types.Vocabulary,
 ) -> tuple[types.Denoiser, types.Params]:
-  """A denoiser and its parameters, with guidance where it is on.
+  """A denoiser and its parameters, with guidance unless `cfg_scale` is None.
 
   Args:
     denoiser: the model.
     params: its parameters.
-    cfg_scale: s >= 0; 0 is off, and gives the arguments back. Other scales are
-      traced: one compilation serves them all.
+    cfg_scale: s >= 0, traced: one compilation serves all scales.
     gen_length: L of the canvases.
     vocab: special ids.
-
-  Raises:
-    ValueError: if the scale is negative or not finite.
   """
-  if not 0.0 <= cfg_scale < float('inf'):
-    raise ValueError(f'cfg_scale {cfg_scale} is not a number of 0 or more')
-  if not cfg_scale:
+  if cfg_scale is None:
     return denoiser, params
   wrapped = GuidedDenoiser(
     denoiser=denoiser, gen_length=gen_length, mask_token=vocab.mask_token

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 
 from dllm_jax import errors, types
 from dllm_jax.ops import streams
-from dllm_jax.rollout import answer_free, context, score
+from dllm_jax.rollout import answer_free, context, prompts, score
 from dllm_jax.runtime import process_rows
 from dllm_jax.tasks import task as task_lib
 
@@ -69,7 +69,7 @@ def evaluate(
   ctx: context.Context,
   params: types.Params,
   rows: Sequence[task_lib.Row],
-  cfg: answer_free.RolloutConfig,
+  decoder: types.Decoder,
   *,
   batch_size: int,
   draw: int = 0,
@@ -81,7 +81,7 @@ def evaluate(
     ctx: the run.
     params: of the policy.
     rows: held-out rows.
-    cfg: the decoding setting; its temperature is 0 for greedy decoding.
+    decoder: how to decode; `decoder.greedy()` for greedy decoding.
     batch_size: rows decoded together.
     draw: which of a row's completions, where the temperature is above 0.
     advance: called with the number of rows done since the last call; with 0
@@ -97,19 +97,14 @@ def evaluate(
   for start in range(0, len(rows), batch_size):
     count = min(batch_size, len(rows) - start)
     own = start + process_rows.share(ctx.mesh, count, batch_size)
-    encoded = ctx.encode_at(
-      rows[start : start + count], own - start, cfg.max_prompt_length
-    )
+    encoded = ctx.encode(rows[start : start + count]).take(own - start)
     began = time.perf_counter()
-    part = answer_free.rollout(
-      ctx,
-      params,
-      key,
-      encoded,
-      own,
-      cfg,
-      num_rows=batch_size,
+    placed = process_rows.place(
+      prompts.RowPrompts(encoded.ids, encoded.mask, own), ctx.mesh, batch_size
     )
+    trajectory = answer_free.rollout(ctx, params, key, placed, decoder)
+    fetched = process_rows.fetch(trajectory)
+    part = types.Trajectory(*(x[: len(own)] for x in fetched))
     seconds += time.perf_counter() - began
     parts.append(part)
     numbers.append(own)
@@ -179,7 +174,7 @@ def sweep(
   ctx: context.Context,
   params: types.Params,
   rows: Sequence[task_lib.Row],
-  settings: Mapping[Setting, answer_free.RolloutConfig],
+  decoders: Mapping[Setting, types.Decoder],
   *,
   batch_size: int,
   advance: Callable[[int], None] | None = None,
@@ -190,13 +185,13 @@ def sweep(
     ctx: the run.
     params: of the policy.
     rows: held-out rows.
-    settings: decodings by name.
+    decoders: decoders by name.
     batch_size: rows decoded together.
     advance: as in `evaluate`.
   """
   return {
     name: evaluate(
-      ctx, params, rows, cfg, batch_size=batch_size, advance=advance
+      ctx, params, rows, decoder, batch_size=batch_size, advance=advance
     )
-    for name, cfg in settings.items()
+    for name, decoder in decoders.items()
   }

@@ -67,10 +67,10 @@ class Advantages(NamedTuple):
 
 def group_advantages(
   reward: Float[Array, ' B'],
-  prompt_id: Int[Array, ' B'],
+  group_id: Int[Array, ' B'],
   guided: Bool[Array, ' B'],
   *,
-  num_prompts: int,
+  num_groups: int,
   cfg: AdvantageConfig,
 ) -> Advantages:
   """A_i = r_i - b_i, where b_i is a mean over rows of the same prompt.
@@ -80,29 +80,29 @@ def group_advantages(
 
   Args:
     reward: r; rows that are not finite are left out of every mean.
-    prompt_id: group of each row, in [0, num_prompts).
+    group_id: group of each row, in [0, num_groups).
     guided: True on answer-guided rows.
-    num_prompts: N.
+    num_groups: N.
     cfg: which baseline.
 
   Returns:
     Advantages. With 'shared' they sum to 0 over each group.
   """
-  chex.assert_equal_shape([reward, prompt_id, guided])
+  chex.assert_equal_shape([reward, group_id, guided])
   counted = jnp.isfinite(reward)
   # Counted from the group's lowest: the sums of tied rewards are then exact,
   # and large rewards keep their differences.
-  low = masked.segment_min(reward, prompt_id, counted, num_segments=num_prompts)
-  reward = jnp.where(counted, reward - low[prompt_id], 0.0)
+  low = masked.segment_min(reward, group_id, counted, num_segments=num_groups)
+  reward = jnp.where(counted, reward - low[group_id], 0.0)
 
   def centred(members):
     """r minus the mean of its prompt's `members`; 0 where it is alone."""
     ones = jnp.ones_like(reward)
     of_group = functools.partial(
       masked.group_sum,
-      group=prompt_id,
+      group=group_id,
       members=members,
-      num_groups=num_prompts,
+      num_groups=num_groups,
     )
     total, count = of_group(reward), of_group(ones)
     difference = reward - total / jnp.maximum(count, 1.0)
@@ -121,8 +121,8 @@ def group_advantages(
   advantage = jnp.where(own_kind, same_kind, centred(counted))
   advantage = jnp.where(counted & (jnp.abs(advantage) > TIE), advantage, 0.0)
 
-  spread = masked.group_std(reward, prompt_id, counted, num_groups=num_prompts)
+  spread = masked.group_std(reward, group_id, counted, num_groups=num_groups)
   if cfg.divide_by_std:
-    row_std = spread[prompt_id]
+    row_std = spread[group_id]
     advantage /= jnp.where(row_std > TIE, row_std, 1.0)
   return Advantages(advantage, spread <= TIE, counted)

@@ -84,9 +84,9 @@ def group_auc(
   total: Float[Array, ' B'],
   final: Float[Array, ' B'],
   num_steps: Int[Array, ' B'],
-  prompt_id: Int[Array, ' B'],
+  group_id: Int[Array, ' B'],
   *,
-  num_prompts: int,
+  num_groups: int,
 ) -> Float[Array, ' B']:
   """AUC_i = sum_{t <= T_i} R_i^(t) + (max_j T_j - T_i) R_i^(T_i).
 
@@ -97,17 +97,17 @@ def group_auc(
     total: sum of the row's own intermediate rewards.
     final: the last of them.
     num_steps: T.
-    prompt_id: group of each row, in [0, num_prompts).
-    num_prompts: N.
+    group_id: group of each row, in [0, num_groups).
+    num_groups: N.
   """
   # Rows whose reward is not finite count for nothing.
   steps = jnp.where(jnp.isfinite(total + final), num_steps, 0)
-  longest = jax.ops.segment_max(steps, prompt_id, num_segments=num_prompts)
-  return total + (longest[prompt_id] - num_steps) * final
+  longest = jax.ops.segment_max(steps, group_id, num_segments=num_groups)
+  return total + (longest[group_id] - num_steps) * final
 
 
 def group_z(
-  x: Float[Array, ' B'], prompt_id: Int[Array, ' B'], *, num_prompts: int
+  x: Float[Array, ' B'], group_id: Int[Array, ' B'], *, num_groups: int
 ) -> Float[Array, ' B']:
   """z_i = (x_i - mean) / std over the group, std of n - 1; 0 where tied.
 
@@ -116,15 +116,15 @@ def group_z(
   """
   counted = jnp.isfinite(x)
   # From the group's lowest: differences of large sums stay exact.
-  low = masked.segment_min(x, prompt_id, counted, num_segments=num_prompts)
-  x = jnp.where(counted, x - low[prompt_id], 0.0)
+  low = masked.segment_min(x, group_id, counted, num_segments=num_groups)
+  x = jnp.where(counted, x - low[group_id], 0.0)
   sums = lambda v: masked.group_sum(
-    v, prompt_id, counted, num_groups=num_prompts
+    v, group_id, counted, num_groups=num_groups
   )
   mean = sums(x) / jnp.maximum(sums(jnp.ones_like(x)), 1.0)
-  std = masked.group_std(x, prompt_id, counted, num_groups=num_prompts)
+  std = masked.group_std(x, group_id, counted, num_groups=num_groups)
   tied = std <= RELATIVE_TIE * jnp.maximum(jnp.abs(low), 1.0)
-  row_tied, row_std = tied[prompt_id], std[prompt_id]
+  row_tied, row_std = tied[group_id], std[group_id]
   z = (x - mean) / (jnp.where(row_tied, 1.0, row_std) + 1e-8)
   return jnp.where(counted & ~row_tied, z, 0.0)
 
@@ -134,9 +134,9 @@ def token_advantages(
   z: Float[Array, ' B'],
   weight: Float[Array, 'B L'],
   mask: Bool[Array, 'B L'],
-  prompt_id: Int[Array, ' B'],
+  group_id: Int[Array, ' B'],
   *,
-  num_prompts: int,
+  num_groups: int,
   cfg: CreditConfig,
 ) -> Float[Array, 'B L']:
   """The advantage of every token, by `cfg.form`; d = delta, c = max_multiplier.
@@ -158,8 +158,8 @@ def token_advantages(
     z: of `group_z`.
     weight: w of `unmask_weight`.
     mask: tokens that count.
-    prompt_id: group of each row, in [0, num_prompts).
-    num_prompts: N.
+    group_id: group of each row, in [0, num_groups).
+    num_groups: N.
     cfg: the form.
   """
   chex.assert_equal_shape([weight, mask])
@@ -177,9 +177,9 @@ def token_advantages(
     rows = jnp.ones(advantage.shape, bool)
     sums = lambda v: masked.group_sum(
       jnp.sum(jnp.where(mask, v, 0.0), axis=1),
-      prompt_id,
+      group_id,
       rows,
-      num_groups=num_prompts,
+      num_groups=num_groups,
     )
     mean = sums(shaped) / jnp.maximum(sums(jnp.ones_like(shaped)), 1.0)
     shaped -= mean[:, None]

@@ -15,18 +15,17 @@ References:
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Int, Key
 
 from dllm_jax import types
 from dllm_jax.decoding import fixed, guidance
 from dllm_jax.ops import streams
-from dllm_jax.rollout import context, prompts, sharded
-from dllm_jax.runtime import process_rows
+from dllm_jax.rollout import prompts, sharded
 from dllm_jax.tasks import task as task_lib
 from dllm_jax.text import tokenizer as tokenizer_lib
 
@@ -104,168 +103,132 @@ def anchors(
   return [ids if len(ids) <= cfg.max_anchor else None for ids in sequences]
 
 
-def rollout(
-  ctx: context.Context,
-  params: types.Params,
-  key: Key[Array, ''],
-  encoded: prompts.Prompts,
-  anchor_ids: Sequence[Sequence[int]],
-  row_id: Int[np.ndarray, ' B'],
-  *,
-  temperature: float,
-  gen_length: int,
-  order: str,
-  num_rows: int,
-  cfg: GuidedConfig,
-  cfg_scale: float = 0.0,
-) -> types.Trajectory:
-  """Samples guided completions of this process's rows; they are on the host.
+class Anchored(NamedTuple):
+  """A prompt and an anchor a row, on the mesh.
+
+  Attributes:
+    prompts: the prompts.
+    anchor: anchor ids, right-aligned in A columns.
+    anchor_mask: True on the La anchor tokens of each row.
+  """
+
+  prompts: prompts.RowPrompts
+  anchor: Int[Array, 'B A']
+  anchor_mask: Bool[Array, 'B A']
+
+
+class Passes(NamedTuple):
+  """The decoders of the two passes, both of one bidirectional block."""
+
+  reasoning: fixed.Fixed
+  answer: fixed.Fixed
+
+
+def passes(free: fixed.Fixed, cfg: GuidedConfig) -> Passes:
+  """The passes of guided rows beside answer-free rows.
 
   Args:
-    ctx: the run.
-    params: of the policy.
-    key: of the rollout; consumed.
-    encoded: one prompt a row, of this process's share of the batch
-      (`local_rows.share`).
-    anchor_ids: one anchor a row, of at most `cfg.max_anchor` tokens.
-    row_id: global number of every row.
-    temperature: of the proposals.
-    gen_length: L.
-    order: order of commitment.
-    num_rows: of the batch of all processes, padded so that few shapes are
-      compiled.
-    cfg: the passes.
-    cfg_scale: of classifier-free guidance, which masks the prompt and not the
-      anchor.
+    free: the decoder of the answer-free rows, of L columns; order, temperature
+      and guidance are its own.
+    cfg: steps of the passes.
   """
-  anchor = prompts.pad_left(anchor_ids, cfg.max_anchor, ctx.vocab.eos_token)
-  denoiser, params = guidance.guided(
-    ctx.denoiser, params, cfg_scale, gen_length=gen_length, vocab=ctx.vocab
+  length, width = free.gen_length, cfg.max_anchor
+  reasoning = dataclasses.replace(
+    free,
+    block_length=length,
+    num_steps=cfg.num_steps,
+    suppress_eos=cfg.suppress_eos,
+    stop_at_eos=False,
   )
-  rows = (encoded.ids, encoded.mask, anchor.ids, anchor.mask, row_id)
-  trajectory = sample(
-    denoiser,
-    params,
-    key,
-    *process_rows.place(rows, ctx.mesh, num_rows),
-    jnp.float32(temperature),
-    mesh=ctx.mesh,
-    vocab=ctx.vocab,
-    gen_length=gen_length,
-    order=order,
-    cfg=cfg,
+  answer = dataclasses.replace(
+    free,
+    gen_length=width,
+    block_length=width,
+    num_steps=cfg.steps_of_answer(length),
+    stop_at_eos=False,
+    suppress_eos=False,
+    cfg_scale=None,  # `sample` guides both passes by one window
   )
-  return jax.tree.map(
-    lambda x: x[: len(row_id)], process_rows.fetch(trajectory)
-  )
+  return Passes(reasoning, answer)
 
 
-@functools.partial(
-  jax.jit,
-  static_argnames=('denoiser', 'mesh', 'vocab', 'gen_length', 'cfg', 'order'),
-)
+@functools.partial(jax.jit, static_argnames=('denoiser', 'mesh', 'vocab'))
 def sample(
   denoiser: types.Denoiser,
   params: types.Params,
   key: Key[Array, ''],
-  prompt_ids: Int[Array, 'B P'],
-  prompt_mask: Bool[Array, 'B P'],
-  anchor: Int[Array, 'B A'],
-  anchor_mask: Bool[Array, 'B A'],
-  row_id: Int[Array, ' B'],
-  temperature: Float[Array, ''],
+  rows: Anchored,
+  decoders: Passes,
   *,
   mesh: Mesh,
   vocab: types.Vocabulary,
-  gen_length: int,
-  order: str,
-  cfg: GuidedConfig,
 ) -> types.Trajectory:
   """Reasons before the anchor, drops the anchor, predicts the answer anew.
 
-  1. [q ; M^(L-La) ; anchor]: one bidirectional block, `cfg.num_steps` steps.
-  2. [q ; reasoning ; M^La]: one block of the last La columns.
+  1. [q ; M^(L-La) ; anchor]: one bidirectional block of L columns.
+  2. [q ; reasoning ; M^La]: one block of the last A columns.
 
   The reasoning's commit steps are 0..S1-1, the answer's S1 and later.
+  Classifier-free guidance masks the prompt, and neither anchor nor reasoning.
 
   Args:
     denoiser: the model.
-    params: its parameters, lying as `sharding.RULES` say.
-    key: of the rollout; rows and passes fold into it.
-    prompt_ids: left-padded prompts.
-    prompt_mask: their real tokens.
-    anchor: anchors, right-aligned in A = `cfg.max_anchor` columns.
-    anchor_mask: True on the La anchor tokens of each row.
-    row_id: global number of every row.
-    temperature: of the proposals in both passes.
-    mesh: its axes `data` and `fsdp` must divide B.
+    params: its parameters, sharded as `sharding.RULES` say.
+    key: key of the rollout; rows and passes fold into it.
+    rows: prompts and anchors of B rows; the mesh axes `data` and `fsdp` must
+      divide B.
+    decoders: of the two passes, of L and A columns.
+    mesh: the devices.
     vocab: special ids.
-    gen_length: L > A.
-    order: order of commitment.
-    cfg: steps of the passes.
 
   Returns:
     Trajectories of L columns that never saw the anchor's tokens committed.
   """
-  width = anchor.shape[1]
-  reasoning_cfg = fixed.FixedConfig(
-    gen_length=gen_length,
-    block_length=gen_length,
-    order=order,
-    suppress_eos=cfg.suppress_eos,
-  )
-  answer_cfg = fixed.FixedConfig(
-    gen_length=width, block_length=width, order=order
-  )
 
   def decode(denoiser, params, shared, by_row, lockstep):
-    key, temperature = shared
-    ids, mask, anchor, anchor_mask, row_id = by_row
+    key, (reason, predict) = shared
+    (ids, mask, row_id), anchor, anchor_mask = by_row
     keys = streams.row_keys(key, row_id)
 
-    def run(keys, canvas, num_steps, cfg):
-      return fixed.decode(
-        denoiser,
-        params,
-        keys,
-        canvas,
-        jnp.int32(num_steps),
-        temperature,
-        vocab=vocab,
-        cfg=dataclasses.replace(cfg, lockstep=lockstep),
-      )
-
     in_pass = lambda n: jax.vmap(jax.random.fold_in, (0, None))(keys, n)
+    shared = {'vocab': vocab, 'lockstep': lockstep}
 
     blank = jnp.full(
-      (ids.shape[0], gen_length - width), vocab.mask_token, jnp.int32
+      (ids.shape[0], reason.gen_length - anchor.shape[1]),
+      vocab.mask_token,
+      jnp.int32,
     )
     end = jnp.where(anchor_mask, anchor, vocab.mask_token)
-    reasoning = run(
-      in_pass(REASONING_PASS),
-      prompts.canvas(ids, mask, jnp.concatenate([blank, end], 1)),
-      cfg.num_steps,
-      reasoning_cfg,
+    canvas = prompts.canvas(ids, mask, jnp.concatenate([blank, end], 1))
+    reasoning = reason(
+      denoiser, params, in_pass(REASONING_PASS), canvas, **shared
     )
 
     kept = jnp.zeros(blank.shape, bool)
     removed = jnp.concatenate([kept, anchor_mask], 1)  # [B, L]
     completion = jnp.where(removed, vocab.mask_token, reasoning.tokens)
-    answer = run(
+    canvas = prompts.canvas(ids, mask, completion)
+    answer = predict(
+      *guidance.guided(
+        denoiser,
+        params,
+        reason.cfg_scale,
+        gen_length=reason.gen_length,
+        vocab=vocab,
+      ),
       in_pass(ANSWER_PASS),
-      prompts.canvas(ids, mask, completion),
-      cfg.steps_of_answer(gen_length),
-      answer_cfg,
+      canvas,
+      **shared,
     )
     return _join(reasoning, answer, removed)
 
-  return sharded.over(
+  return sharded.run_sharded(
     mesh,
     decode,
     denoiser,
     params,
-    shared=(key, temperature),
-    by_row=(prompt_ids, prompt_mask, anchor, anchor_mask, row_id),
+    shared=(key, decoders),
+    by_row=rows,
   )
 
 

@@ -1,67 +1,159 @@
-"""Trajectories and verdicts to a `RolloutBatch`, with the metrics of a rollout.
+"""Requests, rollouts and rewards to a `RolloutBatch`, with its metrics.
 
-Dims: B rows, P prompt columns, L completion columns, N prompts.
+A prompt goes to the devices once, a completion comes to the host once, and its
+reward goes back once. Dims: B rows, P prompt columns, L completion columns, N
+prompts.
 """
 
+import dataclasses
+import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, Int
 
 from dllm_jax import types
 from dllm_jax.rl import advantages
 from dllm_jax.rollout import context, prompts, score
-from dllm_jax.runtime import process_rows
+from dllm_jax.runtime import process_rows, sharding
 from dllm_jax.tasks import task as task_lib
 
 
-class Rollouts(NamedTuple):
-  """What the sampler made of a batch of prompts: this process's rows.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RolloutConfig:
+  """A batch of rollouts.
 
   Attributes:
-    prompts: one prompt a row.
-    trajectory: of numpy arrays.
-    prompt_id: group of each row.
-    guided: True on answer-guided rows.
-    row_id: number of each row in the batch.
-    num_rows: of the batch, in all processes together.
+    num_prompts: prompts of a batch.
+    group_size: G, completions of a prompt.
+    max_prompt_length: the largest P; a batch is as wide as its longest prompt.
+    decoder: how completions are sampled.
   """
 
-  prompts: prompts.Prompts
-  trajectory: types.Trajectory
+  num_prompts: int
+  group_size: int
+  max_prompt_length: int
+  decoder: types.Decoder
+
+  def __post_init__(self):
+    for name in ('num_prompts', 'group_size', 'max_prompt_length'):
+      if getattr(self, name) < 1:
+        raise ValueError(f'{name} {getattr(self, name)} is not positive')
+
+
+class Requests(NamedTuple):
+  """The completions that a step asks for.
+
+  Attributes:
+    prompts: a prompt a row, on the mesh.
+    maskable: True on prompt tokens that an estimator may mask, on the mesh.
+    prompt_id: the task's row that each completion answers, on the host.
+    group_id: the group whose rewards each completion is compared with, counted
+      from 0 without gaps, on the host.
+  """
+
+  prompts: prompts.RowPrompts
+  maskable: Bool[Array, 'B P']
   prompt_id: Int[np.ndarray, ' B']
-  guided: Bool[np.ndarray, ' B']
-  row_id: Int[np.ndarray, ' B']
-  num_rows: int
+  group_id: Int[np.ndarray, ' B']
+
+  @property
+  def num_groups(self) -> int:
+    return int(self.group_id[-1]) + 1
+
+
+class Rollouts(NamedTuple):
+  """What the sampler made of the requests.
+
+  Attributes:
+    requests: the prompts and groups.
+    trajectory: the completions, on the mesh.
+    guided: True on answer-guided rows, on the host; None where none is.
+  """
+
+  requests: Requests
+  trajectory: types.Trajectory
+  guided: Bool[np.ndarray, ' B'] | None = None
+
+
+class Judged(NamedTuple):
+  """Rollouts with their rewards.
+
+  Attributes:
+    batch: for the update, on the mesh.
+    samples: the completions of this process, on the host.
+    metrics: means over the whole batch; some are still on the devices.
+  """
+
+  batch: types.RolloutBatch
+  samples: score.Samples
+  metrics: dict[str, Any]
 
 
 class _Measured(NamedTuple):
-  """What verdicts and metrics are made of, one entry a row."""
+  """What metrics are made of, one entry a row."""
 
   scored: score.Scored
-  prompt_id: Int[np.ndarray, ' B']
-  guided: Bool[np.ndarray, ' B']
   length: Int[np.ndarray, ' B']
   num_steps: Int[np.ndarray, ' B']
   num_committed: Int[np.ndarray, ' B']
   confidence: Float[np.ndarray, ' B']
 
 
-def interleave(
-  first: types.Trajectory,
-  second: types.Trajectory,
-  is_second: Bool[np.ndarray, ' B'],
+def request_groups(
+  ctx: context.Context, rows: Sequence[task_lib.Row], group_size: int
+) -> Requests:
+  """G completions of every row; row i of the task is prompt i and group i."""
+  prompt_id = np.repeat(np.arange(len(rows), dtype=np.int32), group_size)
+  own = process_rows.share(ctx.mesh, len(prompt_id))
+  encoded = ctx.encode(rows).take(prompt_id[own])
+  *placed, maskable = process_rows.place(
+    (encoded.ids, encoded.mask, own, encoded.maskable), ctx.mesh, len(prompt_id)
+  )
+  return Requests(
+    prompts=prompts.RowPrompts(*placed),
+    maskable=maskable,
+    prompt_id=prompt_id,
+    group_id=prompt_id,
+  )
+
+
+def take(
+  rows: prompts.RowPrompts,
+  index: Int[np.ndarray, ' b'],
+  num_rows: int,
+  mesh: Mesh,
+) -> prompts.RowPrompts:
+  """The given rows, sharded over the mesh; the last is repeated as padding."""
+  index = np.pad(index, (0, num_rows - len(index)), mode='edge')
+  return _take(sharding.rows(mesh))((rows,), index)
+
+
+def merge(
+  free: types.Trajectory,
+  guided: types.Trajectory,
+  is_guided: Bool[np.ndarray, ' B'],
+  mesh: Mesh,
 ) -> types.Trajectory:
-  """Rows of two trajectories, each in its order, put at their places."""
+  """Rows of two trajectories, each in its order, put back at their places."""
+  first = np.cumsum(~is_guided) - 1
+  second = np.cumsum(is_guided) - 1 + free.num_steps.shape[0]
+  index = np.where(is_guided, second, first)
+  return _take(sharding.rows(mesh))((free, guided), index)
 
-  def place(a, b):
-    out = np.empty((len(is_second), *a.shape[1:]), a.dtype)
-    out[~is_second], out[is_second] = a, b
-    return out
 
-  return jax.tree.map(place, first, second)
+@functools.cache
+def _take(rows: jax.sharding.NamedSharding):
+  return jax.jit(
+    lambda parts, index: jax.tree.map(
+      lambda *x: jnp.concatenate(x)[index], *parts
+    ),
+    out_shardings=rows,
+  )
 
 
 def judge(
@@ -69,96 +161,128 @@ def judge(
   rows: Sequence[task_lib.Row],
   rollouts: Rollouts,
   *,
-  reward: score.RewardConfig,
+  reward: score.Reward,
   advantage: advantages.AdvantageConfig,
-) -> tuple[types.RolloutBatch, dict[str, float]]:
-  """Verifies the completions; the batch on the mesh, and metrics to log.
+) -> Judged:
+  """Rewards the completions, and compares them within their groups.
 
-  Each process verifies its own rows; verdicts are gathered, so that baselines
-  and metrics are of the whole batch, and the same everywhere.
-
-  A row whose reward is not finite is masked out: it counts neither in its
-  group's baseline nor in the loss.
+  Each process rewards its own rows; rewards are gathered, so that baselines and
+  metrics are of the whole batch, and the same everywhere. A row whose reward is
+  not finite is masked out: it counts neither in its group's baseline nor in the
+  loss.
 
   Args:
     ctx: the run.
     rows: the task's row of each prompt id.
-    rollouts: of those prompts.
-    reward: from verdicts to rewards.
+    rollouts: completions of those prompts.
+    reward: from completions to rewards; a task's verifier is one.
     advantage: from rewards to advantages.
   """
-  trajectory = rollouts.trajectory
-  scored = score.score(
-    ctx.task,
-    ctx.tokenizer,
-    [rows[i] for i in rollouts.prompt_id],
-    trajectory.tokens,
-    reward,
-    prefill=ctx.prefill,
+  requests, num_rows = rollouts.requests, len(rollouts.requests.prompt_id)
+  own = process_rows.share(ctx.mesh, num_rows)
+  samples = score.Samples(
+    rows=[rows[i] for i in requests.prompt_id[own]],
+    trajectory=process_rows.fetch(rollouts.trajectory),
+    group_id=requests.group_id[own],
   )
-  through_eos = score.completion_mask(trajectory.tokens, ctx.vocab.stop_tokens)
-  own, num_rows = rollouts.row_id, rollouts.num_rows
   measured = process_rows.gather(
-    _measure(rollouts, scored, through_eos), own, num_rows
+    _measure(samples, reward(samples), ctx.vocab), own, num_rows
   )
-  group = jax.device_get(
-    _advantages(
-      measured.scored.reward,
-      measured.prompt_id,
-      measured.guided,
-      num_prompts=len(rows),
-      cfg=advantage,
-    )
+  guided = rollouts.guided
+  if guided is None:
+    guided = np.zeros(num_rows, bool)
+  on_all = sharding.replicated(ctx.mesh)
+  scores, group_id, guided_rows = jax.device_put(
+    (measured.scored.reward, requests.group_id, guided), on_all
   )
-  counted = through_eos & group.counted[own, None]
-  batch = types.RolloutBatch(
-    prompt_ids=rollouts.prompts.ids,
-    prompt_mask=rollouts.prompts.mask,
-    maskable=rollouts.prompts.maskable,
+  group = _compare(advantage, requests.num_groups, on_all)(
+    scores, group_id, guided_rows
+  )
+  made = _assemble(
+    requests.prompts,
+    requests.maskable,
+    rollouts.trajectory,
+    group,
+    group_id,
+    guided_rows,
+    vocab=ctx.vocab,
+    mesh=ctx.mesh,
+  )
+  metrics = rollout_metrics(measured, guided, made.tokens.shape[1])
+  metrics['group/zero_variance'] = jnp.mean(group.tied)
+  metrics['reward/not_finite'] = jnp.mean(~group.counted)
+  return Judged(made, samples, metrics)
+
+
+@functools.cache
+def _compare(cfg: advantages.AdvantageConfig, num_groups: int, on_all):
+  """`group_advantages`, computed alike by every device.
+
+  Else the compiler may split its sums, and the mesh would show in their bits.
+  """
+  return jax.jit(
+    functools.partial(
+      advantages.group_advantages, num_groups=num_groups, cfg=cfg
+    ),
+    out_shardings=on_all,
+  )
+
+
+@functools.partial(jax.jit, static_argnames=('vocab', 'mesh'))
+def _assemble(
+  prompt: prompts.RowPrompts,
+  maskable: Bool[Array, 'B P'],
+  trajectory: types.Trajectory,
+  group: advantages.Advantages,
+  group_id: Int[Array, ' B'],
+  guided: Bool[Array, ' B'],
+  *,
+  vocab: types.Vocabulary,
+  mesh: Mesh,
+) -> types.RolloutBatch:
+  """The batch, its rows sharded over the mesh."""
+  is_stop = vocab.ends(trajectory.tokens).astype(jnp.int32)
+  through_stop = jnp.cumsum(is_stop, axis=1) - is_stop == 0
+  advantage = jnp.broadcast_to(
+    group.advantage[:, None], trajectory.tokens.shape
+  )
+  made = types.RolloutBatch(
+    prompt_ids=prompt.ids,
+    prompt_mask=prompt.mask,
+    maskable=maskable,
     tokens=trajectory.tokens,
     sampler_logp=trajectory.logp,
     commit_step=trajectory.commit_step,
     num_steps=trajectory.num_steps,
-    completion_mask=counted,
-    advantage=np.repeat(
-      group.advantage[own, None], trajectory.tokens.shape[1], axis=1
-    ),
-    guided=rollouts.guided,
-    row_id=rollouts.row_id,
+    completion_mask=through_stop & group.counted[:, None],
+    advantage=advantage,
+    guided=guided,
+    group_id=group_id,
+    row_id=prompt.row_id,
   )
-  metrics = rollout_metrics(measured, trajectory.tokens.shape[1])
-  metrics['group/zero_variance'] = float(np.mean(group.tied))
-  metrics['reward/not_finite'] = float(np.mean(~group.counted))
-  return process_rows.place(batch, ctx.mesh, num_rows), metrics
-
-
-_advantages = jax.jit(
-  advantages.group_advantages, static_argnames=('num_prompts', 'cfg')
-)
+  rows = sharding.rows(mesh)
+  return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, rows), made)
 
 
 def _measure(
-  rollouts: Rollouts,
-  scored: score.Scored,
-  completion_mask: Bool[np.ndarray, 'B L'],
+  samples: score.Samples, scored: score.Scored, vocab: types.Vocabulary
 ) -> _Measured:
-  trajectory = rollouts.trajectory
+  trajectory = samples.trajectory
+  counted = score.completion_mask(trajectory.tokens, vocab.stop_tokens)
   # What follows EOS is filler: committing it says nothing of the model.
-  committed = completion_mask & (
-    trajectory.commit_step < trajectory.num_steps[:, None]
-  )
+  committed = counted & (trajectory.commit_step < trajectory.num_steps[:, None])
   return _Measured(
     scored=scored._replace(texts=[], reasons=[]),
-    prompt_id=rollouts.prompt_id,
-    guided=rollouts.guided,
-    length=completion_mask.sum(axis=1),
+    length=counted.sum(axis=1),
     num_steps=trajectory.num_steps,
     num_committed=committed.sum(axis=1),
     confidence=np.sum(np.exp(trajectory.logp), axis=1, where=committed),
   )
 
 
-def rollout_metrics(measured: _Measured, gen_length: int) -> dict[str, float]:
+def rollout_metrics(
+  measured: _Measured, guided: Bool[np.ndarray, ' B'], gen_length: int
+) -> dict[str, Any]:
   """Means over the rows; `free/` and `guided/` over those of one kind."""
   scored, length = measured.scored, measured.length
   columns = {
@@ -174,15 +298,15 @@ def rollout_metrics(measured: _Measured, gen_length: int) -> dict[str, float]:
   columns |= {f'reward/{k}': v for k, v in scored.terms.items()}
   columns |= {f'task/{k}': v for k, v in scored.metrics.items()}
   metrics = {name: score.finite_mean(v) for name, v in columns.items()}
-  metrics['rollout/guided_fraction'] = float(measured.guided.mean())
+  metrics['rollout/guided_fraction'] = float(guided.mean())
   metrics['rollout/tokens'] = float(length.sum())
   metrics['rollout/confidence'] = float(
     np.sum(measured.confidence, dtype=np.float64) / measured.num_committed.sum()
   )
-  if measured.guided.any():
+  if guided.any():
     for kind, rows in (
-      ('free', ~measured.guided),
-      ('guided', measured.guided),
+      ('free', ~guided),
+      ('guided', guided),
     ):
       if rows.any():
         metrics |= {

@@ -3,9 +3,8 @@
 import dataclasses
 from collections.abc import Sequence
 
-import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Key
 
 from dllm_jax import types
 from dllm_jax.rollout import prompts
@@ -25,6 +24,7 @@ class Context:
     denoiser: the model; static under jit.
     mesh: devices.
     root: the run's root key (`ops.streams`).
+    max_prompt_length: the largest P; longer prompts are refused.
     template: what stands around a user's message.
     prefill: how every completion begins; it is a part of the prompt, and
       verifiers read it before the completion.
@@ -36,6 +36,7 @@ class Context:
   denoiser: types.Denoiser
   mesh: Mesh
   root: Key[Array, '']
+  max_prompt_length: int
   template: chat.ChatTemplate = chat.PLAIN
   prefill: str = ''
 
@@ -46,27 +47,13 @@ class Context:
     ]
     return [len(p.ids) for p in self.tokenizer.encode_pieces(pieces)]
 
-  def encode(
-    self, rows: Sequence[task_lib.Row], max_length: int
-  ) -> prompts.Prompts:
+  def encode(self, rows: Sequence[task_lib.Row]) -> prompts.Prompts:
     """The prompts of the task's rows; see `prompts.encode`."""
     return prompts.encode(
       self.task,
       self.tokenizer,
       rows,
-      max_length,
+      self.max_prompt_length,
       template=self.template,
       prefill=self.prefill,
     )
-
-  def encode_at(
-    self,
-    rows: Sequence[task_lib.Row],
-    index: Int[np.ndarray, ' B'],
-    max_length: int,
-  ) -> prompts.Prompts:
-    """The prompts of `rows[i]` for every i of `index`.
-
-    All rows are encoded: the width of the batch is that of the longest.
-    """
-    return self.encode(rows, max_length).take(index)

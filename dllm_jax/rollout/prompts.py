@@ -51,6 +51,20 @@ class Prompts(NamedTuple):
     return Prompts(*(x[rows] for x in self))
 
 
+class RowPrompts(NamedTuple):
+  """A prompt a row, as a decoder reads them.
+
+  Attributes:
+    ids: prompt ids, padded on the left.
+    mask: True on real tokens.
+    row_id: the row's number in the batch; it seeds the row's draws.
+  """
+
+  ids: Int[Array, 'B P']
+  mask: Bool[Array, 'B P']
+  row_id: Int[Array, ' B']
+
+
 def pad_left(
   sequences: Sequence[Sequence[int]],
   width: int,

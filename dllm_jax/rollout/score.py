@@ -4,13 +4,14 @@ Dims: B rows, L completion columns.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from dllm_jax import errors
+from dllm_jax import errors, types
+from dllm_jax.rollout import context
 from dllm_jax.tasks import task as task_lib
 from dllm_jax.text import tokenizer as tokenizer_lib
 
@@ -51,6 +52,35 @@ class Scored(NamedTuple):
   leaked: Bool[np.ndarray, ' B']
   texts: list[str]
   reasons: list[str]
+
+
+class Samples(NamedTuple):
+  """Completions of this process, on the host, as a reward function reads them.
+
+  Attributes:
+    rows: the task's row that each completion answers.
+    trajectory: tokens, log-probabilities and commit steps, as numpy arrays.
+    group_id: the group that each completion is compared with.
+  """
+
+  rows: Sequence[task_lib.Row]
+  trajectory: types.Trajectory
+  group_id: Int[np.ndarray, ' B']
+
+
+Reward = Callable[[Samples], Scored]
+
+
+def task_reward(ctx: context.Context, cfg: RewardConfig) -> Reward:
+  """The reward of the task's verifier; see `score`."""
+  return lambda samples: score(
+    ctx.task,
+    ctx.tokenizer,
+    samples.rows,
+    samples.trajectory.tokens,
+    cfg,
+    prefill=ctx.prefill,
+  )
 
 
 def completion_mask(

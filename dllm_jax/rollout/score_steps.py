@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from dllm_jax import types
-from dllm_jax.rollout import score
+from dllm_jax.rollout import context, score
 from dllm_jax.tasks import task as task_lib
 from dllm_jax.text import tokenizer as tokenizer_lib
 
@@ -47,15 +47,11 @@ class Path(NamedTuple):
 
 
 def score_steps(
-  task: task_lib.Task,
-  tokenizer: tokenizer_lib.Tokenizer,
-  rows: Sequence[task_lib.Row],
-  trajectory: types.Trajectory,
-  prompt_id: np.ndarray,
+  ctx: context.Context,
+  samples: score.Samples,
   cfg: score.RewardConfig,
   *,
   max_scores: int = 0,
-  prefill: str = '',
 ) -> StepRewards:
   """Sums over the steps of the rewards of `paths`.
 
@@ -64,19 +60,10 @@ def score_steps(
   Returns:
     Sums and last rewards. A row without steps has its text scored once.
   """
-  found, num_scored = paths(
-    task,
-    tokenizer,
-    rows,
-    trajectory,
-    prompt_id,
-    cfg,
-    max_scores=max_scores,
-    prefill=prefill,
-  )
-  total, final = np.zeros((2, len(rows)))
+  scored, num_scored = paths(ctx, samples, cfg, max_scores=max_scores)
+  total, final = np.zeros((2, len(scored)))
   num_texts = 0
-  for i, path in enumerate(found):
+  for i, path in enumerate(scored):
     last, began = None, 0
     for step, text, reward in zip(*path, strict=True):
       num_texts += text != last
@@ -89,54 +76,47 @@ def score_steps(
 
 
 def paths(
-  task: task_lib.Task,
-  tokenizer: tokenizer_lib.Tokenizer,
-  rows: Sequence[task_lib.Row],
-  trajectory: types.Trajectory,
-  prompt_id: np.ndarray,
+  ctx: context.Context,
+  samples: score.Samples,
   cfg: score.RewardConfig,
   *,
   max_scores: int = 0,
-  prefill: str = '',
 ) -> tuple[list[Path], int]:
-  """Scores the text after every step, each text of a prompt once.
+  """Scores the text after every step, each text of a group once.
 
   Args:
-    task: the verifier.
-    tokenizer: of the ids.
-    rows: the task's row of each completion.
-    trajectory: of numpy arrays.
-    prompt_id: group of each row: rows of one share verdicts of equal texts.
-    cfg: the reward.
+    ctx: the run.
+    samples: completions; rows of one group share verdicts of equal texts.
+    cfg: from the verifier's terms to a reward.
     max_scores: steps of a row that are scored, evenly spaced and with the
       last; 0 scores every step.
-    prefill: as in `score.score`.
 
   Returns:
     The rows' paths, and how many verdicts were computed.
   """
+  trajectory, groups = samples.trajectory, samples.group_id.tolist()
   steps = [_scored_steps(int(n), max_scores) for n in trajectory.num_steps]
-  written = _texts(tokenizer, trajectory, steps, past_eos=cfg.past_eos)
+  written = _texts(ctx.tokenizer, trajectory, steps, past_eos=cfg.past_eos)
   row_of = [i for i, of_row in enumerate(steps) for _ in of_row]
   row_by_key: dict[tuple[int, str], task_lib.Row] = {}
   for i, text in zip(row_of, written, strict=True):
-    row_by_key.setdefault((int(prompt_id[i]), text), rows[i])
+    row_by_key.setdefault((groups[i], text), samples.rows[i])
   verdicts = task_lib.score_all(
-    task,
+    ctx.task,
     list(row_by_key.values()),
-    [prefill + text for _, text in row_by_key],
+    [ctx.prefill + text for _, text in row_by_key],
   )
-  cache = {
+  reward_by_key = {
     key: score.weigh(verdict, cfg)
     for key, verdict in zip(row_by_key, verdicts, strict=True)
   }
   remaining = iter(written)
-  found = []
-  for i, of_row in enumerate(steps):
+  scored = []
+  for group, of_row in zip(groups, steps, strict=True):
     texts = [next(remaining) for _ in of_row]
-    rewards = [cache[int(prompt_id[i]), text] for text in texts]
-    found.append(Path(of_row, texts, rewards))
-  return found, len(cache)
+    rewards = [reward_by_key[group, text] for text in texts]
+    scored.append(Path(of_row, texts, rewards))
+  return scored, len(reward_by_key)
 
 
 def _scored_steps(num_steps: int, max_scores: int) -> list[int]:

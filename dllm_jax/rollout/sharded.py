@@ -21,7 +21,7 @@ Decode = Callable[
 ]
 
 
-def over(
+def run_sharded(
   mesh: Mesh,
   decode: Decode,
   denoiser: types.Denoiser,

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dllm_jax import errors, types
+from dllm_jax import decoding, errors, types
 from dllm_jax.analysis import frontier_plot
 from dllm_jax.eval import accuracy, pass_at
 from dllm_jax.rollout import context
@@ -40,16 +40,20 @@ def evaluate_model(
   directory: pathlib.Path,
   name: str | None,
   *,
+  decode: str | None,
+  overrides: Mapping[str, Any],
   out: pathlib.Path | None,
   screen: console.Console,
 ) -> dict[str, Any]:
   """Accuracy, steps and speed of one model under one decoding.
 
   Args:
-    config: nested dicts; its `rollout` is the decoding, as it is.
+    config: nested dicts; its `rollout` made greedy is the default decoding.
     directory: workdir of a run, or a pretrained folder.
     name: which of a run's models: 'base', 'control' or 'final'; None is
       'final', and a folder has but one.
+    decode: name of the decoder; None is the config's.
+    overrides: fields of the decoder, over those of the config's.
     out: results file; the generations go beside it.
     screen: where progress and accuracy go.
 
@@ -60,7 +64,13 @@ def evaluate_model(
     errors.UserError: a model that is missing or of another shape.
   """
   cfg = settings.from_config(config)
-  if cfg.eval.num_samples > 1 and cfg.rollout.temperature == 0:
+  try:
+    decoder = decoding.apply_overrides(
+      cfg.greedy_decoders(), decode or config['rollout']['decode'], overrides
+    )
+  except ValueError as e:
+    raise errors.UsageError(f'{e}; see --help') from e
+  if cfg.eval.num_samples > 1 and decoder.temperature == 0:
     raise errors.UserError(
       f'config key eval.num_samples is {cfg.eval.num_samples}, but at '
       'temperature 0 all completions of a prompt are one: raise --temperature'
@@ -76,14 +86,15 @@ def evaluate_model(
   ctx, rows = _open(config, cfg, directory, [name], out)
   setup.tell_reach(cfg, rows, screen)
   params = _load(ctx, _kept(directory)[name], screen)
-  samples = _samples(ctx, params, rows, cfg, name, screen)
+  samples = _samples(ctx, params, rows, cfg, decoder, name, screen)
   found = samples[0]
   summary = {
     'task': cfg.task.name,
     'model': str(directory),
     'params': name,
     'seed': cfg.seed,
-    'decoding': dataclasses.asdict(cfg.rollout),
+    'decoding': {'decode': decode or config['rollout']['decode']}
+    | dataclasses.asdict(decoder),
   } | found.summary()
   if any(found.reasons):
     summary['reasons'] = dict(
@@ -161,6 +172,7 @@ def _samples(
   params: types.Params,
   rows: Sequence[task_lib.Row],
   cfg: settings.Settings,
+  decoder: types.Decoder,
   name: str,
   screen: console.Console,
 ) -> list[accuracy.Evaluation]:
@@ -172,7 +184,7 @@ def _samples(
         ctx,
         params,
         rows,
-        cfg.rollout,
+        decoder,
         batch_size=cfg.eval.batch_size,
         draw=draw,
         advance=bar.add,
@@ -224,7 +236,7 @@ def _open(
       'the results', lambda: eval_files.check_writable(out, directory)
     )
   rows = setup.after_first(setup.load_test, cfg)
-  ctx.encode(rows, cfg.rollout.max_prompt_length)
+  ctx.encode(rows)
   checks.check_verifier(ctx, rows)
   return ctx, rows
 

@@ -17,8 +17,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
-from dllm_jax import errors, types
-from dllm_jax.decoding import guidance
+from dllm_jax import decoding, errors, types
 from dllm_jax.ops import streams
 from dllm_jax.rollout import answer_free, prompts
 from dllm_jax.run import model_source, prompt_file, replay, row_file
@@ -28,11 +27,6 @@ from dllm_jax.text import tokenizer as tokenizer_lib
 
 # Prompts are padded to a multiple of this, so that few shapes are compiled.
 WIDTH = 32
-# Of `Decoding.changes`, those that the other decoder would not read.
-_IDLE = {
-  'fixed': (('threshold', 'gate', 'top_p'), 'gated'),
-  'gated': (('num_steps', 'order', 'schedule'), 'fixed'),
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,25 +34,25 @@ class Decoding:
   """How to decode, as far as the user says.
 
   Attributes:
-    changes: fields of `RolloutConfig`, over those of the model.
-    cfg_scale: s >= 0 of classifier-free guidance; 0 is off.
+    decode: name of the decoder; None is the model's.
+    overrides: fields of the decoder, over those of the model's.
     seed: of the draws; a row's are those of its place in the file.
     batch_size: rows decoded together.
   """
 
-  changes: Mapping[str, Any]
-  cfg_scale: float = 0.0
+  overrides: Mapping[str, Any]
+  decode: str | None = None
   seed: int = 0
   batch_size: int = 8
 
 
-class _Decoder(NamedTuple):
+class _Opened(NamedTuple):
   """What a batch is decoded with."""
 
   denoiser: types.Denoiser
   params: types.Params
   vocab: types.Vocabulary
-  cfg: answer_free.RolloutConfig
+  decoder: types.Decoder
   key: Key[Array, '']
   mesh: Mesh
 
@@ -66,7 +60,7 @@ class _Decoder(NamedTuple):
 def generate(
   directory: pathlib.Path,
   requests: Sequence[prompt_file.Request],
-  decoding: Decoding,
+  options: Decoding,
   *,
   mesh: Mesh,
   screen: console.Console,
@@ -81,7 +75,7 @@ def generate(
   Args:
     directory: a Hugging Face folder, a converted one, or the workdir of a run.
     requests: the prompts.
-    decoding: how.
+    options: how.
     mesh: `data` and `fsdp` split the rows of a batch.
     screen: where progress, and the canvas, go.
     name: of the model, as the user gave it.
@@ -97,7 +91,7 @@ def generate(
       be; but for the disk, before any weight is read.
   """
   source = model_source.find(directory, params)
-  cfg = settle(source.decoding, decoding.changes)
+  decoder = _decoder(source, options)
   template = chat.PLAIN
   if any(request.text is not None for request in requests):
     template = model_source.template(directory, source, name, use_chat)
@@ -106,10 +100,10 @@ def generate(
   rows = [encode(request, source, template) for request in requests]
   with _outlet(out, watch) as write:
     found = _completions(
-      _open(source, cfg, decoding, mesh, screen),
+      _open(source, decoder, options, mesh, screen),
       requests,
       rows,
-      decoding.batch_size,
+      options.batch_size,
       source.tokenizer,
     )
     if watch:
@@ -125,37 +119,17 @@ def generate(
     screen.line(f'written: {out}')
 
 
-def settle(
-  cfg: answer_free.RolloutConfig, changes: Mapping[str, Any]
-) -> answer_free.RolloutConfig:
-  """The decoding of a model with the user's changes.
-
-  A completion of another length has as many tokens a step as the model's, and
-  its block is no longer than itself.
+def _decoder(source: model_source.Source, options: Decoding) -> types.Decoder:
+  """The model's decoder with the user's overrides.
 
   Raises:
-    errors.UsageError: a change that the decoder would not read, or a wrong one.
+    errors.UsageError: an override that the decoder would not read, or a wrong
+      one.
   """
-  decode = changes.get('decode', cfg.decode)
-  idle, other = _IDLE[decode]
-  for field in idle:
-    if field in changes:
-      flag = 'steps' if field == 'num_steps' else field
-      raise errors.UsageError(
-        f'--{flag} is not read by the {decode} decoder; give --decode {other}'
-      )
-  length = changes.get('gen_length', cfg.gen_length)
-  if changes.get('num_steps', 0) > length:
-    raise errors.UsageError(
-      f'--steps {changes["num_steps"]} is more than the {length} tokens of a '
-      'completion; each step commits one at least'
-    )
-  derived = {
-    'block_length': min(cfg.block_length, length),
-    'num_steps': max(1, length * cfg.num_steps // cfg.gen_length),
-  }
   try:
-    return dataclasses.replace(cfg, **derived | dict(changes))
+    return decoding.apply_overrides(
+      source.decoders, options.decode or source.decode, options.overrides
+    )
   except ValueError as e:
     raise errors.UsageError(f'{e}; see --help') from e
 
@@ -221,43 +195,36 @@ def _print_row(row: Mapping[str, Any]) -> None:
 
 def _open(
   source: model_source.Source,
-  cfg: answer_free.RolloutConfig,
-  decoding: Decoding,
+  decoder: types.Decoder,
+  options: Decoding,
   mesh: Mesh,
   screen: console.Console,
-) -> _Decoder:
+) -> _Opened:
   denoiser, params = source.load(mesh, screen)
-  denoiser, params = guidance.guided(
-    denoiser,
-    params,
-    decoding.cfg_scale,
-    gen_length=cfg.gen_length,
-    vocab=source.vocab,
-  )
-  return _Decoder(
+  return _Opened(
     denoiser=denoiser,
     params=params,
     vocab=source.vocab,
-    cfg=cfg,
+    decoder=decoder,
     # As `eval.accuracy` draws, so that the same rows are decoded alike.
-    key=streams.step_key(jax.random.key(decoding.seed), 'eval', 0),
+    key=streams.step_key(jax.random.key(options.seed), 'eval', 0),
     mesh=mesh,
   )
 
 
 def _completions(
-  decoder: _Decoder,
+  opened: _Opened,
   requests: Sequence[prompt_file.Request],
   rows: Sequence[list[int]],
   batch_size: int,
   tokenizer: tokenizer_lib.Tokenizer | None,
 ) -> Iterator[dict[str, Any]]:
   """The rows that are written, in order."""
-  shards = sharding.num_row_shards(decoder.mesh)
+  shards = sharding.num_row_shards(opened.mesh)
   num_rows = -(-min(batch_size, len(rows)) // shards) * shards
   for start in range(0, len(rows), num_rows):
     chunk = slice(start, start + num_rows)
-    found = _decode(decoder, rows[chunk], start, num_rows)
+    found = _decode(opened, rows[chunk], start, num_rows)
     for i, ids in enumerate(rows[chunk]):
       tokens = found.tokens[i].tolist()
       yield {
@@ -272,22 +239,23 @@ def _completions(
 
 
 def _decode(
-  decoder: _Decoder, rows: Sequence[list[int]], start: int, num_rows: int
+  opened: _Opened, rows: Sequence[list[int]], start: int, num_rows: int
 ) -> types.Trajectory:
   """One batch, padded to `num_rows`; the result is on the host."""
   width = -(-max(map(len, rows)) // WIDTH) * WIDTH
-  padded = prompts.pad_left(rows, width, decoder.vocab.eos_token)
+  padded = prompts.pad_left(rows, width, opened.vocab.eos_token)
   row_id = np.arange(start, start + len(rows), dtype=np.int32)
   trajectory = answer_free.sample(
-    decoder.denoiser,
-    decoder.params,
-    decoder.key,
-    prompts.pad_rows(padded.ids, num_rows),
-    prompts.pad_rows(padded.mask, num_rows),
-    prompts.pad_rows(row_id, num_rows),
-    decoder.cfg.dials(),
-    mesh=decoder.mesh,
-    vocab=decoder.vocab,
-    decoder=decoder.cfg.decoder(),
+    opened.denoiser,
+    opened.params,
+    opened.key,
+    prompts.RowPrompts(
+      prompts.pad_rows(padded.ids, num_rows),
+      prompts.pad_rows(padded.mask, num_rows),
+      prompts.pad_rows(row_id, num_rows),
+    ),
+    opened.decoder,
+    mesh=opened.mesh,
+    vocab=opened.vocab,
   )
   return jax.device_get(trajectory)

@@ -3,10 +3,9 @@
 Everything that can be refused is refused before a weight is read.
 """
 
-import dataclasses
 import pathlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import flax
@@ -19,7 +18,6 @@ from dllm_jax.hf import pretrained
 from dllm_jax.hf import weights as hf
 from dllm_jax.models import config as model_config
 from dllm_jax.models import transformer
-from dllm_jax.rollout import answer_free
 from dllm_jax.run import kept_models, pretrained_base, settings
 from dllm_jax.runtime import console
 from dllm_jax.state import checkpoint, workdir
@@ -27,16 +25,14 @@ from dllm_jax.text import chat
 from dllm_jax.text import tokenizer as tokenizer_lib
 
 # Of a pretrained model; a run has its own.
-DECODING = answer_free.RolloutConfig(
-  num_prompts=1,
-  group_size=1,
-  max_prompt_length=1,
-  gen_length=128,
-  block_length=32,
-  temperature=0.0,
-  num_steps=128,
-  threshold=0.9,
-)
+DECODING = {
+  'decode': 'fixed',
+  'gen_length': 128,
+  'block_length': 32,
+  'num_steps': 128,
+  'threshold': 0.9,
+  'stop_at_eos': True,
+}
 _BASE_NAME = re.compile(r'(?i)(^|[-_.])base($|[-_.@])')
 
 
@@ -47,7 +43,8 @@ class Source(NamedTuple):
     rows: of its embedding table.
     vocab: special ids.
     tokenizer: None where the folder has none.
-    decoding: greedy, as it is meant to be decoded.
+    decoders: greedy ones by name, as the model is meant to be decoded.
+    decode: name of the default one.
     load: reads the weights: the denoiser and its parameters.
     record: of a pretrained model; None for a run's.
     template: what stood around the prompts of a run; None for other models.
@@ -56,7 +53,8 @@ class Source(NamedTuple):
   rows: int
   vocab: types.Vocabulary
   tokenizer: tokenizer_lib.Tokenizer | None
-  decoding: answer_free.RolloutConfig
+  decoders: Mapping[str, types.Decoder]
+  decode: str
   load: Callable[[Mesh, console.Console], tuple[types.Denoiser, types.Params]]
   record: hf_config.Record | None
   template: chat.ChatTemplate | None = None
@@ -153,7 +151,15 @@ def _of_pretrained(directory: pathlib.Path) -> Source:
   vocab = types.Vocabulary(
     size=size, mask_token=mask, eos_token=eos, stop_tokens=stop
   )
-  return Source(rows, vocab, tokenizer, DECODING, load, record)
+  return Source(
+    rows,
+    vocab,
+    tokenizer,
+    settings.make_decoders(DECODING),
+    DECODING['decode'],
+    load,
+    record,
+  )
 
 
 def _of_run(directory: pathlib.Path, config: dict, name: str) -> Source:
@@ -189,12 +195,15 @@ def _of_run(directory: pathlib.Path, config: dict, name: str) -> Source:
       return transformer.TransformerDenoiser(cfg=opened.cfg), opened.params
     return transformer.TransformerDenoiser(cfg=model), _kept(path, model, mesh)
 
-  # As launch/eval.py decodes.
-  decoding = dataclasses.replace(
-    cfg.rollout.greedy(), threshold=cfg.eval.threshold
-  )
   return Source(
-    model.vocab_size, vocab, tokenizer, decoding, load, None, template
+    model.vocab_size,
+    vocab,
+    tokenizer,
+    cfg.greedy_decoders(),
+    config['rollout']['decode'],
+    load,
+    None,
+    template,
   )
 
 

@@ -72,8 +72,8 @@ def sweep_all(
       )
 
     for name, params in policies.items():
-      fixed[name] = sweep(params, 'fixed', cfg.fixed_decodings())
-      gated[name] = sweep(params, 'gated', cfg.gated_decodings())
+      fixed[name] = sweep(params, 'fixed', cfg.fixed_decoders())
+      gated[name] = sweep(params, 'gated', cfg.gated_decoders())
   found = {name: {'sweep': _summaries(fixed[name])} for name in policies}
   if cfg.eval.thresholds:
     for name in policies:
@@ -122,7 +122,7 @@ def evaluate_all(
     _keep_completions(run, evaluations, chosen)
   return {
     'task': run.cfg.task.name,
-    'method': run.cfg.method,
+    'method': run.cfg.method_name,
     'num': len(run.rows.test),
     'chosen_steps': chosen.steps,
   } | found

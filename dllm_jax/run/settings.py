@@ -8,21 +8,21 @@ import dataclasses
 import functools
 import inspect
 import math
+import typing
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
-from dllm_jax import errors, tasks, types
+from dllm_jax import decoding, errors, tasks, types
 from dllm_jax.models import config as model_config
-from dllm_jax.rl import advantages, trajectory_credit
-from dllm_jax.rollout import answer_free, answer_guided, score
+from dllm_jax.rollout import batch
 from dllm_jax.run import bounds
 from dllm_jax.runtime import sharding
 from dllm_jax.state import workdir
 from dllm_jax.tasks import task as task_lib
-from dllm_jax.train import loop, optim, policy
+from dllm_jax.train import loop, methods, optim, policy_config
 from dllm_jax.train.methods import sft
 
-METHODS = ('sft', 'diffu_grpo', 'ag_grpo', 'ta_grpo_d')
+T = TypeVar('T')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -106,21 +106,24 @@ class Settings:
   """All of a run's hyper-parameters, checked.
 
   Attributes:
-    seed: of every draw.
-    data_dir: of public test files; '' evaluates on the generated test split.
+    seed: seed of every draw.
+    data_dir: folder of public test files; '' evaluates on the generated split.
     wandb_project: metrics go there too; '' is nowhere.
-    method: name of the method; 'sft' ends after the base model.
+    method_name: key of `methods.METHODS`.
+    method: config group of the method; None where it is 'sft' alone.
     control: spend RL's processor time on more supervised training, beside it.
-    keep: checkpoints kept.
+    keep: number of checkpoints kept.
     watchdog_seconds: silence after which a run is stuck; 0 does not look.
-    model: arguments of `ModelConfig` but for `vocab_size`.
-    prefill: how every completion is to begin; a part of the prompt.
+    model: arguments of `ModelConfig` except for `vocab_size`.
+    prefill: how every completion begins; a part of the prompt.
+    decoders: by name, what the config group `rollout` makes of each decoder.
   """
 
   seed: int
   data_dir: str
   wandb_project: str
-  method: str
+  method_name: str
+  method: policy_config.GroupConfig | None
   control: bool
   keep: int
   watchdog_seconds: float
@@ -128,12 +131,8 @@ class Settings:
   prefill: str
   task: task_lib.Task
   data: DataConfig
-  rollout: answer_free.RolloutConfig
-  guided: answer_guided.GuidedConfig
-  reward: score.RewardConfig
-  advantage: advantages.AdvantageConfig
-  credit: trajectory_credit.CreditConfig
-  policy: policy.PolicyConfig
+  rollout: batch.RolloutConfig
+  decoders: Mapping[str, types.Decoder]
   optim: optim.OptimConfig
   loop: loop.LoopConfig
   base: BaseConfig
@@ -143,24 +142,42 @@ class Settings:
   eval: EvalConfig
   mesh: sharding.MeshConfig
 
-  def fixed_decodings(self) -> dict[int, answer_free.RolloutConfig]:
+  def fixed_decoders(self) -> dict[int, types.Decoder]:
     """The fixed schedules to evaluate, by their denoising steps."""
+    greedy = self.decoders['fixed'].greedy()
+    make = functools.partial(dataclasses.replace, greedy)
     return {
-      steps: dataclasses.replace(
-        self.rollout.greedy(), decode='fixed', num_steps=steps
-      )
+      steps: _make('eval', make, {'num_steps': steps})
       for steps in self.eval.num_steps
     }
 
-  def gated_decodings(self) -> dict[float, answer_free.RolloutConfig]:
-    """The gated decodings to evaluate, by their thresholds."""
-    return {t: self.gated_decoding(t) for t in self.eval.thresholds}
+  def gated_decoders(self) -> dict[float, types.Decoder]:
+    """The gates to evaluate, by their thresholds."""
+    greedy = self.decoders['gated'].greedy()
+    return {
+      threshold: dataclasses.replace(greedy, threshold=threshold)
+      for threshold in self.eval.thresholds
+    }
 
-  def gated_decoding(self, threshold: float) -> answer_free.RolloutConfig:
-    """The deterministic gate at a threshold."""
-    return dataclasses.replace(
-      self.rollout.greedy(), decode='gated', threshold=threshold
-    )
+  def greedy_decoders(self) -> dict[str, types.Decoder]:
+    """By name, the decoders that a policy is evaluated under by default."""
+    own = {'threshold': self.eval.threshold}
+    return {
+      name: dataclasses.replace(
+        decoder.greedy(), **_fields_of(type(decoder), own)
+      )
+      for name, decoder in self.decoders.items()
+    }
+
+  def watched_decoder(self, num_steps: int) -> types.Decoder:
+    """What a policy is watched under while it is trained.
+
+    The rollouts' decoder without randomness: a fixed schedule at `num_steps`, a
+    gate at `eval.threshold`.
+    """
+    greedy = self.rollout.decoder.greedy()
+    own = {'num_steps': num_steps, 'threshold': self.eval.threshold}
+    return dataclasses.replace(greedy, **_fields_of(type(greedy), own))
 
   def adopt(
     self, model: model_config.ModelConfig, *, adapters: bool
@@ -190,33 +207,14 @@ def from_config(config: Mapping[str, Any]) -> Settings:
     errors.UserError: one line that names the group and what is wrong.
   """
   bounds.check(workdir.flatten(config))
-  base, train, method = config['base'], config['train'], config['method']
+  base, train = config['base'], config['train']
   every = config['checkpoint']['every']
-  if method['name'] not in METHODS:
-    raise errors.UserError(
-      f'config key method.name is {method["name"]!r}; there are {METHODS}'
-    )
-  task = dict(config['task'])
-  if task['name'] not in tasks.TASKS:
-    raise errors.UserError(
-      f'config key task.name is {task["name"]!r}; there are '
-      f'{tuple(tasks.TASKS)}'
-    )
-  _check_task_fields(task)
-  sampling = dict(config['rollout'])
-  prefill = sampling.pop('prefill')
-  rollout = _make('rollout', answer_free.RolloutConfig, sampling)
-  guided = _make('method.guided', answer_guided.GuidedConfig, method['guided'])
-  if method['name'] == 'ag_grpo' and guided.num_guided > rollout.group_size:
-    raise errors.UserError(
-      f'config key method.guided.num_guided is {guided.num_guided}, more than '
-      f'rollout.group_size {rollout.group_size}'
-    )
-  if method['name'] == 'ag_grpo' and guided.max_anchor >= rollout.gen_length:
-    raise errors.UserError(
-      f'config key method.guided.max_anchor is {guided.max_anchor}; it must be '
-      f'below rollout.gen_length {rollout.gen_length}'
-    )
+  rollout = dict(config['rollout'])
+  prefill = rollout.pop('prefill')
+  decoders = make_decoders(rollout)
+  decode = _choose('rollout.decode', rollout['decode'], decoders)
+  name = config['method']['name']
+  method = _choose('method.name', name, methods.METHODS)
 
   def schedule(group, values, floor_patience=0):
     return _make(
@@ -235,65 +233,118 @@ def from_config(config: Mapping[str, Any]) -> Settings:
     seed=config['seed'],
     data_dir=config['data_dir'],
     wandb_project=config['wandb_project'],
-    method=method['name'],
+    method_name=name,
+    method=method and _make_method(method.Config, config['method']),
     control=train['control'],
     keep=config['checkpoint']['keep'],
     watchdog_seconds=train['watchdog_seconds'],
     model=config['model'],
     prefill=prefill,
-    task=_make('task', tasks.TASKS[task.pop('name')], task),
+    task=_make_task(dict(config['task'])),
     data=_make('data', DataConfig, config['data']),
-    rollout=rollout,
-    guided=guided,
-    reward=score.RewardConfig(
-      weights=tuple(sorted(method['reward'].items())),
-      past_eos=method['reward_past_eos'],
+    rollout=_make(
+      'rollout',
+      batch.RolloutConfig,
+      {'decoder': decode} | _fields_of(batch.RolloutConfig, rollout),
     ),
-    advantage=_make(
-      'method.advantage', advantages.AdvantageConfig, method['advantage']
-    ),
-    credit=_make(
-      'method.credit', trajectory_credit.CreditConfig, method['credit']
-    ),
-    policy=_make('method.policy', policy.PolicyConfig, method['policy']),
+    decoders=decoders,
     optim=_make('train.optim', optim.OptimConfig, train['optim']),
     loop=schedule('train', train, train['floor_patience']),
     base=BaseConfig(path=base['path'], batch_size=base['batch_size']),
     base_sft=sft.SftConfig(
-      max_prompt_length=rollout.max_prompt_length,
-      gen_length=rollout.gen_length,
+      gen_length=rollout['gen_length'],
       min_ratio=base['min_ratio'],
       num_micro=base['num_micro'],
     ),
     base_optim=_make('base.optim', optim.OptimConfig, base['optim']),
     base_loop=schedule('base', base),
-    eval=_make(
-      'eval',
-      EvalConfig,
-      {
-        **config['eval'],
-        'num_steps': tuple(config['eval']['num_steps']),
-        'thresholds': tuple(config['eval']['thresholds']),
-        'pass_at': tuple(config['eval']['pass_at']),
-      },
-    ),
+    eval=_make('eval', EvalConfig, _tuples(config['eval'])),
     mesh=_make('mesh', sharding.MeshConfig, config['mesh']),
   )
 
 
-def _check_task_fields(task: Mapping[str, Any]) -> None:
-  """Refuses the fields of another task."""
-  name = task['name']
-  known = set(inspect.signature(tasks.TASKS[name]).parameters)
-  if others := sorted(set(task) - known - {'name'}):
+def make_decoders(rollout: Mapping[str, Any]) -> dict[str, types.Decoder]:
+  """By name, the decoders that the config group `rollout` has the fields of.
+
+  Raises:
+    errors.UserError: a value that a decoder refuses, or a key of none.
+  """
+  known = {'decode'} | _names(batch.RolloutConfig)
+  made = {}
+  for name, cls in decoding.DECODERS.items():
+    known |= _names(cls)
+    values = _fields_of(cls, rollout)
+    missing = _required(cls) - values.keys()
+    if not missing:
+      made[name] = _make('rollout', cls, values)
+    elif name == rollout['decode']:
+      raise errors.UserError(
+        f"config group 'rollout' lacks {', '.join(sorted(missing))}, which the "
+        f'decoder {name!r} needs'
+      )
+  if unknown := sorted(set(rollout) - known):
+    raise errors.UserError(
+      f'config key rollout.{unknown[0]} belongs to no decoder; remove it'
+    )
+  return made
+
+
+def _make_method(cls: type, values: Mapping[str, Any]) -> Any:
+  """The config group of a method, from the groups that its fields name."""
+  values = dict(values)
+  values['reward'] = {
+    'weights': tuple(sorted(values['reward'].items())),
+    'past_eos': values['reward_past_eos'],
+  }
+  types_by_name = typing.get_type_hints(cls)
+  return cls(
+    **{
+      name: _make(f'method.{name}', types_by_name[name], group)
+      for name, group in _fields_of(cls, values).items()
+    }
+  )
+
+
+def _make_task(values: dict[str, Any]) -> task_lib.Task:
+  cls = _choose('task.name', name := values.pop('name'), tasks.TASKS)
+  known = set(inspect.signature(cls).parameters)
+  if others := sorted(set(values) - known):
     raise errors.UserError(
       f"config group 'task': task {name!r} has no {', '.join(others)}; "
       'task.name alone does not make a config of another task: take a preset '
       f'of it, such as configs/ag_grpo.py:llada_8b,{name}'
     )
+  return _make('task', cls, values)
 
 
-def _make(group: str, cls: Callable[..., Any], values: Mapping[str, Any]):
+def _choose(key: str, name: str, choices: Mapping[str, T]) -> T:
+  """The choice that a config key names."""
+  if name not in choices:
+    raise errors.UserError(
+      f'config key {key} is {name!r}; expected one of {", ".join(choices)}'
+    )
+  return choices[name]
+
+
+def _names(cls: type) -> set[str]:
+  return {field.name for field in dataclasses.fields(cls)}
+
+
+def _fields_of(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+  """Those of the values that are fields of a dataclass."""
+  return {name: values[name] for name in _names(cls) & values.keys()}
+
+
+def _required(cls: type) -> set[str]:
+  missing = dataclasses.MISSING
+  return {f.name for f in dataclasses.fields(cls) if f.default is missing}
+
+
+def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+  return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+
+
+def _make(group: str, cls: Callable[..., T], values: Mapping[str, Any]) -> T:
   """cls(**values); what is wrong with the values is one line with the group."""
   try:
     return cls(**values)

@@ -125,6 +125,7 @@ def make_context(
     denoiser=transformer.TransformerDenoiser(cfg=model),
     mesh=sharding.make_mesh(cfg.mesh),
     root=jax.random.key(cfg.seed),
+    max_prompt_length=cfg.rollout.max_prompt_length,
     template=template,
     prefill=cfg.prefill,
   )

@@ -12,14 +12,13 @@ from dllm_jax import types
 from dllm_jax.data import pipeline
 from dllm_jax.eval import accuracy, frontier
 from dllm_jax.ops import streams
-from dllm_jax.rollout import answer_free
 from dllm_jax.run import pretrained_base, setup
 from dllm_jax.runtime import processes
 from dllm_jax.state import checkpoint, manifest
-from dllm_jax.train import loop, optim
+from dllm_jax.train import loop, methods, optim
 from dllm_jax.train import progress as progress_lib
 from dllm_jax.train import state as state_lib
-from dllm_jax.train.methods import ag_grpo, diffu_grpo, sft, ta_grpo_d
+from dllm_jax.train.methods import sft
 
 
 def train_base(run: setup.Run) -> tuple[types.Params, progress_lib.Progress]:
@@ -50,7 +49,7 @@ def train_base(run: setup.Run) -> tuple[types.Params, progress_lib.Progress]:
     ),
     title='base (sft)',
     cfg=cfg.base_loop,
-    score=_scorer(run, cfg.fixed_decodings()[cfg.eval.num_steps[0]]),
+    score=_scorer(run, cfg.fixed_decoders()[cfg.eval.num_steps[0]]),
     **_outlets(run, 'sft'),
   )
   keep(run, 'base', params, progress)
@@ -81,30 +80,21 @@ def train_policy(
 ) -> tuple[types.Params, progress_lib.Progress]:
   """RL from the base model, watched on validation rows.
 
-  Watched at `num_steps` of the fixed schedule; a gated policy at
-  `eval.threshold`.
+  Args:
+    run: the run.
+    base: parameters that RL starts from.
+    num_steps: denoising steps at which a fixed schedule is watched.
   """
   cfg, ctx = run.cfg, run.ctx
   optimizer = optim.make(cfg.optim)
-  shared = {
-    'ctx': ctx,
-    'optimizer': optimizer,
-    'reference': base if cfg.policy.has_kl else None,
-    'rollout': cfg.rollout,
-    'reward': cfg.reward,
-    'advantage': cfg.advantage,
-    'policy': cfg.policy,
-  }
-  if cfg.method == 'ag_grpo':
-    method = ag_grpo.AgGrpo(**shared, guided=cfg.guided)
-  elif cfg.method == 'ta_grpo_d':
-    method = ta_grpo_d.TaGrpoD(**shared, credit=cfg.credit)
-  else:
-    method = diffu_grpo.DiffuGrpo(**shared)
-  watched = cfg.fixed_decodings()[num_steps]
-  if cfg.rollout.decode == 'gated':
-    watched = cfg.gated_decoding(cfg.eval.threshold)
-  score = _scorer(run, watched)
+  method = methods.METHODS[cfg.method_name](
+    cfg=cfg.method,
+    ctx=ctx,
+    rollout=cfg.rollout,
+    optimizer=optimizer,
+    reference=base,
+  )
+  score = _scorer(run, cfg.watched_decoder(num_steps))
   floor = 0.0
   if cfg.loop.floor_patience:
     run.watch.beat('evaluating the base')
@@ -117,7 +107,7 @@ def train_policy(
       seed=streams.host_seed(cfg.seed, 'rollout'),
       batch_size=cfg.rollout.num_prompts,
     ),
-    title=cfg.method,
+    title=cfg.method_name,
     cfg=cfg.loop,
     score=score,
     floor=floor,
@@ -159,7 +149,7 @@ def train_control(
       num_steps=num_steps,
       patience=num_steps if cfg.base_loop.eval_every else 0,  # to the end
     ),
-    score=_scorer(run, cfg.fixed_decodings()[cfg.eval.num_steps[0]]),
+    score=_scorer(run, cfg.fixed_decoders()[cfg.eval.num_steps[0]]),
     **_outlets(run, 'control'),
   )
 
@@ -178,7 +168,7 @@ class Choice(NamedTuple):
 
 def choose_steps(run: setup.Run, base: types.Params) -> Choice:
   """The fixed schedule at which the base is best on validation rows."""
-  found = _validate(run, base, run.cfg.fixed_decodings())
+  found = _validate(run, base, run.cfg.fixed_decoders())
   steps = max(found, key=lambda steps: found[steps].accuracy)
   return Choice(steps, found[steps].accuracy)
 
@@ -187,27 +177,27 @@ def choose_threshold(
   run: setup.Run, params: types.Params, wanted: float
 ) -> float:
   """The threshold of fewest steps that keeps `wanted` on validation rows."""
-  found = _validate(run, params, run.cfg.gated_decodings())
+  found = _validate(run, params, run.cfg.gated_decoders())
   return frontier.fewest_steps(found, wanted)
 
 
 def _validate(
   run: setup.Run,
   params: types.Params,
-  settings: Mapping[Any, answer_free.RolloutConfig],
+  decoders: Mapping[Any, types.Decoder],
 ) -> dict[Any, accuracy.Evaluation]:
   run.watch.beat('validation')
   return accuracy.sweep(
     run.ctx,
     params,
     run.rows.validation,
-    settings,
+    decoders,
     batch_size=run.cfg.eval.batch_size,
-    advance=lambda count: _go_on(run),
+    advance=lambda count: _check_interrupt(run),
   )
 
 
-def _go_on(run: setup.Run) -> None:
+def _check_interrupt(run: setup.Run) -> None:
   """Between two batches of an evaluation that no loop waits for."""
   run.watch.beat('validation')
   loop.check_stop(run.stop)
@@ -240,7 +230,7 @@ def _outlets(run: setup.Run, stage: str) -> dict[str, Any]:
 
 
 def _scorer(
-  run: setup.Run, cfg: answer_free.RolloutConfig
+  run: setup.Run, decoder: types.Decoder
 ) -> Callable[[types.Params], dict[str, float]]:
   """Validation metrics of parameters under a decoding, for `loop.run`."""
 
@@ -249,7 +239,7 @@ def _scorer(
       run.ctx,
       params,
       run.rows.validation,
-      cfg,
+      decoder,
       batch_size=run.cfg.eval.batch_size,
       advance=lambda count: run.watch.beat('evaluating'),
     )

@@ -215,7 +215,7 @@ def _stages(run: setup.Run) -> dict[str, Any]:
   best = stages.choose_steps(run, base)
   policies = {'base': base, 'final': base}
   seconds, trained = {'base': base_progress.seconds}, {}
-  if cfg.method != 'sft':
+  if cfg.method is not None:
     policies['final'], progress = stages.train_policy(run, base, best.setting)
     seconds['rl'] = progress.seconds
     trained['trained_steps'] = progress.step

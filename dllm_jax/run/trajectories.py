@@ -113,7 +113,7 @@ def write(
     if first.judged[row] and last.judged[row]
   ]
   index = [row for row, _ in picked]
-  reward = None if cfg.method == 'sft' else cfg.reward
+  reward = cfg.method and cfg.method.reward
   samples = [
     _samples(ctx, reward, [rows[i] for i in index], index, part)
     for part in shown
@@ -125,7 +125,7 @@ def write(
         'kind': kind,
         'prompt': ctx.task.prompt(rows[row]) + ctx.prefill,
         'gold': ctx.task.gold(rows[row]),
-        'block_length': cfg.rollout.block_length,
+        'block_length': cfg.decoders['fixed'].block_length,
         'samples': [part[place] for part in samples],
       }
       file.write(json.dumps(record) + '\n')
@@ -150,14 +150,10 @@ def _samples(
   if reward is not None:
     is_batch = isinstance(ctx.task, task_lib.BatchScorer)
     paths, _ = score_steps.paths(
-      ctx.task,
-      ctx.tokenizer,
-      rows,
-      trajectory,
-      np.arange(len(rows)),
+      ctx,
+      score.Samples(rows, trajectory, group_id=np.arange(len(rows))),
       reward,
       max_scores=MAX_BATCH_SCORES if is_batch else MAX_SCORES,
-      prefill=ctx.prefill,
     )
   length = score.completion_mask(trajectory.tokens, ctx.vocab.stop_tokens)
   return [

@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float
 
-from dllm_jax import types
+from dllm_jax import errors, types
 from dllm_jax.runtime import sharding
 from dllm_jax.train import state as state_lib
 
@@ -34,6 +34,28 @@ def micro_batches(batch: Any, count: int) -> Any:
     )
 
   return jax.tree.map(deal, batch)
+
+
+def check_micro_batches(
+  num_rows: int, num_micro: int, mesh: Mesh, what: str
+) -> None:
+  """Refuses a batch that does not split into micro-batches on the mesh.
+
+  Args:
+    num_rows: rows of the batch.
+    num_micro: micro-batches of an optimiser step.
+    mesh: its axes `data` and `fsdp` split the rows of a micro-batch.
+    what: config key of `num_micro`, for the message.
+
+  Raises:
+    errors.UserError: in one line.
+  """
+  shards = sharding.num_row_shards(mesh)
+  if num_rows % (num_micro * shards):
+    raise errors.UserError(
+      f'{num_rows} rows do not split into {what}={num_micro} micro-batches on '
+      f'{shards} shard(s) of mesh.data * mesh.fsdp: change one of them'
+    )
 
 
 def undo_micro_batches(x: Any) -> Any:

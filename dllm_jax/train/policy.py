@@ -1,15 +1,13 @@
 """The policy update that the GRPO methods share: mu inner steps on a batch.
 
-Inner iteration j draws its views from
-fold_in(key, j): old, reference and new policies see the same views, and all mu
-of them are used (defect D19). The old policy of iteration 0 is the policy
-itself, so its ratio is exactly 1. Dims: B rows, K views, Q slots, J inner
-iterations.
+Inner iteration j draws its views from fold_in(key, j): old, reference and new
+policies see the same views, and all mu of them are used (defect D19). The old
+policy of iteration 0 is the policy itself, so its ratio is exactly 1. Dims: B
+rows, K views, Q slots, J inner iterations.
 """
 
-import dataclasses
 import functools
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,70 +16,11 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
 from dllm_jax import types
-from dllm_jax.ops import masked
+from dllm_jax.ops import masked, streams
 from dllm_jax.rl import logprobs, losses
 from dllm_jax.rollout import context, sharded
-from dllm_jax.train import grad
+from dllm_jax.train import grad, policy_config
 from dllm_jax.train import state as state_lib
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PolicyConfig:
-  """Loss and estimator of a policy update.
-
-  Attributes:
-    num_inner: mu, optimiser steps on a batch.
-    num_micro: micro-batches of an optimiser step.
-    eps: clip radius.
-    beta: weight of the KL term; 0 leaves it and the reference out.
-    guided_beta: the same on answer-guided rows; None is `beta`.
-    max_kl_difference: clamp of the k3 estimate (nats); None is unbounded.
-    estimator: 'one_step' or 'trajectory'.
-    mask_prob: of 'one_step'.
-    num_views: denoising steps that 'trajectory' samples of a row.
-  """
-
-  num_inner: int
-  num_micro: int
-  eps: float
-  beta: float
-  guided_beta: float | None
-  max_kl_difference: float | None
-  estimator: Literal['one_step', 'trajectory']
-  mask_prob: float
-  num_views: int
-
-  def __post_init__(self):
-    if self.num_inner < 1 or self.num_micro < 1:
-      raise ValueError(
-        f'num_inner {self.num_inner} and num_micro {self.num_micro} must be '
-        'positive'
-      )
-    if self.eps <= 0 or self.beta < 0 or (self.guided_beta or 0) < 0:
-      raise ValueError(
-        f'eps {self.eps} must be positive, beta {self.beta} and guided_beta '
-        f'{self.guided_beta} not negative'
-      )
-    if self.estimator not in ('one_step', 'trajectory'):
-      raise ValueError(
-        f"estimator {self.estimator!r} is not 'one_step' or 'trajectory'"
-      )
-
-  def make_estimator(self, max_commits: int) -> logprobs.Estimator:
-    """The estimator; `max_commits` bounds the tokens that a step commits."""
-    if self.estimator == 'one_step':
-      return logprobs.OneStep(mask_prob=self.mask_prob)
-    return logprobs.SampledSteps(
-      num_steps=self.num_views, max_commits=max_commits
-    )
-
-  @property
-  def weight_of_guided_kl(self) -> float:
-    return self.beta if self.guided_beta is None else self.guided_beta
-
-  @property
-  def has_kl(self) -> bool:
-    return self.beta > 0 or self.weight_of_guided_kl > 0
 
 
 class _Inner(NamedTuple):
@@ -95,25 +34,26 @@ class _Inner(NamedTuple):
 def update(
   ctx: context.Context,
   state: state_lib.TrainState,
-  reference: types.Params | None,
   batch: types.RolloutBatch,
-  key: Key[Array, ''],
-  optimizer: optax.GradientTransformation,
+  step: int,
   *,
-  estimator: logprobs.Estimator,
-  cfg: PolicyConfig,
+  optimizer: optax.GradientTransformation,
+  reference: types.Params,
+  max_commits: int,
+  cfg: policy_config.PolicyConfig,
 ) -> tuple[state_lib.TrainState, list[dict[str, Any]]]:
   """mu optimiser steps on one batch of rollouts.
 
   Args:
     ctx: the run.
-    state: before the update; its buffers are donated, but for frozen leaves.
-    reference: parameters of the policy in the KL term; None where beta is 0.
-    batch: rollouts.
-    key: of the update's views; consumed.
-    optimizer: of the trained leaves.
-    estimator: of token log-probabilities.
-    cfg: the loss.
+    state: parameters and moments before the update; its buffers are donated,
+      except for frozen leaves.
+    batch: B rollouts with their advantages.
+    step: step of the run; it seeds the views.
+    optimizer: updates the trained leaves.
+    reference: parameters of the policy in the KL term; not read without one.
+    max_commits: the most tokens that a denoising step of the rollouts commits.
+    cfg: loss and estimator.
 
   Returns:
     The next state, and the metrics of every inner step, on the device.
@@ -121,9 +61,10 @@ def update(
   static = {
     'denoiser': sharded.placed(ctx.denoiser, ctx.mesh),
     'vocab': ctx.vocab,
-    'estimator': estimator,
+    'estimator': cfg.make_estimator(max_commits),
     'num_micro': cfg.num_micro,
   }
+  key = streams.step_key(ctx.root, 'estimator', step)
   keys = [jax.random.fold_in(key, j) for j in range(cfg.num_inner)]
   read = functools.partial(fixed_logp, **static)
   # Before the first step, since it donates the rollout policy. Iteration 0
@@ -200,7 +141,7 @@ def inner_step(
   estimator: logprobs.Estimator,
   num_micro: int,
   optimizer: optax.GradientTransformation,
-  cfg: PolicyConfig,
+  cfg: policy_config.PolicyConfig,
   mesh: Mesh,
 ) -> tuple[state_lib.TrainState, dict[str, Any]]:
   """One optimiser step; `old_logp` None means that the policy is its own."""
@@ -246,7 +187,7 @@ def _loss(
   views: logprobs.Views,
   rows: types.RolloutBatch,
   count: Float[Array, ''],
-  cfg: PolicyConfig,
+  cfg: policy_config.PolicyConfig,
 ) -> tuple[Float[Array, ''], dict[str, Float[Array, '']]]:
   """A micro-batch's share of the loss; sums, counts and maxima to log."""
   logp, credit = reading.logp, views.credit

@@ -13,11 +13,9 @@ from typing import Any
 import optax
 
 from dllm_jax import types
-from dllm_jax.ops import streams
-from dllm_jax.rl import advantages
 from dllm_jax.rollout import answer_free, batch, context, score
 from dllm_jax.tasks import task as task_lib
-from dllm_jax.train import policy
+from dllm_jax.train import policy, policy_config
 from dllm_jax.train import state as state_lib
 
 
@@ -26,49 +24,53 @@ class DiffuGrpo:
   """`loop.Method`: prompts to rollouts to a policy update.
 
   Attributes:
+    cfg: the config group `method`.
     ctx: the run.
-    optimizer: of the trained leaves.
-    reference: policy of the KL term; None where its weight is 0.
-    rollout: how completions are sampled.
-    reward: from verdicts to rewards.
-    advantage: how rows are compared.
-    policy: the loss.
+    rollout: prompts of a batch, and how they are sampled.
+    optimizer: updates the trained leaves.
+    reference: parameters of the policy in the KL term.
   """
 
+  Config = policy_config.GroupConfig
+  phase = 'rl'
+
+  cfg: policy_config.GroupConfig
   ctx: context.Context
+  rollout: batch.RolloutConfig
   optimizer: optax.GradientTransformation
-  reference: types.Params | None
-  rollout: answer_free.RolloutConfig
-  reward: score.RewardConfig
-  advantage: advantages.AdvantageConfig
-  policy: policy.PolicyConfig
-  phase: str = 'rl'
+  reference: types.Params
 
   def collect(
     self, state: state_lib.TrainState, rows: Sequence[task_lib.Row], step: int
-  ) -> tuple[types.RolloutBatch, dict[str, float]]:
+  ) -> tuple[types.RolloutBatch, dict[str, Any]]:
     """Samples a group of completions for every row, and judges them."""
-    rollouts = answer_free.groups(
-      self.ctx, state.params, rows, step, self.rollout
+    judged = batch.judge(
+      self.ctx,
+      rows,
+      answer_free.groups(
+        self.ctx,
+        state.params,
+        rows,
+        step,
+        self.rollout.group_size,
+        self.rollout.decoder,
+      ),
+      reward=score.task_reward(self.ctx, self.cfg.reward),
+      advantage=self.cfg.advantage,
     )
-    return batch.judge(
-      self.ctx, rows, rollouts, reward=self.reward, advantage=self.advantage
-    )
+    return judged.batch, judged.metrics
 
   def update(
-    self,
-    state: state_lib.TrainState,
-    rollouts: types.RolloutBatch,
-    step: int,
+    self, state: state_lib.TrainState, rollouts: types.RolloutBatch, step: int
   ) -> tuple[state_lib.TrainState, list[dict[str, Any]]]:
     """mu inner steps of the clipped surrogate."""
     return policy.update(
       self.ctx,
       state,
-      self.reference,
       rollouts,
-      streams.step_key(self.ctx.root, 'estimator', step),
-      self.optimizer,
-      estimator=self.policy.make_estimator(self.rollout.largest_commit()),
-      cfg=self.policy,
+      step,
+      optimizer=self.optimizer,
+      reference=self.reference,
+      max_commits=self.rollout.decoder.largest_commit(),
+      cfg=self.cfg.policy,
     )

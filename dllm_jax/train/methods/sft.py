@@ -31,13 +31,11 @@ class SftConfig:
   """Shapes and loss of supervised training.
 
   Attributes:
-    max_prompt_length: P.
     gen_length: L; a demonstration is filled up with EOS, which is trained.
     min_ratio: smallest masking ratio t.
     num_micro: micro-batches of a step.
   """
 
-  max_prompt_length: int
   gen_length: int
   min_ratio: float
   num_micro: int
@@ -80,7 +78,7 @@ class Sft:
     ctx, cfg = self.ctx, self.cfg
     num_rows = len(rows)
     index = process_rows.share(ctx.mesh, num_rows)
-    encoded = ctx.encode_at(rows, index, cfg.max_prompt_length)
+    encoded = ctx.encode(rows).take(index)
     rows = [rows[i] for i in index]
     tokens = np.full((len(rows), cfg.gen_length), ctx.vocab.eos_token, np.int32)
     texts = [ctx.task.demonstration(row) for row in rows]

@@ -17,67 +17,70 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from dllm_jax import types
-from dllm_jax.ops import streams
-from dllm_jax.rl import advantages, trajectory_credit
+from dllm_jax.rl import trajectory_credit
 from dllm_jax.rollout import answer_free, batch, context, score, score_steps
 from dllm_jax.runtime import process_rows, processes
 from dllm_jax.tasks import task as task_lib
-from dllm_jax.train import policy
+from dllm_jax.train import policy, policy_config
 from dllm_jax.train import state as state_lib
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TaGrpoDConfig(policy_config.GroupConfig):
+  """Config group `method` of TA-GRPO-d.
+
+  Attributes:
+    credit: how a row's path shapes the advantages of its tokens.
+  """
+
+  credit: trajectory_credit.CreditConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TaGrpoD:
   """`loop.Method`: prompts to gated rollouts to a policy update.
 
-  Attributes:
-    ctx: the run.
-    optimizer: of the trained leaves.
-    reference: policy of the KL term; None where its weight is 0.
-    rollout: how completions are sampled.
-    reward: from verdicts to rewards, of finished and of partial texts.
-    advantage: how rows are compared.
-    credit: how a row's path shapes its tokens' advantages.
-    policy: the loss.
+  The fields are those of `diffu_grpo.DiffuGrpo`.
   """
 
+  Config = TaGrpoDConfig
+  phase = 'rl'
+
+  cfg: TaGrpoDConfig
   ctx: context.Context
+  rollout: batch.RolloutConfig
   optimizer: optax.GradientTransformation
-  reference: types.Params | None
-  rollout: answer_free.RolloutConfig
-  reward: score.RewardConfig
-  advantage: advantages.AdvantageConfig
-  credit: trajectory_credit.CreditConfig
-  policy: policy.PolicyConfig
-  phase: str = 'rl'
+  reference: types.Params
 
   def collect(
     self, state: state_lib.TrainState, rows: Sequence[task_lib.Row], step: int
-  ) -> tuple[types.RolloutBatch, dict[str, float]]:
+  ) -> tuple[types.RolloutBatch, dict[str, Any]]:
     """Samples a group of completions for every row, judges and shapes them."""
+    ctx, credit = self.ctx, self.cfg.credit
     rollouts = answer_free.groups(
-      self.ctx, state.params, rows, step, self.rollout
+      ctx,
+      state.params,
+      rows,
+      step,
+      self.rollout.group_size,
+      self.rollout.decoder,
     )
-    made, metrics = batch.judge(
-      self.ctx, rows, rollouts, reward=self.reward, advantage=self.advantage
+    made, samples, metrics = batch.judge(
+      ctx,
+      rows,
+      rollouts,
+      reward=score.task_reward(ctx, self.cfg.reward),
+      advantage=self.cfg.advantage,
     )
-    if self.credit.delta == 0:
+    if credit.delta == 0:
       return made, metrics
-    num_rows, own = rollouts.num_rows, rollouts.row_id
-    total = final = np.zeros(len(own), np.float32)
-    if self.credit.wants_steps:
+    total = final = np.zeros(len(samples.rows), np.float32)
+    if credit.wants_steps:
       steps = score_steps.score_steps(
-        self.ctx.task,
-        self.ctx.tokenizer,
-        [rows[i] for i in rollouts.prompt_id],
-        rollouts.trajectory,
-        rollouts.prompt_id,
-        self.reward,
-        max_scores=self.credit.max_step_scores,
-        prefill=self.ctx.prefill,
+        ctx, samples, self.cfg.reward, max_scores=credit.max_step_scores
       )
       total, final = steps.total, steps.final
       counts = processes.all_gather(
@@ -87,55 +90,51 @@ class TaGrpoD:
       metrics['credit/texts'] = float(texts)
       # Equal texts of a group that lies over processes are judged in each.
       metrics['credit/verdicts'] = float(verdicts)
-    shaped, found = _shape(
+    num_rows = len(rollouts.requests.prompt_id)
+    own = process_rows.share(ctx.mesh, num_rows)
+    shaped, measured = _shape(
       made,
-      *process_rows.gather((total, final, rollouts.prompt_id), own, num_rows),
-      num_prompts=len(rows),
-      cfg=self.credit,
+      *process_rows.gather((total, final), own, num_rows),
+      num_groups=rollouts.requests.num_groups,
+      cfg=credit,
     )
-    return made._replace(advantage=shaped), metrics | {
-      name: float(value) for name, value in jax.device_get(found).items()
-    }
+    return made._replace(advantage=shaped), metrics | measured
 
   def update(
-    self,
-    state: state_lib.TrainState,
-    rollouts: types.RolloutBatch,
-    step: int,
+    self, state: state_lib.TrainState, rollouts: types.RolloutBatch, step: int
   ) -> tuple[state_lib.TrainState, list[dict[str, Any]]]:
     """mu inner steps of the clipped surrogate."""
     return policy.update(
       self.ctx,
       state,
-      self.reference,
       rollouts,
-      streams.step_key(self.ctx.root, 'estimator', step),
-      self.optimizer,
-      estimator=self.policy.make_estimator(self.rollout.largest_commit()),
-      cfg=self.policy,
+      step,
+      optimizer=self.optimizer,
+      reference=self.reference,
+      max_commits=self.rollout.decoder.largest_commit(),
+      cfg=self.cfg.policy,
     )
 
 
-@functools.partial(jax.jit, static_argnames=('num_prompts', 'cfg'))
+@functools.partial(jax.jit, static_argnames=('num_groups', 'cfg'))
 def _shape(
   made: types.RolloutBatch,
   total: Float[Array, ' B'],
   final: Float[Array, ' B'],
-  prompt_id: Int[Array, ' B'],
   *,
-  num_prompts: int,
+  num_groups: int,
   cfg: trajectory_credit.CreditConfig,
 ) -> tuple[Float[Array, 'B L'], dict[str, Float[Array, '']]]:
   """Token advantages of a judged batch, and what they were made of."""
   auc = trajectory_credit.group_auc(
-    total, final, made.num_steps, prompt_id, num_prompts=num_prompts
+    total, final, made.num_steps, made.group_id, num_groups=num_groups
   )
-  z = trajectory_credit.group_z(auc, prompt_id, num_prompts=num_prompts)
+  z = trajectory_credit.group_z(auc, made.group_id, num_groups=num_groups)
   weight = trajectory_credit.unmask_weight(made.commit_step)
   mask = made.completion_mask
   flat = made.advantage[:, 0]
   shaped = trajectory_credit.token_advantages(
-    flat, z, weight, mask, prompt_id, num_prompts=num_prompts, cfg=cfg
+    flat, z, weight, mask, made.group_id, num_groups=num_groups, cfg=cfg
   )
   count = jnp.maximum(jnp.sum(mask), 1)
   return shaped, {

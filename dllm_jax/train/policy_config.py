@@ -1,0 +1,125 @@
+"""The config groups that the GRPO methods share, and what they refuse."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from dllm_jax import errors
+from dllm_jax.rl import advantages, logprobs
+from dllm_jax.rollout import batch, context, score
+from dllm_jax.runtime import sharding
+from dllm_jax.tasks import task as task_lib
+from dllm_jax.train import grad
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PolicyConfig:
+  """Loss and estimator of a policy update.
+
+  Attributes:
+    num_inner: mu, optimiser steps on a batch.
+    num_micro: micro-batches of an optimiser step.
+    eps: clip radius.
+    beta: weight of the KL term; 0 leaves it and the reference out.
+    guided_beta: the same on answer-guided rows; None is `beta`.
+    max_kl_difference: clamp of the k3 estimate (nats); None is unbounded.
+    estimator: 'one_step' or 'trajectory'.
+    mask_prob: of 'one_step'.
+    num_views: denoising steps that 'trajectory' samples of a row.
+  """
+
+  num_inner: int
+  num_micro: int
+  eps: float
+  beta: float
+  guided_beta: float | None
+  max_kl_difference: float | None
+  estimator: Literal['one_step', 'trajectory']
+  mask_prob: float
+  num_views: int
+
+  def __post_init__(self):
+    if self.num_inner < 1 or self.num_micro < 1:
+      raise ValueError(
+        f'num_inner {self.num_inner} and num_micro {self.num_micro} must be '
+        'positive'
+      )
+    if self.eps <= 0 or self.beta < 0 or (self.guided_beta or 0) < 0:
+      raise ValueError(
+        f'eps {self.eps} must be positive, beta {self.beta} and guided_beta '
+        f'{self.guided_beta} not negative'
+      )
+    if self.estimator not in ('one_step', 'trajectory'):
+      raise ValueError(
+        f"estimator {self.estimator!r}: expected 'one_step' or 'trajectory'"
+      )
+
+  def make_estimator(self, max_commits: int) -> logprobs.Estimator:
+    """The estimator; `max_commits` bounds the tokens that a step commits."""
+    if self.estimator == 'one_step':
+      return logprobs.OneStep(mask_prob=self.mask_prob)
+    return logprobs.SampledSteps(
+      num_steps=self.num_views, max_commits=max_commits
+    )
+
+  @property
+  def weight_of_guided_kl(self) -> float:
+    return self.beta if self.guided_beta is None else self.guided_beta
+
+  @property
+  def has_kl(self) -> bool:
+    return self.beta > 0 or self.weight_of_guided_kl > 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GroupConfig:
+  """Config group `method` of a GRPO method; a method adds groups of its own.
+
+  Attributes:
+    reward: from the verifier's terms to a reward.
+    advantage: how a row is compared with its group.
+    policy: loss and estimator.
+  """
+
+  reward: score.RewardConfig
+  advantage: advantages.AdvantageConfig
+  policy: PolicyConfig
+
+  def check(self, ctx: context.Context, rollout: batch.RolloutConfig) -> None:
+    """Refuses, before any work, what does not fit together.
+
+    Args:
+      ctx: the run.
+      rollout: how prompts are sampled.
+
+    Raises:
+      errors.UserError: in one line that names the config keys.
+    """
+    num_rows = rollout.num_prompts * rollout.group_size
+    if rollout.group_size < 2:
+      raise errors.UserError(
+        f'config key rollout.group_size is {rollout.group_size}, but '
+        'advantages are relative to a group: use 2 or more'
+      )
+    what = 'rollout.num_prompts * rollout.group_size'
+    sharding.check_divides(num_rows, ctx.mesh, what)
+    grad.check_micro_batches(
+      num_rows, self.policy.num_micro, ctx.mesh, 'method.policy.num_micro'
+    )
+
+  def check_rows(
+    self, ctx: context.Context, rows: Sequence[task_lib.Row]
+  ) -> None:
+    """Refuses rewards that the task does not have.
+
+    Args:
+      ctx: the run.
+      rows: some of the task's rows.
+
+    Raises:
+      errors.UserError: in one line that names the config key.
+    """
+    nothing = np.full((1, 1), ctx.vocab.eos_token, np.int32)
+    score.score(ctx.task, ctx.tokenizer, rows[:1], nothing, self.reward)
