@@ -155,6 +155,7 @@ def rollouts(
       )
     ),
     guided=jnp.asarray(np.arange(rows) % 2 == 1),
+    group_id=jnp.arange(rows, dtype=jnp.int32) // 2,
     row_id=jnp.arange(rows, dtype=jnp.int32) + 7,
   )
 
@@ -274,4 +275,5 @@ def context_of(denoiser, *, data: int = 1, fsdp: int = 1, tensor: int = 1):
       sharding.MeshConfig(data=data, fsdp=fsdp, tensor=tensor)
     ),
     root=jax.random.key(0),
+    max_prompt_length=32,
   )

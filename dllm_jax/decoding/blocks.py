@@ -9,7 +9,7 @@ columns of a block, S canvas columns.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -107,11 +107,11 @@ class BlockDecoder:
   def num_blocks(self) -> int:
     return self.gen_length // self.block_length
 
-  def greedy(self) -> Self:
+  def greedy(self) -> 'BlockDecoder':
     """The same decoder without any randomness."""
     return dataclasses.replace(self, temperature=0.0)
 
-  def resized(self, gen_length: int) -> Self:
+  def resized(self, gen_length: int) -> 'BlockDecoder':
     """The same decoder for completions of another length."""
     return dataclasses.replace(
       self,

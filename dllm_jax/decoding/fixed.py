@@ -15,7 +15,7 @@ References:
 """
 
 import dataclasses
-from typing import Literal, Self
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -94,7 +94,7 @@ class Fixed(blocks.BlockDecoder):
       )
     return schedules.largest_quota(self.block_length, steps)
 
-  def resized(self, gen_length: int) -> Self:
+  def resized(self, gen_length: int) -> 'Fixed':
     """For another length: the same tokens a step, as nearly as blocks allow."""
     length = min(self.block_length, gen_length)
     num_blocks = max(1, gen_length // length)

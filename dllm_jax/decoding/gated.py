@@ -13,7 +13,7 @@ References:
 """
 
 import dataclasses
-from typing import Literal, Self
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -84,7 +84,7 @@ class Gated(blocks.BlockDecoder):
     """The most tokens that a step commits: a whole block."""
     return self.block_length
 
-  def greedy(self) -> Self:
+  def greedy(self) -> 'Gated':
     """The deterministic gate at the same threshold."""
     return dataclasses.replace(
       self, temperature=0.0, gate='threshold', min_commits=1, top_p=1.0
