@@ -46,9 +46,7 @@ class Config(tfds.core.BuilderConfig):
 
   def __post_init__(self):
     if self.max_multisets < 0:
-      raise ValueError(
-        f'max_multisets must be >= 0, got {self.max_multisets}'
-      )
+      raise ValueError(f'max_multisets must be >= 0, got {self.max_multisets}')
     signs = ''.join(_SIGN_NAMES[sign] for sign in sorted(self.task.operators))
     self.name = (
       f'cd{self.task.count}_n{self.task.max_number}_t{self.task.max_target}'

@@ -19,6 +19,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 from tensorflow_datasets.proto import tf_example_pb2
 
+from dllm_jax import errors
 from dllm_jax.data import countdown_builder, sudoku_builder
 from dllm_jax.tasks import task as task_lib
 
@@ -33,15 +34,16 @@ class Source(Sequence[task_lib.Row]):
   """The rows of a split: text as str, scalars as int, tensors as lists.
 
   A row is decoded when it is first read, and then kept. Rows are shared between
-  callers: do not change them. Records are decoded here, since TFDS takes several
-  times as long.
+  callers: do not change them. Records are decoded here, because TFDS takes
+  several times as long.
   """
 
   def __init__(self, builder: tfds.core.DatasetBuilder, split: str):
-    """See `open_split`."""
+    """Opens a split, such as 'train' or 'test[:50%]'."""
     self._records = builder.as_data_source(
       split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
     )
+    self._directory = builder.data_dir
     self._specs = {
       name: (np.issubdtype(spec.np_dtype, np.integer), spec.shape == ())
       for name, spec in builder.info.features.get_tensor_info().items()
@@ -62,7 +64,14 @@ class Source(Sequence[task_lib.Row]):
 
   def _read(self, indices: Sequence[int]) -> list[task_lib.Row]:
     missing = [i for i in indices if i not in self._rows]
-    records = self._records.__getitems__(missing)
+    try:
+      records = self._records.__getitems__(missing)
+    except RuntimeError as e:
+      reason = ' '.join(str(e).split())
+      raise errors.UserError(
+        f'cannot read the built data set {self._directory} ({reason}): remove '
+        'it, and it is built again'
+      ) from e
     self._rows |= zip(missing, map(self._decode, records), strict=True)
     return [self._rows[i] for i in indices]
 
@@ -113,7 +122,7 @@ def batches(
   """Shuffled batches of the rows of a source.
 
   Args:
-    source: the rows, from `open_split` or a plain list.
+    source: the rows, a `Source` or a list.
     seed: seed of the order, >= 0.
     batch_size: rows per step. A batch may contain the last rows of one epoch
       and the first rows of the next.
@@ -132,20 +141,6 @@ def pick(
   if num_rows > len(source):
     raise ValueError(f'expected at least {num_rows} rows, got {len(source)}')
   return batches(source, seed=seed, batch_size=num_rows or len(source)).rows(0)
-
-
-def open_split(
-  builder: str | pathlib.Path | tfds.core.DatasetBuilder, split: str
-) -> Source:
-  """The rows of a split.
-
-  Args:
-    builder: the builder that `prepare` returned, or the directory it built.
-    split: name of the split, such as 'train' or 'test[:50%]'.
-  """
-  if isinstance(builder, str | pathlib.Path):
-    builder = tfds.builder_from_directory(str(builder))
-  return Source(builder, split)
 
 
 def prepare(

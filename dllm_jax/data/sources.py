@@ -30,8 +30,8 @@ def rows(
   """The rows of a split, with random access.
 
   Countdown and Sudoku are generated, but with a `data_dir` their test split is
-  the public file in it. A `task.RowSource` makes its own rows. The rows of other
-  tasks are read from the files in `data_dir`.
+  the public file in it. A `task.RowSource` makes its own rows. The rows of
+  other tasks are read from the files in `data_dir`.
 
   Args:
     task: its name and fields determine the rows.
@@ -46,11 +46,31 @@ def rows(
   """
   if isinstance(task, task_lib.RowSource):
     return task.rows(split)
-  if task.name not in pipeline.BUILDERS:
-    return text_split(task.name, split, data_dir=data_dir, cache_dir=cache_dir)
-  if split == 'test' and data_dir:
-    return public.load(task.name, data_dir)
-  return pipeline.open_split(pipeline.prepare(task, cache_dir), split)
+  if task.name in pipeline.BUILDERS:
+    if split == 'test' and data_dir:
+      return public.load(task.name, data_dir)
+    return pipeline.Source(pipeline.prepare(task, cache_dir), split)
+  if task.name not in benchmarks.SPLITS:
+    raise errors.UserError(
+      f'no data set for task {task.name!r}: expected one of '
+      f'{", ".join(benchmarks.SPLITS)}, or a task that makes its own rows'
+    )
+  splits = set(benchmarks.SPLITS[task.name])
+  if 'train' in splits:
+    splits |= {'validation', 'test'}
+  if split not in splits:
+    raise errors.UserError(
+      f'data set {task.name!r} has no split {split!r}: expected one of '
+      f'{", ".join(sorted(splits))}'
+    )
+  if not data_dir:
+    raise errors.UserError(
+      f'the rows of {task.name!r} are read from files: set data_dir to the '
+      f'directory that contains {task.name}/'
+    )
+  config = text_rows.Config(data_set=task.name, data_dir=str(data_dir))
+  builder = pipeline.build(text_rows.TextRows, config, cache_dir)
+  return pipeline.Source(builder, split)
 
 
 def digests(
@@ -85,45 +105,3 @@ def digest(rows: Iterable[task_lib.Row]) -> str:
   for row in rows:
     sha256.update(_canonical_json(row).encode() + b'\n')
   return f'{ROWS_SHA256}:{sha256.hexdigest()}'
-
-
-def text_split(
-  data_set: str,
-  split: str,
-  *,
-  data_dir: str | pathlib.Path,
-  cache_dir: str | pathlib.Path,
-) -> Sequence[task_lib.Row]:
-  """The rows of a split of a data set in `benchmarks.SPLITS`.
-
-  Args:
-    data_set: a key of `benchmarks.SPLITS`.
-    split: name of the split.
-    data_dir: the directory of the public data sets.
-    cache_dir: directory of the built data sets.
-
-  Raises:
-    errors.UserError: see `rows`.
-    OSError: the cache cannot be written.
-  """
-  if data_set not in benchmarks.SPLITS:
-    raise errors.UserError(
-      f'unknown data set {data_set!r}: expected one of '
-      f'{", ".join(benchmarks.SPLITS)}, or a task that makes its own rows'
-    )
-  splits = set(benchmarks.SPLITS[data_set])
-  if 'train' in splits:
-    splits |= {'validation', 'test'}
-  if split not in splits:
-    raise errors.UserError(
-      f'data set {data_set!r} has no split {split!r}: expected one of '
-      f'{", ".join(sorted(splits))}'
-    )
-  if not data_dir:
-    raise errors.UserError(
-      f'the rows of {data_set!r} are read from files: set data_dir to the '
-      f'directory that contains {data_set}/'
-    )
-  config = text_rows.Config(data_set=data_set, data_dir=str(data_dir))
-  builder = pipeline.build(text_rows.TextRows, config, cache_dir)
-  return pipeline.open_split(builder, split)

@@ -63,13 +63,15 @@ class Config(tfds.core.BuilderConfig):
 
   def splits(self) -> dict[str, Iterator[task_lib.Row]]:
     """The rows of each split."""
+    sizes = {
+      'train': self.num_train,
+      'validation': self.num_validation,
+      'test': self.num_test,
+    }
     grids = deal(self.seed)
     return {
-      'train': puzzles(grids['train'], self.num_train, 'train', self),
-      'validation': puzzles(
-        grids['validation'], self.num_validation, 'validation', self
-      ),
-      'test': puzzles(grids['test'], self.num_test, 'test', self),
+      split: puzzles(grids[split], size, split, self)
+      for split, size in sizes.items()
     }
 
 
