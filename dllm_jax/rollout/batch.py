@@ -106,7 +106,7 @@ def judge(
       measured.scored.reward,
       measured.prompt_id,
       measured.guided,
-      num_prompts=len(rows),
+      num_groups=len(rows),
       cfg=advantage,
     )
   )
@@ -133,7 +133,7 @@ def judge(
 
 
 _advantages = jax.jit(
-  advantages.group_advantages, static_argnames=('num_prompts', 'cfg')
+  advantages.group_advantages, static_argnames=('num_groups', 'cfg')
 )
 
 

@@ -90,7 +90,7 @@ class TaGrpoD:
     shaped, found = _shape(
       made,
       *process_rows.gather((total, final, rollouts.prompt_id), own, num_rows),
-      num_prompts=len(rows),
+      num_groups=len(rows),
       cfg=self.credit,
     )
     return made._replace(advantage=shaped), metrics | {
@@ -116,26 +116,26 @@ class TaGrpoD:
     )
 
 
-@functools.partial(jax.jit, static_argnames=('num_prompts', 'cfg'))
+@functools.partial(jax.jit, static_argnames=('num_groups', 'cfg'))
 def _shape(
   made: types.RolloutBatch,
   total: Float[Array, ' B'],
   final: Float[Array, ' B'],
   prompt_id: Int[Array, ' B'],
   *,
-  num_prompts: int,
+  num_groups: int,
   cfg: trajectory_credit.CreditConfig,
 ) -> tuple[Float[Array, 'B L'], dict[str, Float[Array, '']]]:
   """Token advantages of a judged batch, and what they were made of."""
   auc = trajectory_credit.group_auc(
-    total, final, made.num_steps, prompt_id, num_prompts=num_prompts
+    total, final, made.num_steps, prompt_id, num_groups=num_groups
   )
-  z = trajectory_credit.group_z(auc, prompt_id, num_prompts=num_prompts)
+  z = trajectory_credit.group_z(auc, prompt_id, num_groups=num_groups)
   weight = trajectory_credit.unmask_weight(made.commit_step)
   mask = made.completion_mask
   flat = made.advantage[:, 0]
   shaped = trajectory_credit.token_advantages(
-    flat, z, weight, mask, prompt_id, num_prompts=num_prompts, cfg=cfg
+    flat, z, weight, mask, prompt_id, num_groups=num_groups, cfg=cfg
   )
   count = jnp.maximum(jnp.sum(mask), 1)
   return shaped, {
