@@ -83,7 +83,7 @@ def test_advantages_are_built_from_the_path(method, form):
     jnp.asarray(weight, jnp.float32),
     jnp.asarray(got.completion_mask),
     jnp.asarray(PROMPT),
-    num_prompts=4,
+    num_groups=4,
     cfg=dataclasses.replace(method[0].credit, form=form),
   )
   assert np.abs(z).max() > 0.5
