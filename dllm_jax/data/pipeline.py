@@ -23,7 +23,7 @@ from dllm_jax import errors
 from dllm_jax.data import countdown_builder, sudoku_builder
 from dllm_jax.tasks import task as task_lib
 
-_READ_ROWS = 1024  # rows of one read when all are read
+_READ_ROWS = 1024  # rows per read in a pass over the split
 BUILDERS = {
   'countdown': (countdown_builder.Countdown, countdown_builder.config),
   'sudoku': (sudoku_builder.Sudoku, sudoku_builder.config),
