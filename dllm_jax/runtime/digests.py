@@ -41,11 +41,9 @@ def of_files(
     return list(pool.map(one, paths))
 
 
-def of_folder(
-  directory: pathlib.Path, pattern: str = '*', kind: str = SHA256
-) -> dict[str, str]:
-  """Digests of the files below a folder that match, by their paths in it."""
-  files = sorted(p for p in directory.rglob(pattern) if p.is_file())
+def of_folder(directory: pathlib.Path, kind: str = SHA256) -> dict[str, str]:
+  """Digests of the files below a folder, by their paths in it."""
+  files = sorted(p for p in directory.rglob('*') if p.is_file())
   found = of_files(files, kind)
   for digest in found:
     if isinstance(digest, OSError):

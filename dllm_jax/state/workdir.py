@@ -216,18 +216,27 @@ def check_resumable(
 def check_data(workdir: str | os.PathLike, digests: Mapping[str, str]) -> None:
   """Refuses to continue a run on other data than it began with.
 
+  Only digests of one kind can be compared: those that an older version of the
+  library wrote in another way are ignored.
+
   Args:
-    workdir: of the run, if there is one.
-    digests: of the data by name, as the run put them under 'data' of its
-      config.json.
+    workdir: directory of the run; it need not exist.
+    digests: 'KIND:DIGEST' of the data by name, as the run wrote them under
+      'data' in its config.json.
   """
   path = pathlib.Path(workdir)
-  was = (_earlier(path) or {}).get('data', {}) if path.is_dir() else {}
-  changed = [name for name in was if digests.get(name) != was[name]]
+  old = (_earlier(path) or {}).get('data', {}) if path.is_dir() else {}
+  kind = lambda digest: digest.rpartition(':')[0]
+  kinds = {kind(digest) for digest in digests.values()}
+  changed = [
+    name
+    for name, digest in old.items()
+    if kind(digest) in kinds and digests.get(name) != digest
+  ]
   if changed:
     raise errors.UserError(
-      f'the data of workdir {path} are not those that it was begun with '
-      f'({", ".join(changed)}); put them back, or use another --workdir'
+      f'the data of workdir {path} have changed since the run began '
+      f'({", ".join(changed)}): restore them, or use another --workdir'
     )
 
 

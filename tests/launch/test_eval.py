@@ -169,7 +169,11 @@ def test_public_test_files(commands, shared_dir, tmp_path, task, changes):
       1,
       'holds another model',
     ),
-    (['--model={model}', '--config.data_dir=/no'], 1, 'is not at /no/countdo'),
+    (
+      ['--model={model}', '--config.data_dir=/no'],
+      1,
+      'test file /no/countdown/',
+    ),
     (
       ['--model={model}', *tiny_run.flags(rollout__max_prompt_length=3)],
       1,
