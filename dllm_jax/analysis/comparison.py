@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dllm_jax import errors
+from dllm_jax import errors, metric_names
 from dllm_jax.analysis import charts, gains, record, report, seeds
 
 FILE = 'comparison.html'
@@ -76,7 +76,7 @@ def of_runs(runs: Sequence[record.Run]) -> str:
   frontier = _frontier(groups)
   sections = {
     'frontier': [frontier] if frontier else [],
-    'learning': charts.of_groups(charts.LEARNING, groups),
+    'learning': charts.of_groups(metric_names.LEARNING, groups),
   }
   return report.render(
     'comparison.html',

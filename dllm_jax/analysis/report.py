@@ -17,7 +17,7 @@ import jinja2
 import markupsafe
 from jinja2 import utils
 
-from dllm_jax import errors
+from dllm_jax import errors, metric_names
 from dllm_jax.analysis import charts, gains, record
 
 FILE = 'report.html'
@@ -77,9 +77,9 @@ def save(page: str, path: pathlib.Path) -> pathlib.Path:
 
 def of_run(run: record.Run) -> str:
   """The page of one run."""
-  guided = charts.of_run(charts.GUIDED, run)
+  guided = charts.of_run(metric_names.GUIDED, run)
   terms = charts.reward_terms(run)
-  learning = charts.of_run(charts.LEARNING, run)
+  learning = charts.of_run(metric_names.LEARNING, run)
   results = run.results or {}
   names = [n for n in ('base', 'control', 'final') if n in results]
   frontier = charts.frontier({n: results[n] for n in names}, charts.SLOTS)
@@ -90,7 +90,7 @@ def of_run(run: record.Run) -> str:
         'frontier': [frontier] if frontier else [],
         'learning': learning[:1] + [terms] * bool(terms) + learning[1:],
         'guided': guided,
-        'supervised': charts.of_run(charts.SUPERVISED, run),
+        'supervised': charts.of_run(metric_names.SUPERVISED, run),
       },
       'problems': run.problems,
     },
@@ -100,7 +100,7 @@ def of_run(run: record.Run) -> str:
     headline=_headline(run) if results else None,
     schedules=_schedules(results, names),
     thresholds=_thresholds(results, names),
-    missing=charts.missing(charts.LEARNING, run) if run.curves else [],
+    missing=charts.missing(metric_names.LEARNING, run) if run.curves else [],
     kinds=[
       (KINDS.get(kind, kind), rows) for kind, rows in _by_kind(run).items()
     ],

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from dllm_jax import errors
+from dllm_jax import errors, metric_names
 from dllm_jax.analysis import charts, comparison, record
 from tests.analysis import made_run
 
@@ -119,11 +119,11 @@ def test_what_is_refused(tmp_path):
 
 def test_charts_of_a_run(tmp_path):
   (run,) = runs(tmp_path, {})
-  found = {c['title']: c for c in charts.of_run(charts.LEARNING, run)}
+  found = {c['title']: c for c in charts.of_run(metric_names.LEARNING, run)}
   assert found['Speed']['series'][0]['x'] == [*range(1, 31)]
   assert 'Tokens per step' not in found
-  assert 'Tokens per step' in charts.missing(charts.LEARNING, run)
+  assert 'Tokens per step' in charts.missing(metric_names.LEARNING, run)
   terms = charts.reward_terms(run)['series']
   assert [s['name'] for s in terms] == ['solution × 1', 'valid × 0.2']
-  guided = charts.of_run(charts.GUIDED, run)
+  guided = charts.of_run(metric_names.GUIDED, run)
   assert [s['name'] for s in guided[0]['series']] == ['answer-free', 'guided']

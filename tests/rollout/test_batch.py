@@ -125,8 +125,8 @@ def test_metrics_by_hand(judged):
   want = {
     'reward/mean': (1 + 0.1 + 0 + 1) / 4,
     'reward/correct': 0.5,
-    'reward/solution': 2.1 / 4,
-    'reward/valid': 0.75,
+    'terms/solution': 2.1 / 4,
+    'terms/valid': 0.75,
     'rollout/length': 12.5,
     'rollout/num_steps': 6.5,
     # Up to EOS; an early exit left the last two of the fourth row.

@@ -28,7 +28,9 @@ def write_run(workdir, steps, *, resume_step=None, phase='rl', scale=1.0):
 
 def test_a_row_is_as_documented_with_all_its_digits(tmp_path):
   log = metrics.MetricsLog(tmp_path, resume_step=None)
-  log.write('rl', 3, {'task/b': 0.1 + 0.2, 'task/c': np.float32(0.1), 'task/d': 2})
+  log.write(
+    'rl', 3, {'task/b': 0.1 + 0.2, 'task/c': np.float32(0.1), 'task/d': 2}
+  )
   assert lines(tmp_path) == [
     '{"phase": "rl", "step": 3, "task/b": 0.30000000000000004, '
     '"task/c": 0.10000000149011612, "task/d": 2.0}'
