@@ -60,7 +60,7 @@ def of_groups(
   groups: Mapping[str, Sequence[record.Run]],
 ) -> list[dict[str, Any]]:
   """The first metric of every chart, with one curve per group of seeds."""
-  made = []
+  averaged = []
   for chart in charts:
     series = []
     for slot, (name, runs) in enumerate(groups.items()):
@@ -72,8 +72,8 @@ def of_groups(
         if len(drawn.x):
           series.append(_series(name, str(slot), drawn))
     if series:
-      made.append(_chart(chart, series))
-  return made
+      averaged.append(_chart(chart, series))
+  return averaged
 
 
 def frontier(
@@ -135,9 +135,9 @@ def _chart(
 
 def _line(name: str, slot: str, curve: record.Curve) -> dict[str, Any]:
   """The running mean of a curve, with the curve itself behind it."""
-  made = _series(name, slot, curves.thin(curves.smooth(curve)))
+  series = _series(name, slot, curves.thin(curves.smooth(curve)))
   raw = rounded(curves.thin(curve).y)
-  return made | ({'raw': raw} if raw != made['y'] else {})
+  return series | ({'raw': raw} if raw != series['y'] else {})
 
 
 def _series(name: str, slot: str, drawn: curves.Drawn) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Accuracy against mean denoising steps, as a picture.
+"""Plots accuracy against mean denoising steps.
 
 python -m dllm_jax.analysis.frontier_plot runs/ta/eval.json frontier.png
 """
@@ -16,11 +16,11 @@ from dllm_jax.analysis import policies
 
 
 def draw(results: Mapping[str, Any], path: pathlib.Path) -> None:
-  """Draws the threshold sweeps (lines) and fixed schedules (squares).
+  """Plots the threshold sweeps (lines) and fixed schedules (squares).
 
   Args:
-    results: of `launch/eval.py --sweep` or an eval.json.
-    path: of the picture; its suffix says the format.
+    results: from `launch/eval.py --sweep` or an eval.json.
+    path: of the image; its suffix determines the format.
   """
   fig = figure.Figure(figsize=(6.4, 4.6), layout='constrained')
   ax = fig.add_subplot()
@@ -29,12 +29,8 @@ def draw(results: Mapping[str, Any], path: pathlib.Path) -> None:
       continue
     for kind, style in (('thresholds', 'o-'), ('sweep', 's:')):
       points = sorted(
-        (
-          found['mean_steps'],
-          100 * found['accuracy'],
-          100 * found['interval'],
-        )
-        for found in results[name].get(kind, {}).values()
+        (p['mean_steps'], 100 * p['accuracy'], 100 * p['interval'])
+        for p in results[name].get(kind, {}).values()
       )
       if points:
         steps, accuracy, interval = zip(*points, strict=True)
@@ -58,7 +54,7 @@ def draw(results: Mapping[str, Any], path: pathlib.Path) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-  """The command; 1 where the file is no results."""
+  """The command; returns 1 if the file has no results."""
   if len(arguments) != 2:
     print(__doc__)
     return 2

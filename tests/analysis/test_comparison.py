@@ -113,7 +113,9 @@ def test_what_is_refused(tmp_path):
   with pytest.raises(errors.UserError, match='several tasks'):
     comparison.of_runs([run, other])
   many = runs(tmp_path / 'c', *({'size': i} for i in range(7)))
-  with pytest.raises(errors.UserError, match='7 configs, and 6 can be'):
+  with pytest.raises(
+    errors.UserError, match='7 configs, but a chart can show 6'
+  ):
     comparison.of_runs(many)
 
 

@@ -45,11 +45,15 @@ SAMPLE = made_run.sample('base', ['a', 'b'], [0, 1], 2)
 @pytest.mark.parametrize(
   'file, text, line',
   [
-    ('config.json', None, 'is no workdir of a run: config.json is missing'),
+    (
+      'config.json',
+      None,
+      'is not the workdir of a run: config.json is missing',
+    ),
     ('config.json', '{"config": {}}', 'is not the config of a run'),
     ('config.json', '[]', 'is not a JSON object'),
     ('eval.json', '{"base": {}}', 'is not the results of a run'),
-    ('eval.json', '{"base', 'cannot be read'),
+    ('eval.json', '{"base', 'cannot read .*eval.json'),
     ('metrics.jsonl', '{"phase": "rl"}\n', 'line 1, is not a row of metrics'),
     ('metrics.jsonl', '{}}\n{}\n', 'line 1, is not a JSON object'),
     ('trajectories.jsonl', '{}\n', 'line 1, is not a problem'),
