@@ -73,7 +73,7 @@ def _plan(overrides: list[str]) -> list[dict[str, Any]]:
   if preset in ('llada_8b', 'dream_7b'):
     preset += ',gsm8k'
   config = config_file.load_config(f'{CONFIG.value}:{preset}', overrides)
-  from dllm_jax.bench import hardware, plan, tables
+  from dllm_jax.bench import capacity, hardware, tables
   from dllm_jax.run import settings  # Late: --help answers at once.
 
   if DEVICE.value not in hardware.ACCELERATORS:
@@ -81,18 +81,18 @@ def _plan(overrides: list[str]) -> list[dict[str, Any]]:
       f'--device {DEVICE.value!r} is not one of '
       f'{", ".join(hardware.ACCELERATORS)}'
     )
-  meshes = [plan.parse_mesh(text) for text in MESH.value]
-  cli.setup_jax(max(map(plan.num_devices, meshes)))
+  meshes = [capacity.parse_mesh(text) for text in MESH.value]
+  cli.setup_jax(max(map(capacity.num_devices, meshes)))
   screen, found = _start(), []
   model = preset.partition(',')[0]
   for mesh in meshes:
     found.append(
-      plan.plan(
+      capacity.plan(
         settings.from_config(config.to_dict()),
         mesh,
         DEVICE.value,
         name=preset,
-        vocab_size=VOCAB_SIZE.value or plan.VOCABULARIES.get(model, 64),
+        vocab_size=VOCAB_SIZE.value or capacity.VOCABULARIES.get(model, 64),
         rows_per_device=ROWS.value,
         say=screen.print,
       )

@@ -225,7 +225,7 @@ def _schedules(
 def _thresholds(
   results: Mapping[str, Any], names: list[str]
 ) -> list[tuple[str, list[Any], Any]]:
-  """(threshold, the policies' entries, comparison with the base at its steps)."""
+  """(threshold, the policies' entries, comparison at equal steps)."""
   if not names or 'thresholds' not in results[names[0]]:
     return []
   against = results.get('frontier', {}).get('final', ())

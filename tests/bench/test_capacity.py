@@ -7,11 +7,11 @@ import pytest
 
 from dllm_jax import errors
 from dllm_jax.bench import (
+  capacity,
   hardware,
   hlo,
   hlo_counts,
   memory,
-  plan,
   programs,
   tables,
 )
@@ -29,17 +29,17 @@ def case_of(sizes=SIZES, *, rows=4, **model):
     model=dict(CFG.model) | model,
     policy=dataclasses.replace(CFG.policy, beta=0.1),
   )
-  return plan.case_of(
+  return capacity.case_of(
     cfg, sizes, name='tiny', vocab_size=64, rows_per_device=rows
   )
 
 
 def test_meshes():
-  assert plan.parse_mesh('fsdp=4,data=2') == SIZES
-  assert plan.num_devices(plan.parse_mesh('tensor=3')) == 3
+  assert capacity.parse_mesh('fsdp=4,data=2') == SIZES
+  assert capacity.num_devices(capacity.parse_mesh('tensor=3')) == 3
   for text in ('', 'data', 'data=0', 'data=-1', 'rows=2', 'data=2 fsdp=2'):
     with pytest.raises(errors.UsageError, match='write --mesh data=8'):
-      plan.parse_mesh(text)
+      capacity.parse_mesh(text)
 
 
 def test_rows_keep_to_a_device():
@@ -73,7 +73,7 @@ def test_a_program_of_a_plan():
   # One layer's weights are gathered at a time, rows stay where they are.
   mesh = sharding.make_mesh(SIZES)
   case = case_of()
-  found = plan.cost(case, mesh, 'read')
+  found = capacity.cost(case, mesh, 'read')
   assert found.minimum == case.minimum()['read'] // 8
   assert 1.0 <= found.flops / found.minimum < 1.6  # tiny: much is no product
   assert found.collectives['all-gather'] > 0
@@ -82,10 +82,10 @@ def test_a_program_of_a_plan():
 
 
 def test_the_largest_program_decides():
-  cost = plan.Cost('read', 0, 0, 0, 0, 5, 7, 1, 0, 1, {}, 0.0)
+  cost = capacity.Cost('read', 0, 0, 0, 0, 5, 7, 1, 0, 1, {}, 0.0)
   costs = [cost, cost._replace(compiled=9, estimate=2)]
-  assert plan.needed(costs, 'tpu') == 10
-  assert plan.needed(costs, 'cpu') == 8
+  assert capacity.needed(costs, 'tpu') == 10
+  assert capacity.needed(costs, 'cpu') == 8
   found = {
     'fits': False,
     'compiler': 'cpu',
@@ -130,5 +130,5 @@ def test_peaks(kind, peak):
 
 
 def test_a_mesh_that_no_slice_has_is_made_of_cpu_devices():
-  mesh, compiler = plan.make_mesh(sharding.MeshConfig(data=3), 'tpu_v5e')
+  mesh, compiler = capacity.make_mesh(sharding.MeshConfig(data=3), 'tpu_v5e')
   assert compiler == 'cpu' and mesh.size == 3
