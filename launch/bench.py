@@ -1,10 +1,10 @@
-"""Measures speed, and plans what a step will cost before there is a machine.
+"""Measures speed, or plans what a step costs on devices that one lacks.
 
   python launch/bench.py --suite decode,update --out bench.json
   python launch/bench.py --plan llada_8b --mesh data=8,fsdp=8 --device tpu_v5e
 
-A plan compiles a step of a preset's run for a mesh of any size, without weights
-and without its devices.
+A plan compiles a training step of a preset for a mesh of any size, without
+weights and without the devices.
 """
 
 import json
@@ -56,9 +56,11 @@ OUT = flags.DEFINE_string('out', None, 'JSON')
 def main(overrides: list[str]) -> int:
   wrong = [name for name in SUITE.value if name not in SUITES]
   if wrong:
-    raise errors.UsageError(f'--suite {wrong[0]!r} is not one of {SUITES}')
+    raise errors.UsageError(
+      f'unknown --suite {wrong[0]!r}, expected one of {", ".join(SUITES)}'
+    )
   if OUT.value and not pathlib.Path(OUT.value).absolute().parent.is_dir():
-    raise errors.UserError(f'--out {OUT.value}: its folder is missing')
+    raise errors.UserError(f'--out {OUT.value}: its folder does not exist')
   found = _plan(overrides) if PLAN.value is not None else _measure(overrides)
   if OUT.value:
     text = json.dumps(found, indent=1) + '\n'
@@ -67,7 +69,7 @@ def main(overrides: list[str]) -> int:
 
 
 def _plan(overrides: list[str]) -> list[dict[str, Any]]:
-  os.environ['JAX_PLATFORMS'] = 'cpu'  # The mesh is not there.
+  os.environ['JAX_PLATFORMS'] = 'cpu'  # Compiles without the devices.
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')  # XLA's advice
   preset = PLAN.value
   if preset in ('llada_8b', 'dream_7b'):
@@ -78,7 +80,7 @@ def _plan(overrides: list[str]) -> list[dict[str, Any]]:
 
   if DEVICE.value not in hardware.ACCELERATORS:
     raise errors.UsageError(
-      f'--device {DEVICE.value!r} is not one of '
+      f'unknown --device {DEVICE.value!r}, expected one of '
       f'{", ".join(hardware.ACCELERATORS)}'
     )
   meshes = [capacity.parse_mesh(text) for text in MESH.value]
@@ -105,7 +107,7 @@ def _measure(overrides: list[str]) -> dict[str, list[dict[str, Any]]]:
   cores = sorted(os.sched_getaffinity(0))[: THREADS.value]
   os.sched_setaffinity(0, cores)  # Before JAX and PyTorch count them.
   config = config_file.load_config(CONFIG.value, overrides)
-  # PyTorch has the same card.
+  # Leaves memory of the GPU to PyTorch.
   os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
   cli.setup_jax(1)
   from dllm_jax.bench import cases, end_to_end, flops, suites, tables
@@ -130,8 +132,8 @@ def _measure(overrides: list[str]) -> dict[str, list[dict[str, Any]]]:
       if not chosen:
         names = ', '.join(repr(case.name) for case in cases.of_suite(suite))
         raise errors.UsageError(
-          f'--cases {CASES.value!r} --largest {LARGEST.value} leave none of '
-          f'suite {suite!r}, which has {names}'
+          f'--cases {CASES.value!r} --largest {LARGEST.value} match no case of '
+          f'suite {suite!r}, expected some of {names}'
         )
       found[suite] = [
         suites.SUITES[suite](case, mesh, **shared) for case in chosen
@@ -141,7 +143,7 @@ def _measure(overrides: list[str]) -> dict[str, list[dict[str, Any]]]:
 
 
 def _start():
-  """The console; compilations are measured, so none is remembered."""
+  """The console. The cache is disabled, since compilations are measured."""
   import jax
   import rich.console
 
@@ -152,7 +154,7 @@ def _start():
 
 
 def _reference():
-  """The PyTorch loops, or None where there is no PyTorch."""
+  """The PyTorch loops; None if PyTorch is not installed."""
   if not TORCH.value:
     return None
   try:
@@ -162,7 +164,7 @@ def _reference():
       raise
     return None
   torch_reference.torch.set_num_threads(THREADS.value)
-  # As JAX does by itself.
+  # JAX does this by default.
   torch_reference.torch.backends.cuda.matmul.allow_tf32 = True
   return torch_reference
 

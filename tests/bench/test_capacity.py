@@ -1,4 +1,4 @@
-"""Plans on eight fake devices: what fits, and what a mesh costs."""
+"""Whether steps fit a mesh of eight fake devices, and what they cost."""
 
 import dataclasses
 
@@ -34,7 +34,7 @@ def case_of(sizes=SIZES, *, rows=4, **model):
   )
 
 
-def test_meshes():
+def test_meshes_are_parsed_or_refused():
   assert capacity.parse_mesh('fsdp=4,data=2') == SIZES
   assert capacity.num_devices(capacity.parse_mesh('tensor=3')) == 3
   for text in ('', 'data', 'data=0', 'data=-1', 'rows=2', 'data=2 fsdp=2'):
@@ -42,7 +42,7 @@ def test_meshes():
       capacity.parse_mesh(text)
 
 
-def test_rows_keep_to_a_device():
+def test_rows_are_counted_per_device():
   group = CFG.rollout.group_size
   case = case_of(rows=4)
   assert (case.rows, case.rollout.num_prompts) == (4 * 8, 4 * 8 // group)
@@ -50,7 +50,7 @@ def test_rows_keep_to_a_device():
     case_of(rows=1)
 
 
-def test_what_a_run_holds():
+def test_a_run_holds_weights_moments_and_a_reference():
   # bfloat16 weights, float32 masters and two moments; a reference for KL.
   mesh = sharding.make_mesh(SIZES)
   case = case_of(param_dtype='bfloat16')
@@ -69,7 +69,7 @@ def test_what_a_run_holds():
   assert 0 < beside < params
 
 
-def test_a_program_of_a_plan():
+def test_the_cost_of_a_read_is_close_to_its_minimum():
   # One layer's weights are gathered at a time, rows stay where they are.
   mesh = sharding.make_mesh(SIZES)
   case = case_of()
@@ -81,7 +81,7 @@ def test_a_program_of_a_plan():
   assert found.resident == memory.beside(case, mesh, 'read')
 
 
-def test_the_largest_program_decides():
+def test_the_largest_program_decides_whether_a_step_fits():
   cost = capacity.Cost('read', 0, 0, 0, 0, 5, 7, 1, 0, 1, {}, 0.0)
   costs = [cost, cost._replace(compiled=9, estimate=2)]
   assert capacity.needed(costs, 'tpu') == 10
@@ -125,10 +125,10 @@ def test_rows_of_an_update_stay_on_their_devices():
     ('cpu', None),
   ],
 )
-def test_peaks(kind, peak):
+def test_peak_of_a_device_kind(kind, peak):
   assert hardware.peak_of(kind) == peak
 
 
-def test_a_mesh_that_no_slice_has_is_made_of_cpu_devices():
+def test_a_mesh_without_a_tpu_slice_has_cpu_devices():
   mesh, compiler = capacity.make_mesh(sharding.MeshConfig(data=3), 'tpu_v5e')
   assert compiler == 'cpu' and mesh.size == 3

@@ -1,4 +1,4 @@
-"""metrics.jsonl: every digit, no gap, no repeat."""
+"""metrics.jsonl: all digits, no gaps, no repeats."""
 
 import json
 import math
@@ -69,7 +69,7 @@ def test_a_resumed_file_equals_an_uninterrupted_one(tmp_path):
   assert lines(cut) == lines(whole)
 
 
-def test_phases_are_cut_apart(tmp_path):
+def test_phases_are_resumed_separately(tmp_path):
   write_run(tmp_path, range(5), phase='sft')
   write_run(tmp_path, range(5), phase='rl', resume_step={'sft': 9})
   write_run(tmp_path, [], phase='eval', resume_step={'sft': 9, 'rl': 1})
@@ -82,7 +82,7 @@ def test_phases_are_cut_apart(tmp_path):
 
 
 @pytest.mark.parametrize('cut', [1, 5, 20])
-def test_a_torn_last_line_is_dropped(tmp_path, cut):
+def test_a_truncated_last_line_is_dropped(tmp_path, cut):
   write_run(tmp_path, range(3))
   path = tmp_path / 'metrics.jsonl'
   path.write_bytes(path.read_bytes()[:-cut])
@@ -91,7 +91,7 @@ def test_a_torn_last_line_is_dropped(tmp_path, cut):
   assert [r['step'] for r in metrics.read(tmp_path)] == [0, 1, 2]
 
 
-def test_a_torn_line_in_the_middle_is_an_error(tmp_path):
+def test_a_broken_line_in_the_middle_is_an_error(tmp_path):
   write_run(tmp_path, range(3))
   path = tmp_path / 'metrics.jsonl'
   path.write_text(path.read_text().replace('"step": 1', '"step": '))
@@ -103,12 +103,12 @@ def test_a_torn_line_in_the_middle_is_an_error(tmp_path):
   assert path.read_bytes() == before
 
 
-def test_reading_nothing_is_an_error(tmp_path):
+def test_reading_a_missing_file_is_an_error(tmp_path):
   with pytest.raises(errors.UserError, match='metrics.jsonl is missing'):
     metrics.read(tmp_path)
 
 
-def test_rows_are_there_when_the_process_is_killed(tmp_path):
+def test_rows_survive_a_killed_process(tmp_path):
   code = f"""
     import os, signal
     from dllm_jax.state import metrics
@@ -176,13 +176,13 @@ def test_wandb_gets_the_rows_and_a_resumed_run_its_id(tmp_path, monkeypatch):
   assert fake.finished == 2
 
 
-def test_wandb_that_is_missing_is_one_clear_line(tmp_path, monkeypatch):
+def test_wandb_that_is_not_installed_is_one_line(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, 'wandb', None)
   with pytest.raises(errors.UserError, match='wandb is not installed'):
     metrics.MetricsLog(tmp_path, resume_step=None, wandb_project='p')
 
 
-def test_rows_after_a_restored_step_are_dropped_for_its_phase_alone(tmp_path):
+def test_rewind_removes_later_rows_of_its_phase_only(tmp_path):
   log = metrics.MetricsLog(tmp_path, resume_step=None)
   for phase, step in (('sft', 1), ('sft', 2), ('rl', 1), ('rl', 2), ('rl', 3)):
     log.write(phase, step, {'task/b': step})
