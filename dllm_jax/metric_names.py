@@ -21,6 +21,7 @@ class Metric(NamedTuple):
 
   @property
   def legend(self) -> str:
+    """The name in the legend of a chart."""
     return self.title.rpartition(', ')[2]
 
 

@@ -23,15 +23,17 @@ WIDTH = 150  # columns of the widest table
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 SUITE = flags.DEFINE_list('suite', list(SUITES), 'what to measure')
-ROUNDS = flags.DEFINE_integer('rounds', 10, 'of which the least time counts', 1)
-THREADS = flags.DEFINE_integer('threads', 2, 'cores that are used', 1)
+ROUNDS = flags.DEFINE_integer(
+  'rounds', 10, 'measured calls, of which the fastest counts', 1
+)
+THREADS = flags.DEFINE_integer('threads', 2, 'CPU cores to use', 1)
 CASES = flags.DEFINE_string(
-  'cases', '', "of decode and update: part of their names, such as 'LLaDA-8B'"
+  'cases', '', "of decode and update: part of the names, such as 'LLaDA-8B'"
 )
 LARGEST = flags.DEFINE_float(
-  'largest', None, 'leave out models of more parameters, such as 1e6'
+  'largest', None, 'skip models of more parameters, such as 1e6'
 )
-TORCH = flags.DEFINE_bool('torch', True, 'beside PyTorch, where installed')
+TORCH = flags.DEFINE_bool('torch', True, 'compare with PyTorch, if installed')
 PLAN = flags.DEFINE_string(
   'plan', None, 'a preset: llada_8b, dream_7b, or MODEL,TASK'
 )
@@ -48,9 +50,9 @@ ROWS = flags.DEFINE_integer(
   'rows', 12, 'of a plan: rows of a batch on each of data * fsdp', 1
 )
 VOCAB_SIZE = flags.DEFINE_integer(
-  'vocab_size', None, "of a plan: default: the model's, else 64", 3
+  'vocab_size', None, "of a plan; default: the model's, else 64", 3
 )
-OUT = flags.DEFINE_string('out', None, 'JSON')
+OUT = flags.DEFINE_string('out', None, 'JSON file for the results')
 
 
 def main(overrides: list[str]) -> int:
@@ -61,9 +63,9 @@ def main(overrides: list[str]) -> int:
     )
   if OUT.value and not pathlib.Path(OUT.value).absolute().parent.is_dir():
     raise errors.UserError(f'--out {OUT.value}: its folder does not exist')
-  found = _plan(overrides) if PLAN.value is not None else _measure(overrides)
+  results = _plan(overrides) if PLAN.value is not None else _measure(overrides)
   if OUT.value:
-    text = json.dumps(found, indent=1) + '\n'
+    text = json.dumps(results, indent=1) + '\n'
     pathlib.Path(OUT.value).write_text(text, encoding='utf-8')
   return 0
 
@@ -85,10 +87,10 @@ def _plan(overrides: list[str]) -> list[dict[str, Any]]:
     )
   meshes = [capacity.parse_mesh(text) for text in MESH.value]
   cli.setup_jax(max(map(capacity.num_devices, meshes)))
-  screen, found = _start(), []
+  screen, results = _start(), []
   model = preset.partition(',')[0]
   for mesh in meshes:
-    found.append(
+    results.append(
       capacity.plan(
         settings.from_config(config.to_dict()),
         mesh,
@@ -99,8 +101,8 @@ def _plan(overrides: list[str]) -> list[dict[str, Any]]:
         say=screen.print,
       )
     )
-    screen.print(tables.planned(found[-1]))
-  return found
+    screen.print(tables.planned(results[-1]))
+  return results
 
 
 def _measure(overrides: list[str]) -> dict[str, list[dict[str, Any]]]:
@@ -115,13 +117,13 @@ def _measure(overrides: list[str]) -> dict[str, list[dict[str, Any]]]:
   from dllm_jax.runtime import sharding
 
   reference = _reference()
-  screen, found = _start(), {}
+  screen, results = _start(), {}
   mesh = sharding.make_mesh(sharding.MeshConfig(data=1))
   shared = {'reference': reference, 'rounds': ROUNDS.value}
   for suite in SUITE.value:
     if suite == 'end_to_end':
       cfg = settings.from_config(config.to_dict())
-      found[suite] = [end_to_end.end_to_end(cfg, **shared)]
+      results[suite] = [end_to_end.end_to_end(cfg, **shared)]
     else:
       chosen = [
         case
@@ -135,11 +137,13 @@ def _measure(overrides: list[str]) -> dict[str, list[dict[str, Any]]]:
           f'--cases {CASES.value!r} --largest {LARGEST.value} match no case of '
           f'suite {suite!r}, expected some of {names}'
         )
-      found[suite] = [
+      results[suite] = [
         suites.SUITES[suite](case, mesh, **shared) for case in chosen
       ]
-    screen.print(tables.measured(found[suite], f'{suite}, {len(cores)} cores'))
-  return found
+    screen.print(
+      tables.measured(results[suite], f'{suite}, {len(cores)} cores')
+    )
+  return results
 
 
 def _start():

@@ -106,7 +106,7 @@ CASES = (
   make_case('0.6M, 32 rows', _SMALL, 32, 17, 36, 36, 18),
   make_case('50M, 4 rows', _MEDIUM, 4, 64, 64, 32, 32),
 )
-# One device has no room for the moments of all weights, so adapters are trained.
+# One device has no room for the moments of all weights: adapters are trained.
 # A few denoising steps suffice, since all of them cost the same.
 _ADAPTED = dataclasses.replace(LLADA, lora_rank=128)
 ON_ACCELERATORS = {

@@ -134,17 +134,17 @@ def decode(
     jnp.arange(case.rows, dtype=jnp.int32),
     case.rollout.dials(),
   )
-  made = {}
+  tokens_of = {}
 
   def ours():
-    made['ours'] = np.asarray(compiled(*args).tokens)
+    tokens_of['ours'] = np.asarray(compiled(*args).tokens)
 
   if reference is not None:
     model = reference.Model(cfg=case.model, params=reference.leaves(params))
 
   def theirs(name, tuned):
     def call():
-      made[name] = reference.decode(model, case, ids, tuned=tuned)
+      tokens_of[name] = reference.decode(model, case, ids, tuned=tuned)
 
     return call
 
@@ -159,8 +159,10 @@ def decode(
     minimum=steps * case.minimum()['rollout'],
     facts=facts,
   )
-  for name in set(made) - {'ours'}:
-    row[f'same_as_{name}'] = float(np.mean(made[name] == made['ours']))
+  for name in set(tokens_of) - {'ours'}:
+    row[f'same_as_{name}'] = float(
+      np.mean(tokens_of[name] == tokens_of['ours'])
+    )
   return row
 
 

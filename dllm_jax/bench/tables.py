@@ -64,7 +64,7 @@ def planned(plan: dict[str, Any]) -> rich.table.Table:
     title=f'{plan["preset"]} on {plan["devices"]} devices ({axes}), '
     f'{plan["rows"]} rows, LoRA rank {plan["lora_rank"]}, compiled for '
     f'{plan["compiler"]}; per device, bytes in GB (10^9)',
-    caption=verdict(found),
+    caption=verdict(plan),
   )
   for name in (
     'program',
