@@ -134,17 +134,17 @@ def decode(
     jnp.arange(case.rows, dtype=jnp.int32),
     case.rollout.dials(),
   )
-  tokens_of = {}
+  completions = {}
 
   def ours():
-    tokens_of['ours'] = np.asarray(compiled(*args).tokens)
+    completions['ours'] = np.asarray(compiled(*args).tokens)
 
   if reference is not None:
     model = reference.Model(cfg=case.model, params=reference.leaves(params))
 
   def theirs(name, tuned):
     def call():
-      tokens_of[name] = reference.decode(model, case, ids, tuned=tuned)
+      completions[name] = reference.decode(model, case, ids, tuned=tuned)
 
     return call
 
@@ -159,10 +159,9 @@ def decode(
     minimum=steps * case.minimum()['rollout'],
     facts=facts,
   )
-  for name in set(tokens_of) - {'ours'}:
-    row[f'same_as_{name}'] = float(
-      np.mean(tokens_of[name] == tokens_of['ours'])
-    )
+  own = completions.pop('ours')
+  for name, tokens in completions.items():
+    row[f'same_as_{name}'] = float(np.mean(tokens == own))
   return row
 
 
