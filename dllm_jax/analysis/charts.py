@@ -14,7 +14,6 @@ import numpy as np
 from dllm_jax import metric_names
 from dllm_jax.analysis import curves, record
 
-SLOTS = {'base': 'base', 'control': 'control', 'final': 'final'}
 DIGITS = 4  # significant digits of what is drawn
 
 

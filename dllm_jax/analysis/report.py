@@ -82,7 +82,9 @@ def of_run(run: record.Run) -> str:
   learning = charts.of_run(metric_names.LEARNING, run)
   results = run.results or {}
   names = [n for n in policies.NAMES if n in results]
-  frontier = charts.frontier({n: results[n] for n in names}, charts.SLOTS)
+  frontier = charts.frontier(
+    {n: results[n] for n in names}, {n: n for n in names}
+  )
   return render(
     'run.html',
     {
