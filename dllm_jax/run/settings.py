@@ -207,6 +207,11 @@ def from_config(config: Mapping[str, Any]) -> Settings:
   prefill = sampling.pop('prefill')
   rollout = _make('rollout', answer_free.RolloutConfig, sampling)
   guided = _make('method.guided', answer_guided.GuidedConfig, method['guided'])
+  if method['name'] != 'sft' and rollout.group_size < 2:
+    raise errors.UserError(
+      f'config key rollout.group_size is {rollout.group_size}, but advantages '
+      'are relative to the group: all would be 0; use at least 2'
+    )
   if method['name'] == 'ag_grpo' and guided.num_guided > rollout.group_size:
     raise errors.UserError(
       f'config key method.guided.num_guided is {guided.num_guided}, more than '

@@ -31,15 +31,6 @@ _STALE = (
 _KEYS_SHOWN = 8
 
 
-def cache_dir() -> pathlib.Path:
-  """Where data sets and compilations are kept between runs.
-
-  $DLLM_JAX_CACHE, or ~/.cache/dllm_jax.
-  """
-  root = os.environ.get('DLLM_JAX_CACHE') or '~/.cache/dllm_jax'
-  return pathlib.Path(root).expanduser()
-
-
 def write_json(path: str | os.PathLike, obj: Any) -> None:
   """Writes `obj` to `path` so that a reader sees the old file or the new.
 

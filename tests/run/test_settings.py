@@ -53,6 +53,10 @@ def test_the_model_gets_its_vocabulary_later():
   'changes, line',
   [
     ({'method__name': 'grpo'}, "method.name is 'grpo'; there are ('sft'"),
+    (
+      {'rollout__group_size': 1},
+      'rollout.group_size is 1, but advantages are relative to the group',
+    ),
     ({'task__name': 'chess'}, "task.name is 'chess'; there are ('countdown'"),
     ({'task__count': 1}, "config group 'task': count must be in 2..8: 1"),
     ({'task__operators': '+^'}, "config group 'task'"),

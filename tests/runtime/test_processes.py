@@ -143,7 +143,7 @@ def test_rows_are_gathered(agreed):
 
 def test_who_does_not_come_is_named(agreed):
   assert str(agreed[0]['missing']).startswith(
-    'process 1 did not come to the feast'
+    'timed out waiting for process 1 at the feast'
   )
   assert [str(found['met']) for found in agreed] == ['', '']
 
@@ -213,7 +213,9 @@ def test_a_dead_process_is_noticed_and_named(tmp_path, mode):
 def test_a_stuck_process_is_named(tmp_path):
   end(start(tmp_path, 'stick'))
   found = np.load(tmp_path / 'stick.0.npz')
-  assert str(found['missing']).startswith('process 1 did not come to the step')
+  assert str(found['missing']).startswith(
+    'timed out waiting for process 1 at the step'
+  )
 
 
 def test_one_process_waits_for_nobody():
