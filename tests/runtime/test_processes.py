@@ -17,7 +17,7 @@ from dllm_jax.runtime import distributed, processes
 from dllm_jax.state import metrics
 from tests import process_child, tiny_run
 
-REPO = pathlib.Path(__file__).resolve().parents[1]
+REPO = pathlib.Path(__file__).resolve().parents[2]
 COUNT = process_child.COUNT
 
 

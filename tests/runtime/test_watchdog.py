@@ -12,7 +12,7 @@ from dllm_jax.runtime import watchdog
 
 CHILD = """
   import re, sys, threading, time
-  from dllm_jax import watchdog
+  from dllm_jax.runtime import watchdog
 
   watchdog.GRACE_SECONDS = 0.5
 
