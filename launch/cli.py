@@ -89,9 +89,10 @@ def _one_line(error: Exception) -> str | None:
     place = error.filename or 'to standard output'
     text = f'cannot write {place}: {error.strerror}'
   elif isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(text):
+    what = text.partition('\n')[0].rstrip('.') or 'on the host'
     text = (
-      f'out of memory: {text.partition(chr(10))[0] or "on the host"}; use a '
-      'smaller batch_size or gen_length, shorter prompts, or more devices'
+      f'out of memory: {what}; use a smaller batch_size or gen_length, shorter '
+      'prompts, or more devices'
     )
   else:
     return None
