@@ -108,6 +108,10 @@ def test_the_first_process_decides(agreed):
     assert found['from_first_error'] == 'process 0 refuses'
 
 
+def test_values_are_exchanged_in_the_order_of_processes(agreed):
+  assert [found['exchanged'].tolist() for found in agreed] == [[0, 7]] * 2
+
+
 def test_processes_that_differ_are_refused(agreed):
   for found in agreed:
     assert found['same'] == ''
@@ -225,6 +229,7 @@ def test_one_process_waits_for_nobody():
   assert processes.is_first() and not processes.several()
   assert processes.any_of(True) and not processes.any_of(False)
   assert processes.from_first('nobody', lambda: 3) == 3
+  assert processes.exchange('nobody', [1]) == [[1]]
   assert processes.prefix() == ''
 
 
