@@ -35,28 +35,21 @@ class Output:
   def __init__(self, file):
     self._file = file
 
-  def write(self, text: str) -> int:
-    encoding = self.encoding
-    text = text.encode(encoding, 'replace').decode(encoding)
-    self._try(lambda: self._file.write(text))
-    return len(text)
+  def __getattr__(self, name: str):
+    return getattr(self._file, name)
+
+  def write(self, text: str) -> None:
+    encoding = self._file.encoding or 'utf-8'
+    self._try(
+      self._file.write, text.encode(encoding, 'replace').decode(encoding)
+    )
 
   def flush(self) -> None:
     self._try(self._file.flush)
 
-  def isatty(self) -> bool:
-    return self._file.isatty()
-
-  def fileno(self) -> int:
-    return self._file.fileno()
-
-  @property
-  def encoding(self) -> str:
-    return getattr(self._file, 'encoding', None) or 'utf-8'
-
-  def _try(self, write: Callable[[], object]) -> None:
+  def _try(self, method: Callable, *args) -> None:
     try:
-      write()
+      method(*args)
     except (OSError, ValueError):  # ValueError: the file was closed
       discard(self._file)
 

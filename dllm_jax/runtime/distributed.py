@@ -76,12 +76,12 @@ def start(cfg: ProcessConfig) -> None:
 
 
 def _explain(error: Exception, cfg: ProcessConfig) -> errors.UserError:
-  if isinstance(error, ValueError) and cfg.auto:
+  if cfg.auto and isinstance(error, ValueError):
     return errors.UserError(
-      f'--distributed=auto: JAX found no cluster to ask for what is not given '
-      f'({processes.first_line(error)}); start the command through the cluster '
-      '(srun, mpirun, or on every host of a TPU pod), or give --coordinator '
-      'HOST:PORT, --num_processes and --process_id to every process'
+      'cannot join the other processes: JAX found no cluster that knows what '
+      f'is not given ({processes.first_line(error)}); with --distributed=auto '
+      'start the command by srun, by mpirun or on every host of a TPU pod, or '
+      'give --coordinator, --num_processes and --process_id to every process'
     )
   where = f' at {cfg.coordinator}' if cfg.coordinator else ''
   late = isinstance(error, RuntimeError)
@@ -92,10 +92,10 @@ def _explain(error: Exception, cfg: ProcessConfig) -> errors.UserError:
 
 
 def _report_idle_gpus() -> None:
-  """Says which hosts have GPUs that no process uses, in one line each.
+  """Prints a line for each host with GPUs that no process uses.
 
-  JAX gives a process that it starts by Slurm or MPI one GPU, the one of its
-  number on the host, even where it is the only process there.
+  Under Slurm and MPI JAX gives each process one GPU, even if it is the only
+  process of its host.
   """
   used = jax.local_device_count() if jax.default_backend() == 'gpu' else 0
   own = (socket.gethostname(), used, _num_gpus() if used else 0)
@@ -125,10 +125,10 @@ def idle_gpus(hosts: Sequence[tuple[str, int, int]]) -> list[str]:
     here = [(used, usable) for name, used, usable in hosts if name == host]
     used, usable = sum(u for u, _ in here), max(n for _, n in here)
     if used < usable:
+      ids = ','.join(map(str, range(usable)))
       lines.append(
-        f'{host}: {usable - used} of {usable} GPUs are idle, since JAX gives '
-        'each process of a cluster one: start one process a GPU, or set '
-        f'JAX_LOCAL_DEVICE_IDS={",".join(map(str, range(usable)))}'
+        f'{host}: {usable - used} of {usable} GPUs are idle: start one process '
+        f'a GPU, or set JAX_LOCAL_DEVICE_IDS={ids}'
       )
   return lines
 
