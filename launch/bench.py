@@ -10,6 +10,7 @@ weights and without the devices.
 import json
 import os
 import pathlib
+import sys
 from typing import Any
 
 from absl import flags
@@ -151,8 +152,10 @@ def _start():
   import jax
   import rich.console
 
+  from dllm_jax.runtime import console
+
   jax.config.update('jax_enable_compilation_cache', False)
-  screen = rich.console.Console()
+  screen = rich.console.Console(file=console.Output(sys.stdout))
   screen.width = max(screen.width, WIDTH)  # A table in a pipe is not cut.
   return screen
 

@@ -28,15 +28,6 @@ _STALE = (
 _KEYS_SHOWN = 8
 
 
-def cache_dir() -> pathlib.Path:
-  """Cache of data sets and compiled programs, shared by runs.
-
-  $DLLM_JAX_CACHE, or ~/.cache/dllm_jax if that is not set.
-  """
-  root = os.environ.get('DLLM_JAX_CACHE') or '~/.cache/dllm_jax'
-  return pathlib.Path(root).expanduser()
-
-
 def write_json(path: str | os.PathLike, obj: Any) -> None:
   """Atomically writes an object as JSON.
 
