@@ -14,11 +14,7 @@ DECODE = flags.DEFINE_enum(
 
 
 def _define(name: str, field: dataclasses.Field) -> flags.FlagHolder:
-  users = [
-    decoder
-    for decoder, cls in decoding.DECODERS.items()
-    if field.name in {f.name for f in dataclasses.fields(cls)}
-  ]
+  users = decoding.users(field.name)
   text = field.metadata['help']
   if len(users) < len(decoding.DECODERS):
     text = f'{", ".join(users)}: {text}'
@@ -32,8 +28,7 @@ def _define(name: str, field: dataclasses.Field) -> flags.FlagHolder:
 
 
 _FLAGS = {
-  field.name: _define(name, field)
-  for name, field in decoding.flag_names().items()
+  field.name: _define(name, field) for name, field in decoding.fields().items()
 }
 
 
