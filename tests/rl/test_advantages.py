@@ -13,7 +13,7 @@ from tests import tiny
 
 Config = advantages.AdvantageConfig
 group = jax.jit(
-  advantages.group_advantages, static_argnames=('num_prompts', 'cfg')
+  advantages.group_advantages, static_argnames=('num_groups', 'cfg')
 )
 
 # Two prompts, rows mixed; 3 answer-free and 2 guided rows, then 1 and 2.
@@ -42,7 +42,7 @@ def compute(reward=REWARD, prompt=PROMPT, guided=GUIDED, n=2, **cfg):
     np.float32(reward),
     np.int32(prompt),
     np.asarray(guided, bool),
-    num_prompts=n,
+    num_groups=n,
     cfg=Config(**cfg),
   )
 
@@ -178,7 +178,7 @@ def test_recorded_groups(shared_dir, dtype):
           np.arange(prompts + 1, dtype=np.int32), [size] * prompts + [fill]
         ),
         np.zeros(128, bool),
-        num_prompts=32,
+        num_groups=32,
       )
       assert got.advantage.dtype == dtype
       want = case['outputs']

@@ -13,30 +13,30 @@ from dllm_jax.rl import trajectory_credit as credit
 from tests import tiny
 
 # Compiled: eager operations compile one by one for every new shape.
-group_auc = jax.jit(credit.group_auc, static_argnames='num_prompts')
-group_z = jax.jit(credit.group_z, static_argnames='num_prompts')
+group_auc = jax.jit(credit.group_auc, static_argnames='num_groups')
+group_z = jax.jit(credit.group_z, static_argnames='num_groups')
 unmask_weight = jax.jit(credit.unmask_weight)
 token_advantages = jax.jit(
-  credit.token_advantages, static_argnames=('num_prompts', 'cfg')
+  credit.token_advantages, static_argnames=('num_groups', 'cfg')
 )
 PUBLISHED = credit.CreditConfig(delta=1.0, form='published')
 
 
-def auc_of(curves, num_prompts=1, prompt_id=None):
+def auc_of(curves, num_groups=1, group_id=None):
   total = np.array([np.sum(c) for c in curves], np.float32)
   final = np.array([c[-1] for c in curves], np.float32)
   return group_auc(
     jnp.asarray(total),
     jnp.asarray(final),
     jnp.asarray([len(c) for c in curves], jnp.int32),
-    jnp.zeros(len(curves), jnp.int32) if prompt_id is None else prompt_id,
-    num_prompts=num_prompts,
+    jnp.zeros(len(curves), jnp.int32) if group_id is None else group_id,
+    num_groups=num_groups,
   )
 
 
 def z_of(x):
   x = jnp.asarray(x, jnp.float32)
-  return group_z(x, jnp.zeros(len(x), jnp.int32), num_prompts=1)
+  return group_z(x, jnp.zeros(len(x), jnp.int32), num_groups=1)
 
 
 # Recordings.
@@ -81,7 +81,7 @@ def test_recorded_token_advantages(shared_dir):
       weight,
       jnp.ones(weight.shape, bool),
       jnp.zeros(len(weight), jnp.int32),
-      num_prompts=1,
+      num_groups=1,
       cfg=credit.CreditConfig(delta=given['delta'], form='published'),
     )
     np.testing.assert_allclose(
@@ -112,10 +112,10 @@ ALL = jnp.ones(W.shape, bool)
 ONE = jnp.zeros(4, jnp.int32)
 
 
-def shaped(mask=ALL, prompt_id=ONE, **changes):
+def shaped(mask=ALL, group_id=ONE, **changes):
   cfg = dataclasses.replace(PUBLISHED, **changes)
   return np.asarray(
-    token_advantages(A, Z, W, mask, prompt_id, num_prompts=2, cfg=cfg)
+    token_advantages(A, Z, W, mask, group_id, num_groups=2, cfg=cfg)
   )
 
 
@@ -165,7 +165,7 @@ def test_relations(form):
     W,
     ALL,
     ONE,
-    num_prompts=1,
+    num_groups=1,
     cfg=dataclasses.replace(PUBLISHED, form=form),
   )
   assert not np.asarray(nothing).any()
@@ -174,7 +174,7 @@ def test_relations(form):
 def test_only_the_additive_form_acts_on_tied_rewards():
   for form in credit.FORMS:
     cfg = dataclasses.replace(PUBLISHED, form=form)
-    got = token_advantages(jnp.zeros(4), Z, W, ALL, ONE, num_prompts=1, cfg=cfg)
+    got = token_advantages(jnp.zeros(4), Z, W, ALL, ONE, num_groups=1, cfg=cfg)
     assert np.asarray(got).any() == (form == 'additive')
 
 
@@ -182,13 +182,13 @@ def test_the_published_mean_is_positive_and_the_additive_one_is_not():
   """Why the published multiplier inflates confidences: z follows A."""
   rng = np.random.default_rng(0)
   groups, size, length = 400, 8, 6
-  prompt_id = np.repeat(np.arange(groups), size)
+  group_id = np.repeat(np.arange(groups), size)
   reward = (rng.random(groups * size) < 0.3).astype(np.float32)
   start = rng.integers(1, 6, groups * size)  # when the answer shows up
   auc = reward * start + 0.3 * rng.random(groups * size)
-  mean = reward.reshape(groups, size).mean(1)[prompt_id]
+  mean = reward.reshape(groups, size).mean(1)[group_id]
   z = group_z(
-    jnp.asarray(auc, jnp.float32), jnp.asarray(prompt_id), num_prompts=groups
+    jnp.asarray(auc, jnp.float32), jnp.asarray(group_id), num_groups=groups
   )
   weight = unmask_weight(
     jnp.asarray(rng.integers(0, 4, (groups * size, length)))
@@ -200,8 +200,8 @@ def test_the_published_mean_is_positive_and_the_additive_one_is_not():
       z,
       weight,
       jnp.ones(weight.shape, bool),
-      jnp.asarray(prompt_id),
-      num_prompts=groups,
+      jnp.asarray(group_id),
+      num_groups=groups,
       cfg=dataclasses.replace(PUBLISHED, form=form),
     )
     push[form] = float(jnp.mean(got))
@@ -250,11 +250,11 @@ def test_weight_is_the_share_still_masked(steps):
 
 def test_order_and_place_do_not_matter():
   rng = np.random.default_rng(3)
-  prompt_id = np.repeat([0, 1, 2], 4)
+  group_id = np.repeat([0, 1, 2], 4)
   auc = rng.random(12).astype(np.float32)
   order = rng.permutation(12)
   z = lambda o: np.asarray(
-    group_z(jnp.asarray(auc[o]), jnp.asarray(prompt_id[o]), num_prompts=3)
+    group_z(jnp.asarray(auc[o]), jnp.asarray(group_id[o]), num_groups=3)
   )
   np.testing.assert_allclose(z(order), z(np.arange(12))[order], atol=1e-6)
 
