@@ -29,6 +29,16 @@ def get_config(arg: str = '') -> config_dict.ConfigDict:
   """The run's configuration; `arg` is the preset."""
   config = base.get_config()
   config.method.name = 'ag_grpo'
-  config.method.guided.num_guided = 4
+  config.method.guided = config_dict.ConfigDict(
+    {
+      'num_guided': 4,
+      'num_steps': 6,
+      'answer_steps': 4,
+      'margin': 1,
+      'max_anchor': 8,
+      'template': 'wanted',
+      'suppress_eos': False,
+    }
+  )
   presets.apply(config, arg)
   return config.lock()

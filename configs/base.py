@@ -103,25 +103,8 @@ def get_config(arg: str = '') -> config_dict.ConfigDict:
         'leave_one_out': False,
         'divide_by_std': True,
       },
-      'credit': {  # of ta_grpo_d
-        'delta': 0.0,
-        'form': 'additive',
-        'use_auc': True,
-        'use_time': True,
-        'max_multiplier': 2.0,
-        'max_step_scores': 0,
-      },
       'reward': {'solution': 1.0, 'valid': 0.2},
       'reward_past_eos': False,
-      'guided': {
-        'num_guided': 0,
-        'num_steps': 6,
-        'answer_steps': 4,
-        'margin': 1,
-        'max_anchor': 8,
-        'template': 'wanted',
-        'suppress_eos': False,
-      },
     }
   )
   config.base = config_dict.ConfigDict(

@@ -80,9 +80,9 @@ def _equations(config: config_dict.ConfigDict) -> None:
   config.data.num_demonstrations = 400
   config.rollout.gen_length = config.rollout.block_length = 20
   config.rollout.num_steps = 10
-  config.method.guided.num_steps = 10
-  config.method.guided.margin = 0  # the demonstrations fill the window
-  config.method.guided.max_anchor = 7
+  if config.method.name == 'ag_grpo':
+    # The demonstrations fill the window.
+    config.method.guided.update(num_steps=10, margin=0, max_anchor=7)
   config.eval.num_steps = (20, 10, 7, 5)
 
 
@@ -97,9 +97,8 @@ def _tiny_sudoku(config: config_dict.ConfigDict) -> None:
   config.rollout.gen_length = config.rollout.block_length = 36
   config.rollout.num_steps = 18
   config.method.reward = config_dict.ConfigDict({'cells': 1.0, 'solved': 1.0})
-  config.method.guided.num_steps = 18
-  config.method.guided.answer_steps = 9
-  config.method.guided.max_anchor = 19
+  if config.method.name == 'ag_grpo':
+    config.method.guided.update(num_steps=18, answer_steps=9, max_anchor=19)
   config.eval.num_steps = (36, 18, 9)
 
 
@@ -139,7 +138,7 @@ def _dream_7b(config: config_dict.ConfigDict) -> None:
   )
   config.base.path = 'checkpoints/dream_7b'
   config.rollout.group_size = 4
-  if config.method.guided.num_guided:
+  if config.method.name == 'ag_grpo':
     config.method.guided.num_guided = 2
 
 
@@ -202,13 +201,14 @@ def _published(config: config_dict.ConfigDict, task: str) -> None:
   )
   config.method.advantage.divide_by_std = False
   config.method.reward = config_dict.ConfigDict(_REWARDS[task])
-  config.method.guided.update(
-    num_guided=3 if is_guided else 0,
-    num_steps=steps,
-    answer_steps=16,
-    margin={'gsm8k': 2, **dict.fromkeys(CODE, 10)}.get(task, 4),
-    max_anchor=128,
-  )
+  if is_guided:
+    config.method.guided.update(
+      num_guided=3,
+      num_steps=steps,
+      answer_steps=16,
+      margin={'gsm8k': 2, **dict.fromkeys(CODE, 10)}.get(task, 4),
+      max_anchor=128,
+    )
   optimizer_steps = _GUIDED_STEPS if is_guided else _DIFFU_STEPS
   config.train.num_steps = round(
     optimizer_steps[task] / config.method.policy.num_inner

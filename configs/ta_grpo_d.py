@@ -32,7 +32,16 @@ def get_config(arg: str = '') -> config_dict.ConfigDict:
   config = base.get_config()
   config.method.name = 'ta_grpo_d'
   config.rollout.decode = 'gated'
-  config.method.credit.delta = 0.5
+  config.method.credit = config_dict.ConfigDict(
+    {
+      'delta': 0.5,
+      'form': 'additive',
+      'use_auc': True,
+      'use_time': True,
+      'max_multiplier': 2.0,
+      'max_step_scores': 0,
+    }
+  )
   config.train.floor_patience = 3
   config.eval.thresholds = (0.98, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.3)
   presets.apply(config, arg)

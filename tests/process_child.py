@@ -36,7 +36,7 @@ def updates(arg: str, **changes) -> dict[str, np.ndarray]:
   from tests import tiny_run
 
   cfg, ctx = tiny_run.parts(arg, **changes)
-  method, state = tiny_run.start(cfg, ctx, arg)
+  method, state = tiny_run.start(cfg, ctx)
   tasks = tiny_run.rows(*['5 + 3 - 1', '3 + 5 - 1', '5 - 1 + 3', '5'])
   layout = jax.tree.map(lambda leaf: leaf.sharding, state)
   found, count = {}, cfg.rollout.num_prompts * cfg.rollout.group_size

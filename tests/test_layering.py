@@ -244,7 +244,11 @@ def test_the_checker_lets_plain_calls_pass(line):
     ('train/loop.py', 'exec("1")', 'exec()'),
     ('state/a.py', 'x = __import__("os")', '__import__()'),
     ('train/loop.py', 'import time\nx = time.time()', 'wall clock'),
-    ('train/loop.py', 'import datetime\nx = datetime.datetime.now', 'wall clock'),
+    (
+      'train/loop.py',
+      'import datetime\nx = datetime.datetime.now',
+      'wall clock',
+    ),
   ],
 )
 def test_the_checker_sees(path, line, fault):
@@ -256,7 +260,10 @@ def test_the_checker_sees(path, line, fault):
   'path, line',
   [
     ('bench/torch_reference.py', 'import torch.nn.functional as F'),
-    ('train/loop.py', 'from dllm_jax import errors\nfrom dllm_jax.state import metrics'),
+    (
+      'train/loop.py',
+      'from dllm_jax import errors\nfrom dllm_jax.state import metrics',
+    ),
     ('ops/a.py', 'from dllm_jax.ops import b\nfrom . import c'),
     ('models/a.py', 'import flax.linen as nn\nfrom dllm_jax import types as T'),
     ('rl/a.py', 'import jax\njax.eval_shape(len)\ntorchlight = 1'),

@@ -287,5 +287,5 @@ def context_of(denoiser, *, data: int = 1, fsdp: int = 1, tensor: int = 1):
       sharding.MeshConfig(data=data, fsdp=fsdp, tensor=tensor)
     ),
     root=jax.random.key(0),
-    max_prompt_length=9,
+    max_prompt_length=32,
   )

@@ -10,13 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import configs.ag_grpo
+import configs.ta_grpo_d
 from configs import base
 from dllm_jax.run import settings, setup
 from dllm_jax.state import checkpoint
 from dllm_jax.text import tokenizer as tokenizer_lib
-from dllm_jax.train import optim, progress
+from dllm_jax.train import methods, optim, progress
 from dllm_jax.train import state as state_lib
-from dllm_jax.train.methods import ag_grpo, diffu_grpo, ta_grpo_d
 
 SHAPE = {
   'hidden_size': 16,
@@ -34,9 +35,11 @@ def get_config(arg: str = 'ag_grpo'):
   """The tiny run of a method, or 'sudoku': AG-GRPO on that task."""
   config = base.get_config()
   config.method.name = 'ag_grpo' if arg == 'sudoku' else arg
-  config.method.guided.update(
-    {'num_guided': 2, 'answer_steps': 4, 'margin': 0, 'max_anchor': 7}
-  )
+  if config.method.name == 'ag_grpo':
+    config.method.guided = configs.ag_grpo.get_config().method.guided
+    config.method.guided.update(
+      {'num_guided': 2, 'answer_steps': 4, 'margin': 0, 'max_anchor': 7}
+    )
   config.method.reward = REWARD
   config.method.policy.num_micro = 2
   config.method.advantage.divide_by_std = False
@@ -56,7 +59,7 @@ def get_config(arg: str = 'ag_grpo'):
   config.checkpoint.every = 1
   if arg == 'ta_grpo_d':
     config.rollout.update({'decode': 'gated', 'threshold': 0.1})
-    config.method.credit.delta = 0.5
+    config.method.credit = configs.ta_grpo_d.get_config().method.credit
     config.eval.thresholds = (0.2, 0.05)
     config.train.floor_patience = 3
   if arg == 'sudoku':
@@ -101,25 +104,17 @@ def parts(arg: str = 'ag_grpo', *, devices: int = 1, **changes):
 optimizer = functools.cache(optim.make)  # jit knows an optimiser by identity
 
 
-def start(cfg, ctx, arg: str = 'ag_grpo'):
+def start(cfg, ctx):
   """(method, state) of RL from random parameters, which a KL term refers to."""
   made = optimizer(cfg.optim)
   params = setup.fresh_params(ctx)
-  shared = {
-    'ctx': ctx,
-    'optimizer': made,
-    'reference': jax.tree.map(jnp.copy, params),
-    'rollout': cfg.rollout,
-    'reward': cfg.reward,
-    'advantage': cfg.advantage,
-    'policy': cfg.policy,
-  }
-  if arg == 'ag_grpo':
-    method = ag_grpo.AgGrpo(**shared, guided=cfg.guided)
-  elif arg == 'ta_grpo_d':
-    method = ta_grpo_d.TaGrpoD(**shared, credit=cfg.credit)
-  else:
-    method = diffu_grpo.DiffuGrpo(**shared)
+  method = methods.METHODS[cfg.method_name](
+    cfg=cfg.method,
+    ctx=ctx,
+    rollout=cfg.rollout,
+    optimizer=made,
+    reference=jax.tree.map(jnp.copy, params),
+  )
   return method, progress.on_one_mesh(state_lib.create(params, made))
 
 

@@ -16,7 +16,7 @@ def flag_names() -> dict[str, dataclasses.Field]:
   return {
     _flag(field.name): field
     for cls in DECODERS.values()
-    for field in dataclasses.fields(cls)
+    for field in _fields(cls).values()
   }
 
 
@@ -38,9 +38,11 @@ def apply_overrides(
   Raises:
     ValueError: a field that the decoder does not have, or a wrong value.
   """
+  if name not in decoders:
+    raise ValueError(f'--decode {name}: the model has no settings for it')
   for field in overrides:
-    if not hasattr(decoders[name], field):
-      owners = [n for n, d in decoders.items() if hasattr(d, field)]
+    owners = [n for n, cls in DECODERS.items() if field in _fields(cls)]
+    if name not in owners:
       raise ValueError(
         f'--{_flag(field)} is not read by the {name} decoder; give --decode '
         f'{" or ".join(owners)}'
@@ -55,6 +57,10 @@ def apply_overrides(
     )
   size = {k: changes.pop(k) for k in ('block_length',) if k in changes}
   return dataclasses.replace(decoder.resized(length, **size), **changes)
+
+
+def _fields(cls: type) -> dict[str, dataclasses.Field]:
+  return {field.name: field for field in dataclasses.fields(cls)}
 
 
 def _flag(field: str) -> str:

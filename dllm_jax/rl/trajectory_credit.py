@@ -118,9 +118,7 @@ def group_z(
   # From the group's lowest: differences of large sums stay exact.
   low = masked.segment_min(x, group_id, counted, num_segments=num_groups)
   x = jnp.where(counted, x - low[group_id], 0.0)
-  sums = lambda v: masked.group_sum(
-    v, group_id, counted, num_groups=num_groups
-  )
+  sums = lambda v: masked.group_sum(v, group_id, counted, num_groups=num_groups)
   mean = sums(x) / jnp.maximum(sums(jnp.ones_like(x)), 1.0)
   std = masked.group_std(x, group_id, counted, num_groups=num_groups)
   tied = std <= RELATIVE_TIE * jnp.maximum(jnp.abs(low), 1.0)

@@ -23,6 +23,8 @@ from dllm_jax.train import loop, methods, optim, policy_config
 from dllm_jax.train.methods import sft
 
 T = TypeVar('T')
+# Of the config group `method`, what is no group of its own.
+_METHOD_KEYS = ('name', 'reward_past_eos')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -290,19 +292,22 @@ def make_decoders(rollout: Mapping[str, Any]) -> dict[str, types.Decoder]:
 
 
 def _make_method(cls: type, values: Mapping[str, Any]) -> Any:
-  """The config group of a method, from the groups that its fields name."""
-  values = dict(values)
-  values['reward'] = {
+  """The config group of a method: its fields are keys and groups."""
+  groups = {k: v for k, v in values.items() if k not in _METHOD_KEYS}
+  groups['reward'] = {
     'weights': tuple(sorted(values['reward'].items())),
     'past_eos': values['reward_past_eos'],
   }
+  if unknown := sorted(groups.keys() - _names(cls)):
+    raise errors.UserError(
+      f'config key method.{unknown[0]} is not read by {values["name"]}; remove '
+      'it, or set method.name in a config file of that method'
+    )
   types_by_name = typing.get_type_hints(cls)
-  return cls(
-    **{
-      name: _make(f'method.{name}', types_by_name[name], group)
-      for name, group in _fields_of(cls, values).items()
-    }
-  )
+  for name, group in groups.items():
+    if dataclasses.is_dataclass(types_by_name[name]):
+      groups[name] = _make(f'method.{name}', types_by_name[name], group)
+  return _make('method', cls, groups)
 
 
 def _make_task(values: dict[str, Any]) -> task_lib.Task:

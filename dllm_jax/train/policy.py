@@ -38,7 +38,7 @@ def update(
   step: int,
   *,
   optimizer: optax.GradientTransformation,
-  reference: types.Params,
+  reference: types.Params | None,
   max_commits: int,
   cfg: policy_config.PolicyConfig,
 ) -> tuple[state_lib.TrainState, list[dict[str, Any]]]:

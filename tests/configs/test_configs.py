@@ -37,13 +37,14 @@ def test_every_preset_becomes_settings(file, preset):
   assert config.is_locked
   json.dumps(config.to_dict())  # as it is kept beside a run
   cfg = settings.from_config(config.to_dict())
-  assert cfg.method == file
-  assert (cfg.guided.num_guided > 0) == (file == 'ag_grpo')
+  assert cfg.method_name == file
   cfg.model_config(VOCAB)
   # What a record of the config holds is what the run gets.
-  assert cfg.rollout.gen_length == config.rollout.gen_length
+  assert cfg.rollout.decoder.gen_length == config.rollout.gen_length
   assert cfg.loop.num_steps == config.train.num_steps
-  assert cfg.guided.max_anchor < cfg.rollout.gen_length
+  if file == 'ag_grpo':
+    assert 0 < cfg.method.guided.num_guided <= cfg.rollout.group_size
+    assert cfg.method.guided.max_anchor < config.rollout.gen_length
 
 
 @pytest.mark.parametrize('file', FILES)
@@ -76,7 +77,9 @@ def test_rows_fit_the_tiny_presets(preset):
   checks.check_shapes(cfg, ctx)
   rows = setup.load_rows(cfg)
   checks.check_rows(cfg, ctx, rows)
-  anchors = answer_guided.anchors(cfg.task, tokenizer, rows.test, cfg.guided)
+  anchors = answer_guided.anchors(
+    cfg.task, tokenizer, rows.test, cfg.method.guided
+  )
   assert None not in anchors
   assert len(rows.demonstrations) == cfg.data.num_demonstrations
 

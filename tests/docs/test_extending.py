@@ -35,6 +35,20 @@ TINY = {
 }
 
 
+def run(place: pathlib.Path, *command: str) -> str:
+  """The standard output of a command in the copy of the repository."""
+  env = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
+  done = subprocess.run(
+    [sys.executable, *command],
+    cwd=place,
+    env=env | {'PYTHONPATH': str(place)},
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stderr
+  return done.stdout
+
+
 def follow(page: str, config: str, place: pathlib.Path) -> dict:
   """Does what the page says in a copy of the repository; its eval.json."""
   for folder in ('dllm_jax', 'configs', 'launch'):
@@ -45,16 +59,8 @@ def follow(page: str, config: str, place: pathlib.Path) -> dict:
     file = place / path
     file.write_text(pages.apply(diff, file.read_text()))
   flags = [f'--config.{key}={value}' for key, value in TINY.items()]
-  env = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
-  done = subprocess.run(
-    [sys.executable, 'launch/train.py', '--config', config]
-    + ['--workdir', 'run', *flags],
-    cwd=place,
-    env=env | {'PYTHONPATH': str(place)},
-    capture_output=True,
-    text=True,
-  )
-  assert done.returncode == 0, done.stderr
+  train = ['launch/train.py', '--config', config, '--workdir', 'run']
+  run(place, *train, *flags)
   return json.loads((place / 'run' / 'eval.json').read_text())
 
 
@@ -82,6 +88,30 @@ def test_the_method_trains(tmp_path):
   assert found['final']['trained_steps'] == 2
   log = (tmp_path / 'run/metrics.jsonl').read_text()
   assert any(json.loads(row)['phase'] == 'rl' for row in log.splitlines())
+
+
+def test_a_method_is_one_file_of_at_most_80_lines():
+  written = pages.files('add_a_method.md')
+  method = 'dllm_jax/train/methods/raft.py'
+  assert set(written) == {method, 'configs/raft.py'}
+  assert len(written[method].splitlines()) <= 80
+  assert [path for path, _ in pages.edits('add_a_method.md')] == [
+    'dllm_jax/train/methods/__init__.py'
+  ]
+
+
+def test_decoder_of_the_page_trains_generates_and_evaluates(tmp_path):
+  found = follow('add_a_decoder.md', 'configs/bounded.py', tmp_path)
+  assert found['final']['trained_steps'] == 2
+  flags = [f'--config.{key}={value}' for key, value in TINY.items()]
+  chosen = ['--model', 'run', '--decode', 'bounded', '--gamma', '0.5']
+  prompt = ['--prompt', ' 24 4 29 = 57\n']
+  row = json.loads(run(tmp_path, 'launch/generate.py', *chosen, *prompt))
+  assert len(row['completion_ids']) == 12 and 1 <= row['num_steps'] <= 12
+  evaluate = ['launch/eval.py', '--config', 'configs/bounded.py', *flags]
+  run(tmp_path, *evaluate, *chosen, '--out', 'out.json')
+  results = json.loads((tmp_path / 'out.json').read_text())
+  assert results['decoding']['gamma'] == 0.5 and results['num'] == 8
 
 
 def test_an_edit_wants_its_place():

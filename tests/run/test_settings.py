@@ -25,18 +25,23 @@ def test_records_hold_what_the_config_says():
       method__reward_past_eos=True,
     )
   )
-  assert (cfg.seed, cfg.method, cfg.control, cfg.keep) == (7, 'ag_grpo', 0, 2)
+  assert (cfg.seed, cfg.method_name, cfg.control, cfg.keep) == (
+    7,
+    'ag_grpo',
+    0,
+    2,
+  )
   assert cfg.task.name == 'countdown' and cfg.task.max_number == 9
-  assert cfg.reward.weights == (('solution', 1.0), ('xmlcount', 1.0))
-  assert cfg.reward.past_eos
+  assert cfg.method.reward.weights == (('solution', 1.0), ('xmlcount', 1.0))
+  assert cfg.method.reward.past_eos
   assert (cfg.loop.num_steps, cfg.loop.eval_every) == (6, 3)
   assert (cfg.loop.patience, cfg.loop.checkpoint_every) == (1, 1)
   assert (cfg.base_loop.num_steps, cfg.base_loop.checkpoint_every) == (4, 1)
   assert cfg.eval.num_steps == (5, 2)
-  assert cfg.base_sft.gen_length == cfg.rollout.gen_length == 12
+  assert cfg.base_sft.gen_length == cfg.rollout.decoder.gen_length == 12
   assert cfg.optim.learning_rate == 1e-3
   assert cfg.base_optim.weight_decay == 0.01
-  hash(cfg.rollout), hash(cfg.guided), hash(cfg.policy)  # static under jit
+  hash(cfg.rollout), hash(cfg.method)  # static under jit
 
 
 def test_the_model_gets_its_vocabulary_later():
@@ -52,8 +57,11 @@ def test_the_model_gets_its_vocabulary_later():
 @pytest.mark.parametrize(
   'changes, line',
   [
-    ({'method__name': 'grpo'}, "method.name is 'grpo'; there are ('sft'"),
-    ({'task__name': 'chess'}, "task.name is 'chess'; there are ('countdown'"),
+    ({'method__name': 'grpo'}, "method.name is 'grpo'; expected one of sft"),
+    (
+      {'task__name': 'chess'},
+      "task.name is 'chess'; expected one of countdown",
+    ),
     ({'task__count': 1}, "config group 'task': count must be in 2..8: 1"),
     ({'task__operators': '+^'}, "config group 'task'"),
     ({'task__colour': 'red'}, "config group 'task': task 'countdown' has no c"),
@@ -62,16 +70,15 @@ def test_the_model_gets_its_vocabulary_later():
       "config group 'task': task 'gsm8k' has no count, max_number, max_target, "
       'operators, reasoning; task.name alone does not make',
     ),
+    ({'rollout__decode': 'x'}, "rollout.decode is 'x'; expected one of fixed"),
+    ({'rollout__max_step': 1}, 'key rollout.max_step belongs to no decoder'),
+    ({'method__credit': {}}, 'method.credit is not read by ag_grpo'),
+    ({'rollout__num_steps': 0}, 'num_steps 0 is not a positive multiple'),
     ({'rollout__gen_length': 10}, "'rollout': gen_length 10 is not a multiple"),
     ({'rollout__order': 'left'}, "config group 'rollout':"),
-    ({'rollout__temperature': -1.0}, 'temperature -1.0 is negative'),
     (
-      {'method__guided__num_guided': 5},
-      'method.guided.num_guided is 5, more than rollout.group_size 4',
-    ),
-    (
-      {'method__guided__max_anchor': 12},
-      'max_anchor is 12; it must be below rollout.gen_length 12',
+      {'rollout__temperature': -1.0},
+      'temperature -1.0 must be finite and not negative',
     ),
     ({'method__guided__template': 'x'}, "'method.guided': template 'x'"),
     ({'method__policy__eps': 0.0}, "config group 'method.policy': eps 0.0"),

@@ -113,7 +113,9 @@ def test_what_is_written_says_what_was_evaluated(parts, tmp_path):
     ]
     text = ctx.tokenizer.decode(tokens.tolist())
     verdict = ctx.task.score(ROWS[0], text)
-    assert reward == pytest.approx(score.weigh(verdict, cfg.reward), abs=1e-4)
+    assert reward == pytest.approx(
+      score.weigh(verdict, cfg.method.reward), abs=1e-4
+    )
   assert len(set(final['rewards'])) > 1
 
 

@@ -9,9 +9,10 @@ import optax
 import pytest
 
 from dllm_jax.models import transformer
+from dllm_jax.ops import streams
 from dllm_jax.rl import logprobs
 from dllm_jax.runtime import sharding
-from dllm_jax.train import optim, policy, state
+from dllm_jax.train import optim, policy, policy_config, state
 from tests import tiny
 
 L = 8
@@ -19,7 +20,7 @@ TABLE = tiny.Table(gen_length=L)
 BATCH = tiny.rollouts(0, rows=8, gen_length=L)
 SGD, STILL = optax.sgd(0.5), optax.sgd(0.0)
 ADAM = optim.make(optim.OptimConfig(learning_rate=0.1))
-CFG = policy.PolicyConfig(
+CFG = policy_config.PolicyConfig(
   num_inner=1,
   num_micro=2,
   eps=0.2,
@@ -50,9 +51,8 @@ def update(
   params=None,
   denoiser=TABLE,
   reference=None,
-  estimator=ONE_STEP,
   optimizer=SGD,
-  seed=0,
+  step=0,
   ctx=None,
   **cfg,
 ):
@@ -61,11 +61,11 @@ def update(
   return policy.update(
     ctx or tiny.context_of(denoiser),
     state.create(fresh(params), optimizer),
-    reference,
     batch,
-    jax.random.key(seed),
-    optimizer,
-    estimator=estimator,
+    step,
+    optimizer=optimizer,
+    reference=reference,
+    max_commits=2,
     cfg=dataclasses.replace(CFG, **cfg),
   )
 
@@ -80,15 +80,16 @@ def near(a, b, tolerance):
   jax.tree.map(one, a, b)
 
 
-def views_of(estimator, seed, j, batch=BATCH):
-  key = jax.random.fold_in(jax.random.key(seed), j)
+def views_of(estimator, step, j, batch=BATCH):
+  root = tiny.context_of(TABLE).root
+  key = jax.random.fold_in(streams.step_key(root, 'estimator', step), j)
   return estimator(key, batch, tiny.VOCAB)
 
 
 @pytest.mark.parametrize('name', ESTIMATORS)
 @pytest.mark.parametrize('num_inner', [1, 3])
 def test_ratio_is_exactly_1_at_first(name, num_inner):
-  new, history = update(estimator=ESTIMATORS[name], num_inner=num_inner)
+  new, history = update(estimator=name, num_inner=num_inner)
   assert len(history) == num_inner and new.step == num_inner
   first = history[0]
   assert first['policy/ratio_mean'] == first['policy/ratio_max'] == 1.0
@@ -101,7 +102,7 @@ def test_ratio_is_exactly_1_at_first(name, num_inner):
 @pytest.mark.parametrize('name', ESTIMATORS)
 def test_all_inner_steps_have_views_of_their_own_and_old_shares_them(name):
   # The policy stands still, so only the views can move anything.
-  _, history = update(optimizer=STILL, estimator=ESTIMATORS[name], num_inner=3)
+  _, history = update(optimizer=STILL, estimator=name, num_inner=3)
   assert len({float(m['policy/logp']) for m in history}) == 3
   for metrics in history:
     for what in ('policy/ratio_mean', 'policy/ratio_max'):
@@ -136,7 +137,7 @@ def test_first_step_is_the_policy_gradient(name):
     )
 
   grads = jax.grad(objective)(params)
-  new, (metrics,) = update(estimator=ESTIMATORS[name], seed=5)
+  new, (metrics,) = update(estimator=name, step=5)
   moved = jax.tree.map(lambda a, b: (a - b) / 0.5, params, new.params)
   near(moved, grads, 2e-4)
   np.testing.assert_allclose(
@@ -160,7 +161,7 @@ def test_micro_batches_change_nothing(name, beta):
     num_micro=num_micro,
     num_inner=2,
     beta=beta,
-    estimator=ESTIMATORS[name],
+    estimator=name,
     reference=REFERENCE,
   )
   (one, first), (four, second) = run(1), run(4)
@@ -206,7 +207,7 @@ def test_masked_out_positions_do_not_matter(name):
   )
   if name == 'one_step':  # it reads no completion token
     bad = bad._replace(tokens=jnp.where(counted, BATCH.tokens, tiny.MASK))
-  run = lambda batch: update(batch, estimator=ESTIMATORS[name], **FREE_KL)
+  run = lambda batch: update(batch, estimator=name, **FREE_KL)
   (want, clean), (got, history) = run(BATCH), run(bad)
   jax.tree.map(np.testing.assert_array_equal, got.params, want.params)
   for a, b in zip(history, clean, strict=True):
@@ -249,7 +250,7 @@ def test_log_probabilities_of_the_sampler_are_only_logged():
 @pytest.mark.parametrize('guided', [False, True])
 def test_kl_by_hand_and_on_rows_of_one_kind(guided):
   weights = {'beta': 0.0, 'guided_beta': 0.3} if guided else {}
-  _, (metrics,) = update(seed=2, **FREE_KL | weights)
+  _, (metrics,) = update(step=2, **FREE_KL | weights)
   views = views_of(ONE_STEP, 2, 0)
   ours, theirs = (
     np.float64(
@@ -282,7 +283,7 @@ def test_eight_devices_equal_one():
   params = tiny.params()
   common = {
     'params': params,
-    'estimator': TRAJECTORY,
+    'estimator': 'trajectory',
   }
   ctx = tiny.context_of(tiny.DENOISER, data=2, fsdp=2, tensor=2)
   one, alone = update(denoiser=tiny.DENOISER, **common)

@@ -12,12 +12,12 @@ from dllm_jax.models import transformer
 from dllm_jax.rollout import sharded
 from dllm_jax.runtime import sharding
 from dllm_jax.state import checkpoint
-from dllm_jax.train import optim, policy, state
+from dllm_jax.train import optim, policy, policy_config, state
 from tests import tiny
 
 L = 8
 BATCH = tiny.rollouts(0, rows=16, gen_length=L)
-CFG = policy.PolicyConfig(
+CFG = policy_config.PolicyConfig(
   num_inner=3,
   num_micro=2,
   eps=0.2,
@@ -47,15 +47,15 @@ def fresh(ctx):
   return jax.device_put(made, sharding.param_shardings(made, ctx.mesh))
 
 
-def update(ctx, start, reference, seed=0):
+def update(ctx, start, reference, step=0):
   return policy.update(
     ctx,
     start,
-    reference,
     jax.device_put(BATCH, sharding.rows(ctx.mesh)),
-    jax.random.key(seed),
-    ADAM,
-    estimator=ESTIMATOR,
+    step,
+    optimizer=ADAM,
+    reference=reference,
+    max_commits=2,
     cfg=CFG,
   )
 

@@ -26,7 +26,7 @@ PROMPT = np.repeat(np.arange(len(ROWS)), G)
 def collect(rows=ROWS, *, step=0, denoiser=None, arg='ag_grpo', **changes):
   """(batch, metrics) on the host, of random parameters."""
   cfg, ctx = tiny_run.parts(arg, **changes)
-  method, state = tiny_run.start(cfg, ctx, arg)
+  method, state = tiny_run.start(cfg, ctx)
   if denoiser is not None:
     ctx = dataclasses.replace(ctx, denoiser=denoiser(ctx))
     method = dataclasses.replace(method, ctx=ctx)
@@ -38,7 +38,7 @@ def train(arg, steps, rows=ROWS, **changes):
   """(parameters, metrics of every inner step, batches)."""
   changes = TWICE | changes
   cfg, ctx = tiny_run.parts(arg, **changes)
-  method, state = tiny_run.start(cfg, ctx, arg)
+  method, state = tiny_run.start(cfg, ctx)
   history, batches = [], []
   for step in range(steps):
     batch, host = method.collect(state, rows, step)

@@ -23,6 +23,8 @@ def test_anchor_and_demonstration_share_their_columns(preset):
   length = cfg.rollout.gen_length
   shown = tokenizer.encode(cfg.task.demonstration(ROW))
   shown += [tokenizer.eos_token] * (length - len(shown))
-  (anchor,) = answer_guided.anchors(cfg.task, tokenizer, [ROW], cfg.guided)
+  (anchor,) = answer_guided.anchors(
+    cfg.task, tokenizer, [ROW], cfg.method.guided
+  )
   assert shown[length - len(anchor) :] == anchor
-  assert len(anchor) == cfg.guided.max_anchor
+  assert len(anchor) == cfg.method.guided.max_anchor

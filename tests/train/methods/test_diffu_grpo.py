@@ -14,7 +14,7 @@ G = 4
 @pytest.fixture(scope='module')
 def method():
   cfg, ctx = tiny_run.parts('diffu_grpo')
-  method, state = tiny_run.start(cfg, ctx, 'diffu_grpo')
+  method, state = tiny_run.start(cfg, ctx)
   assert isinstance(method, loop.Method)
   return method, state
 
@@ -60,6 +60,6 @@ def test_a_step_is_a_function_of_its_number(method):
 
 def test_the_seed_decides(method):
   cfg, ctx = tiny_run.parts('diffu_grpo', seed=1)
-  other = tiny_run.start(cfg, ctx, 'diffu_grpo')[0]
+  other = tiny_run.start(cfg, ctx)[0]
   got = jax.device_get(other.collect(method[1], ROWS, 0)[0])
   assert (got.tokens != collect(method, ROWS)[0].tokens).any()

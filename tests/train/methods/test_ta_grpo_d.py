@@ -9,7 +9,7 @@ import pytest
 
 from dllm_jax import types
 from dllm_jax.rl import trajectory_credit
-from dllm_jax.rollout import score_steps
+from dllm_jax.rollout import score, score_steps
 from dllm_jax.train import loop
 from tests import tiny_run
 
@@ -21,15 +21,16 @@ PROMPT = np.repeat(np.arange(4), G)
 @pytest.fixture(scope='module')
 def method():
   cfg, ctx = tiny_run.parts('ta_grpo_d')
-  method, state = tiny_run.start(cfg, ctx, 'ta_grpo_d')
+  method, state = tiny_run.start(cfg, ctx)
   assert isinstance(method, loop.Method)
   return method, state
 
 
 def collect(method, rows=ROWS, step=0, **credit):
   made, state = method
+  credit = dataclasses.replace(made.cfg.credit, **credit)
   made = dataclasses.replace(
-    made, credit=dataclasses.replace(made.credit, **credit)
+    made, cfg=dataclasses.replace(made.cfg, credit=credit)
   )
   batch, metrics = made.collect(state, rows, step)
   return jax.device_get(batch), metrics
@@ -59,16 +60,14 @@ def test_advantages_are_built_from_the_path(method, form):
   flat, _ = collect(method, delta=0.0)
   got, metrics = collect(method, form=form)
   ctx = method[0].ctx
-  steps = score_steps.score_steps(
-    ctx.task,
-    ctx.tokenizer,
+  samples = score.Samples(
     [ROWS[i] for i in PROMPT],
     types.Trajectory(
       got.tokens, got.sampler_logp, got.commit_step, got.num_steps
     ),
     PROMPT,
-    method[0].reward,
   )
+  steps = score_steps.score_steps(ctx, samples, method[0].cfg.reward)
   longest = got.num_steps.reshape(4, G).max(1)[PROMPT]
   auc = steps.total + (longest - got.num_steps) * steps.final
   groups = auc.reshape(4, G)
@@ -83,8 +82,8 @@ def test_advantages_are_built_from_the_path(method, form):
     jnp.asarray(weight, jnp.float32),
     jnp.asarray(got.completion_mask),
     jnp.asarray(PROMPT),
-    num_prompts=4,
-    cfg=dataclasses.replace(method[0].credit, form=form),
+    num_groups=4,
+    cfg=dataclasses.replace(method[0].cfg.credit, form=form),
   )
   assert np.abs(z).max() > 0.5
   np.testing.assert_allclose(got.advantage, want, atol=1e-5)
@@ -107,7 +106,7 @@ def test_no_gold_answer_is_read(method):
 
 def test_eight_devices_equal_one(method):
   cfg, ctx = tiny_run.parts('ta_grpo_d', devices=8, rollout__num_prompts=4)
-  wide = tiny_run.start(cfg, ctx, 'ta_grpo_d')
+  wide = tiny_run.start(cfg, ctx)
   one, eight = collect(method), collect(wide)
   np.testing.assert_array_equal(eight[0].tokens, one[0].tokens)
   np.testing.assert_array_equal(eight[0].commit_step, one[0].commit_step)
