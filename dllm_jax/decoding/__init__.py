@@ -55,8 +55,11 @@ def apply_overrides(
       f'--steps {changes["num_steps"]} is more than the {length} tokens of a '
       'completion; each step commits at least one'
     )
-  size = {k: changes.pop(k) for k in ('block_length',) if k in changes}
-  return dataclasses.replace(decoder.resized(length, **size), **changes)
+  if 'block_length' in changes:
+    decoder = decoder.resized(length, changes.pop('block_length'))
+  else:
+    decoder = decoder.resized(length)
+  return dataclasses.replace(decoder, **changes)
 
 
 def _fields(cls: type) -> dict[str, dataclasses.Field]:

@@ -77,7 +77,7 @@ class Gated(blocks.BlockDecoder):
       raise ValueError(f'top_p {self.top_p} is outside (0, 1]')
     if not -float('inf') < self.threshold <= 1:
       raise ValueError(
-        f'threshold {self.threshold} must be finite and at most 1, a probability'
+        f'threshold {self.threshold} must be finite and at most 1'
       )
     if not 0 <= self.exponent < float('inf'):
       raise ValueError(
