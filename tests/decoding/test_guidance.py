@@ -71,6 +71,7 @@ def test_recorded_guided_decode(shared_dir):
       data[f'{name}.prompt'], data[f'{name}.prompt_len'], strict=True
     )
   ]
+
   def check(rows, side):
     got = tiny.decode(
       transformer.TransformerDenoiser(cfg=tiny.LLADA),

@@ -96,9 +96,7 @@ def rollout(**changes):
     ctx,
     PARAMS,
     jax.random.key(0),
-    batch.take(
-      tiny.row_prompts(TEXTS, 5, range(8)), np.arange(3), 8, ctx.mesh
-    ),
+    batch.take(tiny.row_prompts(TEXTS, 5, range(8)), np.arange(3), 8, ctx.mesh),
     dataclasses.replace(DECODER, **changes),
   )
 
@@ -163,8 +161,6 @@ def test_groups_are_draws_of_every_row_of_the_task():
     got.requests.maskable, encoded.maskable[[0, 0, 1, 1]]
   )
   key = streams.step_key(ctx.root, 'rollout', 3)
-  want = answer_free.rollout(
-    ctx, PARAMS, key, got.requests.prompts, DECODER
-  )
+  want = answer_free.rollout(ctx, PARAMS, key, got.requests.prompts, DECODER)
   same(got.trajectory, want)
   assert got.guided is None
