@@ -11,7 +11,7 @@ from dllm_jax import types
 from dllm_jax.rl import advantages
 from dllm_jax.rollout import batch, prompts, score
 from dllm_jax.runtime import sharding
-from tests import tiny_run
+from tests import tiny, tiny_run
 
 ROWS = tiny_run.rows('5 + 3 - 1', '3 + 5 - 1')
 REWARD = score.RewardConfig(weights=(('solution', 1.0),))
@@ -272,11 +272,11 @@ def rewarded(*rewards):
   )
 
 
-@dataclasses.dataclass(frozen=True)
-class Unasked:
-  """A task without a verifier."""
+class Unasked(tiny.Task):
+  """A task whose verifier must not be called."""
 
-  name = 'unasked'
+  def score(self, row, completion):
+    raise AssertionError('the verifier was called')
 
 
 def test_log_probabilities_can_be_a_reward(ctx):

@@ -25,7 +25,6 @@ PROMPTS = [
   ((B,), NUMBERS),
   ((B, P), FLAGS),
 ]
-ANCHORS = [((GUIDED, A), NUMBERS), ((GUIDED, A), FLAGS)]
 TRAJECTORY = [
   ((B, L), NUMBERS),
   ((B, L), FLOATS),
@@ -33,6 +32,11 @@ TRAJECTORY = [
   ((B,), NUMBERS),
 ]
 REWARDS = [((B,), FLOATS), ((B,), NUMBERS), ((B,), FLAGS)]
+
+
+def anchors(num_rows):
+  """Arrays of as many anchors."""
+  return [((num_rows, A), NUMBERS), ((num_rows, A), FLAGS)]
 
 
 def arrays(tree):
@@ -114,17 +118,17 @@ def collected(request, monkeypatch):
   return collect
 
 
-def check(traffic, *, anchors=(), index=(), after=()):
+def check(traffic, *, beside=(), index=(), after=()):
   """One trip up for prompts, one down for completions, one up for rewards.
 
   Args:
     traffic: of one `collect`.
-    anchors: arrays that are placed beside the prompts.
+    beside: arrays that are placed after the prompts.
     index: lengths of the row numbers that gather rows on the devices.
     after: arrays that go up after the rewards.
   """
   assert traffic.encoded == len(ROWS)
-  assert traffic.of('place') == [PROMPTS, *anchors]
+  assert traffic.of('place') == [PROMPTS, *beside]
   assert traffic.of('fetch') == [TRAJECTORY]
   assert traffic.of('device_get') == [TRAJECTORY]  # within `fetch`
   assert traffic.of('device_put') == [REWARDS]
@@ -153,13 +157,22 @@ def test_diffu_grpo_moves_completions_once(collected):
 
 
 def test_ag_grpo_moves_completions_of_both_kinds_once(collected):
-  check(collected('ag_grpo'), anchors=[ANCHORS], index=[B - GUIDED, GUIDED, B])
+  check(
+    collected('ag_grpo'),
+    beside=[anchors(GUIDED)],
+    index=[B - GUIDED, GUIDED, B],
+  )
 
 
 def test_ag_grpo_moves_as_much_where_a_prompt_falls_back(collected):
   rows = [ROWS[0] | {'solution': LONG}, *ROWS[1:]]
-  # Rows are padded: all are sampled free, and as many guided as before.
-  check(collected('ag_grpo', rows), anchors=[ANCHORS], index=[B, GUIDED, B])
+  # Rows are padded on the devices: the free ones to all, the guided to as many
+  # as before; two have no anchor.
+  check(
+    collected('ag_grpo', rows),
+    beside=[anchors(GUIDED - 2)],
+    index=[B, GUIDED, B],
+  )
 
 
 def test_ta_grpo_d_moves_completions_once_and_sums_of_rewards_up(collected):
