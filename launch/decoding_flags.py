@@ -28,7 +28,8 @@ def _define(name: str, field: dataclasses.Field) -> flags.FlagHolder:
 
 
 _FLAGS = {
-  field.name: _define(name, field) for name, field in decoding.fields().items()
+  field.name: _define(name, field)
+  for name, field in decoding.flag_names().items()
 }
 
 

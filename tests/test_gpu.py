@@ -13,7 +13,7 @@ from jax.sharding import AxisType
 
 from dllm_jax.bench import cases, hlo, hlo_counts, programs
 from dllm_jax.models import transformer
-from dllm_jax.rollout import answer_free
+from dllm_jax.rollout import answer_free, prompts
 from dllm_jax.runtime import sharding
 from dllm_jax.train import optim, policy
 from dllm_jax.train import state as state_lib
@@ -57,18 +57,20 @@ def put(tree, mesh):
 def test_the_same_tokens(meshes, temperature):
   params = jax.tree.map(np.asarray, tiny.params())
   ids = cases.prompts(CASE)
-  dials = np.int32(4), np.float32(temperature)
+  encoded = prompts.RowPrompts(
+    ids, np.ones(ids.shape, bool), np.arange(4, dtype=np.int32)
+  )
+  decoder = dataclasses.replace(CASE.decoder, temperature=temperature)
 
   def sample(mesh):
     made = answer_free.sample(
       CASE.denoiser,
       put(params, mesh),
       put(jax.random.key(0), mesh),
-      *put((ids, np.ones(ids.shape, bool), np.arange(4, dtype=np.int32)), mesh),
-      put(dials, mesh),
+      put(encoded, mesh),
+      put(decoder, mesh),
       mesh=mesh,
       vocab=CASE.vocab,
-      decoder=CASE.rollout.decoder(),
     )
     return jax.tree.map(np.asarray, made)
 

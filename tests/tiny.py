@@ -14,7 +14,7 @@ import numpy as np
 from dllm_jax import types
 from dllm_jax.hf import pretrained
 from dllm_jax.models import config, transformer
-from dllm_jax.rollout import context
+from dllm_jax.rollout import context, prompts
 from dllm_jax.runtime import sharding
 from dllm_jax.tasks import task
 from dllm_jax.text import tokenizer
@@ -96,13 +96,19 @@ def pad(rows, width: int, fill: int = 0, *, side: str = 'left'):
   return ids, mask
 
 
+def row_prompts(sequences, width: int, row_id) -> prompts.RowPrompts:
+  """A prompt a row, on the host."""
+  ids, mask = pad(sequences, width)
+  return prompts.RowPrompts(ids, mask, np.asarray(row_id, np.int32))
+
+
 def canvas(
-  prompts, gen_length: int, *, width=None, side='left', mask_token=MASK
+  sequences, gen_length: int, *, width=None, side='left', mask_token=MASK
 ) -> types.Canvas:
   """Prompts beside blank completions."""
-  width = max(map(len, prompts)) if width is None else width
-  ids, mask = pad(prompts, width, side=side)
-  blank = np.full((len(prompts), gen_length), mask_token, np.int32)
+  width = max(map(len, sequences)) if width is None else width
+  ids, mask = pad(sequences, width, side=side)
+  blank = np.full((len(sequences), gen_length), mask_token, np.int32)
   return types.Canvas(
     jnp.asarray(np.concatenate([ids, blank], 1)),
     jnp.asarray(np.concatenate([mask, blank >= 0], 1)),
@@ -119,6 +125,12 @@ def row_keys(seed: int, row_id):
   return jax.vmap(jax.random.fold_in, (None, 0))(
     jax.random.key(seed), jnp.asarray(row_id)
   )
+
+
+@functools.partial(jax.jit, static_argnames=('denoiser', 'vocab'))
+def decode(denoiser, params, keys, canvas, decoder, *, vocab=VOCAB):
+  """What a decoder makes of a canvas, compiled."""
+  return decoder(denoiser, params, keys, canvas, vocab=vocab)
 
 
 def rollouts(

@@ -11,65 +11,66 @@ from dllm_jax.decoding import fixed, gated
 DECODERS = {'fixed': fixed.Fixed, 'gated': gated.Gated}
 
 
-def fields() -> dict[str, dataclasses.Field]:
-  """The fields of all decoders, by the names of their flags."""
+def flag_names() -> dict[str, dataclasses.Field]:
+  """The fields of all decoders, by the flag that sets each."""
   return {
     _flag(field.name): field
     for cls in DECODERS.values()
-    for field in dataclasses.fields(cls)
+    for field in _fields(cls).values()
   }
 
 
-def users(name: str) -> list[str]:
-  """The decoders that have a field."""
-  return [
-    decoder
-    for decoder, cls in DECODERS.items()
-    if name in {field.name for field in dataclasses.fields(cls)}
-  ]
+def users(field: str) -> list[str]:
+  """The names of the decoders that have a field."""
+  return [name for name, cls in DECODERS.items() if field in _fields(cls)]
 
 
 def apply_overrides(
   decoders: Mapping[str, types.Decoder],
-  decode: str,
+  name: str,
   overrides: Mapping[str, Any],
 ) -> types.Decoder:
-  """A model's decoder with the fields that a user gave.
+  """The decoder of the given name, with a user's changes.
 
   A completion of another length has as many tokens a step as before, and its
   block is no longer than itself.
 
   Args:
-    decoders: the model's decoders by name.
-    decode: name of the one that is wanted.
-    overrides: values by field name.
+    decoders: by name, what the changes are made to.
+    name: which decoder.
+    overrides: values by field.
 
   Raises:
-    ValueError: a decoder that the model does not have, a field that the decoder
-      does not have, or a value that it refuses.
+    ValueError: a field that the decoder does not have, or a wrong value.
   """
-  if decode not in decoders:
+  if name not in decoders:
     raise ValueError(
-      f'no decoder {decode!r} for this model; expected one of '
-      f'{", ".join(decoders)}'
+      f'--decode {name}: expected one of {", ".join(decoders)} for this model'
     )
-  for name in overrides:
-    if decode not in users(name):
+  for field in overrides:
+    if name not in users(field):
       raise ValueError(
-        f'--{_flag(name)} is not read by the {decode} decoder; give --decode '
-        f'{" or ".join(users(name))}'
+        f'--{_flag(field)} is not read by the {name} decoder; give --decode '
+        f'{" or ".join(users(field))}'
       )
-  decoder = decoders[decode]
-  if 'gen_length' in overrides:
-    decoder = decoder.resized(overrides['gen_length'])
-  if overrides.get('num_steps', 0) > decoder.gen_length:
+  changes = dict(overrides)
+  decoder = decoders[name]
+  length = changes.pop('gen_length', decoder.gen_length)
+  if changes.get('num_steps', 0) > length:
     raise ValueError(
-      f'--steps {overrides["num_steps"]} is more than the {decoder.gen_length} '
-      'tokens of a completion; each step commits at least one'
+      f'--steps {changes["num_steps"]} is more than the {length} tokens of a '
+      'completion; each step commits at least one'
     )
-  return dataclasses.replace(decoder, **overrides)
+  if 'block_length' in changes:
+    decoder = decoder.resized(length, changes.pop('block_length'))
+  else:
+    decoder = decoder.resized(length)
+  return dataclasses.replace(decoder, **changes)
 
 
-def _flag(name: str) -> str:
-  """Denoising steps are `--steps`; every other flag has its field's name."""
-  return 'steps' if name == 'num_steps' else name
+def _fields(cls: type) -> dict[str, dataclasses.Field]:
+  return {field.name: field for field in dataclasses.fields(cls)}
+
+
+def _flag(field: str) -> str:
+  return 'steps' if field == 'num_steps' else field

@@ -87,10 +87,11 @@ class BlockDecoder:
   )
 
   def __post_init__(self):
-    if self.block_length < 1 or self.gen_length % self.block_length:
+    length, width = self.gen_length, self.block_length
+    if length < 1 or width < 1 or length % width:
       raise ValueError(
-        f'gen_length {self.gen_length} is not a multiple of block_length '
-        f'{self.block_length}'
+        f'gen_length {length} is not a positive multiple of block_length '
+        f'{width}'
       )
     if not 0 <= self.temperature < float('inf'):
       raise ValueError(
@@ -111,12 +112,19 @@ class BlockDecoder:
     """The same decoder without any randomness."""
     return dataclasses.replace(self, temperature=0.0)
 
-  def resized(self, gen_length: int) -> 'BlockDecoder':
-    """The same decoder for completions of another length."""
+  def resized(
+    self, gen_length: int, block_length: int | None = None
+  ) -> 'BlockDecoder':
+    """The same decoder for completions of another length, or other blocks.
+
+    Args:
+      gen_length: L of the result.
+      block_length: of its blocks; None is its own, or L where that is less.
+    """
+    if block_length is None:
+      block_length = min(self.block_length, gen_length)
     return dataclasses.replace(
-      self,
-      gen_length=gen_length,
-      block_length=min(self.block_length, gen_length),
+      self, gen_length=gen_length, block_length=block_length
     )
 
 

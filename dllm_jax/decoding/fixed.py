@@ -94,15 +94,18 @@ class Fixed(blocks.BlockDecoder):
       )
     return schedules.largest_quota(self.block_length, steps)
 
-  def resized(self, gen_length: int) -> 'Fixed':
-    """For another length: the same tokens a step, as nearly as blocks allow."""
-    length = min(self.block_length, gen_length)
-    num_blocks = max(1, gen_length // length)
+  def resized(
+    self, gen_length: int, block_length: int | None = None
+  ) -> 'Fixed':
+    """As `BlockDecoder.resized`; as many tokens a step as blocks allow."""
+    if block_length is None:
+      block_length = min(self.block_length, gen_length)
+    num_blocks = max(1, gen_length // max(1, block_length))
     steps = gen_length * self.num_steps // self.gen_length
     return dataclasses.replace(
       self,
       gen_length=gen_length,
-      block_length=length,
+      block_length=block_length,
       num_steps=max(1, steps // num_blocks) * num_blocks,
     )
 

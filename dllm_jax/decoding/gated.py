@@ -75,10 +75,14 @@ class Gated(blocks.BlockDecoder):
       raise ValueError(f'min_commits {self.min_commits} is not positive')
     if not 0.0 < self.top_p <= 1.0:
       raise ValueError(f'top_p {self.top_p} is outside (0, 1]')
-    if not self.threshold <= 1:
-      raise ValueError(f'threshold {self.threshold} is above 1, a probability')
-    if self.exponent < 0:
-      raise ValueError(f'exponent {self.exponent} is negative')
+    if not -float('inf') < self.threshold <= 1:
+      raise ValueError(
+        f'threshold {self.threshold} must be finite and at most 1'
+      )
+    if not 0 <= self.exponent < float('inf'):
+      raise ValueError(
+        f'exponent {self.exponent} must be finite and not negative'
+      )
 
   def largest_commit(self) -> int:
     """The most tokens that a step commits: a whole block."""

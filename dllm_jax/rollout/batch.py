@@ -63,7 +63,7 @@ class Requests(NamedTuple):
 
   @property
   def num_groups(self) -> int:
-    return int(self.group_id[-1]) + 1
+    return int(self.group_id.max()) + 1
 
 
 class Rollouts(NamedTuple):

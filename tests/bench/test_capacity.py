@@ -24,10 +24,11 @@ CFG = settings.from_config(tiny_run.get_config('diffu_grpo').to_dict())
 
 
 def case_of(sizes=SIZES, *, rows=4, **model):
+  policy = dataclasses.replace(CFG.method.policy, beta=0.1)
   cfg = dataclasses.replace(
     CFG,
     model=dict(CFG.model) | model,
-    policy=dataclasses.replace(CFG.policy, beta=0.1),
+    method=dataclasses.replace(CFG.method, policy=policy),
   )
   return capacity.case_of(
     cfg, sizes, name='tiny', vocab_size=64, rows_per_device=rows

@@ -28,7 +28,7 @@ SMALL = config.ModelConfig(
   mlp_size=176,
 )
 CASE = cases.make_case('test', MODEL, 8, 64, 128, 32, 64)
-TOO_LARGE = CASE.rows * CASE.rollout.gen_length * MODEL.vocab_size
+TOO_LARGE = CASE.rows * CASE.decoder.gen_length * MODEL.vocab_size
 
 
 def compiled(lowered):

@@ -16,33 +16,27 @@ L = 12
 TABLE = tiny.Table(gen_length=L)
 PARAMS = tiny.table_params(0, L)
 PROMPTS = tiny.random_prompts(1, [3, 5, 1, 4, 2, 5])
-STATIC = ('denoiser', 'vocab', 'cfg')
-decode = jax.jit(fixed.decode, static_argnames=STATIC)
-step = jax.jit(fixed.fixed_step, static_argnames=STATIC)
+step = jax.jit(fixed.fixed_step, static_argnames=('denoiser', 'vocab'))
 ORDERS = {'maskgit_plus': 'confidence', 'topk_margin': 'margin'}
 
 
-def config(order, block_length=L, **kwargs):
-  return fixed.FixedConfig(
+def config(order, steps=L, block_length=L, **kwargs):
+  """The decoder with `steps` in all, as many as its blocks divide."""
+  num_blocks = L // block_length
+  return fixed.Fixed(
     gen_length=L,
     block_length=block_length,
+    num_steps=max(1, steps // num_blocks) * num_blocks,
     order=order,
     schedule='linear',
     **kwargs,
   )
 
 
-def run(canvas, steps, cfg, *, temperature=0.0, row_id=None, seed=0):
+def run(canvas, cfg, *, row_id=None, seed=0):
   rows = range(len(canvas.tokens)) if row_id is None else row_id
-  return decode(
-    TABLE,
-    PARAMS,
-    tiny.row_keys(seed, list(rows)),
-    canvas,
-    jnp.int32(cfg.steps_per_block(steps)),
-    jnp.float32(temperature),
-    vocab=tiny.VOCAB,
-    cfg=cfg,
+  return tiny.decode(
+    TABLE, PARAMS, tiny.row_keys(seed, list(rows)), canvas, cfg
   )
 
 
@@ -73,9 +67,10 @@ def test_recorded_dream_decodes(shared_dir, name):
   )
   data = tiny.recorded(folder, 'decode.npz')
   length = case['gen_length']
-  cfg = fixed.FixedConfig(
+  cfg = fixed.Fixed(
     gen_length=length,
     block_length=length,
+    num_steps=case['steps'],
     order=ORDERS.get(case['alg'], case['alg']),
     schedule='linear',
   )
@@ -87,7 +82,7 @@ def test_recorded_dream_decodes(shared_dir, name):
   ]
 
   def check(rows, side):
-    got = decode(
+    got = tiny.decode(
       transformer.TransformerDenoiser(cfg=tiny.DREAM),
       tiny.dream(folder),
       tiny.row_keys(0, rows),
@@ -98,10 +93,8 @@ def test_recorded_dream_decodes(shared_dir, name):
         side=side,
         mask_token=tiny.DREAM_VOCAB.mask_token,
       ),
-      jnp.int32(cfg.steps_per_block(case['steps'])),
-      jnp.float32(0.0),
+      cfg,
       vocab=tiny.DREAM_VOCAB,
-      cfg=cfg,
     )
     np.testing.assert_array_equal(got.tokens, data[f'{name}.output'][rows])
     np.testing.assert_array_equal(
@@ -112,7 +105,7 @@ def test_recorded_dream_decodes(shared_dir, name):
     for steps in np.asarray(got.commit_step):
       count = np.bincount(steps, minlength=len(reveals))
       np.testing.assert_array_equal(count, reveals)
-    assert cfg.largest_commit(case['steps']) >= reveals.max()
+    assert cfg.largest_commit() >= reveals.max()
 
   everyone = list(range(len(prompts)))
   assert len({len(p) for p in prompts}) > 1
@@ -150,7 +143,7 @@ def numpy_row(prompt, steps, order):
 @pytest.mark.parametrize('order', ['confidence', 'entropy', 'margin'])
 def test_greedy_equals_numpy(order):
   for steps in (1, 5, 9, 12):
-    got = run(blank(), steps, config(order))
+    got = run(blank(), config(order, steps))
     for row, prompt in enumerate(PROMPTS):
       tokens, logp, when = numpy_row(prompt, steps, order)
       np.testing.assert_array_equal(got.tokens[row], tokens)
@@ -161,7 +154,7 @@ def test_greedy_equals_numpy(order):
 
 def test_the_orders_differ():
   steps = [
-    np.asarray(run(blank(), 12, config(order)).commit_step)
+    np.asarray(run(blank(), config(order, 12)).commit_step)
     for order in ('confidence', 'entropy', 'margin')
   ]
   for i in range(3):
@@ -170,7 +163,7 @@ def test_the_orders_differ():
 
 @pytest.mark.parametrize('order', ['entropy', 'margin'])
 def test_while_loop_equals_python_loop_and_prompts_stay(order):
-  cfg, canvas = config(order), blank()
+  cfg, canvas = config(order, 9, temperature=1.0), blank()
   state, seen = blocks.init_state(canvas, tiny.VOCAB, cfg), []
   while not bool(jnp.all(blocks.is_done(state, tiny.VOCAB, cfg))):
     keys = jax.vmap(jax.random.fold_in, (0, None))(
@@ -183,14 +176,12 @@ def test_while_loop_equals_python_loop_and_prompts_stay(order):
       keys,
       state,
       canvas.attention_mask,
-      jnp.int32(9),
-      jnp.float32(1.0),
+      cfg,
       vocab=tiny.VOCAB,
-      cfg=cfg,
     )
-  got = run(canvas, 9, cfg, temperature=1.0)
+  got = run(canvas, cfg)
   same(got, blocks.finish(state, tiny.VOCAB, cfg))
-  same(got, run(canvas, 9, cfg, temperature=1.0))  # I5
+  same(got, run(canvas, cfg))  # I5
   assert len(seen) == 9
   for t, tokens in enumerate(seen):  # I1
     np.testing.assert_array_equal(tokens[:, :-L], canvas.tokens[:, :-L])
@@ -209,12 +200,12 @@ def test_while_loop_equals_python_loop_and_prompts_stay(order):
   seed=st.integers(0, 2**31 - 1),
 )
 def test_invariants(steps, block_length, order, temperature, seed):
-  cfg = config(order, block_length)
-  got = run(blank(), steps, cfg, temperature=temperature, seed=seed)
+  cfg = config(order, steps, block_length, temperature=temperature)
+  got = run(blank(), cfg, seed=seed)
   tokens, when = np.asarray(got.tokens), np.asarray(got.commit_step)
   assert tokens.min() >= 0 and tokens.max() < tiny.MASK  # I2
   assert (np.asarray(got.logp) < 0).all() and np.isfinite(got.logp).all()
-  per_block = min(cfg.steps_per_block(steps), block_length)  # I12
+  per_block = min(max(1, steps // cfg.num_blocks), block_length)  # I12
   left, quota = block_length, []
   for i in range(per_block):
     last = i == per_block - 1
@@ -227,20 +218,20 @@ def test_invariants(steps, block_length, order, temperature, seed):
         np.bincount(inside, minlength=per_block), quota
       )
   np.testing.assert_array_equal(got.num_steps, L // block_length * per_block)
-  assert max(quota) <= cfg.largest_commit(steps)
+  assert max(quota) <= cfg.largest_commit()
 
 
 @pytest.mark.parametrize('order', ['entropy', 'margin'])
 def test_rows_do_not_depend_on_padding_batch_or_place(order):
-  cfg = config(order)
-  whole = run(blank(), 7, cfg, temperature=1.0)
+  cfg = config(order, 7, temperature=1.0)
+  whole = run(blank(), cfg)
   mix = [4, 2, 0, 5, 1, 3]
   pick = lambda rows: jax.tree.map(lambda x: x[jnp.asarray(rows)], whole)
   got = tiny.canvas([PROMPTS[i] for i in mix], L, width=9, side='right')
-  same(run(got, 7, cfg, temperature=1.0, row_id=mix), pick(mix))
+  same(run(got, cfg, row_id=mix), pick(mix))
   for row in (0, 3):
     lone = tiny.canvas([PROMPTS[row]], L, width=9)
-    same(run(lone, 7, cfg, temperature=1.0, row_id=[row]), pick([row]))
+    same(run(lone, cfg, row_id=[row]), pick([row]))
 
 
 @pytest.mark.parametrize('order', ['confidence', 'entropy', 'margin'])
@@ -249,15 +240,12 @@ def test_ties_take_the_leftmost_column(order):
     'table': np.zeros((L, tiny.ROWS), np.float32),
     'context': np.zeros((tiny.ROWS, tiny.ROWS), np.float32),
   }
-  got = decode(
+  got = tiny.decode(
     TABLE,
     flat,
     tiny.row_keys(0, [0]),
     tiny.canvas([[1]], L),
-    jnp.int32(6),
-    jnp.float32(0.0),
-    vocab=tiny.VOCAB,
-    cfg=config(order),
+    config(order, 6),
   )
   np.testing.assert_array_equal(got.tokens, np.zeros((1, L)))
   assert (np.diff(got.commit_step[0]) >= 0).all()
@@ -270,15 +258,12 @@ def test_stop_at_eos_keeps_the_prefix(order):
   params['table'][4, tiny.EOS] = 64.0
 
   def go(**kwargs):
-    return decode(
+    return tiny.decode(
       TABLE,
       params,
       tiny.row_keys(0, list(range(6))),
       blank(),
-      jnp.int32(12),
-      jnp.float32(0.0),
-      vocab=tiny.VOCAB,
-      cfg=config(order, **kwargs),
+      config(order, 12, **kwargs),
     )
 
   full, early = go(), go(stop_at_eos=True)
@@ -295,4 +280,4 @@ def test_bad_settings():
   with pytest.raises(Exception, match='best'):
     config('best')
   with pytest.raises(Exception, match='odd'):
-    fixed.FixedConfig(gen_length=4, block_length=4, schedule='odd')
+    fixed.Fixed(gen_length=4, block_length=4, num_steps=4, schedule='odd')

@@ -16,13 +16,18 @@ from dllm_jax.ops import sampling, schedules
 from tests import tiny
 
 L, W = 12, 4
-CFG = fixed.FixedConfig(gen_length=L, block_length=W)
+CFG = fixed.Fixed(gen_length=L, block_length=W, num_steps=6)
 TABLE = tiny.Table(gen_length=L)
 PARAMS = tiny.table_params(0, L)
 PROMPTS = tiny.random_prompts(1, [3, 5, 1, 4, 2, 5])
-STATIC = ('denoiser', 'vocab', 'cfg')
-decode = jax.jit(fixed.decode, static_argnames=STATIC)
-step = jax.jit(fixed.fixed_step, static_argnames=STATIC)
+step = jax.jit(fixed.fixed_step, static_argnames=('denoiser', 'vocab'))
+
+
+def changed(cfg, steps, temperature):
+  """The decoder with other steps of a block, and another temperature."""
+  return dataclasses.replace(
+    cfg, num_steps=steps * cfg.num_blocks, temperature=temperature
+  )
 
 
 def run(
@@ -36,17 +41,19 @@ def run(
   cfg=CFG,
   vocab=tiny.VOCAB,
 ):
-  """`decode` with the table; rows are numbered from 0."""
+  """`tiny.decode` with the table; rows are numbered from 0.
+
+  Args:
+    steps: denoising steps of a block.
+  """
   rows = range(len(canvas.tokens)) if row_id is None else row_id
-  return decode(
+  return tiny.decode(
     TABLE,
     params,
     tiny.row_keys(seed, list(rows)),
     canvas,
-    jnp.int32(steps),
-    jnp.float32(temperature),
+    changed(cfg, steps, temperature),
     vocab=vocab,
-    cfg=cfg,
   )
 
 
@@ -85,7 +92,11 @@ def test_recorded_llada_decodes(shared_dir, name):
   assert case['cfg_scale'] == 0 and case['threshold'] is None
   data = tiny.recorded(folder, 'decode.npz')
   length = case['gen_length']
-  cfg = fixed.FixedConfig(gen_length=length, block_length=case['block_length'])
+  cfg = fixed.Fixed(
+    gen_length=length,
+    block_length=case['block_length'],
+    num_steps=case['steps'],
+  )
   prompts = [
     row[:n].tolist()
     for row, n in zip(
@@ -102,15 +113,13 @@ def test_recorded_llada_decodes(shared_dir, name):
       side=side,
       mask_token=tiny.LLADA_VOCAB.mask_token,
     )
-    got = decode(
+    got = tiny.decode(
       dataclasses.replace(tiny.DENOISER, cfg=tiny.LLADA),
       tiny.llada(folder),
       tiny.row_keys(0, rows),
       canvas,
-      jnp.int32(cfg.steps_per_block(case['steps'])),
-      jnp.float32(0.0),
+      cfg,
       vocab=tiny.LLADA_VOCAB,
-      cfg=cfg,
     )
     np.testing.assert_array_equal(got.tokens, data[f'{name}.output'][rows])
     np.testing.assert_array_equal(
@@ -129,7 +138,8 @@ def test_recorded_llada_decodes(shared_dir, name):
 
 
 def python_loop(canvas, *, steps, temperature, cfg=CFG, seed=0):
-  """`decode` as a Python loop, with the canvases that its steps read."""
+  """The decoder as a Python loop, with the canvases that its steps read."""
+  cfg = changed(cfg, steps, temperature)
   state = blocks.init_state(canvas, tiny.VOCAB, cfg)
   rows = list(range(len(canvas.tokens)))
   seen, states = [], []
@@ -145,10 +155,8 @@ def python_loop(canvas, *, steps, temperature, cfg=CFG, seed=0):
       keys,
       state,
       canvas.attention_mask,
-      jnp.int32(steps),
-      jnp.float32(temperature),
+      cfg,
       vocab=tiny.VOCAB,
-      cfg=cfg,
     )
   return blocks.finish(state, tiny.VOCAB, cfg), seen, states + [state]
 
@@ -445,10 +453,8 @@ def test_finished_rows_are_frozen():
       tiny.row_keys(t, [0, 1]),
       state,
       canvas.attention_mask,
-      jnp.int32(2),
-      jnp.float32(1.0),
+      changed(CFG, 2, 1.0),
       vocab=tiny.VOCAB,
-      cfg=CFG,
     )
     if t == 0:
       first = state
@@ -481,15 +487,12 @@ def test_rows_do_not_depend_on_their_batch(temperature):
 
 def test_transformer_rows_do_not_depend_on_their_batch():
   def go(prompts, side, width, row_id):
-    return decode(
+    return tiny.decode(
       tiny.DENOISER,
       tiny.params(),
       tiny.row_keys(0, row_id),
       tiny.canvas(prompts, L, side=side, width=width),
-      jnp.int32(2),
-      jnp.float32(1.0),
-      vocab=tiny.VOCAB,
-      cfg=CFG,
+      changed(CFG, 2, 1.0),
     )
 
   whole = go(PROMPTS[:4], 'left', 5, [0, 1, 2, 3])
@@ -498,11 +501,9 @@ def test_transformer_rows_do_not_depend_on_their_batch():
   same(pick(mixed, [3, 2, 0]), pick(whole, [0, 2, 3]))
 
 
-def test_config():
+def test_steps_and_commits_of_a_block_by_hand():
+  with_steps = lambda n: dataclasses.replace(CFG, num_steps=n)
   assert CFG.num_blocks == 3
-  assert [CFG.steps_per_block(s) for s in (1, 3, 7, 12)] == [1, 1, 2, 4]
-  assert CFG.largest_commit(9) == 2
-  assert CFG.largest_commit(1) == schedules.largest_quota(W, 1) == 4
-  for wrong in (5, 0):
-    with pytest.raises(ValueError, match=f'block_length {wrong}'):
-      dataclasses.replace(CFG, block_length=wrong)
+  assert [with_steps(n).block_steps() for n in (3, 6, 12)] == [1, 2, 4]
+  assert with_steps(9).largest_commit() == 2
+  assert with_steps(3).largest_commit() == schedules.largest_quota(W, 1) == 4

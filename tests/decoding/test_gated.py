@@ -15,14 +15,12 @@ from dllm_jax.ops import sampling, schedules
 from tests import tiny
 
 L, W = 12, 4
-CFG = gated.GatedConfig(gen_length=L, block_length=W)
+CFG = gated.Gated(gen_length=L, block_length=W)
 BERNOULLI = dataclasses.replace(CFG, gate='bernoulli')
 TABLE = tiny.Table(gen_length=L)
 PARAMS = tiny.table_params(0, L)
 PROMPTS = tiny.random_prompts(1, [3, 5, 1, 4, 2, 5])
-STATIC = ('denoiser', 'vocab', 'cfg')
-decode = jax.jit(gated.decode, static_argnames=STATIC)
-step = jax.jit(gated.gated_step, static_argnames=STATIC)
+step = jax.jit(gated.gated_step, static_argnames=('denoiser', 'vocab'))
 
 
 def run(
@@ -37,16 +35,11 @@ def run(
   row_id=None,
 ):
   row_id = range(len(canvas.tokens)) if row_id is None else row_id
-  return decode(
-    TABLE,
-    params,
-    tiny.row_keys(seed, list(row_id)),
-    canvas,
-    jnp.float32(threshold),
-    jnp.float32(exponent),
-    jnp.float32(temperature),
-    vocab=tiny.VOCAB,
-    cfg=cfg,
+  decoder = dataclasses.replace(
+    cfg, threshold=threshold, exponent=exponent, temperature=temperature
+  )
+  return tiny.decode(
+    TABLE, params, tiny.row_keys(seed, list(row_id)), canvas, decoder
   )
 
 
@@ -82,8 +75,10 @@ def test_recorded_threshold_decodes(shared_dir, name):
     c for c in tiny.cases(folder / 'decode_cases.json') if c['name'] == name
   )
   data = tiny.recorded(folder, 'decode.npz')
-  cfg = gated.GatedConfig(
-    gen_length=case['gen_length'], block_length=case['block_length']
+  cfg = gated.Gated(
+    gen_length=case['gen_length'],
+    block_length=case['block_length'],
+    threshold=case['threshold'],
   )
   prompts = [
     row[:n].tolist()
@@ -93,7 +88,7 @@ def test_recorded_threshold_decodes(shared_dir, name):
   ]
 
   def check(rows, side):
-    got = decode(
+    got = tiny.decode(
       dataclasses.replace(tiny.DENOISER, cfg=tiny.LLADA),
       tiny.llada(folder),
       tiny.row_keys(0, rows),
@@ -104,11 +99,8 @@ def test_recorded_threshold_decodes(shared_dir, name):
         side=side,
         mask_token=tiny.LLADA_VOCAB.mask_token,
       ),
-      jnp.float32(case['threshold']),
-      jnp.float32(0.5),
-      jnp.float32(0.0),
+      cfg,
       vocab=tiny.LLADA_VOCAB,
-      cfg=cfg,
     )
     np.testing.assert_array_equal(got.tokens, data[f'{name}.output'][rows])
     np.testing.assert_array_equal(
@@ -127,8 +119,9 @@ def test_recorded_threshold_decodes(shared_dir, name):
 # Twins.
 
 
-def python_loop(canvas, *, threshold, exponent, temperature, cfg, seed=0):
-  """`decode` as a Python loop, with the canvases that its steps read."""
+def python_loop(canvas, *, cfg, seed=0, **how):
+  """The decoder as a Python loop, with the canvases that its steps read."""
+  cfg = dataclasses.replace(cfg, **how)
   state = blocks.init_state(canvas, tiny.VOCAB, cfg)
   rows = list(range(len(canvas.tokens)))
   seen = []
@@ -143,11 +136,8 @@ def python_loop(canvas, *, threshold, exponent, temperature, cfg, seed=0):
       keys,
       state,
       canvas.attention_mask,
-      jnp.float32(threshold),
-      jnp.float32(exponent),
-      jnp.float32(temperature),
+      cfg,
       vocab=tiny.VOCAB,
-      cfg=cfg,
     )
   return blocks.finish(state, tiny.VOCAB, cfg), seen
 
@@ -394,19 +384,11 @@ def sorts(jaxpr, *, in_branch=False):
 
 def test_greedy_decoding_sorts_no_vocabulary():
   def program(top_p):
-    cfg = dataclasses.replace(BERNOULLI, top_p=top_p)
-    decode = lambda t: gated.decode(
-      TABLE,
-      PARAMS,
-      tiny.row_keys(0, [0]),
-      blank(1),
-      jnp.float32(0.7),
-      jnp.float32(0.5),
-      t,
-      vocab=tiny.VOCAB,
-      cfg=cfg,
+    cfg = dataclasses.replace(BERNOULLI, top_p=top_p, threshold=0.7)
+    decode = lambda decoder: decoder(
+      TABLE, PARAMS, tiny.row_keys(0, [0]), blank(1), vocab=tiny.VOCAB
     )
-    return jax.make_jaxpr(decode)(jnp.float32(0.0)).jaxpr
+    return jax.make_jaxpr(decode)(cfg).jaxpr
 
   # The quota ranks a block by sorting, in every step; the nucleus sorts where
   # the temperature is above 0 alone.

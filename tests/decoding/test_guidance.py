@@ -17,15 +17,6 @@ L = 12
 TABLE = tiny.Table(gen_length=L)
 PARAMS = tiny.table_params(0, L)
 PROMPTS = tiny.random_prompts(1, [3, 5, 1, 4])
-STATIC = ('denoiser', 'vocab', 'cfg')
-DECODE = {
-  fixed.FixedConfig: jax.jit(fixed.decode, static_argnames=STATIC),
-  gated.GatedConfig: jax.jit(gated.decode, static_argnames=STATIC),
-}
-DIALS = {
-  fixed.FixedConfig: (jnp.int32(2), jnp.float32(0.7)),
-  gated.GatedConfig: (jnp.float32(0.3), jnp.float32(0.5), jnp.float32(0.7)),
-}
 
 
 def guided(
@@ -37,21 +28,19 @@ def guided(
 
 
 def run(prompts, scale, cfg, *, width=None, side='left', row_id=None):
-  denoiser, params = guided(scale)
-  return DECODE[type(cfg)](
-    denoiser,
-    params,
+  return tiny.decode(
+    TABLE,
+    PARAMS,
     tiny.row_keys(0, list(range(len(prompts)) if row_id is None else row_id)),
     tiny.canvas(prompts, L, width=width, side=side),
-    *DIALS[type(cfg)],
-    vocab=tiny.VOCAB,
-    cfg=cfg,
+    dataclasses.replace(cfg, cfg_scale=scale),
   )
 
 
+BLOCKS = {'gen_length': L, 'block_length': 4, 'temperature': 0.7}
 CONFIGS = [
-  fixed.FixedConfig(gen_length=L, block_length=4),
-  gated.GatedConfig(gen_length=L, block_length=4, top_p=0.9),
+  fixed.Fixed(num_steps=6, **BLOCKS),
+  gated.Gated(threshold=0.3, top_p=0.9, **BLOCKS),
 ]
 
 
@@ -70,25 +59,23 @@ def test_recorded_guided_decode(shared_dir):
   assert case['cfg_scale'] == 0.5
   data = tiny.recorded(folder, 'decode.npz')
   length = case['gen_length']
-  cfg = fixed.FixedConfig(gen_length=length, block_length=case['block_length'])
+  cfg = fixed.Fixed(
+    gen_length=length,
+    block_length=case['block_length'],
+    num_steps=case['steps'],
+    cfg_scale=case['cfg_scale'],
+  )
   prompts = [
     row[:n].tolist()
     for row, n in zip(
       data[f'{name}.prompt'], data[f'{name}.prompt_len'], strict=True
     )
   ]
-  denoiser, params = guided(
-    case['cfg_scale'],
-    transformer.TransformerDenoiser(cfg=tiny.LLADA),
-    tiny.llada(folder),
-    length,
-    tiny.LLADA_VOCAB,
-  )
 
   def check(rows, side):
-    got = DECODE[fixed.FixedConfig](
-      denoiser,
-      params,
+    got = tiny.decode(
+      transformer.TransformerDenoiser(cfg=tiny.LLADA),
+      tiny.llada(folder),
       tiny.row_keys(0, rows),
       tiny.canvas(
         [prompts[i] for i in rows],
@@ -97,10 +84,8 @@ def test_recorded_guided_decode(shared_dir):
         side=side,
         mask_token=tiny.LLADA_VOCAB.mask_token,
       ),
-      jnp.int32(cfg.steps_per_block(case['steps'])),
-      jnp.float32(0.0),
+      cfg,
       vocab=tiny.LLADA_VOCAB,
-      cfg=cfg,
     )
     np.testing.assert_array_equal(got.tokens, data[f'{name}.output'][rows])
     np.testing.assert_array_equal(
@@ -179,10 +164,12 @@ def test_the_formula(scale):
 
 
 def test_off_is_the_model_itself():
-  assert guided(0.0) == (TABLE, PARAMS)
-  for wrong in (-0.1, float('nan'), float('inf')):
-    with pytest.raises(ValueError, match='cfg_scale'):
-      guided(wrong)
+  assert guided(None) == (TABLE, PARAMS)
+  for cfg in CONFIGS:
+    assert dataclasses.replace(cfg, cfg_scale=0.0) == cfg
+    for wrong in (-0.1, float('nan'), float('inf')):
+      with pytest.raises(ValueError, match='cfg_scale'):
+        dataclasses.replace(cfg, cfg_scale=wrong)
 
 
 @pytest.mark.parametrize('cfg', CONFIGS)
@@ -195,9 +182,9 @@ def test_a_small_scale_is_almost_off_and_a_large_one_is_not(cfg):
 @pytest.mark.parametrize('cfg', CONFIGS)
 def test_one_compilation_serves_all_scales(cfg):
   run(PROMPTS, 0.5, cfg)
-  size = DECODE[type(cfg)]._cache_size()
+  size = tiny.decode._cache_size()
   run(PROMPTS, 0.75, cfg)
-  assert DECODE[type(cfg)]._cache_size() == size
+  assert tiny.decode._cache_size() == size
 
 
 @pytest.mark.parametrize('cfg', CONFIGS)
@@ -215,21 +202,15 @@ def test_rows_do_not_depend_on_padding_batch_or_place(cfg):
 
 @pytest.mark.parametrize('cfg', CONFIGS)
 def test_the_number_of_devices_does_not_matter(cfg):
-  denoiser, params = guided(1.0)
-  ids, mask = tiny.pad(PROMPTS, 5)
-
   def sample(data):
     return answer_free.sample(
-      denoiser,
-      params,
+      TABLE,
+      PARAMS,
       jax.random.key(0),
-      ids,
-      mask,
-      np.arange(4, dtype=np.int32),
-      DIALS[type(cfg)],
+      tiny.row_prompts(PROMPTS, 5, range(4)),
+      dataclasses.replace(cfg, cfg_scale=1.0),
       mesh=tiny.context_of(TABLE, data=data).mesh,
       vocab=tiny.VOCAB,
-      decoder=cfg,
     )
 
   whole = run(PROMPTS, 1.0, cfg, width=5)

@@ -21,13 +21,22 @@ ROWS = [
 @pytest.fixture(scope='module')
 def parts():
   cfg, ctx = tiny_run.parts()
-  return ctx, setup.fresh_params(ctx), cfg.rollout
+  return ctx, setup.fresh_params(ctx), cfg.rollout.decoder
 
 
-def evaluate(parts, rows=ROWS, *, batch_size=8, temperature=0.0, **changes):
-  ctx, params, cfg = parts
-  cfg = dataclasses.replace(cfg, temperature=temperature, **changes)
-  return accuracy.evaluate(ctx, params, rows, cfg, batch_size=batch_size)
+def evaluate(
+  parts,
+  rows=ROWS,
+  *,
+  batch_size=8,
+  temperature=0.0,
+  max_prompt_length=6,
+  **changes,
+):
+  ctx, params, decoder = parts
+  ctx = dataclasses.replace(ctx, max_prompt_length=max_prompt_length)
+  decoder = dataclasses.replace(decoder, temperature=temperature, **changes)
+  return accuracy.evaluate(ctx, params, rows, decoder, batch_size=batch_size)
 
 
 PER_ROW = ('tokens', 'commit_step', 'num_steps', 'correct')
@@ -64,10 +73,10 @@ def test_the_width_does_not_matter(parts):
 
 
 def test_draws_are_different_and_the_first_is_the_usual_one(parts):
-  ctx, params, cfg = parts
-  cfg = dataclasses.replace(cfg, temperature=1.0)
+  ctx, params, decoder = parts
+  decoder = dataclasses.replace(decoder, temperature=1.0)
   first, second = (
-    accuracy.evaluate(ctx, params, ROWS, cfg, batch_size=8, draw=draw)
+    accuracy.evaluate(ctx, params, ROWS, decoder, batch_size=8, draw=draw)
     for draw in (0, 1)
   )
   assert_same_rows(first, evaluate(parts, temperature=1.0), range(7))
@@ -104,16 +113,18 @@ def test_means(parts):
 
 
 def test_progress_adds_up_to_the_rows(parts):
-  ctx, params, cfg = parts
+  ctx, params, decoder = parts
   done = []
-  accuracy.evaluate(ctx, params, ROWS, cfg, batch_size=4, advance=done.append)
+  accuracy.evaluate(
+    ctx, params, ROWS, decoder, batch_size=4, advance=done.append
+  )
   assert done == [4, 3, 0, 0]  # verdicts are told of too
 
 
 def test_sweep(parts):
-  ctx, params, cfg = parts
+  ctx, params, decoder = parts
   settings = {
-    n: dataclasses.replace(cfg.greedy(), num_steps=n) for n in (12, 6, 1)
+    n: dataclasses.replace(decoder.greedy(), num_steps=n) for n in (12, 6, 1)
   }
   found = accuracy.sweep(ctx, params, ROWS, settings, batch_size=8)
   assert list(found) == [12, 6, 1]

@@ -317,20 +317,21 @@ def test_tokens_that_no_step_committed_get_no_credit():
 @pytest.mark.parametrize('steps', [1, 3])
 @pytest.mark.parametrize('order', ['confidence', 'random'])
 def test_learner_logp_equals_sampler_logp(steps, order):
-  cfg = fixed.FixedConfig(gen_length=L, block_length=4, order=order)
+  cfg = fixed.Fixed(
+    gen_length=L,
+    block_length=4,
+    num_steps=2 * steps,
+    temperature=1.0,
+    order=order,
+  )
   prompts = tiny.random_prompts(4, [5, 2, 3, 1])
   canvas = tiny.canvas(prompts, L)
-  trajectory = jax.jit(
-    fixed.decode, static_argnames=('denoiser', 'vocab', 'cfg')
-  )(
+  trajectory = tiny.decode(
     tiny.DENOISER,
     tiny.params(),
     tiny.row_keys(0, [0, 1, 2, 3]),
     canvas,
-    jnp.int32(steps),
-    jnp.float32(1.0),
-    vocab=tiny.VOCAB,
-    cfg=cfg,
+    cfg,
   )
   rows = jax.tree.map(lambda x: x[:4], BATCH)
   batch = rows._replace(
@@ -343,7 +344,7 @@ def test_learner_logp_equals_sampler_logp(steps, order):
     completion_mask=jnp.ones((4, L), bool),
   )
   estimator = logprobs.SampledSteps(
-    num_steps=2 * steps, max_commits=cfg.largest_commit(2 * steps)
+    num_steps=2 * steps, max_commits=cfg.largest_commit()
   )
   views = views_of(jax.random.key(0), batch, estimator=estimator)
   got = view_logp(tiny.DENOISER, tiny.params(), views, tiny.VOCAB, gen_length=L)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from dllm_jax.rl import trajectory_credit as credit
 from tests import tiny
 
-# Jitted: eager operations are compiled one by one for every new shape.
+# Compiled: eager operations compile one by one for every new shape.
 group_auc = jax.jit(credit.group_auc, static_argnames='num_groups')
 group_z = jax.jit(credit.group_z, static_argnames='num_groups')
 unmask_weight = jax.jit(credit.unmask_weight)

@@ -3,43 +3,43 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from dllm_jax.decoding import fixed, guidance
-from dllm_jax.rollout import answer_free, prompts
+from dllm_jax.ops import streams
+from dllm_jax.rollout import answer_free, batch
 from tests import tiny
 
 L = 12
 TABLE = tiny.Table(gen_length=L)
 PARAMS = tiny.table_params(0, L)
 TEXTS = tiny.random_prompts(0, [3, 5, 1, 4, 2, 5, 5, 1])
-CFG = answer_free.RolloutConfig(
-  num_prompts=4,
-  group_size=2,
-  max_prompt_length=5,
-  gen_length=L,
-  block_length=4,
-  num_steps=6,
-  temperature=1.0,
+DECODER = fixed.Fixed(
+  gen_length=L, block_length=4, num_steps=6, temperature=1.0
 )
 
 
-def sample(rows, *, data=1, row_id=None, seed=0, denoiser=TABLE, params=PARAMS):
+def sample(
+  rows,
+  *,
+  data=1,
+  row_id=None,
+  seed=0,
+  width=5,
+  denoiser=TABLE,
+  params=PARAMS,
+  decoder=DECODER,
+):
   """Rows by their place in TEXTS, which is their number too."""
-  ids, mask = tiny.pad([TEXTS[i] for i in rows], 5)
+  row_id = rows if row_id is None else row_id
   return answer_free.sample(
     denoiser,
     params,
     jax.random.key(seed),
-    ids,
-    mask,
-    np.int32(rows if row_id is None else row_id),
-    (np.int32(2), np.float32(1.0)),
+    tiny.row_prompts([TEXTS[i] for i in rows], width, row_id),
+    decoder,
     mesh=tiny.context_of(denoiser, data=data).mesh,
     vocab=tiny.VOCAB,
-    decoder=CFG.decoder(),
   )
 
 
@@ -63,18 +63,13 @@ def test_transformer_on_eight_devices():
   same(sample(range(8), data=8, **args), sample(range(8), **args))
 
 
-def test_equals_decode():
-  ids, mask = tiny.pad(TEXTS, 5)
-  blank = jnp.full((8, L), tiny.MASK, jnp.int32)
-  want = fixed.decode(
+def test_rows_are_what_the_decoder_makes_of_their_canvases():
+  want = DECODER(
     TABLE,
     PARAMS,
     tiny.row_keys(0, np.arange(8)),
-    prompts.canvas(jnp.asarray(ids), jnp.asarray(mask), blank),
-    jnp.int32(2),
-    jnp.float32(1.0),
+    tiny.canvas(TEXTS, L, width=5),
     vocab=tiny.VOCAB,
-    cfg=CFG.fixed(),
   )
   same(sample(range(8)), want)
 
@@ -95,73 +90,77 @@ def test_rows_are_their_number_and_prompt():
 
 
 def rollout(**changes):
-  """The first three rows, padded to eight."""
+  """The first three rows, padded to eight on a mesh of eight devices."""
+  ctx = tiny.context_of(TABLE, data=8)
   return answer_free.rollout(
-    tiny.context_of(TABLE),
+    ctx,
     PARAMS,
     jax.random.key(0),
-    prompts.pad_left(TEXTS[:3], 5, tiny.EOS),
-    np.arange(3, dtype=np.int32),
-    dataclasses.replace(CFG, **changes),
-    num_rows=8,
+    batch.take(tiny.row_prompts(TEXTS, 5, range(8)), np.arange(3), 8, ctx.mesh),
+    dataclasses.replace(DECODER, **changes),
   )
 
 
-def test_rollout_pads_rows_and_drops_them():
+def first(trajectory, rows=3):
+  """The first rows, on the host."""
+  return jax.tree.map(lambda x: np.asarray(x)[:rows], trajectory)
+
+
+def test_padding_repeats_the_last_row_and_stays_on_the_devices():
   got = rollout()
-  assert all(isinstance(x, np.ndarray) for x in got)
-  same(got, jax.tree.map(lambda x: x[:3], sample(range(8))))
+  assert all(len(x.sharding.device_set) == 8 for x in got)
+  same(first(got), first(sample(range(8))))
+  padding = jax.tree.map(lambda x: np.asarray(x)[3:], got)
+  same(padding, jax.tree.map(lambda x: np.asarray(x)[[2] * 5], got))
 
 
 def test_rows_do_not_depend_on_the_width():
-  def at(width):
-    return answer_free.rollout(
-      tiny.context_of(tiny.DENOISER),
-      tiny.params(),
-      jax.random.key(0),
-      prompts.pad_left(TEXTS[:3], width, tiny.EOS),
-      np.arange(3, dtype=np.int32),
-      CFG,
-      num_rows=4,
-    )
-
+  at = lambda width: sample(
+    range(3), width=width, denoiser=tiny.DENOISER, params=tiny.params()
+  )
   same(at(5), at(32))
 
 
 def test_guidance_is_that_of_the_guided_denoiser():
-  same(rollout(cfg_scale=0.0), rollout())
+  same(first(rollout(cfg_scale=0.0)), first(rollout()))
   denoiser, params = guidance.guided(
     TABLE, PARAMS, 1.5, gen_length=L, vocab=tiny.VOCAB
   )
   want = sample(range(3), denoiser=denoiser, params=params)
-  same(rollout(cfg_scale=1.5), want)
-  assert (np.asarray(want.tokens) != rollout().tokens).any()
+  same(first(rollout(cfg_scale=1.5)), want)
+  assert (np.asarray(want.tokens) != first(rollout()).tokens).any()
 
 
 def test_the_linear_schedule_by_hand():
   # floor(999 * 12 / 3000), floor(999 * 9 / 2001), the rest.
-  found = rollout(block_length=L, num_steps=3, schedule='linear')
-  counts = [np.bincount(row).tolist() for row in found.commit_step]
-  assert counts == [[3, 4, 5]] * 3
-  even = rollout(block_length=L, num_steps=3)
-  assert [np.bincount(r).tolist() for r in even.commit_step] == [[4, 4, 4]] * 3
-  cfg = dataclasses.replace(CFG, block_length=L, num_steps=3)
-  assert cfg.largest_commit() == 4
-  assert dataclasses.replace(cfg, schedule='linear').largest_commit() >= 5
+  one_block = {'block_length': L, 'num_steps': 3}
+  counts = lambda **how: [
+    np.bincount(row).tolist()
+    for row in first(rollout(**one_block, **how)).commit_step
+  ]
+  assert counts(schedule='linear') == [[3, 4, 5]] * 3
+  assert counts() == [[4, 4, 4]] * 3
+  decoder = dataclasses.replace(DECODER, **one_block)
+  assert decoder.largest_commit() == 4
+  linear = dataclasses.replace(decoder, schedule='linear')
+  assert linear.largest_commit() >= 5
 
 
-@pytest.mark.parametrize(
-  'wrong',
-  [
-    {'num_prompts': 0},
-    {'group_size': 0},
-    {'num_steps': 0},
-    {'temperature': -1.0},
-    {'cfg_scale': -1.0},
-    {'cfg_scale': float('inf')},
-    {'block_length': 5},
-  ],
-)
-def test_config_refuses(wrong):
-  with pytest.raises(ValueError, match=next(iter(wrong))):
-    dataclasses.replace(CFG, **wrong)
+def test_groups_are_draws_of_every_row_of_the_task():
+  rows = [{'id': i, 'question': q} for i, q in enumerate(['1 2', '7'])]
+  ctx = tiny.context_of(TABLE)
+  got = answer_free.groups(ctx, PARAMS, rows, 3, 2, DECODER)
+  np.testing.assert_array_equal(got.requests.prompt_id, [0, 0, 1, 1])
+  np.testing.assert_array_equal(got.requests.group_id, [0, 0, 1, 1])
+  np.testing.assert_array_equal(got.requests.prompts.row_id, range(4))
+  encoded = ctx.encode(rows)
+  np.testing.assert_array_equal(
+    got.requests.prompts.ids, encoded.ids[[0, 0, 1, 1]]
+  )
+  np.testing.assert_array_equal(
+    got.requests.maskable, encoded.maskable[[0, 0, 1, 1]]
+  )
+  key = streams.step_key(ctx.root, 'rollout', 3)
+  want = answer_free.rollout(ctx, PARAMS, key, got.requests.prompts, DECODER)
+  same(got.trajectory, want)
+  assert got.guided is None

@@ -6,8 +6,9 @@ import jax
 import numpy as np
 import pytest
 
+from dllm_jax.decoding import fixed
 from dllm_jax.ops import schedules
-from dllm_jax.rollout import answer_guided, prompts
+from dllm_jax.rollout import answer_guided
 from tests import tiny
 
 L, A = 16, 6
@@ -17,6 +18,7 @@ LENGTHS = [6, 3, 1, 5, 4, 6, 2, 3]
 CFG = answer_guided.GuidedConfig(
   num_guided=2, num_steps=5, answer_steps=4, margin=1, max_anchor=A
 )
+FREE = fixed.Fixed(gen_length=L, block_length=4, num_steps=8)
 GOLD = range(20, 26)  # ids that the model reads and never writes
 
 
@@ -43,28 +45,28 @@ def sample(
   temperature=1.0,
   params=PARAMS,
   cfg=CFG,
-  order='confidence',
   width=5,
+  texts=TEXTS,
+  **free,
 ):
-  """Rows by their place in TEXTS, which is their number too."""
+  """Rows by their place in `texts`, which is their number too.
+
+  Args:
+    free: other fields of the decoder of the answer-free rows.
+  """
   anchors = anchors_of() if anchors is None else anchors
-  ids, mask = tiny.pad([TEXTS[i] for i in rows], width)
-  anchor, anchor_mask = tiny.pad([anchors[i] for i in rows], A, 20)
+  decoder = dataclasses.replace(FREE, temperature=temperature, **free)
   return answer_guided.sample(
     TABLE,
     params,
     jax.random.key(0),
-    ids,
-    mask,
-    anchor,
-    anchor_mask,
-    np.int32(rows),
-    np.float32(temperature),
+    answer_guided.Anchored(
+      tiny.row_prompts([texts[i] for i in rows], width, rows),
+      *tiny.pad([anchors[i] for i in rows], A, 20),
+    ),
+    answer_guided.passes(decoder, cfg),
     mesh=tiny.context_of(TABLE, data=data).mesh,
     vocab=tiny.VOCAB,
-    gen_length=L,
-    order=order,
-    cfg=cfg,
   )
 
 
@@ -182,51 +184,63 @@ def test_passes_draw_from_different_streams():
   assert (tokens[:, :A] != tokens[:, -A:]).mean() > 0.8
 
 
-def rollout(**more):
-  """The first three rows, padded to eight."""
-  return answer_guided.rollout(
-    tiny.context_of(TABLE),
-    PARAMS,
-    jax.random.key(0),
-    prompts.pad_left(TEXTS[:3], 5, tiny.EOS),
-    anchors_of()[:3],
-    np.arange(3, dtype=np.int32),
-    temperature=1.0,
-    gen_length=L,
-    order='confidence',
-    num_rows=8,
-    cfg=CFG,
-    **more,
-  )
-
-
-def test_rollout_pads_rows_and_drops_them():
-  got = rollout()
-  assert all(isinstance(x, np.ndarray) for x in got)
-  same(got, jax.tree.map(lambda x: x[:3], sample(range(8))))
+def test_a_row_may_be_there_again_as_padding():
+  got = sample([0, 1, 2, 2, 2, 2, 2, 2])
+  pick = lambda rows: jax.tree.map(lambda x: np.asarray(x)[rows], got)
+  same(pick([0, 1, 2]), jax.tree.map(lambda x: x[:3], sample(range(8))))
+  same(pick([3, 4, 5, 6, 7]), pick([2] * 5))
 
 
 def test_both_passes_are_guided_by_the_prompt():
-  same(rollout(cfg_scale=0.0), rollout())
-  more = rollout(cfg_scale=4.0)
-  differs = more.tokens != rollout().tokens
+  plain = sample(range(8))
+  same(sample(range(8), cfg_scale=0.0), plain)
+  more = sample(range(8), cfg_scale=4.0)
+  differs = np.asarray(more.tokens) != plain.tokens
   assert differs[:, : L - A].any() and differs[:, L - A :].any()
   # Without a prompt there is nothing to guide by.
-  bare = lambda scale: answer_guided.rollout(
-    tiny.context_of(TABLE),
-    PARAMS,
-    jax.random.key(0),
-    prompts.pad_left([[tiny.MASK]] * 3, 1, tiny.MASK),
-    anchors_of()[:3],
-    np.arange(3, dtype=np.int32),
-    temperature=1.0,
-    gen_length=L,
-    order='confidence',
-    num_rows=8,
-    cfg=CFG,
-    cfg_scale=scale,
+  bare = lambda scale: sample(
+    range(8), texts=[[tiny.MASK]] * 8, width=1, cfg_scale=scale
   )
   same(bare(4.0), bare(0.0))
+
+
+def test_guidance_is_no_new_compilation():
+  sample(range(8), cfg_scale=0.5)
+  size = answer_guided.sample._cache_size()
+  sample(range(8), cfg_scale=0.75, temperature=0.5)
+  assert answer_guided.sample._cache_size() == size
+
+
+def test_passes_are_one_block_each_and_take_the_rest_from_the_free_rows():
+  free = dataclasses.replace(
+    FREE,
+    temperature=0.7,
+    order='random',
+    cfg_scale=2.0,
+    stop_at_eos=True,
+    suppress_eos=True,
+  )
+  reasoning, answer = answer_guided.passes(free, CFG)
+  assert reasoning == fixed.Fixed(
+    gen_length=L,
+    block_length=L,
+    num_steps=5,
+    temperature=0.7,
+    order='random',
+    cfg_scale=2.0,
+  )
+  assert answer == fixed.Fixed(
+    gen_length=A,
+    block_length=A,
+    num_steps=4,
+    temperature=0.7,
+    order='random',
+  )
+  cfg = dataclasses.replace(CFG, suppress_eos=True)
+  assert [p.suppress_eos for p in answer_guided.passes(FREE, cfg)] == [
+    True,
+    False,
+  ]
 
 
 # Anchors.

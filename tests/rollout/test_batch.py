@@ -1,13 +1,17 @@
 """Putting kinds of rows together, and the metrics of a hand-made batch."""
 
+import dataclasses
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from dllm_jax import types
 from dllm_jax.rl import advantages
 from dllm_jax.rollout import batch, prompts, score
-from tests import tiny_run
+from dllm_jax.runtime import sharding
+from tests import tiny, tiny_run
 
 ROWS = tiny_run.rows('5 + 3 - 1', '3 + 5 - 1')
 REWARD = score.RewardConfig(weights=(('solution', 1.0),))
@@ -28,13 +32,29 @@ def trajectory(*rows):
 @pytest.mark.parametrize(
   'is_second', [[0, 1, 1, 0, 0], [1, 0, 0, 0, 1], [0, 0, 0, 1, 1]]
 )
-def test_interleave(is_second):
+def test_merge_puts_rows_at_their_places_and_drops_padding(is_second):
   is_second = np.array(is_second, bool)
   numbers = np.arange(5)
-  got = batch.interleave(
-    trajectory(*numbers[~is_second]), trajectory(*numbers[is_second]), is_second
+  mesh = sharding.make_mesh(sharding.MeshConfig(data=1))
+  for padding in ([], [77, 77]):
+    got = batch.merge(
+      trajectory(*numbers[~is_second], *padding),
+      trajectory(*numbers[is_second], *padding),
+      is_second,
+      mesh,
+    )
+    tiny_run.assert_same(got, trajectory(*numbers))
+
+
+def test_take_repeats_the_last_row_over_the_mesh():
+  mesh = sharding.make_mesh(sharding.MeshConfig(data=4))
+  rows = prompts.RowPrompts(
+    np.arange(10).reshape(5, 2), np.ones((5, 2), bool), np.arange(5)
   )
-  tiny_run.assert_same(got, trajectory(*numbers))
+  got = batch.take(rows, np.array([3, 1]), 4, mesh)
+  np.testing.assert_array_equal(got.row_id, [3, 1, 1, 1])
+  np.testing.assert_array_equal(got.ids, [[6, 7], [2, 3], [2, 3], [2, 3]])
+  assert len(got.ids.sharding.device_set) == 4
 
 
 def written(tokenizer, text, length=14):
@@ -60,38 +80,54 @@ def rollouts(ctx):
   steps = np.tile(np.arange(14, dtype=np.int32) // 2, (4, 1))
   num_steps = np.array([7, 7, 7, 7], np.int32)
   steps[3, 10:] = num_steps[3] = 5  # as an early exit leaves it
-  encoded = prompts.encode(ctx.task, ctx.tokenizer, ROWS, 6)
+  logp = np.where(steps < num_steps[:, None], np.log(0.5), 0.0)
   return batch.Rollouts(
-    prompts=encoded.take(np.repeat(np.arange(len(encoded.ids)), 2)),
-    trajectory=types.Trajectory(
-      tokens=tokens,
-      logp=np.where(steps < num_steps[:, None], np.log(0.5), 0.0).astype(
-        np.float32
-      ),
-      commit_step=steps,
-      num_steps=num_steps,
+    requests=batch.request_groups(ctx, ROWS, 2),
+    trajectory=jax.tree.map(
+      jnp.asarray,
+      types.Trajectory(tokens, logp.astype(np.float32), steps, num_steps),
     ),
-    prompt_id=np.array([0, 0, 1, 1]),
     guided=GUIDED,
-    row_id=np.arange(4, dtype=np.int32),
-    num_rows=4,
   )
+
+
+def with_tokens(given, row, ids):
+  """The same rollouts, but for the completion of one row."""
+  tokens = given.trajectory.tokens.at[row].set(jnp.asarray(ids, jnp.int32))
+  return given._replace(trajectory=given.trajectory._replace(tokens=tokens))
+
+
+def judge(ctx, given, reward=None, **advantage):
+  """(batch on the host, samples, metrics)."""
+  got = batch.judge(
+    ctx,
+    ROWS,
+    given,
+    reward=score.task_reward(ctx, REWARD) if reward is None else reward,
+    advantage=advantages.AdvantageConfig(**advantage),
+  )
+  return got._replace(batch=jax.device_get(got.batch))
 
 
 @pytest.fixture(scope='module')
 def judged(ctx):
-  made, metrics = batch.judge(
-    ctx,
-    ROWS,
-    rollouts(ctx),
-    reward=REWARD,
-    advantage=advantages.AdvantageConfig(),
-  )
-  return jax.device_get(made), metrics
+  return judge(ctx, rollouts(ctx))
+
+
+def test_requests_are_groups_of_a_prompt_each(ctx):
+  got = batch.request_groups(ctx, ROWS, 3)
+  np.testing.assert_array_equal(got.prompt_id, [0, 0, 0, 1, 1, 1])
+  np.testing.assert_array_equal(got.group_id, got.prompt_id)
+  assert got.num_groups == 2
+  np.testing.assert_array_equal(got.prompts.row_id, range(6))
+  encoded = ctx.encode(ROWS)
+  np.testing.assert_array_equal(got.prompts.ids, encoded.ids[got.prompt_id])
+  np.testing.assert_array_equal(got.prompts.mask, encoded.mask[got.prompt_id])
+  np.testing.assert_array_equal(got.maskable, encoded.maskable[got.prompt_id])
 
 
 def test_a_batch_by_hand(judged, ctx):
-  made, _ = judged
+  made = judged.batch
   given = rollouts(ctx)
   # Rewards 1, 0.1 (an answer, but wrong) and 0, 1.
   np.testing.assert_allclose(
@@ -100,28 +136,33 @@ def test_a_batch_by_hand(judged, ctx):
   np.testing.assert_array_equal(made.tokens, given.trajectory.tokens)
   np.testing.assert_array_equal(made.sampler_logp, given.trajectory.logp)
   np.testing.assert_array_equal(made.guided, GUIDED)
+  np.testing.assert_array_equal(made.group_id, [0, 0, 1, 1])
+  np.testing.assert_array_equal(made.row_id, range(4))
   # Eleven tokens and their EOS; all fourteen without one.
   np.testing.assert_array_equal(made.completion_mask.sum(1), [12, 12, 14, 12])
   np.testing.assert_array_equal(made.maskable, made.prompt_mask)
 
 
+def test_samples_are_the_completions_on_the_host(judged, ctx):
+  samples = judged.samples
+  assert all(isinstance(x, np.ndarray) for x in samples.trajectory)
+  tiny_run.assert_same(samples.trajectory, rollouts(ctx).trajectory)
+  assert [row['id'] for row in samples.rows] == ['row0', 'row0', 'row1', 'row1']
+  np.testing.assert_array_equal(samples.group_id, [0, 0, 1, 1])
+
+
 def test_templates_of_prompts_are_not_maskable(ctx):
   given = rollouts(ctx)
-  maskable = given.prompts.mask.copy()
-  maskable[:, -1] = False
-  made, _ = batch.judge(
-    ctx,
-    ROWS,
-    given._replace(prompts=given.prompts._replace(maskable=maskable)),
-    reward=REWARD,
-    advantage=advantages.AdvantageConfig(),
-  )
+  mask = given.requests.prompts.mask
+  maskable = mask.at[:, -1].set(False)
+  given = given._replace(requests=given.requests._replace(maskable=maskable))
+  made = judge(ctx, given).batch
   np.testing.assert_array_equal(made.maskable, maskable)
-  np.testing.assert_array_equal(made.prompt_mask, given.prompts.mask)
+  np.testing.assert_array_equal(made.prompt_mask, mask)
 
 
 def test_metrics_by_hand(judged):
-  _, metrics = judged
+  metrics = judged.metrics
   want = {
     'reward/mean': (1 + 0.1 + 0 + 1) / 4,
     'reward/correct': 0.5,
@@ -152,18 +193,9 @@ def test_metrics_by_hand(judged):
 
 
 def test_a_gold_answer_in_the_reasoning_is_a_leak(ctx):
-  given = rollouts(ctx)
   text = '<reasoning>\n 5 + 3 - 1\n</reasoning>\n<answer>\n 7\n</answer>'
-  tokens = given.trajectory.tokens.copy()
-  tokens[1] = written(ctx.tokenizer, text)
-  given = given._replace(trajectory=given.trajectory._replace(tokens=tokens))
-  _, metrics = batch.judge(
-    ctx,
-    ROWS,
-    given,
-    reward=REWARD,
-    advantage=advantages.AdvantageConfig(),
-  )
+  given = with_tokens(rollouts(ctx), 1, written(ctx.tokenizer, text))
+  metrics = judge(ctx, given).metrics
   assert metrics['rollout/leaked_gold'] == 0.25
   assert (metrics['free/leaked_gold'], metrics['guided/leaked_gold']) == (
     0,
@@ -173,30 +205,19 @@ def test_a_gold_answer_in_the_reasoning_is_a_leak(ctx):
 
 def test_tied_groups_are_counted(ctx):
   given = rollouts(ctx)
-  tokens = given.trajectory.tokens.copy()
-  tokens[1] = tokens[0]
-  given = given._replace(trajectory=given.trajectory._replace(tokens=tokens))
-  made, metrics = batch.judge(
-    ctx,
-    ROWS,
-    given,
-    reward=REWARD,
-    advantage=advantages.AdvantageConfig(),
+  made, _, metrics = judge(
+    ctx, with_tokens(given, 1, given.trajectory.tokens[0])
   )
   assert metrics['group/zero_variance'] == 0.5
-  assert not jax.device_get(made.advantage)[:2].any()
+  assert not made.advantage[:2].any()
 
 
 def test_rows_of_one_kind_have_no_metrics_of_kinds(ctx):
-  given = rollouts(ctx)._replace(guided=np.zeros(4, bool))
-  _, metrics = batch.judge(
-    ctx, ROWS, given, reward=REWARD, advantage=advantages.AdvantageConfig()
-  )
-  assert not [x for x in metrics if x.split('/')[0] in ('free', 'guided')]
-  given = given._replace(guided=np.ones(4, bool))
-  _, metrics = batch.judge(
-    ctx, ROWS, given, reward=REWARD, advantage=advantages.AdvantageConfig()
-  )
+  for guided in (np.zeros(4, bool), None):
+    made, _, metrics = judge(ctx, rollouts(ctx)._replace(guided=guided))
+    assert not [x for x in metrics if x.split('/')[0] in ('free', 'guided')]
+    assert not made.guided.any()
+  metrics = judge(ctx, rollouts(ctx)._replace(guided=np.ones(4, bool))).metrics
   assert metrics['guided/mean'] == metrics['reward/mean']
   assert 'free/mean' not in metrics
 
@@ -212,14 +233,103 @@ def test_a_tasks_names_do_not_replace_other_metrics(ctx, judged, monkeypatch):
   monkeypatch.setattr(
     type(ctx.task), 'score', lambda self, *a: with_more_names(*a)
   )
-  _, metrics = batch.judge(
-    ctx,
-    ROWS,
-    rollouts(ctx),
-    reward=REWARD,
-    advantage=advantages.AdvantageConfig(),
-  )
+  metrics = judge(ctx, rollouts(ctx)).metrics
   for name in ('reward/mean', 'reward/correct'):
-    assert metrics[name] == judged[1][name]
+    assert metrics[name] == judged[2][name]
   named = ('terms/mean', 'terms/correct', 'task/mean')
   assert [metrics[name] for name in named] == [7.0, 8.0, 9.0]
+
+
+# What is compared is not what was read.
+
+
+def regrouped(given, group_id):
+  return given._replace(
+    requests=given.requests._replace(group_id=np.array(group_id, np.int32))
+  )
+
+
+def test_two_prompts_of_a_group_have_one_baseline(ctx):
+  made, samples, metrics = judge(ctx, regrouped(rollouts(ctx), [0, 0, 0, 0]))
+  # Rewards 1, 0.1, 0, 1, each of its own prompt; their mean is 0.525.
+  np.testing.assert_allclose(
+    made.advantage[:, 0], [0.475, -0.425, -0.525, 0.475], atol=1e-6
+  )
+  assert [row['id'] for row in samples.rows] == ['row0', 'row0', 'row1', 'row1']
+  np.testing.assert_array_equal(samples.group_id, [0, 0, 0, 0])
+  np.testing.assert_array_equal(made.group_id, [0, 0, 0, 0])
+  assert metrics['reward/mean'] == pytest.approx(2.1 / 4, abs=1e-6)
+
+
+def test_groups_are_in_any_order(ctx):
+  made = judge(ctx, regrouped(rollouts(ctx), [1, 0, 0, 1])).batch
+  # Rewards 1 and 1 are compared, and 0.1 and 0.
+  np.testing.assert_allclose(
+    made.advantage[:, 0], [0, 0.05, -0.05, 0], atol=1e-6
+  )
+  one = judge(ctx, regrouped(rollouts(ctx), [1, 1, 0, 0])).batch
+  other = judge(ctx, rollouts(ctx)).batch
+  np.testing.assert_array_equal(one.advantage, other.advantage)
+
+
+# Any function of samples is a reward.
+
+
+def rewarded(*rewards):
+  """The given rewards, and no verdict."""
+  n = len(rewards)
+  return lambda samples: score.Scored(
+    reward=np.array(rewards, np.float32),
+    terms={},
+    correct=np.zeros(n, bool),
+    judged=np.zeros(n, bool),
+    metrics={},
+    leaked=np.zeros(n, bool),
+    texts=[],
+    reasons=[],
+  )
+
+
+class Unasked(tiny.Task):
+  """A task whose verifier must not be called."""
+
+  def score(self, row, completion):
+    raise AssertionError('the verifier was called')
+
+
+def test_log_probabilities_can_be_a_reward(ctx):
+  given = rollouts(ctx)
+  unasked = dataclasses.replace(ctx, task=Unasked())
+  reward = lambda samples: rewarded(*samples.trajectory.logp.sum(1))(samples)
+  made, _, metrics = judge(unasked, given, reward)
+  # log 0.5 for each of 14, 14, 14 and 10 tokens.
+  half = np.log(0.5)
+  np.testing.assert_allclose(
+    made.advantage[:, 0], [0, 0, 2 * half, -2 * half], atol=1e-5
+  )
+  assert metrics['reward/mean'] == pytest.approx(13 * half, rel=1e-6)
+  assert metrics['group/zero_variance'] == 0.5
+  assert np.isnan(metrics['reward/correct'])
+
+
+@pytest.mark.parametrize('bad', [np.nan, np.inf, -np.inf])
+def test_rewards_that_are_not_finite_count_for_nothing(ctx, bad):
+  given = regrouped(rollouts(ctx), [0, 0, 0, 0])
+  made, _, metrics = judge(ctx, given, rewarded(bad, 1, 0, bad))
+  np.testing.assert_array_equal(made.advantage[:, 0], [0, 0.5, -0.5, 0])
+  np.testing.assert_array_equal(made.completion_mask.sum(1), [0, 12, 14, 0])
+  assert metrics['reward/not_finite'] == 0.5
+  assert metrics['reward/mean'] == 0.5
+  # Alone in its group, or without one: nothing to compare with.
+  made, _, metrics = judge(ctx, rollouts(ctx), rewarded(bad, 1, bad, bad))
+  assert not made.advantage.any()
+  np.testing.assert_array_equal(made.completion_mask.sum(1), [0, 12, 0, 0])
+  assert metrics['reward/not_finite'] == 0.75
+
+
+@pytest.mark.parametrize('field', ['num_prompts', 'group_size'])
+def test_config_refuses(ctx, field):
+  values = {'num_prompts': 1, 'group_size': 1, 'max_prompt_length': 1}
+  decoder = tiny_run.parts()[0].rollout.decoder
+  with pytest.raises(ValueError, match=f'{field} 0 is not positive'):
+    batch.RolloutConfig(decoder=decoder, **values | {field: 0})

@@ -45,14 +45,18 @@ def trajectories(seed=0, rows=6):
   return types.Trajectory(tokens, zeros, commit, num_steps)
 
 
-PROMPT = np.array([0, 0, 0, 1, 1, 1])
-ROWS = [{'id': f'p{i}'} for i in PROMPT]
+GROUP = np.array([0, 0, 0, 1, 1, 1])
+ROWS = [{'id': f'p{i}'} for i in GROUP]
+CTX = tiny.context_of(tiny.DENOISER)
 
 
-def run(trajectory, asked=None, *, reward=REWARD, **kwargs):
+def run(trajectory, asked=None, *, reward=REWARD, prefill='', **kwargs):
   asked = Counting() if asked is None else asked
   return score_steps.score_steps(
-    asked, WORDS, ROWS, trajectory, PROMPT, reward, **kwargs
+    dataclasses.replace(CTX, task=asked, prefill=prefill),
+    score.Samples(ROWS, trajectory, GROUP),
+    reward,
+    **kwargs,
   )
 
 

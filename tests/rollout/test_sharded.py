@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dllm_jax import errors
-from dllm_jax.decoding import guidance
+from dllm_jax.decoding import fixed, gated
 from dllm_jax.models import transformer
 from dllm_jax.rollout import answer_free, answer_guided
 from dllm_jax.runtime import sharding
@@ -25,20 +25,18 @@ MODELS = {
   ),
   'qwen3': dataclasses.replace(tiny.MODEL, qk_norm=True, tie_embeddings=True),
 }
-SAMPLED = answer_free.RolloutConfig(
-  num_prompts=4,
-  group_size=2,
-  max_prompt_length=5,
-  gen_length=L,
-  block_length=4,
-  num_steps=4,
-  temperature=1.0,
+SAMPLED = fixed.Fixed(
+  gen_length=L, block_length=4, num_steps=4, temperature=1.0
 )
 DECODINGS = {
   'sampled': SAMPLED,
   'greedy': dataclasses.replace(SAMPLED, temperature=0.0),
-  'gated': dataclasses.replace(
-    SAMPLED, decode='gated', gate='bernoulli', threshold=0.05
+  'gated': gated.Gated(
+    gen_length=L,
+    block_length=4,
+    temperature=1.0,
+    gate='bernoulli',
+    threshold=0.05,
   ),
   'guidance': dataclasses.replace(SAMPLED, cfg_scale=1.5),
 }
@@ -71,25 +69,18 @@ def mesh_of(data, fsdp, tensor):
   )
 
 
-def call(model, cfg, sizes):
+def call(model, decoder, sizes):
   """Arguments of `answer_free.sample`; the parameters lie as the rules say."""
   mesh = mesh_of(*sizes)
   params = tiny.params(model)
-  denoiser, params = guidance.guided(
+  args = (
     transformer.TransformerDenoiser(cfg=model),
     jax.device_put(params, sharding.param_shardings(params, mesh)),
-    cfg.cfg_scale,
-    gen_length=L,
-    vocab=tiny.VOCAB,
+    jax.random.key(0),
+    tiny.row_prompts(TEXTS, 5, range(8)),
+    decoder,
   )
-  ids, mask = tiny.pad(TEXTS, 5)
-  row_id = np.arange(8, dtype=np.int32)
-  key = jax.random.key(0)
-  return (denoiser, params, key, ids, mask, row_id, cfg.dials()), {
-    'mesh': mesh,
-    'vocab': tiny.VOCAB,
-    'decoder': cfg.decoder(),
-  }
+  return args, {'mesh': mesh, 'vocab': tiny.VOCAB}
 
 
 @functools.cache
@@ -116,30 +107,21 @@ def test_the_same_tokens_on_any_mesh(model, decoding, sizes):
   same(got, want)
 
 
-def test_guided_rows_are_the_same_on_any_mesh():
+@pytest.mark.parametrize('cfg_scale', [0.0, 1.5])
+def test_guided_rows_are_the_same_on_any_mesh(cfg_scale):
+  free = dataclasses.replace(SAMPLED, cfg_scale=cfg_scale)
   cfg = answer_guided.GuidedConfig(
     num_guided=1, num_steps=3, answer_steps=2, margin=0, max_anchor=3
   )
-  ids, mask = tiny.pad(TEXTS, 5)
-  anchor, anchor_mask = tiny.pad(tiny.random_prompts(1, [3, 2] * 4), 3)
+  anchor = tiny.pad(tiny.random_prompts(1, [3, 2] * 4), 3)
 
   def run(sizes):
-    (denoiser, params, key, *_), static = call(tiny.MODEL, SAMPLED, sizes)
+    (*args, encoded, decoder), static = call(tiny.MODEL, free, sizes)
     return answer_guided.sample(
-      denoiser,
-      params,
-      key,
-      ids,
-      mask,
-      anchor,
-      anchor_mask,
-      np.arange(8, dtype=np.int32),
-      np.float32(1.0),
-      mesh=static['mesh'],
-      vocab=tiny.VOCAB,
-      gen_length=L,
-      order='confidence',
-      cfg=cfg,
+      *args,
+      answer_guided.Anchored(encoded, *anchor),
+      answer_guided.passes(decoder, cfg),
+      **static,
     )
 
   same(run((2, 2, 2)), run((1, 1, 1)))
@@ -183,21 +165,15 @@ def test_a_shard_stops_when_its_own_rows_are_done(sizes, monkeypatch):
   table['context'][7] = -sure[0] * 0.99
   ids = np.full((8, 5), 5, np.int32)
   ids[2:, 0] = 7
-  cfg = dataclasses.replace(
-    SAMPLED, decode='gated', threshold=0.9, temperature=0.0
-  )
   denoiser = Counting(table=tiny.Table(gen_length=L), axes=('data', 'fsdp'))
   got = answer_free.sample(
     denoiser,
     table,
     jax.random.key(0),
-    ids,
-    np.ones(ids.shape, bool),
-    np.arange(8, dtype=np.int32),
-    cfg.dials(),
+    tiny.row_prompts(ids.tolist(), 5, range(8)),
+    gated.Gated(gen_length=L, block_length=4, threshold=0.9),
     mesh=mesh_of(*sizes),
     vocab=tiny.VOCAB,
-    decoder=cfg.decoder(),
   )
   jax.block_until_ready(got)
   jax.effects_barrier()
