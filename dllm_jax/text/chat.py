@@ -12,13 +12,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from dllm_jax import errors
-from dllm_jax.text import directory, json_file, render, special, tokenizer
+from dllm_jax.text import json_file, render, special, tokenizer
 
-# Messages that a template must leave as they are, but for spaces at the ends.
+# Messages that a template must leave as they are, except for spaces at the
+# ends: what templates are known to branch on, or to rewrite.
 _PROBES = (
   'one (alpha) message',
   ' \n two: {{ 7 * 7 }} {% raw %} <think>b</think>\t\n',
   '<|im_start|>user\n[INST] <tool_response>x</tool_response>',
+  '<tool_response>\nx\n</tool_response>',
+  '',
+  '7',
+  'None',
+  '/no_think Is <b> & "c" \'d\' 1 < 2 > 0?',
+  '{"name": "f", "arguments": {}}\n\n\n```python\nx = [1]\n```\n\n- a',
+  'ÄÖ \u00e9 e\u0301 \u4f60\u597d \U0001f600 \u200b %s \\n https://a.b/c?d=e#f',
+  'Long. ' * 500 + 'END',
 )
 
 
@@ -49,6 +58,9 @@ class ChatTemplate:
       tokenizer.Piece(self.after + prefill, True),
     ]
 
+
+# Classes of transformers that name no special tokens by themselves.
+PLAIN_CLASSES = ('PreTrainedTokenizerFast', 'TokenizersBackend')
 
 # No template: the message itself.
 PLAIN = ChatTemplate(before='', after='')
@@ -100,14 +112,16 @@ def from_jinja(
   runs = [
     {
       'add_generation_prompt': True,
+      'tools': None,
+      'documents': None,
       **(variables or {}),
       'messages': [*opening, {'role': 'user', 'content': probe}],
     }
     for probe in _PROBES
   ]
   texts = render.render(source, runs)
-  before, found, after = texts[0].partition(_PROBES[0])
-  if not found or _PROBES[0] in after:
+  before, message, after = texts[0].partition(_PROBES[0])
+  if not message or _PROBES[0] in after:
     raise ValueError('the chat template does not show its message once')
   for strip in (False, True):
     made = ChatTemplate(before=before, after=after, strip=strip)
@@ -141,17 +155,20 @@ def from_directory(
   """
   path = pathlib.Path(path)
   try:
-    config_file = path / 'tokenizer_config.json'
-    config = {}
-    if config_file.exists():
-      config = json_file.read_object(config_file, directory.MAX_CONFIG_BYTES)
+    config = json_file.read_optional(path / 'tokenizer_config.json')
+    token_map = json_file.read_optional(path / 'special_tokens_map.json')
     source = _source(path, config)
     if source is None:
       return None
-    names = {
-      key: special.name_of(config.get(key), key) or ''
-      for key in ('bos_token', 'eos_token', 'pad_token', 'unk_token')
-    }
+    names = special.names(config, token_map)
+    # A class of transformers may have a default for what no file names.
+    plain = config.get('tokenizer_class') in PLAIN_CLASSES
+    for key in ('bos_token', 'eos_token', 'pad_token', 'unk_token'):
+      if key in source and not plain and not {key} & {*config, *token_map}:
+        raise ValueError(
+          f'the chat template uses {key}, which no file names; set it in '
+          'tokenizer_config.json, to null if there is none'
+        )
     return from_jinja(
       source, system=system, variables=names | dict(options or {})
     )
@@ -166,13 +183,22 @@ def _source(path: pathlib.Path, config: Mapping[str, Any]) -> str | None:
   if file.exists():
     return json_file.read_text(file, 4 * render.MAX_SOURCE)
   source = config.get('chat_template')
+  others = sorted((path / 'additional_chat_templates').glob('*.jinja'))
+  if others:  # they replace those of the configuration
+    source = {file.stem: None for file in others}
   if isinstance(source, list):
-    named = {
-      entry.get('name'): entry.get('template')
+    source = {
+      entry['name']: entry.get('template')
       for entry in source
       if isinstance(entry, dict) and isinstance(entry.get('name'), str)
     }
-    source = named.get('default')
+  if isinstance(source, dict):
+    if 'default' not in source:
+      raise ValueError(
+        f'none of the chat templates {sorted(source)!r:.200} is the default; '
+        'save one as chat_template.jinja'
+      )
+    source = source['default']
   if source is not None and not isinstance(source, str):
-    raise ValueError('chat_template of tokenizer_config.json is no text')
+    raise ValueError('chat_template of tokenizer_config.json is not text')
   return source

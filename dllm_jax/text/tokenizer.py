@@ -14,9 +14,15 @@ from typing import Any, NamedTuple
 
 import tokenizers
 
-from dllm_jax import errors
-from dllm_jax.text import byte_level, directory, special
+from dllm_jax import errors, types
+from dllm_jax.text import directory, special, tokenizer_json
 from dllm_jax.text import words as words_lib
+
+# What the library takes for a space beside a token with lstrip or rstrip.
+_SPACES = (
+  '\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007'
+  '\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000'
+)
 
 
 class Piece(NamedTuple):
@@ -79,10 +85,13 @@ class Tokenizer:
     added = tokenizer.get_added_tokens_decoder()
     names = {token.content: i for i, token in added.items() if token.special}
     self._special_ids = names
+    self._special_names = {value: name for name, value in names.items()}
     longest_first = sorted(names, key=lambda name: (-len(name), name))
-    self._special_names = re.compile(
+    self._special_pattern = re.compile(
       f'({"|".join(map(re.escape, longest_first))})'
     )
+    unknown = getattr(tokenizer.model, 'unk_token', None)
+    self._unknown = unknown and tokenizer.token_to_id(unknown)
 
   @classmethod
   def from_words(cls, words: Sequence[str]) -> 'Tokenizer':
@@ -96,7 +105,7 @@ class Tokenizer:
         gets id i; EOS and mask follow.
 
     Raises:
-      ValueError: if a word is empty, double, or one of the special tokens.
+      ValueError: if a word is empty, duplicate, or one of the special tokens.
     """
     return cls(*words_lib.build(words))
 
@@ -120,13 +129,13 @@ class Tokenizer:
       errors.UserError: if anything there is missing, damaged or hostile.
     """
     try:
-      tokenizer, found = directory.read(pathlib.Path(path), model)
-      if need_mask and found.mask is None:
+      tokenizer, tokens = directory.read(pathlib.Path(path), model)
+      if need_mask and tokens.mask is None:
         raise ValueError(
           f'the tokenizer in {path} has no mask token; set mask_token in '
           'tokenizer_config.json or mask_token_id in config.json'
         )
-      return cls(tokenizer, found)
+      return cls(tokenizer, tokens)
     except (ValueError, OSError) as e:
       raise errors.UserError(' '.join(str(e).split())) from e
 
@@ -146,14 +155,14 @@ class Tokenizer:
       mask: text of the mask token.
 
     Raises:
-      FileNotFoundError: if there is no such file.
-      ValueError: if the file is too large or not a tokenizer, or lacks one of
-        the two.
+      FileNotFoundError: there is no such file.
+      errors.UserError: it is too large, or not JSON.
+      ValueError: it is not a tokenizer, or lacks one of the two.
     """
     path = pathlib.Path(path)
     if not path.is_file():
       raise FileNotFoundError(f'no tokenizer file at {path}')
-    tokenizer = directory.parse(path)
+    tokenizer = tokenizer_json.read(path)
     return cls(tokenizer, words_lib.named(tokenizer, eos, mask))
 
   def save(self, path: str | pathlib.Path) -> None:
@@ -161,6 +170,10 @@ class Tokenizer:
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(self._tokenizer.to_str(pretty=True), encoding='utf-8')
+
+  def vocabulary(self) -> types.Vocabulary:
+    """What decoders and losses must know of the ids."""
+    return self.special.vocabulary(self.vocab_size)
 
   def check_rows(self, rows: int, where: str) -> None:
     """Refuses a model whose embedding has fewer rows than there are ids.
@@ -196,29 +209,29 @@ class Tokenizer:
   def encode_pieces(self, prompts: Sequence[Sequence[Piece]]) -> list[Encoded]:
     """Tokens of prompts that come in pieces.
 
-    Special tokens of templates part the text; what lies between two of them is
-    tokenized as one, whoever wrote it, so that ids are those of the joined
-    text. A token of both template and content is not content.
+    They are those that `tokenizers` gives the joined text, special tokens
+    parsed, unless content has a part in a special token: then the
+    text between the templates' special tokens is tokenized as text. A token of
+    both template and content is not content.
 
     Raises:
-      ValueError: naming the first piece that is not in the vocabulary.
+      ValueError: naming the first piece that is not in the vocabulary; or
+        content spells a special token, and this tokenizer treats text beside
+        special tokens in a way that is not followed here.
     """
-    runs = [list(self._runs(pieces)) for pieces in prompts]
-    texts = [run for row in runs for run in row if isinstance(run, list)]
-    joined = [''.join(piece.text for piece in run) for run in texts]
-    encodings = iter(self._encodings(self._tokenizer.encode_batch, joined))
+    texts = [_joined(pieces) for pieces in prompts]
+    try:
+      encodings = self._parsed(texts)
+    except ValueError:  # what follows names the piece
+      return [self._encode_parts(pieces) for pieces in prompts]
     rows = []
-    for row in runs:
-      encoded = Encoded([], [])
-      for run in row:
-        if isinstance(run, int):
-          encoded.ids.append(run)
-          encoded.is_content.append(False)
-        else:
-          encoding = next(encodings)
-          encoded.ids.extend(encoding.ids)
-          encoded.is_content.extend(_content_spans(run, encoding.offsets))
-      rows.append(encoded)
+    for pieces, text, encoding in zip(prompts, texts, encodings, strict=True):
+      before = _template_before(pieces)
+      if self._is_spelled(text, encoding, before):
+        rows.append(self._encode_parts(pieces))
+      else:
+        spans = _content_spans(encoding.offsets, before)
+        rows.append(Encoded(encoding.ids, spans))
     return rows
 
   def decode(self, ids: Iterable[int]) -> str:
@@ -239,14 +252,14 @@ class Tokenizer:
           f'{min(ids)}..{max(ids)}'
         )
     try:
-      with byte_level.no_panic():
+      with tokenizer_json.no_panic():
         return self._tokenizer.decode_batch(rows, skip_special_tokens=True)
     except RuntimeError as error:
       raise ValueError(f'the tokenizer fails on ids: {error}') from error
 
   def _encodings(self, encode, texts: Sequence[str]):
     try:
-      with byte_level.no_panic():
+      with tokenizer_json.no_panic():
         return encode(list(texts), add_special_tokens=False)
     except UnicodeError as error:
       raise ValueError(f'text that is no Unicode: {error}') from error
@@ -258,13 +271,68 @@ class Tokenizer:
         raise
       raise ValueError(f'not in the vocabulary: {piece!r}') from error
 
-  def _runs(self, pieces: Sequence[Piece]) -> Iterable[int | list[Piece]]:
+  def _parsed(self, texts: Sequence[str]):
+    """Encodings of texts whose special tokens are tokens."""
+    self._tokenizer.encode_special_tokens = False
+    try:
+      return self._encodings(self._tokenizer.encode_batch, texts)
+    finally:
+      self._tokenizer.encode_special_tokens = True
+
+  def _is_spelled(
+    self, text: str, encoding: tokenizers.Encoding, before: Sequence[int]
+  ) -> bool:
+    """Whether content has a part in the name of a special token.
+
+    Args:
+      text: what was encoded.
+      encoding: its tokens; special ones may span spaces beside their names.
+      before: number of a template's characters before each of the text's.
+    """
+    for value, (start, stop) in zip(
+      encoding.ids, encoding.offsets, strict=True
+    ):
+      name = self._special_names.get(value)
+      span = text[start:stop]
+      core = span.strip(_SPACES) or span
+      if name is None or (value == self._unknown and core != name):
+        continue
+      start += span.index(core)
+      if before[start + len(core)] - before[start] < len(core):
+        return True
+    return False
+
+  def _encode_parts(self, pieces: Sequence[Piece]) -> Encoded:
+    """Tokens of a prompt, its parts between special tokens encoded as text."""
+    blank = [piece for piece in pieces if piece.is_template]
+    if pieces != blank:
+      ids = self._encode_parts(blank).ids
+      if ids != self._parsed([_joined(blank)])[0].ids:
+        raise ValueError(
+          'the prompt spells a special token, which is text there, but this '
+          'tokenizer has special tokens that change the text beside them'
+        )
+    encoded = Encoded([], [])
+    for part in self._parts(pieces):
+      if isinstance(part, int):
+        encoded.ids.append(part)
+        encoded.is_content.append(False)
+      else:
+        encoding = self._encodings(
+          self._tokenizer.encode_batch, [_joined(part)]
+        )[0]
+        encoded.ids.extend(encoding.ids)
+        spans = _content_spans(encoding.offsets, _template_before(part))
+        encoded.is_content.extend(spans)
+    return encoded
+
+  def _parts(self, pieces: Sequence[Piece]) -> Iterable[int | list[Piece]]:
     """Special ids of templates, and the pieces between them."""
     run = []
     for piece in pieces:
       parts = [piece.text]
       if piece.is_template:
-        parts = self._special_names.split(piece.text)
+        parts = self._special_pattern.split(piece.text)
       for i, part in enumerate(parts):
         if i % 2:  # the names are every other part
           if run:
@@ -287,10 +355,18 @@ class Tokenizer:
     return None
 
 
+def _joined(pieces: Sequence[Piece]) -> str:
+  return ''.join(piece.text for piece in pieces)
+
+
+def _template_before(pieces: Sequence[Piece]) -> list[int]:
+  """How many characters of templates precede each of the joined text's."""
+  written = [[piece.is_template] * len(piece.text) for piece in pieces]
+  return [0, *itertools.accumulate(itertools.chain(*written))]
+
+
 def _content_spans(
-  run: Sequence[Piece], spans: Sequence[tuple[int, int]]
+  spans: Sequence[tuple[int, int]], before: Sequence[int]
 ) -> list[bool]:
-  """Which spans of the joined run hold content and nothing else."""
-  written = [[piece.is_template] * len(piece.text) for piece in run]
-  before = [0, *itertools.accumulate(itertools.chain(*written))]
+  """Which spans of the joined text hold content and nothing else."""
   return [a < b and before[a] == before[b] for a, b in spans]

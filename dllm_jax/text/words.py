@@ -18,12 +18,12 @@ def build(
   """The tokenizer of `Tokenizer.from_words`, and its special tokens.
 
   Raises:
-    ValueError: a word is empty, double, or one of the special tokens.
+    ValueError: a word is empty, duplicate, or one of the special tokens.
   """
   seen = set()
   for word in words:
     if not word or word in seen or word in (EOS, MASK):
-      raise ValueError(f'empty, double or reserved word: {word!r}')
+      raise ValueError(f'empty, duplicate or reserved word: {word!r}')
     seen.add(word)
   # EOS and mask stay out of the model, so that no text can spell them.
   vocab = {word: i for i, word in enumerate(words)}

@@ -150,7 +150,7 @@ def test_where_a_directory_keeps_its_template(tmp_path):
     ('{{ messages[0].content | upper }}', 'does not show its message once'),
     ("{{ raise_exception('no\nsystem') }}", 'fails: TemplateError: no system'),
     ('{% if %}', 'fails: TemplateSyntaxError'),
-    ('{{ strftime_now() }}', "'strftime_now' is undefined"),
+    ('{{ strftime() }}', "'strftime' is undefined"),
     ('{{ ' + '(' * 5000, 'is nested too deeply|fails'),
     ('x' * 300_000, 'longer than 262144 characters'),
   ],
@@ -161,9 +161,9 @@ def test_unsuitable_templates_are_refused_in_one_line(source, match):
   assert '\n' not in str(caught.value) and len(str(caught.value)) < 400
 
 
-def test_a_template_that_is_no_text(tmp_path):
+def test_template_that_is_not_text_is_refused(tmp_path):
   tiny_text.tiny_dir(tmp_path, config={'chat_template': 7})
-  with pytest.raises(errors.UserError, match='chat_template .* is no text'):
+  with pytest.raises(errors.UserError, match='chat_template .* is not text'):
     chat.from_directory(tmp_path)
 
 

@@ -157,7 +157,10 @@ def test_the_other_places_of_added_and_special_tokens(tmp_path):
     ({'model': {'mask_token_id': 3}}, "is the ordinary token 'd'"),
     ({'model': {'mask_token_id': 99, 'vocab_size': 64}}, 'beyond the 64 rows'),
     ({'model': {'vocab_size': 20}}, 'id 22 is beyond the 20 rows'),
-    ({'model': {'vocab_size': '20'}}, 'vocab_size of config.json is no number'),
+    (
+      {'model': {'vocab_size': '20'}},
+      'vocab_size of config.json is not a number',
+    ),
     ({'config': {'mask_token': '<|eot_id|>'}}, 'mask_token_id is 19'),
     ({'config': {'eos_token': '<|no|>'}}, 'is not in the tokenizer'),
     (
@@ -186,7 +189,7 @@ def test_contradictions_are_refused_in_one_line(tmp_path, files, match):
 
 def test_missing_files_are_named(tmp_path, dream_dir):
   refused = lambda path, match: pytest.raises(errors.UserError, match=match)
-  with refused(tmp_path, 'no directory'):
+  with refused(tmp_path, 'is not a directory'):
     Tokenizer.from_directory(tmp_path / 'none')
   with refused(tmp_path, 'neither tokenizer.json nor vocab.json'):
     Tokenizer.from_directory(tmp_path)
@@ -194,7 +197,7 @@ def test_missing_files_are_named(tmp_path, dream_dir):
   with refused(tmp_path, 'names the tokenizer_class None'):
     Tokenizer.from_directory(tmp_path)
   shutil.copy(dream_dir / 'tokenizer_config.json', tmp_path)
-  with refused(tmp_path, 'merges.txt is no file'):
+  with refused(tmp_path, 'merges.txt is not a file'):
     Tokenizer.from_directory(tmp_path)
 
 

@@ -55,9 +55,9 @@ def test_ids_are_in_the_vocabulary():
     ([{'mask_token': 'm'}], [{'mask_token_id': 6}], 'mask_token_id is 6'),
     ([{'eos_token': 'zzz'}], [], "eos_token 'zzz' is not in the tokenizer"),
     ([{'eos_token': 3}], [], 'eos_token is not the text of a token: 3'),
-    ([], [{'mask_token_id': '6'}], "mask_token_id is no token id: '6'"),
-    ([], [{'eos_token_id': True}], 'eos_token_id is no token id: True'),
-    ([], [{'eos_token_id': [5, -1]}], 'eos_token_id is no token id: -1'),
+    ([], [{'mask_token_id': '6'}], "mask_token_id is not a token id: '6'"),
+    ([], [{'eos_token_id': True}], 'eos_token_id is not a token id: True'),
+    ([], [{'eos_token_id': [5, -1]}], 'eos_token_id is not a token id: -1'),
   ],
 )
 def test_contradictions_are_named(texts, numbers, match):
