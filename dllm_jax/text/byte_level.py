@@ -54,7 +54,8 @@ def read(
     lambda: tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=merges)), path
   )
   split_bytes = pre_tokenizers.ByteLevel(
-    add_prefix_space=False, use_regex=family == 'gpt2'
+    add_prefix_space=config.get('add_prefix_space') is True,
+    use_regex=family == 'gpt2',
   )
   if family == 'qwen2':
     tokenizer.normalizer = normalizers.NFC()

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dllm_jax import errors
-from dllm_jax.text import json_file, render, special, tokenizer
+from dllm_jax.text import json_file, pieces, render, special
 
 # Messages that a template must leave as they are, except for spaces at the
 # ends: what templates are known to branch on, or to rewrite.
@@ -45,7 +45,7 @@ class ChatTemplate:
   after: str
   strip: bool = False
 
-  def render(self, message: str, prefill: str = '') -> list[tokenizer.Piece]:
+  def render(self, message: str, prefill: str = '') -> list[pieces.Piece]:
     """The prompt of a message.
 
     Args:
@@ -53,9 +53,9 @@ class ChatTemplate:
       prefill: how the answer is to begin ('<reasoning>'), part of the prompt.
     """
     return [
-      tokenizer.Piece(self.before, True),
-      tokenizer.Piece(message.strip() if self.strip else message, False),
-      tokenizer.Piece(self.after + prefill, True),
+      pieces.Piece(self.before, True),
+      pieces.Piece(message.strip() if self.strip else message, False),
+      pieces.Piece(self.after + prefill, True),
     ]
 
 
@@ -134,7 +134,7 @@ def from_jinja(
 
 
 def _joined(template: ChatTemplate, message: str) -> str:
-  return ''.join(piece.text for piece in template.render(message))
+  return pieces.joined(template.render(message))
 
 
 def from_directory(
@@ -160,7 +160,7 @@ def from_directory(
     source = _source(path, config)
     if source is None:
       return None
-    names = special.names(config, token_map)
+    names, _ = special.names(config, token_map)
     # A class of transformers may have a default for what no file names.
     plain = config.get('tokenizer_class') in PLAIN_CLASSES
     for key in ('bos_token', 'eos_token', 'pad_token', 'unk_token'):
@@ -199,6 +199,13 @@ def _source(path: pathlib.Path, config: Mapping[str, Any]) -> str | None:
         'save one as chat_template.jinja'
       )
     source = source['default']
+    if source is None:
+      raise ValueError('the default chat template has no text')
   if source is not None and not isinstance(source, str):
     raise ValueError('chat_template of tokenizer_config.json is not text')
+  if source is None and (path / 'chat_template.json').exists():
+    raise ValueError(
+      'chat_template.json is for processors; save its template as '
+      'chat_template.jinja'
+    )
   return source

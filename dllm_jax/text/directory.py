@@ -57,8 +57,8 @@ def read(
       raise ValueError(
         'split_special_tokens makes text of the special tokens of prompts'
       )
-    names = special.names(config, token_map)
-    texts = [*names.values(), *special.extra_names(config, token_map)]
+    names, others = special.names(config, token_map)
+    texts = [*names.values(), *others]
     legacy = optional('added_tokens.json')
     _add(tokenizer, _listed(tokenizer, config, legacy, texts))
     _add_mask(tokenizer, model)
@@ -207,7 +207,6 @@ def check(
   longest = tokenizer_json.MAX_TOKEN_LENGTH
   if max(map(len, vocab), default=0) > longest:
     raise ValueError(f'a token is longer than {longest} characters')
-  tokens.check_below(top + 1)
   if rows is not None and top >= rows:
     raise ValueError(
       f'id {top} is beyond the {rows} rows of the embedding that config.json '

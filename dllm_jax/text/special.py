@@ -60,16 +60,6 @@ class SpecialTokens:
     """All of them."""
     return frozenset(value for _, value in self._named())
 
-  def check_below(self, size: int) -> None:
-    """Refuses ids of `size` or more.
-
-    Raises:
-      ValueError: naming the first.
-    """
-    for name, value in self._named():
-      if value >= size:
-        raise ValueError(f'{name} id {value} is outside 0..{size - 1}')
-
   def vocabulary(self, size: int) -> types.Vocabulary:
     """What decoders and losses must know of the ids.
 
@@ -103,41 +93,33 @@ def name_of(value: Any, what: str) -> str | None:
 
 def names(
   config: Mapping[str, Any], token_map: Mapping[str, Any]
-) -> dict[str, str]:
-  """The texts of special tokens by attribute (`bos_token`), as templates see.
+) -> tuple[dict[str, str], list[str]]:
+  """The texts of special tokens, as transformers reads them.
 
-  As transformers reads them: beside an `added_tokens_decoder` the map is not
-  read, and otherwise it wins.
+  Beside an `added_tokens_decoder` the map is not read, and otherwise it wins.
 
   Args:
     config: tokenizer_config.json.
     token_map: special_tokens_map.json.
+
+  Returns:
+    Those with a name (`bos_token`), which templates may use, and the others.
   """
   if 'added_tokens_decoder' not in config:
     config = {**config, **token_map}
-  roles = ('unk', 'sep', 'cls', *KNOWN)
+  roles = {f'{role}_token' for role in ('unk', 'sep', 'cls', *KNOWN)}
   named = {
     key: name_of(value, key)
     for key, value in config.items()
-    if key.removesuffix('_token') in roles
-    or (key.endswith('_token') and isinstance(value, str))
+    if key in roles or (key.endswith('_token') and isinstance(value, str))
   }
-  return {key: name for key, name in named.items() if name}
-
-
-def extra_names(
-  config: Mapping[str, Any], token_map: Mapping[str, Any]
-) -> list[str]:
-  """The texts of further special tokens; see `names`."""
-  if 'added_tokens_decoder' not in config:
-    config = {**config, **token_map}
   key = 'extra_special_tokens'
-  extra = config.get(key) or config.get('additional_special_tokens') or ()
-  if isinstance(extra, Mapping):
-    extra = list(extra.values())
-  if not isinstance(extra, (list, tuple)):
+  extra = config.get(key) or config.get('additional_special_tokens') or []
+  extra = list(extra.values()) if isinstance(extra, dict) else extra
+  if not isinstance(extra, list):
     raise ValueError(f'{key} is not a list of tokens: {extra!r:.80}')
-  return [name for value in extra if (name := name_of(value, key))]
+  others = [name for value in extra if (name := name_of(value, key))]
+  return {key: name for key, name in named.items() if name}, others
 
 
 def ids_of(value: Any, what: str) -> tuple[int, ...]:

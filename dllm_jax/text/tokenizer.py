@@ -6,48 +6,17 @@ prompt that spells '<|mask|>' is text, or an error. Where special tokens are
 wanted, as in a chat template, the text comes in pieces that say so.
 """
 
-import itertools
 import pathlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import tokenizers
 
 from dllm_jax import errors, types
 from dllm_jax.text import directory, special, tokenizer_json
+from dllm_jax.text import pieces as pieces_lib
 from dllm_jax.text import words as words_lib
-
-# What the library takes for a space beside a token with lstrip or rstrip.
-_SPACES = (
-  '\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007'
-  '\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000'
-)
-
-
-class Piece(NamedTuple):
-  """A part of a prompt.
-
-  Attributes:
-    text: what it says.
-    is_template: whether a template wrote it: its special tokens are tokens,
-      and no estimator masks it. Content is the user's, and text throughout.
-  """
-
-  text: str
-  is_template: bool
-
-
-class Encoded(NamedTuple):
-  """The tokens of a prompt.
-
-  Attributes:
-    ids: one a token.
-    is_content: True where all of the token's text is content.
-  """
-
-  ids: list[int]
-  is_content: list[bool]
 
 
 class Tokenizer:
@@ -85,13 +54,10 @@ class Tokenizer:
     added = tokenizer.get_added_tokens_decoder()
     names = {token.content: i for i, token in added.items() if token.special}
     self._special_ids = names
-    self._special_names = {value: name for name, value in names.items()}
     longest_first = sorted(names, key=lambda name: (-len(name), name))
     self._special_pattern = re.compile(
       f'({"|".join(map(re.escape, longest_first))})'
     )
-    unknown = getattr(tokenizer.model, 'unk_token', None)
-    self._unknown = unknown and tokenizer.token_to_id(unknown)
 
   @classmethod
   def from_words(cls, words: Sequence[str]) -> 'Tokenizer':
@@ -140,30 +106,19 @@ class Tokenizer:
       raise errors.UserError(' '.join(str(e).split())) from e
 
   @classmethod
-  def load(
-    cls,
-    path: str | pathlib.Path,
-    *,
-    eos: str = words_lib.EOS,
-    mask: str = words_lib.MASK,
-  ) -> 'Tokenizer':
-    """Reads a `tokenizer.json`.
-
-    Args:
-      path: the file.
-      eos: text of the end-of-sequence token, also used as padding.
-      mask: text of the mask token.
+  def load(cls, path: str | pathlib.Path) -> 'Tokenizer':
+    """Reads the `tokenizer.json` that `save` wrote of `from_words`.
 
     Raises:
       FileNotFoundError: there is no such file.
       errors.UserError: it is too large, or not JSON.
-      ValueError: it is not a tokenizer, or lacks one of the two.
+      ValueError: it is not a tokenizer, or lacks EOS or mask.
     """
     path = pathlib.Path(path)
     if not path.is_file():
       raise FileNotFoundError(f'no tokenizer file at {path}')
     tokenizer = tokenizer_json.read(path)
-    return cls(tokenizer, words_lib.named(tokenizer, eos, mask))
+    return cls(tokenizer, words_lib.special_tokens(tokenizer))
 
   def save(self, path: str | pathlib.Path) -> None:
     """Writes a `tokenizer.json`; parent folders are made."""
@@ -206,33 +161,34 @@ class Tokenizer:
     encodings = self._encodings(self._tokenizer.encode_batch_fast, texts)
     return [encoding.ids for encoding in encodings]
 
-  def encode_pieces(self, prompts: Sequence[Sequence[Piece]]) -> list[Encoded]:
+  def encode_pieces(
+    self, prompts: Sequence[pieces_lib.Prompt]
+  ) -> list[pieces_lib.Encoded]:
     """Tokens of prompts that come in pieces.
 
     They are those that `tokenizers` gives the joined text, special tokens
-    parsed, unless content has a part in a special token: then the
-    text between the templates' special tokens is tokenized as text. A token of
-    both template and content is not content.
+    parsed, unless content has a part in one: then what lies between the
+    templates' special tokens is tokenized as text. A token of both template and
+    content is not content.
 
     Raises:
       ValueError: naming the first piece that is not in the vocabulary; or
-        content spells a special token, and this tokenizer treats text beside
-        special tokens in a way that is not followed here.
+        content spells a special token, and this tokenizer's change the text
+        beside them.
     """
-    texts = [_joined(pieces) for pieces in prompts]
     try:
-      encodings = self._parsed(texts)
+      encodings = self._parsed(prompts)
     except ValueError:  # what follows names the piece
-      return [self._encode_parts(pieces) for pieces in prompts]
-    rows = []
-    for pieces, text, encoding in zip(prompts, texts, encodings, strict=True):
-      before = _template_before(pieces)
-      if self._is_spelled(text, encoding, before):
-        rows.append(self._encode_parts(pieces))
-      else:
-        spans = _content_spans(encoding.offsets, before)
-        rows.append(Encoded(encoding.ids, spans))
-    return rows
+      return [self._encode_parts(prompt) for prompt in prompts]
+    special_ids = frozenset(self._special_ids.values())
+    return [
+      self._encode_parts(prompt)
+      if pieces_lib.spells(prompt, encoding, special_ids)
+      else pieces_lib.Encoded(
+        encoding.ids, pieces_lib.content_spans(prompt, encoding.offsets)
+      )
+      for prompt, encoding in zip(prompts, encodings, strict=True)
+    ]
 
   def decode(self, ids: Iterable[int]) -> str:
     """Text of `ids`, special tokens left out.
@@ -271,76 +227,55 @@ class Tokenizer:
         raise
       raise ValueError(f'not in the vocabulary: {piece!r}') from error
 
-  def _parsed(self, texts: Sequence[str]):
-    """Encodings of texts whose special tokens are tokens."""
+  def _parsed(self, prompts: Sequence[pieces_lib.Prompt]):
+    """Encodings of the joined texts, their special tokens parsed."""
     self._tokenizer.encode_special_tokens = False
     try:
+      texts = [pieces_lib.joined(prompt) for prompt in prompts]
       return self._encodings(self._tokenizer.encode_batch, texts)
     finally:
       self._tokenizer.encode_special_tokens = True
 
-  def _is_spelled(
-    self, text: str, encoding: tokenizers.Encoding, before: Sequence[int]
-  ) -> bool:
-    """Whether content has a part in the name of a special token.
-
-    Args:
-      text: what was encoded.
-      encoding: its tokens; special ones may span spaces beside their names.
-      before: number of a template's characters before each of the text's.
-    """
-    for value, (start, stop) in zip(
-      encoding.ids, encoding.offsets, strict=True
-    ):
-      name = self._special_names.get(value)
-      span = text[start:stop]
-      core = span.strip(_SPACES) or span
-      if name is None or (value == self._unknown and core != name):
-        continue
-      start += span.index(core)
-      if before[start + len(core)] - before[start] < len(core):
-        return True
-    return False
-
-  def _encode_parts(self, pieces: Sequence[Piece]) -> Encoded:
+  def _encode_parts(self, prompt: pieces_lib.Prompt) -> pieces_lib.Encoded:
     """Tokens of a prompt, its parts between special tokens encoded as text."""
-    blank = [piece for piece in pieces if piece.is_template]
-    if pieces != blank:
+    blank = [piece for piece in prompt if piece.is_template]
+    if len(blank) < len(prompt):
       ids = self._encode_parts(blank).ids
-      if ids != self._parsed([_joined(blank)])[0].ids:
+      if ids != self._parsed([blank])[0].ids:
         raise ValueError(
           'the prompt spells a special token, which is text there, but this '
           'tokenizer has special tokens that change the text beside them'
         )
-    encoded = Encoded([], [])
-    for part in self._parts(pieces):
+    encoded = pieces_lib.Encoded([], [])
+    for part in self._parts(prompt):
       if isinstance(part, int):
         encoded.ids.append(part)
         encoded.is_content.append(False)
       else:
-        encoding = self._encodings(
-          self._tokenizer.encode_batch, [_joined(part)]
-        )[0]
+        texts = [pieces_lib.joined(part)]
+        [encoding] = self._encodings(self._tokenizer.encode_batch, texts)
+        spans = pieces_lib.content_spans(part, encoding.offsets)
         encoded.ids.extend(encoding.ids)
-        spans = _content_spans(encoding.offsets, _template_before(part))
         encoded.is_content.extend(spans)
     return encoded
 
-  def _parts(self, pieces: Sequence[Piece]) -> Iterable[int | list[Piece]]:
+  def _parts(
+    self, prompt: pieces_lib.Prompt
+  ) -> Iterable[int | list[pieces_lib.Piece]]:
     """Special ids of templates, and the pieces between them."""
     run = []
-    for piece in pieces:
-      parts = [piece.text]
+    for piece in prompt:
+      texts = [piece.text]
       if piece.is_template:
-        parts = self._special_pattern.split(piece.text)
-      for i, part in enumerate(parts):
+        texts = self._special_pattern.split(piece.text)
+      for i, text in enumerate(texts):
         if i % 2:  # the names are every other part
           if run:
             yield run
           run = []
-          yield self._special_ids[part]
-        elif part:
-          run.append(Piece(part, piece.is_template))
+          yield self._special_ids[text]
+        elif text:
+          run.append(piece._replace(text=text))
     if run:
       yield run
 
@@ -353,20 +288,3 @@ class Tokenizer:
         if self._tokenizer.model.token_to_id(piece) is None:
           return piece
     return None
-
-
-def _joined(pieces: Sequence[Piece]) -> str:
-  return ''.join(piece.text for piece in pieces)
-
-
-def _template_before(pieces: Sequence[Piece]) -> list[int]:
-  """How many characters of templates precede each of the joined text's."""
-  written = [[piece.is_template] * len(piece.text) for piece in pieces]
-  return [0, *itertools.accumulate(itertools.chain(*written))]
-
-
-def _content_spans(
-  spans: Sequence[tuple[int, int]], before: Sequence[int]
-) -> list[bool]:
-  """Which spans of the joined text hold content and nothing else."""
-  return [a < b and before[a] == before[b] for a, b in spans]

@@ -35,20 +35,15 @@ def build(
   )
   tokenizer.decoder = decoders.Fuse()
   tokenizer.add_special_tokens([EOS, MASK])
-  return tokenizer, named(tokenizer, EOS, MASK)
+  return tokenizer, special_tokens(tokenizer)
 
 
-def named(
-  tokenizer: tokenizers.Tokenizer, eos: str, mask: str
-) -> special.SpecialTokens:
-  """The special tokens of a tokenizer that has an EOS and a mask."""
-  for name in (eos, mask):
-    if tokenizer.token_to_id(name) is None:
-      raise ValueError(f'the tokenizer has no token {name!r}')
-  end = tokenizer.token_to_id(eos)
-  return special.SpecialTokens(
-    mask=tokenizer.token_to_id(mask), eos=end, pad=end
-  )
+def special_tokens(tokenizer: tokenizers.Tokenizer) -> special.SpecialTokens:
+  """The special tokens of a tokenizer that `build` made."""
+  eos, mask = (tokenizer.token_to_id(name) for name in (EOS, MASK))
+  if eos is None or mask is None:
+    raise ValueError(f'the tokenizer has no token {EOS!r} or no {MASK!r}')
+  return special.SpecialTokens(mask=mask, eos=eos)
 
 
 def _escape(word: str) -> str:

@@ -134,6 +134,17 @@ def flagged(name: str, template: str = TURNS, **flags) -> dict:
   return folder(template, doc=document({name: flags}))
 
 
+def unpacked(template: str, **config) -> dict:
+  """A folder with vocab.json and merges.txt in place of tokenizer.json."""
+  model = document()['model']
+  tokens = document()['added_tokens']
+  decoder = {str(token.pop('id')): token for token in tokens}
+  files = folder(template, added_tokens_decoder=decoder, **config)
+  del files['tokenizer.json']
+  merges = '\n'.join(['#version: 0.2', *model['merges'], ''])
+  return files | {'vocab.json': model['vocab'], 'merges.txt': merges}
+
+
 LOWER = {'type': 'Lowercase'}
 FOLDERS = {
   'plain': folder(TURNS),
@@ -271,6 +282,22 @@ FOLDERS = {
       'special_tokens': {'<s>': {'id': '<s>', 'ids': [260], 'tokens': ['<s>']}},
     }),
     add_bos_token=True,
+  ),
+  'unpacked qwen2': unpacked(
+    BOS, tokenizer_class='Qwen2Tokenizer', unk_token=None
+  ),
+  'unpacked gpt2': unpacked(
+    BOS, tokenizer_class='GPT2Tokenizer', unk_token='</s>'
+  ),
+  'unpacked gpt2 with a space before text': unpacked(
+    BOS,
+    tokenizer_class='GPT2Tokenizer',
+    unk_token='</s>',
+    add_prefix_space=True,
+  ),
+  'default without a text': folder([{'name': 'default', 'template': None}]),
+  'template of a processor': folder(
+    files={'chat_template.json': {'chat_template': TURNS}}
   ),
   'generation': folder(
     '{% generation %}{% set x = 1 %}{% endgeneration %}{{ x }}' + TURNS

@@ -7,7 +7,7 @@ import shutil
 import pytest
 import tokenizers
 
-from dllm_jax import errors
+from dllm_jax import errors, types
 from dllm_jax.text import tokenizer
 from tests import tiny_text
 
@@ -42,6 +42,9 @@ def test_dream_from_vocabulary_and_merges(dream):
     mask=151666, eos=151643, pad=151643, bos=151665, stop=(151643, 151645)
   )
   assert dream.vocab_size == 151667
+  assert dream.vocabulary() == types.Vocabulary(
+    size=151667, mask_token=151666, eos_token=151643, stop_tokens=(151645,)
+  )
   dream.check_rows(152064, 'Dream')
   with pytest.raises(errors.UserError, match='151667 ids.* has 151666 rows'):
     dream.check_rows(151666, 'Dream')

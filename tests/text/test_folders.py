@@ -8,7 +8,7 @@ import pytest
 import tokenizers
 
 from dllm_jax import errors
-from dllm_jax.text import chat, tokenizer
+from dllm_jax.text import chat, pieces, tokenizer
 from tests.text import folders
 
 EXPECTED = json.loads(
@@ -18,6 +18,8 @@ EXPECTED = json.loads(
 REFUSED = {
   'no default': r"none of the chat templates \['tool_use'\] is the default",
   'named by a file': r"none of the chat templates \['rag'\] is the default",
+  'default without a text': 'the default chat template has no text',
+  'template of a processor': 'chat_template.json is for processors',
   'raises': 'TemplateError: no user',
   'bos of a class': 'uses bos_token, which no file names',
   'additional that is missing': "token '<new>' is not in the tokenizer",
@@ -120,6 +122,6 @@ def test_content_keeps_to_itself_beside_special_tokens(tmp_path):
 def test_special_tokens_across_template_and_message_are_text(tmp_path):
   path = folders.write(tmp_path, 'plain')
   made = tokenizer.Tokenizer.from_directory(path, need_mask=False)
-  pieces = [tokenizer.Piece('<|im_', True), tokenizer.Piece('end|>', False)]
-  [row] = made.encode_pieces([pieces])
+  prompt = [pieces.Piece('<|im_', True), pieces.Piece('end|>', False)]
+  [row] = made.encode_pieces([prompt])
   assert row.ids == made.encode('<|im_end|>') and 264 not in row.ids
