@@ -2,8 +2,9 @@
 
 Prompts here are one user turn and the header of the answer, so a template is
 two texts. Those of the supported families are written out; any other comes from
-a directory's Jinja source, which is rendered once, with a few messages that
-show the two texts, in a limited process (`text/render.py`).
+a directory's Jinja source, which is rendered once, with messages that show the
+two texts, in a limited process (`text/render.py`). A template that does more
+to a message than put text around it is refused.
 """
 
 import dataclasses
@@ -14,6 +15,8 @@ from typing import Any
 from dllm_jax import errors
 from dllm_jax.text import json_file, pieces, render, special
 
+# Classes of transformers that name no special tokens by themselves.
+_PLAIN_CLASSES = ('PreTrainedTokenizerFast', 'TokenizersBackend')
 # Messages that a template must leave as they are, except for spaces at the
 # ends: what templates are known to branch on, or to rewrite.
 _PROBES = (
@@ -58,9 +61,6 @@ class ChatTemplate:
       pieces.Piece(self.after + prefill, True),
     ]
 
-
-# Classes of transformers that name no special tokens by themselves.
-PLAIN_CLASSES = ('PreTrainedTokenizerFast', 'TokenizersBackend')
 
 # No template: the message itself.
 PLAIN = ChatTemplate(before='', after='')
@@ -108,16 +108,19 @@ def from_jinja(
     ValueError: in one line, if it fails, does not end, or does more to a
       message than put text around it.
   """
+  variables = dict(variables or {})
   opening = [{'role': 'system', 'content': system}] if system else []
+  names = [value for value in variables.values() if isinstance(value, str)]
+  probes = [*_PROBES, ' '.join(['a', *names, 'b'])]
   runs = [
     {
       'add_generation_prompt': True,
       'tools': None,
       'documents': None,
-      **(variables or {}),
+      **variables,
       'messages': [*opening, {'role': 'user', 'content': probe}],
     }
-    for probe in _PROBES
+    for probe in probes
   ]
   texts = render.render(source, runs)
   before, message, after = texts[0].partition(_PROBES[0])
@@ -125,11 +128,11 @@ def from_jinja(
     raise ValueError('the chat template does not show its message once')
   for strip in (False, True):
     made = ChatTemplate(before=before, after=after, strip=strip)
-    if texts == [_joined(made, probe) for probe in _PROBES]:
+    if texts == [_joined(made, probe) for probe in probes]:
       return made
   raise ValueError(
-    'the chat template rewrites its message; use the one of a family: '
-    f'{", ".join(FAMILIES)}'
+    'the chat template rewrites its message, or depends on it; use the one of '
+    f'a family: {", ".join(FAMILIES)}'
   )
 
 
@@ -162,7 +165,7 @@ def from_directory(
       return None
     names, _ = special.names(config, token_map)
     # A class of transformers may have a default for what no file names.
-    plain = config.get('tokenizer_class') in PLAIN_CLASSES
+    plain = config.get('tokenizer_class') in _PLAIN_CLASSES
     for key in ('bos_token', 'eos_token', 'pad_token', 'unk_token'):
       if key in source and not plain and not {key} & {*config, *token_map}:
         raise ValueError(
@@ -193,14 +196,12 @@ def _source(path: pathlib.Path, config: Mapping[str, Any]) -> str | None:
       if isinstance(entry, dict) and isinstance(entry.get('name'), str)
     }
   if isinstance(source, dict):
-    if 'default' not in source:
+    if not isinstance(source.get('default'), str):
       raise ValueError(
-        f'none of the chat templates {sorted(source)!r:.200} is the default; '
-        'save one as chat_template.jinja'
+        f'none of the chat templates {sorted(source)!r:.200} is the default, '
+        'with a text; save one as chat_template.jinja'
       )
     source = source['default']
-    if source is None:
-      raise ValueError('the default chat template has no text')
   if source is not None and not isinstance(source, str):
     raise ValueError('chat_template of tokenizer_config.json is not text')
   if source is None and (path / 'chat_template.json').exists():

@@ -150,7 +150,7 @@ def _add(
     tokenizer.add_tokens([token])  # of a known one, the flags
     if tokenizer.token_to_id(name) != value:
       raise ValueError(
-        f'added token {name!r} is to have id {value}, but the tokenizer gives '
+        f'added token {name!r} should have id {value}, but the tokenizer gives '
         f'it {tokenizer.token_to_id(name)}'
       )
     top = max(top, value)

@@ -71,7 +71,7 @@ def parse_object(text: str, where: str | pathlib.Path) -> dict[str, Any]:
     if len(document) < len(pairs):
       seen = set()
       twice = next(k for k, _ in pairs if k in seen or seen.add(k))
-      raise ValueError(f'the key {twice!r:.80} is there twice')
+      raise ValueError(f'the key {twice!r:.80} appears twice')
     return document
 
   def refuse(constant):

@@ -218,7 +218,7 @@ class Tokenizer:
       with tokenizer_json.no_panic():
         return encode(list(texts), add_special_tokens=False)
     except UnicodeError as error:
-      raise ValueError(f'text that is no Unicode: {error}') from error
+      raise ValueError(f'text is not valid Unicode: {error}') from error
     except RuntimeError as error:
       raise ValueError(f'the tokenizer fails on a text: {error}') from error
     except Exception as error:  # the library raises plain Exception

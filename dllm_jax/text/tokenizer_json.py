@@ -54,8 +54,8 @@ def read(path: pathlib.Path) -> tokenizers.Tokenizer:
     value = tokenizer.token_to_id(token['content'])
     if value != token['id']:
       raise ValueError(
-        f'{path}: added token {token["content"]!r:.80} is to have id '
-        f'{token["id"]}, which the vocabulary makes {value}'
+        f'{path}: added token {token["content"]!r:.80} should have id '
+        f'{token["id"]}, but the vocabulary gives it {value}'
       )
   return tokenizer
 

@@ -325,6 +325,9 @@ FOLDERS = {
   'branches on emptiness': folder(
     '{% if not messages[0].content %}E{% endif %}' + TURNS
   ),
+  'drops its own tokens': folder(
+    "{{ bos_token }}{{ messages[0].content | replace(bos_token, '') }}"
+  ),
   'raises': folder("{{ raise_exception('no user') }}"),
 }  # fmt: skip
 

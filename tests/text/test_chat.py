@@ -146,7 +146,7 @@ def test_where_a_directory_keeps_its_template(tmp_path):
   [
     ('nothing', 'does not show its message once'),
     ('{{ messages[0].content }}' * 2, 'does not show its message once'),
-    ('{{ messages[0].content | escape }}', 'rewrites its message; use'),
+    ('{{ messages[0].content | escape }}', 'rewrites its message, or depends'),
     ('{{ messages[0].content | upper }}', 'does not show its message once'),
     ("{{ raise_exception('no\nsystem') }}", 'fails: TemplateError: no system'),
     ('{% if %}', 'fails: TemplateSyntaxError'),

@@ -172,7 +172,7 @@ def test_the_other_places_of_added_and_special_tokens(tmp_path):
           'added_tokens_decoder': tiny_text.added_tokens({3: ('new', True)})
         }
       },
-      'to have id 3, but the tokenizer gives it 23',
+      'should have id 3, but the tokenizer gives it 23',
     ),
     (
       {
@@ -180,7 +180,7 @@ def test_the_other_places_of_added_and_special_tokens(tmp_path):
           'added_tokens_decoder': tiny_text.added_tokens({30: ('a', True)})
         }
       },
-      'to have id 30, but the tokenizer gives it 0',
+      'should have id 30, but the tokenizer gives it 0',
     ),
   ],
 )

@@ -18,8 +18,9 @@ EXPECTED = json.loads(
 REFUSED = {
   'no default': r"none of the chat templates \['tool_use'\] is the default",
   'named by a file': r"none of the chat templates \['rag'\] is the default",
-  'default without a text': 'the default chat template has no text',
+  'default without a text': r"\['default'\] is the default, with a text",
   'template of a processor': 'chat_template.json is for processors',
+  'drops its own tokens': 'rewrites its message',
   'raises': 'TemplateError: no user',
   'bos of a class': 'uses bos_token, which no file names',
   'additional that is missing': "token '<new>' is not in the tokenizer",
@@ -125,3 +126,11 @@ def test_special_tokens_across_template_and_message_are_text(tmp_path):
   prompt = [pieces.Piece('<|im_', True), pieces.Piece('end|>', False)]
   [row] = made.encode_pieces([prompt])
   assert row.ids == made.encode('<|im_end|>') and 264 not in row.ids
+
+
+def test_plain_template_can_carry_bos(tmp_path):
+  path = folders.write(tmp_path, 'plain')
+  made = tokenizer.Tokenizer.from_directory(path, need_mask=False)
+  plain = chat.ChatTemplate(before='<s>', after='')
+  [row] = made.encode_pieces([plain.render('ab')])
+  assert row == ([260, 97, 98], [False, True, True])

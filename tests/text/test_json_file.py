@@ -17,7 +17,7 @@ def test_object_is_read(tmp_path):
 @pytest.mark.parametrize(
   ('text', 'fault'),
   [
-    ('{"a": 1, "b": {"c": 1, "c": 2}}', "the key 'c' is there twice"),
+    ('{"a": 1, "b": {"c": 1, "c": 2}}', "the key 'c' appears twice"),
     ('{"a": NaN}', 'NaN is not a JSON number'),
     ('{"a": [-Infinity]}', '-Infinity is not a JSON number'),
     ('[1]', 'is not a JSON object'),

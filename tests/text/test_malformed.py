@@ -242,7 +242,7 @@ CASES = {
   ),
   'dropout': (dropout(0.1), 'dropout 0.1'),
   'link': (link, 'tokenizer_config.json is a link out of its folder'),
-  'key twice': (twice, "'mask_token_id' is there twice"),
+  'key twice': (twice, "'mask_token_id' appears twice"),
   # Ids that lie.
   'merges': (
     document(
@@ -269,7 +269,7 @@ CASES = {
   'negative': (model(eos_token_id=-1), 'eos_token_id is not a token id: -1'),
   'few rows': (model(vocab_size=16), 'id 22 is beyond the 16 rows'),
   'far id': (added({2**33: ('x', True)}), 'an id that is too large'),
-  'taken id': (added({2: ('new', True)}), 'is to have id 2'),
+  'taken id': (added({2: ('new', True)}), 'should have id 2'),
   'huge id': (
     document(
       model={
@@ -282,7 +282,7 @@ CASES = {
   ),
   'ids of another': (
     document(model={'type': 'BPE', 'vocab': {'a': 0}, 'merges': []}),
-    'is to have id 18, which the vocabulary makes 1',
+    'should have id 18, but the vocabulary gives it 1',
   ),
   'shared id': (
     document(
