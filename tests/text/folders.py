@@ -7,6 +7,7 @@
 import copy
 import json
 import pathlib
+import warnings
 
 
 def _byte_letters() -> list[str]:
@@ -343,9 +344,10 @@ def write(path: pathlib.Path, name: str) -> pathlib.Path:
 
 def of_transformers(path: pathlib.Path) -> list | str:
   """[text, ids] of every message, or why there are none."""
-  import transformers
-
   try:
+    with warnings.catch_warnings():
+      warnings.simplefilter('ignore')
+      import transformers
     tokenizer = transformers.AutoTokenizer.from_pretrained(str(path))
     rows = []
     for message in MESSAGES:

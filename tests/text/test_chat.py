@@ -1,5 +1,6 @@
 """Chat templates: the real ones, the written ones, and what is content."""
 
+import datetime
 import json
 
 import pytest
@@ -159,6 +160,13 @@ def test_unsuitable_templates_are_refused_in_one_line(source, match):
   with pytest.raises(ValueError, match=match) as caught:
     chat.from_jinja(source)
   assert '\n' not in str(caught.value) and len(str(caught.value)) < 400
+
+
+def test_strftime_now_is_today():
+  today = lambda: datetime.date.today().isoformat()
+  before = today()
+  source = "{{ strftime_now('%Y-%m-%d') }} {{ messages[0].content }}"
+  assert chat.from_jinja(source).before in (f'{before} ', f'{today()} ')
 
 
 def test_template_that_is_not_text_is_refused(tmp_path):

@@ -177,6 +177,21 @@ CASES = {
   'printing': (
     template(LOOP + "{{ 'a' * 9999 }}{% endfor %}"), 'more than 262144 char'
   ),
+  'center': (template("{{ 'a' | center(99999999999) }}"), 'too much memory'),
+  'date': (
+    template("{{ strftime_now('%99999d' * 99999) }}" + MESSAGE),
+    'too much memory|more than 0.5 s of CPU',
+  ),
+  'indent': (
+    template('{{ [1] | tojson(indent=999999999) }}'), 'too much memory'
+  ),
+  'recursion': (
+    template('{% macro f() %}{{ f() }}{{ f() }}{% endmacro %}{{ f() }}'),
+    'nested too deeply',
+  ),
+  'blocks': (
+    template('{% generation %}' * 3000), 'nested too deeply|fails'
+  ),
   'parentheses': (template('{{ ' + '(' * 50_000), 'nested|fails'),
   'long': (template('x' * 3_000_000), 'longer than 262144 characters'),
   # Files that are no tokenizer.
