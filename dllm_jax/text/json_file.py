@@ -54,11 +54,13 @@ def read_text(path: pathlib.Path, max_bytes: int = MAX_BYTES) -> str:
     raise errors.UserError(f'{path} is not UTF-8: {e}') from e
 
 
-def parse_object(text: str, where: str | pathlib.Path) -> dict[str, Any]:
+def parse_object(
+  text: str | bytes, where: str | pathlib.Path
+) -> dict[str, Any]:
   """The JSON object that `text` spells.
 
   Args:
-    text: the document.
+    text: the document; bytes are UTF-8.
     where: the file that it is from, for messages.
 
   Raises:
@@ -77,9 +79,10 @@ def parse_object(text: str, where: str | pathlib.Path) -> dict[str, Any]:
   def refuse(constant):
     raise ValueError(f'{constant} is not a JSON number')
 
-  if sum(map(text.count, '[{,')) > MAX_VALUES:
-    raise errors.UserError(f'{where} holds more than {MAX_VALUES} JSON values')
   try:
+    text = text.decode('utf-8') if isinstance(text, bytes) else text
+    if sum(map(text.count, '[{,')) > MAX_VALUES:
+      raise ValueError(f'it holds more than {MAX_VALUES} JSON values')
     document = json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
   except RecursionError:
     raise errors.UserError(f'{where} is nested too deeply') from None

@@ -36,6 +36,12 @@ def test_faults_are_one_line_that_names_the_file(tmp_path, text, fault):
   assert str(path) in message and '\n' not in message and len(message) < 400
 
 
+def test_bytes_are_utf8():
+  assert json_file.parse_object('{"é": 1}'.encode(), 'a:2') == {'é': 1}
+  with pytest.raises(errors.UserError, match='^a:2 is not valid JSON: .*utf-8'):
+    json_file.parse_object(b'\xff\xfe', 'a:2')
+
+
 def test_folders_and_missing_files_are_not_files(tmp_path):
   for path in (tmp_path, tmp_path / 'none.json'):
     with pytest.raises(errors.UserError, match='is not a file'):
