@@ -107,12 +107,7 @@ def make_context(
       f'config key rollout.prefill is {cfg.prefill!r}, but it is for '
       'pretrained models: demonstrations are learned whole; leave it empty'
     )
-  vocab = types.Vocabulary(
-    size=tokenizer.vocab_size,
-    mask_token=tokenizer.mask_token,
-    eos_token=tokenizer.eos_token,
-    stop_tokens=tokenizer.special.stop,
-  )
+  vocab = tokenizer.vocabulary()
   model = cfg.model_config(vocab) if model is None else model
   if model.attention == 'cudnn' and not attention.has_cudnn():
     raise errors.UserError(
