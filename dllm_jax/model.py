@@ -16,7 +16,7 @@ from dllm_jax import errors, types
 from dllm_jax.analysis import policies
 from dllm_jax.hf import config as hf_config
 from dllm_jax.hf import folder as folder_lib
-from dllm_jax.hf import hub, load, save, sidecar, table
+from dllm_jax.hf import hub, load, save, table
 from dllm_jax.hf.families import FAMILIES
 from dllm_jax.models import transformer
 from dllm_jax.rollout import answer_free
@@ -103,26 +103,18 @@ class Model:
     cls, name: str | pathlib.Path, *, params: str | None = None
   ) -> 'Model':
     """`open` without reading a weight: everything but the parameters."""
-    path = hub.locate(str(name))
-    if path.name in policies.NAMES and params is None:
-      if workdir.read_config(path.parent) is not None:
-        path, params = path.parent, path.name
-    config = workdir.read_config(path)
-    if config is None:
-      if params is not None:
-        raise errors.UsageError(
-          f'--params {params} is for the workdir of a run, and {path} is none'
-        )
-      return _of_folder(load.read(path))
+    path, params = resolve(name, params)
+    if params is None:
+      return of_folder(load.read(path))
     kept = kept_models(path)
-    params = params or 'final'
     if params not in kept:
       has = f'; it has {", ".join(kept)} (--params)' if kept else ''
       raise errors.UserError(f'{path} holds no model {params!r}{has}')
-    model = _of_folder(load.read(kept[params]))
+    model = of_folder(load.read(kept[params]))
+    config = workdir.read_config(path)
     try:
       return dataclasses.replace(model, **_of_run(config))
-    except (KeyError, TypeError, AttributeError) as e:
+    except (KeyError, TypeError, ValueError, AttributeError) as e:
       raise errors.UserError(
         f'{path / workdir.CONFIG_FILE} is not of this version: {e!r}'
       ) from e
@@ -210,7 +202,10 @@ class Model:
     """
     if wanted is False:
       return chat.PLAIN
-    names = (pathlib.PurePath(name).name, self.record.config.get('_name_or_path'))
+    names = (
+      pathlib.PurePath(name).name,
+      self.record.config.get('_name_or_path'),
+    )
     is_base = any(_BASE_NAME.search(str(n)) for n in names)
     if wanted is None and self.how is None and is_base:
       return chat.PLAIN
@@ -222,7 +217,9 @@ class Model:
       template = template or self._family_template
     template = template or chat.PLAIN
     if wanted and template == chat.PLAIN:
-      raise errors.UsageError(f'--chat: {self.folder.path} has no chat template')
+      raise errors.UsageError(
+        f'--chat: {self.folder.path} has no chat template'
+      )
     return template
 
   def check_masked(self) -> None:
@@ -236,6 +233,25 @@ class Model:
         f'{self.folder.path} is a causal model ({self.record.family}); this '
         'needs a masked diffusion model, such as LLaDA or Dream'
       )
+
+
+def resolve(
+  name: str | pathlib.Path, params: str | None = None
+) -> tuple[pathlib.Path, str | None]:
+  """(workdir, which model of it), or (model folder, None).
+
+  Raises:
+    errors.UserError: there is no such folder, or it has one model alone.
+  """
+  path = hub.locate(str(name))
+  if workdir.read_config(path) is not None:
+    return path, params or 'final'
+  if params is not None:
+    raise errors.UsageError(
+      f'--params {params} is for the workdir of a run, and {path} is none'
+    )
+  in_run = path.name in policies.NAMES and workdir.read_config(path.parent)
+  return (path.parent, path.name) if in_run else (path, None)
 
 
 def kept_models(directory: pathlib.Path) -> dict[str, pathlib.Path]:
@@ -298,12 +314,8 @@ def vocabulary(
   )
 
 
-def progress_of(folder: load.Folder) -> dict[str, Any] | None:
-  """What a run kept of the training of a folder's model, if one did."""
-  return sidecar.check(folder.path).get('progress')
-
-
-def _of_folder(folder: load.Folder) -> Model:
+def of_folder(folder: load.Folder) -> Model:
+  """The described model of a folder, whoever wrote it."""
   record, tokenizer = folder.record, None
   if any(folder_lib.has(folder.text, name) for name in table.TOKENIZERS):
     tokenizer = tokenizer_lib.Tokenizer.from_directory(

@@ -19,8 +19,7 @@ from dllm_jax.analysis import policies
 MODEL = flags.DEFINE_string(
   'model',
   None,
-  'a Hugging Face folder, ORG/NAME@REVISION, a converted folder, or the '
-  'workdir of a run',
+  'a model folder, ORG/NAME@REVISION, or the workdir of a run',
 )
 PARAMS = flags.DEFINE_enum(
   'params', None, policies.NAMES, "a run's model; default: final"
@@ -81,7 +80,14 @@ THRESHOLD = flags.DEFINE_float(
 TOP_P = flags.DEFINE_float('top_p', None, 'gated: nucleus of the proposals')
 TEMPERATURE = flags.DEFINE_float('temperature', None, '0, the default: greedy')
 CFG_SCALE = flags.DEFINE_float(
-  'cfg_scale', 0.0, 'classifier-free guidance; 0 is off'
+  'cfg_scale',
+  None,
+  "of classifier-free guidance; default: the run's, else 0, which is off",
+)
+STOP = flags.DEFINE_bool(
+  'stop_at_eos',
+  None,
+  "leave a row once its text has ended; default: the run's, else yes",
 )
 SEED = flags.DEFINE_integer('seed', 0, 'of the draws', 0, 2**32 - 1)
 BATCH_SIZE = flags.DEFINE_integer('batch_size', 8, 'rows decoded together', 1)
@@ -95,7 +101,7 @@ def main() -> int:
   for flag in (THRESHOLD, TOP_P, TEMPERATURE, CFG_SCALE):
     if flag.value is not None and not math.isfinite(flag.value):
       raise errors.UsageError(f'--{flag.name} {flag.value} is not finite')
-  if CFG_SCALE.value < 0:
+  if CFG_SCALE.value is not None and CFG_SCALE.value < 0:
     raise errors.UsageError(f'--cfg_scale {CFG_SCALE.value} is negative')
   changes = {
     field: flag.value
@@ -110,11 +116,12 @@ def main() -> int:
       ('threshold', THRESHOLD),
       ('top_p', TOP_P),
       ('temperature', TEMPERATURE),
+      ('cfg_scale', CFG_SCALE),
+      ('stop_at_eos', STOP),
     )
     if flag.value is not None
   }
   cli.setup_jax(1)
-  from dllm_jax.hf import hub
   from dllm_jax.run import generate, prompt_file
   from dllm_jax.runtime import (
     console,
@@ -130,17 +137,15 @@ def main() -> int:
     requests = [prompt_file.parse(row, '--prompt')]
   apart = OUT.value is None and not WATCH.value  # rows alone go to stdout
   generate.generate(
-    hub.locate(MODEL.value),
+    MODEL.value,
     requests,
     generate.Decoding(
       changes=changes,
-      cfg_scale=CFG_SCALE.value,
       seed=SEED.value,
       batch_size=BATCH_SIZE.value,
     ),
     mesh=sharding.make_mesh(sharding.MeshConfig()),
     screen=console.Console(file=sys.stderr if apart else None),
-    name=MODEL.value,
     params=PARAMS.value,
     use_chat=CHAT.value,
     out=pathlib.Path(OUT.value) if OUT.value else None,

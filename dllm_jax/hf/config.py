@@ -4,7 +4,7 @@ By the records of `hf.families`: what is read, what must have a certain value
 because our transformer has no other, and what makes no difference here. What
 we cannot honour is refused by the name of its field. A model that no family
 describes has the native form: `model_type` is 'dllm_jax', `model` a key of
-`models.MODELS`, and `config` the fields of its config.
+`models.MODELS`, and `fields` those of its config.
 """
 
 import contextlib
@@ -108,7 +108,7 @@ def parse(config: Mapping[str, Any], where: str) -> Record:
 
 def _native(found: hf_fields.Fields) -> Record:
   """The record of a config.json in the native form."""
-  kind, values = found.values.get('model'), found.values.get('config')
+  kind, values = found.values.get('model'), found.values.get('fields')
   if kind != 'transformer' or not isinstance(values, dict):
     raise found.wrong('model', 'this version has no model of that name')
   try:
@@ -116,7 +116,7 @@ def _native(found: hf_fields.Fields) -> Record:
     scaling = model_config.RopeScaling(**scaling) if scaling else None
     model = model_config.ModelConfig(**values | {'rope_scaling': scaling})
   except (TypeError, ValueError) as e:
-    raise errors.UserError(f'{found.where}: config: {e}') from None
+    raise errors.UserError(f'{found.where}: fields: {e}') from None
   special = _special(found, model.vocab_size, model.causal)
   return Record(NATIVE, model, special, dict(found.values), kind=kind)
 
@@ -167,7 +167,7 @@ def _new_config(record: Record) -> dict[str, Any]:
   }
   if record.family == NATIVE:
     values = dataclasses.asdict(plain(model))
-    config = {'model_type': NATIVE, 'model': record.kind, 'config': values}
+    config = {'model_type': NATIVE, 'model': record.kind, 'fields': values}
     return config | {k: v for k, v in ids.items() if v is not None}
   family, scaling = FAMILIES[record.family], model.rope_scaling
   sizes = {

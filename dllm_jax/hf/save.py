@@ -27,6 +27,8 @@ from dllm_jax.text import tokenizer as tokenizer_lib
 from dllm_jax.text import words
 
 MAX_SHARD_BYTES = 5 * 10**9
+# Of prompts that are read as they are.
+_PLAIN = '{% for message in messages %}{{ message.content }}{% endfor %}'
 Text = pathlib.Path | tokenizer_lib.Tokenizer | None
 
 
@@ -207,6 +209,7 @@ def _write_text(work: pathlib.Path, text: Text) -> None:
       'pad_token': words.EOS,
       'mask_token': words.MASK,
       'clean_up_tokenization_spaces': False,
+      'chat_template': _PLAIN,
     }
     _write_json(work / 'tokenizer_config.json', config)
     ids = {'eos_token_id': special.eos, 'pad_token_id': special.pad}

@@ -18,10 +18,11 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
 from dllm_jax import errors, types
+from dllm_jax import model as model_lib
 from dllm_jax.decoding import guidance
 from dllm_jax.ops import streams
 from dllm_jax.rollout import answer_free, prompts
-from dllm_jax.run import model_source, prompt_file, replay, row_file
+from dllm_jax.run import prompt_file, replay, row_file
 from dllm_jax.runtime import console, sharding
 from dllm_jax.text import chat
 from dllm_jax.text import tokenizer as tokenizer_lib
@@ -41,13 +42,11 @@ class Decoding:
 
   Attributes:
     changes: fields of `RolloutConfig`, over those of the model.
-    cfg_scale: s >= 0 of classifier-free guidance; 0 is off.
     seed: of the draws; a row's are those of its place in the file.
     batch_size: rows decoded together.
   """
 
   changes: Mapping[str, Any]
-  cfg_scale: float = 0.0
   seed: int = 0
   batch_size: int = 8
 
@@ -64,13 +63,12 @@ class _Decoder(NamedTuple):
 
 
 def generate(
-  directory: pathlib.Path,
+  name: str | pathlib.Path,
   requests: Sequence[prompt_file.Request],
   decoding: Decoding,
   *,
   mesh: Mesh,
   screen: console.Console,
-  name: str = '',
   params: str | None = None,
   use_chat: bool | None = None,
   out: pathlib.Path | None = None,
@@ -79,15 +77,14 @@ def generate(
   """Decodes prompts, and writes or shows their completions.
 
   Args:
-    directory: a Hugging Face folder, a converted one, or the workdir of a run.
+    name: of the model, as `Model.open` takes it.
     requests: the prompts.
     decoding: how.
     mesh: `data` and `fsdp` split the rows of a batch.
     screen: where progress, and the canvas, go.
-    name: of the model, as the user gave it.
     params: which model of a run; None is 'final'.
-    use_chat: whether text gets the chat template; None: see
-      `model_source.template`.
+    use_chat: whether text gets the chat template; see
+      `Model.prompt_template`.
     out: a new file of rows; None: rows go to the standard output, unless the
       canvas is watched.
     watch: shows how each row was unmasked, step by step.
@@ -96,12 +93,13 @@ def generate(
     errors.UserError: a model, a row, a flag or a file that is not as it must
       be; but for the disk, before any weight is read.
   """
-  source = model_source.find(directory, params)
+  source = model_lib.Model.describe(name, params=params)
+  source.check_masked()
   cfg = settle(source.decoding, decoding.changes)
   template = chat.PLAIN
   if any(request.text is not None for request in requests):
-    template = model_source.template(directory, source, name, use_chat)
-    if template is not chat.PLAIN:
+    template = source.prompt_template(use_chat, str(name))
+    if template != chat.PLAIN:
       screen.line('prompts are put into the chat template (--nochat: not)')
   rows = [encode(request, source, template) for request in requests]
   with _outlet(out, watch) as write:
@@ -162,7 +160,7 @@ def settle(
 
 def encode(
   request: prompt_file.Request,
-  source: model_source.Source,
+  source: model_lib.Model,
   template: chat.ChatTemplate,
 ) -> list[int]:
   """The ids of a prompt.
@@ -171,10 +169,11 @@ def encode(
     errors.UserError: names the row's place, and what is wrong with it.
   """
   if request.text is None:
-    if max(request.ids) >= source.rows:
+    rows = source.denoiser.cfg.vocab_size
+    if max(request.ids) >= rows:
       raise errors.UserError(
         f'{request.where}: prompt_ids has {max(request.ids)}, and the model '
-        f'has ids up to {source.rows - 1}'
+        f'has ids up to {rows - 1}'
       )
     return list(request.ids)
   if source.tokenizer is None:
@@ -183,11 +182,11 @@ def encode(
       'give prompt_ids, or put the tokenizer into its folder'
     )
   try:
-    pieces = template.render(request.text)
+    pieces = template.render(request.text, source.prefill)
     ids = source.tokenizer.encode_pieces([pieces])[0].ids
   except ValueError as e:
     hint = ''
-    if source.record is None:
+    if source.how is not None:
       hint = (
         '; the model of a run knows the words of its task alone, most with the '
         "space before them (' 3', not '3'): write the prompt as the task does"
@@ -220,17 +219,17 @@ def _print_row(row: Mapping[str, Any]) -> None:
 
 
 def _open(
-  source: model_source.Source,
+  source: model_lib.Model,
   cfg: answer_free.RolloutConfig,
   decoding: Decoding,
   mesh: Mesh,
   screen: console.Console,
 ) -> _Decoder:
-  denoiser, params = source.load(mesh, screen)
+  model = source.load(mesh, console=screen)
   denoiser, params = guidance.guided(
-    denoiser,
-    params,
-    decoding.cfg_scale,
+    model.denoiser,
+    model.params,
+    cfg.cfg_scale,
     gen_length=cfg.gen_length,
     vocab=source.vocab,
   )

@@ -10,19 +10,17 @@ import flax
 import jax
 
 from dllm_jax import errors, types
+from dllm_jax import model as model_lib
 from dllm_jax.data import pipeline, public, sources
-from dllm_jax.hf import weights as hf
-from dllm_jax.models import attention, transformer
-from dllm_jax.models import config as model_config
+from dllm_jax.hf import config as hf_config
+from dllm_jax.hf import hub, load, table
+from dllm_jax.models import attention, lora, transformer
 from dllm_jax.ops import streams
-from dllm_jax.rollout import (
-  context,
-)
-from dllm_jax.run import pretrained_base, settings
+from dllm_jax.rollout import context
+from dllm_jax.run import settings
 from dllm_jax.runtime import console, processes, sharding, signals, watchdog
 from dllm_jax.state import checkpoint, metrics, workdir
 from dllm_jax.tasks import task as task_lib
-from dllm_jax.text import chat
 from dllm_jax.text import tokenizer as tokenizer_lib
 
 T = TypeVar('T')
@@ -47,6 +45,7 @@ class Run:
 
   cfg: settings.Settings
   ctx: context.Context
+  model: model_lib.Model
   rows: Rows
   directory: pathlib.Path
   log: metrics.MetricsLog
@@ -68,71 +67,115 @@ def stage_checkpoints(
   )
 
 
-def context_of(
-  cfg: settings.Settings,
-  origin: pretrained_base.Origin | None,
-  *,
-  adapters: bool = True,
-) -> context.Context:
-  """The context of a run: of a pretrained model, or of a tiny one.
+def resolve_base_path(cfg: settings.Settings) -> settings.Settings:
+  """The settings with `base.path` a path: a name is downloaded.
 
-  Args:
-    cfg: of the run.
-    origin: of the models; None where the config describes them.
-    adapters: whether those that the config wants are on the model; else those
-      that it came with.
+  Raises:
+    errors.UserError: there is no such folder, or it cannot be downloaded.
   """
-  if origin is None:
-    words = cfg.task.words()
-    return make_context(cfg, tokenizer_lib.Tokenizer.from_words(words))
-  return make_context(
-    cfg,
-    origin.tokenizer,
-    model=cfg.adopt(origin.record.model, adapters=adapters),
-    template=origin.template,
-  )
+  if not cfg.base.path:
+    return cfg
+  try:
+    path = hub.locate(cfg.base.path)
+  except errors.UserError as e:
+    raise errors.UserError(
+      f'config key base.path names {cfg.base.path}: {e}; give a model folder, '
+      "such as the base or final of a run, or '' to train one"
+    ) from e
+  base = dataclasses.replace(cfg.base, path=str(path))
+  return dataclasses.replace(cfg, base=base)
+
+
+def describe_base(cfg: settings.Settings) -> model_lib.Model | None:
+  """The model that `base.path` names; None where the run trains its own.
+
+  Raises:
+    errors.UserError: it is not one of masked diffusion, or has no tokenizer.
+  """
+  if not cfg.base.path:
+    return None
+  path = pathlib.Path(cfg.base.path)
+  if workdir.read_config(path) is not None:
+    kept = 'base' if (path / 'base').exists() else 'final'
+    raise errors.UserError(
+      f'config key base.path names {path}, the workdir of a run; did you mean '
+      f'{path / kept}?'
+    )
+  return check_usable(model_lib.of_folder(load.read(path)))
+
+
+def check_usable(model: model_lib.Model) -> model_lib.Model:
+  """The model, if tasks can be decoded with it.
+
+  Raises:
+    errors.UserError: it is causal, or has no tokenizer.
+  """
+  model.check_masked()
+  if model.tokenizer is None:
+    raise errors.UserError(
+      f'{model.folder.path} has neither tokenizer.json nor vocab.json: put '
+      "the tokenizer's files there"
+    )
+  return model
 
 
 def make_context(
   cfg: settings.Settings,
-  tokenizer: tokenizer_lib.Tokenizer,
+  model: model_lib.Model | None,
   *,
-  model: model_config.ModelConfig | None = None,
-  template: chat.ChatTemplate = chat.PLAIN,
+  adapters: bool = True,
 ) -> context.Context:
-  """Task, text, model and mesh of a run; `model` None is the config's."""
-  if cfg.prefill and model is None:
-    raise errors.UserError(
-      f'config key rollout.prefill is {cfg.prefill!r}, but it is for '
-      'pretrained models: demonstrations are learned whole; leave it empty'
-    )
-  vocab = types.Vocabulary(
-    size=tokenizer.vocab_size,
-    mask_token=tokenizer.mask_token,
-    eos_token=tokenizer.eos_token,
-    stop_tokens=tokenizer.special.stop,
-  )
-  model = cfg.model_config(vocab) if model is None else model
-  if model.attention == 'cudnn' and not attention.has_cudnn():
+  """The context of a run: of a given model, or of one that the config says.
+
+  Args:
+    cfg: of the run.
+    model: described; None where the config describes it.
+    adapters: whether those that the config wants are on the model; else those
+      that it came with.
+  """
+  if model is None:
+    if cfg.prefill:
+      raise errors.UserError(
+        f'config key rollout.prefill is {cfg.prefill!r}, but it is for '
+        'pretrained models: demonstrations are learned whole; leave it empty'
+      )
+    model = new_model(cfg)
+  else:
+    own = cfg.adopt(model.record.model, adapters=adapters)
+    denoiser = transformer.TransformerDenoiser(cfg=own)
+    model = dataclasses.replace(model, denoiser=denoiser)
+  if model.denoiser.cfg.attention == 'cudnn' and not attention.has_cudnn():
     raise errors.UserError(
       "config key model.attention is 'cudnn', but JAX runs on "
       f"{jax.default_backend()}: it is for NVIDIA GPUs; use 'xla'"
     )
   return context.Context(
     task=cfg.task,
-    tokenizer=tokenizer,
-    vocab=vocab,
-    denoiser=transformer.TransformerDenoiser(cfg=model),
+    tokenizer=model.tokenizer,
+    vocab=model.vocab,
+    denoiser=model.denoiser,
     mesh=sharding.make_mesh(cfg.mesh),
     root=jax.random.key(cfg.seed),
-    template=template,
+    template=model.template,
     prefill=cfg.prefill,
   )
 
 
+def new_model(cfg: settings.Settings) -> model_lib.Model:
+  """The model that the config describes, without parameters."""
+  tokenizer = tokenizer_lib.Tokenizer.from_words(cfg.task.words())
+  vocab = types.Vocabulary(
+    size=tokenizer.vocab_size,
+    mask_token=tokenizer.mask_token,
+    eos_token=tokenizer.eos_token,
+  )
+  own = cfg.model_config(vocab)
+  return model_lib.of_words(transformer.TransformerDenoiser(cfg=own), tokenizer)
+
+
 def param_targets(ctx: context.Context) -> types.Params:
   """Shape, dtype and place of every parameter; nothing is computed."""
-  flat = hf.targets(ctx.denoiser.cfg, ctx.mesh)
+  flat = table.targets(ctx.denoiser.cfg, ctx.mesh)
   return flax.traverse_util.unflatten_dict(flat, sep='/')
 
 
@@ -142,6 +185,51 @@ def fresh_params(ctx: context.Context) -> types.Params:
   places = jax.tree.map(lambda leaf: leaf.sharding, param_targets(ctx))
   init = jax.jit(transformer.init, static_argnums=1, out_shardings=places)
   return init(key, ctx.denoiser.cfg)
+
+
+def check_params(folder: load.Folder, ctx: context.Context) -> None:
+  """Refuses a folder whose weights are not those of the run's model.
+
+  Raises:
+    errors.UserError: as `hf.load.check`, or it holds another model, or
+      adapters that the run does not have.
+  """
+  own, wanted = folder.record.model, ctx.denoiser.cfg
+  if hf_config.plain(own) != hf_config.plain(wanted):
+    raise errors.UserError(
+      f'{folder.path} holds another model than the one of this run'
+    )
+  has = (own.lora_rank, own.lora_alpha)
+  if own.lora_rank and has != (wanted.lora_rank, wanted.lora_alpha):
+    raise errors.UserError(
+      f'{folder.path} has adapters of rank {has[0]} and alpha {has[1]}; set '
+      'model.lora_rank and model.lora_alpha so, or merge them with '
+      'launch/convert.py --merge_lora'
+    )
+  load.check(folder, ctx.mesh)
+
+
+def load_params(
+  folder: load.Folder, ctx: context.Context, screen: console.Console
+) -> types.Params:
+  """The weights of a folder, with fresh adapters where the run wants some.
+
+  Raises:
+    errors.UserError: as `check_params`.
+  """
+  check_params(folder, ctx)
+  wanted = ctx.denoiser.cfg
+  cfg, params = load.load(
+    folder, ctx.mesh, param_dtype=wanted.param_dtype, screen=screen
+  )
+  if cfg.lora_rank or not wanted.lora_rank:
+    return params
+  key = streams.step_key(ctx.root, 'init', 0)
+  leaves = table.targets(wanted, ctx.mesh)
+  names = jax.eval_shape(lambda key: lora.fresh(key, wanted), key)
+  places = {name: leaves[name].sharding for name in names}
+  fresh = jax.jit(lora.fresh, static_argnums=1, out_shardings=places)
+  return lora.join(params, fresh(key, wanted))
 
 
 def load_rows(cfg: settings.Settings) -> Rows:
