@@ -43,7 +43,7 @@ def end_to_end(
   policy = dataclasses.replace(
     cfg.policy, estimator='one_step', num_inner=1, beta=0.0, guided_beta=None
   )
-  ctx = setup.context_of(cfg, None)
+  ctx = setup.make_context(cfg, None)
   optimizer = optim.make(cfg.optim)
   method = diffu_grpo.DiffuGrpo(
     ctx=ctx,

@@ -121,7 +121,7 @@ def _check_keys(header: bytes, where: pathlib.Path) -> None:
   try:
     json_file.parse_object(header.decode(), where)
   except ValueError as e:
-    raise _damaged(where, folder_lib.short(e)) from None
+    raise errors.UserError(folder_lib.short(e, 400)) from None
 
 
 @contextlib.contextmanager
@@ -145,11 +145,11 @@ def read(tensor: Tensor, index: tuple[slice, ...]) -> np.ndarray:
       return f.get_slice(tensor.name)[index]
 
 
-def to_host(array: jax.Array) -> np.ndarray:
+def to_host(array: jax.Array | np.ndarray) -> np.ndarray:
   """The whole array; all processes call, where it lies on several."""
-  if getattr(array, 'is_fully_addressable', True):
-    return np.asarray(array)
-  return multihost_utils.process_allgather(array, tiled=True)
+  if isinstance(array, jax.Array) and not array.is_fully_addressable:
+    return multihost_utils.process_allgather(array, tiled=True)
+  return np.asarray(array)
 
 
 def write(
