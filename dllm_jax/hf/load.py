@@ -100,16 +100,13 @@ def with_adapters(folder: Folder, adapters: pathlib.Path) -> Folder:
   )
 
 
-def check(folder: Folder, mesh: Mesh) -> dict[str, Any]:
+def check(folder: Folder, mesh: Mesh) -> None:
   """Refuses a folder that `load` would refuse; reads digests, not weights.
-
-  Returns:
-    What a run kept in it (`sidecar.check`).
 
   Raises:
     UserError: names the file or the tensor that is not right.
   """
-  kept = sidecar.check(folder.path)
+  sidecar.check(folder.path)
   if folder.base != folder.path:
     sidecar.check(folder.base)
     peft.load(folder.path, folder.record.family, folder.record.model, mesh)
@@ -119,7 +116,6 @@ def check(folder: Folder, mesh: Mesh) -> dict[str, Any]:
     folder.record.family, table_lib.targets(model, mesh)
   )
   _check_tensors(tensors, wanted, folder.record)
-  return kept
 
 
 def load(

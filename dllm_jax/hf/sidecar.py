@@ -40,36 +40,48 @@ def write(folder: pathlib.Path, kept: Mapping[str, Any]) -> None:
   (folder / FILE).write_text(text, 'utf-8')
 
 
-def check(folder: pathlib.Path) -> dict[str, Any]:
-  """What `write` kept, once the digests are right; {} without such a file.
+def read(folder: pathlib.Path) -> dict[str, Any]:
+  """What `write` kept; {} where there is no such file.
+
+  Raises:
+    Damaged: the file is not as it was written.
+  """
+  return _read(folder)[0]
+
+
+def check(folder: pathlib.Path) -> None:
+  """Refuses a folder whose files are not as they were written.
 
   Raises:
     Damaged: a file is missing or has changed.
     UserError: a file cannot be read.
   """
-  if not folder_lib.has(folder, FILE):
-    return {}
-  try:
-    content = folder_lib.read_json(folder, FILE)
-    seal = content.pop('sha256', None)
-    if seal != _seal(content):
-      raise ValueError
-    kept, files = dict(content['kept']), dict(content['xxh3_128'])
-  except (errors.UserError, ValueError, KeyError, TypeError):
-    raise Damaged(folder, f'{FILE} has changed') from None
+  _, files = _read(folder)
   for name in files:
     if not folder_lib.has(folder, name):
       raise Damaged(folder, f'{name} is missing')
   paths = [folder_lib.member(folder, name) for name in files]
-  found = digests.of_files(paths, digests.XXH3)
-  for name, digest in zip(files, found, strict=True):
+  actual = digests.of_files(paths, digests.XXH3)
+  for name, digest in zip(files, actual, strict=True):
     if isinstance(digest, OSError):
       raise errors.UserError(
         f'cannot read {folder / name}: {digest.strerror}; check the disk'
       )
     if digest != files[name]:
       raise Damaged(folder, f'{name} has changed')
-  return kept
+
+
+def _read(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, str]]:
+  """(what was kept, the digests by file name)."""
+  if not folder_lib.has(folder, FILE):
+    return {}, {}
+  try:
+    content = folder_lib.read_json(folder, FILE)
+    if content.pop('sha256', None) != _seal(content):
+      raise ValueError('another digest')
+    return dict(content['kept']), dict(content['xxh3_128'])
+  except (errors.UserError, ValueError, KeyError, TypeError):
+    raise Damaged(folder, f'{FILE} has changed') from None
 
 
 def _seal(content: Mapping[str, Any]) -> str:

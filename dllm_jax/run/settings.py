@@ -91,9 +91,8 @@ class BaseConfig:
   """Where the base model comes from, and how a missing one is trained.
 
   Attributes:
-    path: a pretrained folder (Hugging Face's, converted, or the name
-      ORG/NAME@REVISION of one), or kept parameters of a run; '' trains one by
-      `sft` in the workdir.
+    path: a model folder, or the name ORG/NAME@REVISION of one; '' trains one
+      by `sft` in the workdir.
     batch_size: demonstrations of a step.
   """
 

@@ -194,6 +194,11 @@ def check_params(folder: load.Folder, ctx: context.Context) -> None:
     errors.UserError: as `hf.load.check`, or it holds another model, or
       adapters that the run does not have.
   """
+  _check_same_model(folder, ctx)
+  load.check(folder, ctx.mesh)
+
+
+def _check_same_model(folder: load.Folder, ctx: context.Context) -> None:
   own, wanted = folder.record.model, ctx.denoiser.cfg
   if hf_config.plain(own) != hf_config.plain(wanted):
     raise errors.UserError(
@@ -206,7 +211,6 @@ def check_params(folder: load.Folder, ctx: context.Context) -> None:
       'model.lora_rank and model.lora_alpha so, or merge them with '
       'launch/convert.py --merge_lora'
     )
-  load.check(folder, ctx.mesh)
 
 
 def load_params(
@@ -217,7 +221,7 @@ def load_params(
   Raises:
     errors.UserError: as `check_params`.
   """
-  check_params(folder, ctx)
+  _check_same_model(folder, ctx)
   wanted = ctx.denoiser.cfg
   cfg, params = load.load(
     folder, ctx.mesh, param_dtype=wanted.param_dtype, screen=screen

@@ -65,7 +65,7 @@ def _load_base(
   try:
     folder = load.read(kept)
     params = setup.load_params(folder, run.ctx, run.screen)
-    progress = sidecar.check(kept).get('progress', {})
+    progress = sidecar.read(kept).get('progress', {})
     return params, progress_lib.Progress(**progress)
   except sidecar.Damaged as e:
     is_own = kept == run.directory / 'base' and not processes.several()

@@ -63,7 +63,7 @@ def run(
   # that never ran must not own it.
   cfg = setup.resolve_base_path(settings.from_config(config))
   model = setup.describe_base(cfg)
-  if model is not None and not sidecar.check(model.folder.path):
+  if model is not None and not sidecar.read(model.folder.path):
     # Nothing was spent here on demonstrations.
     cfg = dataclasses.replace(cfg, control=False)
   elif cfg.model['lora_rank'] and not cfg.base.path:

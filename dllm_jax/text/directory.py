@@ -13,17 +13,6 @@ import tokenizers
 
 from dllm_jax.text import added_tokens, byte_level, json_file, pattern, special
 
-# What a converted folder keeps of config.json, which would make it look like a
-# folder of Hugging Face's.
-IDS_FILE = 'special_ids.json'
-IDS = (
-  'mask_token_id',
-  'eos_token_id',
-  'bos_token_id',
-  'pad_token_id',
-  'vocab_size',
-  'embedding_size',
-)
 MAX_CONFIG_BYTES = 4 * 2**20
 MAX_ADDED = 2**15
 MAX_TOKEN_LENGTH = 1024
@@ -49,7 +38,7 @@ def read(
   config = optional('tokenizer_config.json')
   names = [config, optional('special_tokens_map.json')]
   if model is None:
-    model = optional('config.json') or optional(IDS_FILE)
+    model = optional('config.json')
   numbers = [model, optional('generation_config.json')]
   path = directory / 'tokenizer.json'
   if path.exists():

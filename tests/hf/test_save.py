@@ -280,8 +280,8 @@ def test_what_is_kept_beside_the_weights_is_read_back(written, tmp_path):
   record = load.read(written).record
   kept = {'progress': {'step': 3, 'seconds': 0.1}}
   save.save(tmp_path / 'new', params, record, kept=kept)
-  assert sidecar.check(tmp_path / 'new') == kept
-  assert sidecar.check(golden_of(written)) == {}
+  assert sidecar.read(tmp_path / 'new') == kept
+  assert sidecar.read(golden_of(written)) == {}
 
 
 def golden_of(written):

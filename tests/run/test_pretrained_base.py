@@ -489,17 +489,18 @@ def test_a_folder_that_changed_is_no_base_any_more(
   commands, folder, adapted, tmp_path
 ):
   """A run goes on with the model that it began with, or not at all."""
-  own = tmp_path / 'own'
+  own, run = tmp_path / 'own', tmp_path / 'run'
   shutil.copytree(folder, own)
-  run = tmp_path / 'run'
-  config = values(own, model__lora_rank=2)
-  run_lib.run(config, run, QUIET)
+  shutil.copytree(adapted, run)
+  config = (run / 'config.json').read_text()
+  (run / 'config.json').write_text(config.replace(str(folder), str(own)))
   (run / 'eval.json').unlink()
   shutil.rmtree(run / 'final')
   shutil.rmtree(own)
   tiny_pretrained.llada(own, mlp_size=40)
-  with pytest.raises(errors.UserError, match='holds another model'):
-    run_lib.run(config, run, QUIET)
+  command = commands.run('train.py', *CONFIG, *lora(own), '--workdir', run)
+  assert command.code == 1 and command.err.count('\n') == 1
+  assert 'holds another model' in command.err
 
 
 def test_params_are_of_a_run_alone(commands, folder):
