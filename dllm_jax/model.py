@@ -54,7 +54,7 @@ class Model:
     folder: that it was read from; None of a new model.
     decoding: greedy, as it is meant to be decoded.
     prefill: how its completions are to begin.
-    how: fields of its config that the run chose which trained it.
+    overrides: fields of its config that a run chose; None of other models.
   """
 
   denoiser: types.Denoiser
@@ -65,7 +65,7 @@ class Model:
   folder: load.Folder | None = None
   decoding: answer_free.RolloutConfig = DECODING
   prefill: str = ''
-  how: Mapping[str, Any] | None = None
+  overrides: Mapping[str, Any] | None = None
 
   @classmethod
   def open(
@@ -128,7 +128,7 @@ class Model:
     console: console_lib.Console | None = None,
   ) -> 'Model':
     """The described model with its parameters; see `open`."""
-    how = dict(self.how or {})
+    how = dict(self.overrides or {})
     dtypes = {'dtype': dtype, 'param_dtype': param_dtype}
     how |= {name: value for name, value in dtypes.items() if value}
     cfg, params = load.load(
@@ -207,13 +207,13 @@ class Model:
       self.record.config.get('_name_or_path'),
     )
     is_base = any(_BASE_NAME.search(str(n)) for n in names)
-    if wanted is None and self.how is None and is_base:
+    if wanted is None and self.overrides is None and is_base:
       return chat.PLAIN
     try:
       template = self._own_template
     except errors.UserError as e:
       raise errors.UserError(f'{e}; or decode without it: --nochat') from e
-    if wanted or self.how is not None:
+    if wanted or self.overrides is not None:
       template = template or self._family_template
     template = template or chat.PLAIN
     if wanted and template == chat.PLAIN:
@@ -346,5 +346,5 @@ def _of_run(config: Mapping[str, Any]) -> dict[str, Any]:
       decoding, threshold=config['eval']['threshold']
     ),
     'prefill': prefill,
-    'how': {k: config['model'][k] for k in names if k in config['model']},
+    'overrides': {k: config['model'][k] for k in names if k in config['model']},
   }

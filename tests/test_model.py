@@ -114,7 +114,7 @@ def test_a_workdir_says_how_its_models_are_decoded(run):
   assert model.denoiser.cfg.param_dtype == 'float32'
   assert model.template == chat.PLAIN == model.prompt_template(None, 'x')
   same = dllm_jax.Model.describe(run / 'final')
-  assert same.decoding == model.decoding and same.how == model.how
+  assert same.decoding == model.decoding and same.overrides == model.overrides
 
 
 def test_what_a_workdir_lacks_is_one_line(run, tmp_path):

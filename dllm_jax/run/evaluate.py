@@ -14,7 +14,14 @@ from dllm_jax import model as model_lib
 from dllm_jax.analysis import frontier_plot
 from dllm_jax.eval import accuracy, pass_at
 from dllm_jax.rollout import context
-from dllm_jax.run import checks, eval_files, results, settings, setup
+from dllm_jax.run import (
+  base_model,
+  checks,
+  eval_files,
+  results,
+  settings,
+  setup,
+)
 from dllm_jax.runtime import console, processes, sharding, signals
 from dllm_jax.state import provenance, workdir
 from dllm_jax.tasks import task as task_lib
@@ -59,11 +66,13 @@ def evaluate_model(
       'temperature 0 all completions of a prompt are one: raise --temperature'
     )
   directory, name = model_lib.resolve(directory, name)
-  model = setup.check_usable(model_lib.Model.describe(directory, params=name))
+  model = base_model.check_usable(
+    model_lib.Model.describe(directory, params=name)
+  )
   name = name or 'base'
   ctx, rows = _open(config, cfg, directory, {name: model}, out)
   setup.tell_reach(cfg, rows, screen)
-  params = setup.load_params(model.folder, ctx, screen)
+  params = base_model.load_params(model.folder, ctx, screen)
   samples = _samples(ctx, params, rows, cfg, name, screen)
   found = samples[0]
   summary = {
@@ -123,7 +132,7 @@ def sweep_models(
   if workdir.read_config(directory) is not None:
     names = list(model_lib.kept_models(directory)) or ['final']
   models = {
-    name or 'base': setup.check_usable(
+    name or 'base': base_model.check_usable(
       model_lib.Model.describe(directory, params=name)
     )
     for name in names
@@ -137,7 +146,7 @@ def sweep_models(
     cfg,
     rows,
     {
-      name: setup.load_params(model.folder, ctx, screen)
+      name: base_model.load_params(model.folder, ctx, screen)
       for name, model in models.items()
     },
     screen=screen,
@@ -209,9 +218,9 @@ def _open(
   """The models' context and the held-out rows, once all checks have passed."""
   _check_same_model(config, directory)
   first = next(iter(models.values()))
-  ctx = setup.make_context(cfg, first, adapters=first.how is not None)
+  ctx = setup.make_context(cfg, first, adapters=first.overrides is not None)
   for model in models.values():
-    setup.check_params(model.folder, ctx)
+    base_model.check_params(model.folder, ctx)
   sharding.check_divides(cfg.eval.batch_size, ctx.mesh, 'eval.batch_size')
   given = {'--out': 'given' if out is not None else 'not given'}
   processes.check_same(workdir.flatten(config) | provenance.code() | given)

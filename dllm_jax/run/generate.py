@@ -186,7 +186,7 @@ def encode(
     ids = source.tokenizer.encode_pieces([pieces])[0].ids
   except ValueError as e:
     hint = ''
-    if source.how is not None:
+    if source.overrides is not None:
       hint = (
         '; the model of a run knows the words of its task alone, most with the '
         "space before them (' 3', not '3'): write the prompt as the task does"

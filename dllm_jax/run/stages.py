@@ -14,7 +14,7 @@ from dllm_jax.eval import accuracy, frontier
 from dllm_jax.hf import load, sidecar
 from dllm_jax.ops import streams
 from dllm_jax.rollout import answer_free
-from dllm_jax.run import setup
+from dllm_jax.run import base_model, setup
 from dllm_jax.runtime import processes
 from dllm_jax.state import checkpoint
 from dllm_jax.train import loop, optim
@@ -64,7 +64,7 @@ def _load_base(
   """
   try:
     folder = load.read(kept)
-    params = setup.load_params(folder, run.ctx, run.screen)
+    params = base_model.load_params(folder, run.ctx, run.screen)
     progress = sidecar.read(kept).get('progress', {})
     return params, progress_lib.Progress(**progress)
   except sidecar.Damaged as e:

@@ -16,6 +16,7 @@ from dllm_jax import errors
 from dllm_jax.analysis import frontier_plot, report
 from dllm_jax.hf import sidecar
 from dllm_jax.run import (
+  base_model,
   checks,
   results,
   settings,
@@ -61,8 +62,8 @@ def run(
   """
   # Everything that can be refused is, before the workdir is touched: a config
   # that never ran must not own it.
-  cfg = setup.resolve_base_path(settings.from_config(config))
-  model = setup.describe_base(cfg)
+  cfg = base_model.resolve_base_path(settings.from_config(config))
+  model = base_model.describe_base(cfg)
   if model is not None and not sidecar.read(model.folder.path):
     # Nothing was spent here on demonstrations.
     cfg = dataclasses.replace(cfg, control=False)
@@ -83,7 +84,7 @@ def run(
   )
   checks.check_rows(cfg, ctx, rows)
   if model is not None and not (directory / 'base').exists():
-    setup.check_params(model.folder, ctx)
+    base_model.check_params(model.folder, ctx)
   _check_same_rows(rows)
   setup.tell_reach(cfg, rows.test, screen)
   metrics.find_wandb(cfg.wandb_project)

@@ -18,6 +18,7 @@ from dllm_jax.hf import config as hf_config
 from dllm_jax.hf import load, shards
 from dllm_jax.rollout import score
 from dllm_jax.run import (
+  base_model,
   eval_files,
   evaluate,
   generate,
@@ -57,7 +58,7 @@ def tensors(folder):
 
 def described(cfg):
   """(the base that the config names, the context of a run on it)."""
-  model = setup.describe_base(cfg)
+  model = base_model.describe_base(cfg)
   return model, setup.make_context(cfg, model)
 
 
@@ -308,9 +309,9 @@ def test_adapters_of_a_run_are_a_base_too(folder, adapted, tmp_path):
   cfg = settings.from_config(values(adapted / 'final', model__lora_rank=2))
   model, ctx = described(cfg)
   assert model.folder.base == folder
-  setup.check_params(model.folder, ctx)
+  base_model.check_params(model.folder, ctx)
   assert ctx.denoiser.cfg.lora_rank == 2
-  params = setup.load_params(model.folder, ctx, QUIET)
+  params = base_model.load_params(model.folder, ctx, QUIET)
   leaves = flax.traverse_util.flatten_dict(params, sep='.')
   tiny_run.assert_same(jax.device_get(leaves), tensors(adapted / 'final'))
   line = attempt(adapted / 'final', tmp_path / 'run')
