@@ -1,5 +1,6 @@
 """The library's face: open, describe, save; and what other libraries read."""
 
+import dataclasses
 import functools
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import dllm_jax
 from dllm_jax import errors, types
 from dllm_jax import model as model_lib
 from dllm_jax.hf import load
-from dllm_jax.models import transformer
+from dllm_jax.models import lora, transformer
 from dllm_jax.runtime import sharding
 from dllm_jax.text import chat
 from tests import tiny, tiny_model, tiny_run
@@ -136,21 +137,55 @@ def test_a_run_of_the_library_is_read_by_tokenizers(run):
   assert theirs.encode(text).ids == own.tokenizer.encode(text)
 
 
-@pytest.mark.parametrize('family', ['llama', 'qwen2', 'qwen3'])
-def test_transformers_computes_the_same_logits(shared_dir, tmp_path, family):
+def theirs_of(folder, adapters=None):
+  """The logits of transformers, and of peft where there are adapters."""
   transformers = pytest.importorskip('transformers')
   torch = pytest.importorskip('torch')
+  model = transformers.AutoModelForCausalLM.from_pretrained(
+    folder, dtype=torch.float32
+  )
+  if adapters is not None:
+    peft = pytest.importorskip('peft')
+    model = peft.PeftModel.from_pretrained(model, adapters)
+
+  def call(tokens):
+    with torch.no_grad():
+      return model.eval()(torch.tensor(np.int64(tokens))).logits.numpy()
+
+  return call
+
+
+@pytest.mark.parametrize('family', ['llama', 'qwen2', 'qwen3'])
+def test_transformers_computes_the_same_logits(shared_dir, tmp_path, family):
   source = shared_dir / 'golden' / f'{family}_tiny'
   model = dllm_jax.Model.open(source, mesh=mesh())
   model.save(tmp_path / 'saved')
-  theirs = transformers.AutoModelForCausalLM.from_pretrained(
-    tmp_path / 'saved', dtype=torch.float32
-  ).eval()
   tokens = tiny.recorded(source, 'golden.npz')['tokens']
-  with torch.no_grad():
-    want = theirs(torch.tensor(np.asarray(tokens, np.int64))).logits.numpy()
+  want = theirs_of(tmp_path / 'saved')(tokens)
   got = logits(model.denoiser, model.params, tokens)
-  np.testing.assert_allclose(got, want, atol=2e-5, rtol=1e-5)
+  np.testing.assert_allclose(got, want, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings('ignore')
+def test_peft_reads_saved_adapters(shared_dir, tmp_path):
+  source = shared_dir / 'golden' / 'qwen2_tiny'
+  model = dllm_jax.Model.open(source, mesh=mesh())
+  cfg = dataclasses.replace(model.denoiser.cfg, lora_rank=2, lora_alpha=3.0)
+  adapters, _ = lora.split(tiny.params(cfg))
+  adapted = dataclasses.replace(
+    model,
+    denoiser=transformer.TransformerDenoiser(cfg=cfg),
+    params=lora.join(model.params, adapters),
+  )
+  adapted.save(tmp_path / 'adapters')
+  tokens = tiny.recorded(source, 'golden.npz')['tokens']
+  want = theirs_of(source, tmp_path / 'adapters')(tokens)
+  again = dllm_jax.Model.open(tmp_path / 'adapters', mesh=mesh())
+  assert again.denoiser.cfg == cfg
+  got = logits(again.denoiser, again.params, tokens)
+  np.testing.assert_allclose(got, want, atol=1e-4, rtol=1e-5)
+  plain = logits(model.denoiser, model.params, tokens)
+  assert np.abs(plain - want).max() > 0.1
 
 
 def test_the_folder_of_a_described_model(shared_dir):
