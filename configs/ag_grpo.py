@@ -13,7 +13,7 @@ Presets, after a colon:
   llada_8b,TASK       hyper-parameters of the release (Kim et al. 2026) for
   dream_7b,TASK       gsm8k, math, countdown, sudoku, kodcode, mbpp, and, to
                       evaluate on, humaneval; base.path names
-                      a Hugging Face or a converted folder. AG-GRPO was not
+                      a model folder. AG-GRPO was not
                       released for Dream. Not run here: command, hardware and
                       reported figures are in configs/presets.py. The release
                       takes two prompts a step, 4000 optimiser steps (kodcode

@@ -14,8 +14,8 @@ Presets, after a colon:
   sudoku              4x4 Sudoku.
   llada_8b,TASK       hyper-parameters of the release (Kim and Kang 2026) for
   dream_7b,TASK       gsm8k, math, countdown, sudoku, kodcode, mbpp, and, to
-                      evaluate on, humaneval; base.path names a Hugging Face or
-                      a converted folder. Not run
+                      evaluate on, humaneval; base.path names a model folder.
+                      Not run
                       here: command, hardware and reported figures are in
                       configs/presets.py. The release takes two prompts a step
                       (Dream one) and 5000 optimiser steps; its best case is

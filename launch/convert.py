@@ -1,7 +1,7 @@
-"""Converts weights: a Hugging Face folder to one of ours, or back.
+"""Writes a model folder anew: adapters merged, weights cast, files checked.
 
-python launch/convert.py --from models/LLaDA-8B-Instruct --to models/llada_8b
-python launch/convert.py --from models/llada_8b --to exported --merge_lora
+python launch/convert.py --from runs/lora/final --to exported --merge_lora
+python launch/convert.py --from models/llada --to models/half --dtype bfloat16
 """
 
 import pathlib
@@ -11,9 +11,7 @@ from absl import flags
 import cli
 from dllm_jax import errors
 
-FROM = flags.DEFINE_string(
-  'from', None, 'a Hugging Face folder, ORG/NAME@REVISION, or one of ours'
-)
+FROM = flags.DEFINE_string('from', None, 'a model folder or ORG/NAME@REVISION')
 TO = flags.DEFINE_string('to', None, 'the new folder')
 LORA = flags.DEFINE_string(
   'lora', None, "adapters in PEFT's layout to put on the model"
@@ -28,14 +26,14 @@ def main() -> int:
   if not FROM.value or not TO.value:
     raise errors.UsageError('--from DIR and --to DIR are needed; see --help')
   cli.setup_jax(1)
-  from dllm_jax.hf import hub, pretrained
+  from dllm_jax.hf import hub, save
   from dllm_jax.runtime import (
     console,
     sharding,  # Late: --help answers at once.
   )
 
   screen = console.Console()
-  pretrained.convert(
+  save.convert(
     hub.locate(FROM.value),
     pathlib.Path(TO.value),
     sharding.make_mesh(sharding.MeshConfig()),
@@ -51,7 +49,7 @@ def main() -> int:
 if __name__ == '__main__':
   cli.run(
     main,
-    'Converts weights between Hugging Face folders and ours.',
-    example='launch/convert.py --from LLaDA-8B-Instruct --to models/llada',
+    'Writes a model folder anew: merged, cast, checked.',
+    example='launch/convert.py --from runs/lora/final --to out --merge_lora',
     takes=(),
   )

@@ -21,8 +21,7 @@ from dllm_jax.analysis import policies
 MODEL = flags.DEFINE_string(
   'model',
   None,
-  'workdir of a run, or a pretrained folder (Hugging Face, converted, or '
-  'ORG/NAME@REVISION)',
+  'a model folder, ORG/NAME@REVISION, or the workdir of a run',
 )
 PARAMS = flags.DEFINE_enum(
   'params',
@@ -71,9 +70,7 @@ def main(config) -> int:
   from dllm_jax.run import evaluate  # Late: --help answers at once.
   from dllm_jax.runtime import console, processes
 
-  directory = pathlib.Path(MODEL.value)
-  if '@' in MODEL.value:
-    directory = hub.locate(MODEL.value)
+  directory = hub.locate(MODEL.value)
   outlets = {
     'out': pathlib.Path(OUT.value) if OUT.value else None,
     'screen': console.Console(quiet=not processes.is_first()),

@@ -19,8 +19,7 @@ from dllm_jax.analysis import policies
 MODEL = flags.DEFINE_string(
   'model',
   None,
-  'a Hugging Face folder, ORG/NAME@REVISION, a converted folder, or the '
-  'workdir of a run',
+  'a model folder, ORG/NAME@REVISION, or the workdir of a run',
 )
 PARAMS = flags.DEFINE_enum(
   'params', None, policies.NAMES, "a run's model; default: final"
@@ -52,7 +51,6 @@ def main() -> int:
   if (PROMPT.value is None) == (PROMPTS.value is None):
     raise errors.UsageError('give one of --prompt TEXT and --prompts FILE')
   cli.setup_jax(1)
-  from dllm_jax.hf import hub
   from dllm_jax.run import generate, prompt_file
   from dllm_jax.runtime import (
     console,
@@ -66,9 +64,9 @@ def main() -> int:
     requests = [prompt_file.parse(row, '--prompt')]
   apart = OUT.value is None and not WATCH.value  # rows alone go to stdout
   generate.generate(
-    hub.locate(MODEL.value),
+    MODEL.value,
     requests,
-    generate.Decoding(
+    generate.Options(
       decode=decoding_flags.DECODE.value,
       overrides=decoding_flags.overrides(),
       seed=SEED.value,
@@ -76,7 +74,6 @@ def main() -> int:
     ),
     mesh=sharding.make_mesh(sharding.MeshConfig()),
     screen=console.Console(file=sys.stderr if apart else None),
-    name=MODEL.value,
     params=PARAMS.value,
     use_chat=CHAT.value,
     out=pathlib.Path(OUT.value) if OUT.value else None,

@@ -24,8 +24,9 @@ RANK = {
   'rollout': 4,
   'train': 5,
   'eval': 5,
-  'run': 6,
-  'bench': 7,
+  'model': 6,
+  'run': 7,
+  'bench': 8,
 }
 FORBIDDEN = (
   'tensorflow',

@@ -6,13 +6,16 @@ Dims: B rows, P prompt columns, L completion columns, S canvas columns.
 import dataclasses
 import functools
 import json
+import pathlib
+import shutil
+import tempfile
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from dllm_jax import types
-from dllm_jax.hf import pretrained
+from dllm_jax.hf import load, save, sidecar
 from dllm_jax.models import config, transformer
 from dllm_jax.rollout import context, prompts
 from dllm_jax.runtime import sharding
@@ -229,9 +232,18 @@ def dream(folder):
 def _pretrained(folder, cfg):
   """NumPy arrays: they go to whatever devices a test has."""
   mesh = sharding.make_mesh(sharding.MeshConfig(data=1))
-  model = pretrained.open_model(folder, mesh)
-  assert model.cfg == cfg
-  return jax.tree.map(np.asarray, model.params)
+  own, params = load.load(load.read(folder), mesh)
+  assert own == cfg
+  return jax.tree.map(np.asarray, params)
+
+
+def write_weights(folder, params, record, **how) -> None:
+  """config.json and weights into a folder that may have other files."""
+  with tempfile.TemporaryDirectory() as root:
+    made = pathlib.Path(root) / 'model'
+    save.save(made, params, record, **how)
+    (made / sidecar.FILE).unlink()
+    shutil.copytree(made, folder, dirs_exist_ok=True)
 
 
 def recorded(folder, name: str) -> dict:

@@ -4,7 +4,6 @@ import json
 import pathlib
 
 from dllm_jax.hf import config as hf_config
-from dllm_jax.hf import weights as hf
 from dllm_jax.models import config
 from tests import tiny, tiny_text
 
@@ -29,7 +28,8 @@ def llada(path: pathlib.Path, *, chat: str | None = None, special=SPECIAL):
     mlp_size=32,
   )
   tiny_text.tiny_dir(path, config={'chat_template': chat} if chat else None)
-  hf.save(path, tiny.params(model), hf_config.Record('llada', model, special))
+  record = hf_config.Record('llada', model, special)
+  tiny.write_weights(path, tiny.params(model), record)
   return path
 
 

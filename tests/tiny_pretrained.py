@@ -8,11 +8,10 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from dllm_jax.hf import config as hf_config
-from dllm_jax.hf import weights as hf
 from dllm_jax.models import config as model_config
 from dllm_jax.models import transformer
 from dllm_jax.tasks import countdown
-from tests import tiny_run, tiny_text
+from tests import tiny, tiny_run, tiny_text
 
 SPECIAL = (
   '<|startoftext|>',
@@ -89,7 +88,7 @@ def save(path, family, special, changes) -> None:
   params = jax.jit(transformer.init, static_argnums=1)(jax.random.key(5), cfg)
   # Nearly uniform logits: every text has its chance.
   params['lm_head']['kernel'] *= 0.2
-  hf.save(path, params, hf_config.Record(family, cfg, special))
+  tiny.write_weights(path, params, hf_config.Record(family, cfg, special))
 
 
 def flags(folder, **changes) -> list[str]:

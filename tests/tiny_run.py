@@ -9,13 +9,13 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+from safetensors.numpy import load_file
 
 import configs.ag_grpo
 import configs.ta_grpo_d
 from configs import base
 from dllm_jax.run import settings, setup
-from dllm_jax.state import checkpoint
-from dllm_jax.text import tokenizer as tokenizer_lib
+from dllm_jax.state import arrays
 from dllm_jax.train import methods, optim, progress
 from dllm_jax.train import state as state_lib
 
@@ -97,8 +97,7 @@ def parts(arg: str = 'ag_grpo', *, devices: int = 1, **changes):
   """(settings, context) of the tiny run, on some of the fake devices."""
   changes = {'mesh__data': devices} | changes
   cfg = settings.from_config(values(arg, **changes))
-  tokenizer = tokenizer_lib.Tokenizer.from_words(cfg.task.words())
-  return cfg, setup.make_context(cfg, tokenizer)
+  return cfg, setup.make_context(cfg, None)
 
 
 optimizer = functools.cache(optim.make)  # jit knows an optimiser by identity
@@ -133,13 +132,17 @@ def rows(*solutions: str, numbers=(5, 3, 1)) -> list[dict]:
 
 
 def kept(directory) -> dict[str, np.ndarray]:
-  """The leaves of kept parameters or of a checkpoint, by path."""
+  """The tensors of a model folder, or the leaves of a checkpoint, by name."""
+  if (directory / 'dllm_jax.json').exists():
+    files = sorted(directory.glob('*.safetensors'))
+    return {k: v for file in files for k, v in load_file(file).items()}
   manifest = json.loads((directory / 'manifest.json').read_text())
   like = {
     name: jax.ShapeDtypeStruct(tuple(shape), dtype)
     for name, (shape, dtype) in manifest['leaves'].items()
   }
-  return jax.device_get(checkpoint.load_params(directory, like)[0])
+  leaves = arrays.restore((directory / 'arrays').absolute(), like)
+  return jax.device_get(leaves)
 
 
 def assert_same(got, want):

@@ -53,7 +53,7 @@ def end_to_end(
     beta=0.0,
     guided_beta=None,
   )
-  ctx = setup.context_of(cfg, None)
+  ctx = setup.make_context(cfg, None)
   optimizer = optim.make(cfg.optim)
   method = diffu_grpo.DiffuGrpo(
     cfg=policy_config.GroupConfig(

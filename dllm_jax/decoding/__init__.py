@@ -11,6 +11,40 @@ from dllm_jax.decoding import fixed, gated
 DECODERS = {'fixed': fixed.Fixed, 'gated': gated.Gated}
 
 
+def make_decoders(values: Mapping[str, Any]) -> dict[str, types.Decoder]:
+  """By name, the decoders that can be made of some values.
+
+  Args:
+    values: values by field name; a decoder takes those that it has, and one
+      whose required fields are missing is left out.
+
+  Raises:
+    ValueError: a value that a decoder refuses, or a field of none.
+  """
+  if unknown := sorted(name for name in values if not users(name)):
+    raise ValueError(f'{unknown[0]} is a field of no decoder')
+  made = {}
+  for name, cls in DECODERS.items():
+    own = _fields(cls)
+    required = {k for k, f in own.items() if f.default is dataclasses.MISSING}
+    if required <= values.keys():
+      made[name] = cls(**{k: values[k] for k in own.keys() & values.keys()})
+  return made
+
+
+def greedy(
+  decoders: Mapping[str, types.Decoder], **values: Any
+) -> dict[str, types.Decoder]:
+  """Decoders without any randomness, with those of `values` that they have."""
+  return {
+    name: dataclasses.replace(
+      decoder.greedy(),
+      **{k: values[k] for k in _fields(type(decoder)).keys() & values.keys()},
+    )
+    for name, decoder in decoders.items()
+  }
+
+
 def flag_names() -> dict[str, dataclasses.Field]:
   """The fields of all decoders, by the flag that sets each."""
   return {

@@ -1,22 +1,27 @@
 """Hugging Face's config.json to our `ModelConfig` and back.
 
-By the tables of `hf_families`: what is read, what must have a certain value
+By the records of `hf.families`: what is read, what must have a certain value
 because our transformer has no other, and what makes no difference here. What
-we cannot honour is refused by the name of its field.
+we cannot honour is refused by the name of its field. A model that no family
+describes has the native form: `model_type` is 'dllm_jax', `model` a key of
+`models.MODELS`, and `fields` those of its config.
 """
 
+import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from dllm_jax import errors
-from dllm_jax.hf import families as hf_families
 from dllm_jax.hf import fields as hf_fields
 from dllm_jax.hf import folder as folder_lib
+from dllm_jax.hf.families import FAMILIES
+from dllm_jax.hf.families import family as family_lib
 from dllm_jax.models import config as model_config
 
 CONFIG_FILE = 'config.json'
+NATIVE = 'dllm_jax'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,11 +45,12 @@ class Record(NamedTuple):
   """What is known of a pretrained model beside its weights.
 
   Attributes:
-    family: a key of `hf_families.FAMILIES`.
-    model: the transformer.
+    family: a key of `families.FAMILIES`, or `NATIVE`.
+    model: the config of the model: a frozen dataclass.
     special: its special ids.
     config: the config.json that it came with; {} where there was none.
     notices: lines that the user should see.
+    kind: of a native model, the key of `models.MODELS`.
   """
 
   family: str
@@ -52,6 +58,7 @@ class Record(NamedTuple):
   special: Special
   config: Mapping[str, Any] = {}
   notices: tuple[str, ...] = ()
+  kind: str = 'transformer'
 
 
 def read(folder: pathlib.Path) -> Record:
@@ -69,25 +76,24 @@ def parse(config: Mapping[str, Any], where: str) -> Record:
   """The record of a parsed config.json; `where` is its name in messages."""
   found = hf_fields.Fields(config, where)
   kind = config.get('model_type')
-  name = next(
-    (n for n, f in hf_families.FAMILIES.items() if f.model_type == kind), None
-  )
+  if kind == NATIVE:
+    return _native(found)
+  name = next((n for n, f in FAMILIES.items() if f.model_type == kind), None)
   if name is None:
-    known = ', '.join(f.model_type for f in hf_families.FAMILIES.values())
-    raise found.wrong('model_type', f'there are {known}')
-  family = hf_families.FAMILIES[name]
+    known = ', '.join(f.model_type for f in FAMILIES.values())
+    raise found.wrong('model_type', f'expected one of {known}')
+  family = FAMILIES[name]
   _check_fields(found, family)
-  if name == 'llada':
-    found = hf_fields.Fields(_with_llada_defaults(config), where)
+  found = hf_fields.Fields(family.derive(config), where)
   sizes = {
-    ours: found.integer(theirs, 1, hf_families.LIMITS[ours])
+    ours: found.integer(theirs, 1, family_lib.LIMITS[ours])
     for ours, theirs in family.sizes.items()
   }
   theta, scaling = hf_fields.rope(found)
   try:
     model = model_config.ModelConfig(
       **sizes,
-      head_dim=_head_dim(found, sizes),
+      head_dim=_head_dim(found, family, sizes),
       rope_theta=theta,
       rope_scaling=scaling,
       norm_eps=found.number('rms_norm_eps', 0.0, 1.0),
@@ -96,12 +102,40 @@ def parse(config: Mapping[str, Any], where: str) -> Record:
     )
   except ValueError as e:
     raise errors.UserError(f'{where}: {e}') from None
-  special = _special(found, model)
+  special = _special(found, model.vocab_size, model.causal)
   return Record(name, model, special, dict(config), _notices(config, name))
 
 
+def _native(found: hf_fields.Fields) -> Record:
+  """The record of a config.json in the native form."""
+  kind, values = found.values.get('model'), found.values.get('fields')
+  if kind != 'transformer' or not isinstance(values, dict):
+    raise found.wrong('model', 'this version has no model of that name')
+  try:
+    scaling = values.get('rope_scaling')
+    scaling = model_config.RopeScaling(**scaling) if scaling else None
+    model = model_config.ModelConfig(**values | {'rope_scaling': scaling})
+  except (TypeError, ValueError) as e:
+    raise errors.UserError(f'{found.where}: fields: {e}') from None
+  special = _special(found, model.vocab_size, model.causal)
+  return Record(NATIVE, model, special, dict(found.values), kind=kind)
+
+
+def family_of(model: model_config.ModelConfig) -> str:
+  """The family whose config.json describes a model; `NATIVE` where none does.
+
+  Families of masked diffusion come first, LLaDA before Dream.
+  """
+  for name in FAMILIES:
+    config = _new_config(Record(name, model, Special(mask_token=0)))
+    with contextlib.suppress(errors.UserError):
+      if parse(config, name).model == plain(model):
+        return name
+  return NATIVE
+
+
 def render(record: Record, dtype: str) -> dict[str, Any]:
-  """The config.json of an export: the one it came with, or one that we make.
+  """The config.json of a folder: the one it came with, or one that we make.
 
   Raises:
     UserError: the model has no such form in its family.
@@ -111,6 +145,8 @@ def render(record: Record, dtype: str) -> dict[str, Any]:
     config = {**record.config, key: dtype}
   else:
     config = _new_config(record) | {'torch_dtype': dtype}
+  if record.family == NATIVE:
+    return config
   again = parse(config, f'the {record.family} config of this model')
   if again.model != plain(record.model):
     raise errors.UserError(
@@ -121,26 +157,36 @@ def render(record: Record, dtype: str) -> dict[str, Any]:
 
 
 def _new_config(record: Record) -> dict[str, Any]:
-  family, model = hf_families.FAMILIES[record.family], record.model
-  scaling, special = model.rope_scaling, record.special
+  model, special = record.model, record.special
   eos = special.eos_tokens
-  config = {
-    'architectures': [family.architectures[0]],
-    'model_type': family.model_type,
-    **family.must,
-    **{theirs: getattr(model, ours) for ours, theirs in family.sizes.items()},
-    'rms_norm_eps': model.norm_eps,
-    'rope_theta': model.rope_theta,
-    family.tie: model.tie_embeddings,
+  ids = {
     'mask_token_id': special.mask_token,
     'eos_token_id': eos[0] if len(eos) == 1 else list(eos) or None,
     'bos_token_id': special.bos_token,
     'pad_token_id': special.pad_token,
   }
-  if record.family == 'llada':
-    config['vocab_size'] = model.vocab_size
-  elif record.family != 'dream':  # the other two derive it
-    config['head_dim'] = model.head_dim
+  if record.family == NATIVE:
+    values = dataclasses.asdict(plain(model))
+    config = {'model_type': NATIVE, 'model': record.kind, 'fields': values}
+    return config | {k: v for k, v in ids.items() if v is not None}
+  family, scaling = FAMILIES[record.family], model.rope_scaling
+  sizes = {
+    theirs: getattr(model, ours) for ours, theirs in family.sizes.items()
+  }
+  more = {
+    theirs: getattr(model, ours) for theirs, ours in family.writes.items()
+  }
+  config = {
+    'architectures': [family.architectures[0]],
+    'model_type': family.model_type,
+    **family.must,
+    **sizes,
+    **more,
+    'rms_norm_eps': model.norm_eps,
+    'rope_theta': model.rope_theta,
+    family.tie: model.tie_embeddings,
+    **ids,
+  }
   if scaling:
     config['rope_scaling'] = {
       'rope_type': 'llama3',
@@ -160,7 +206,7 @@ def plain(model: model_config.ModelConfig) -> model_config.ModelConfig:
   return dataclasses.replace(model, **{name: default[name] for name in own})
 
 
-def _check_fields(found: hf_fields.Fields, family: hf_families.Family) -> None:
+def _check_fields(found: hf_fields.Fields, family: family_lib.Family) -> None:
   classes = found.values.get('architectures')
   if classes is not None:
     if not isinstance(classes, list) or not classes:
@@ -178,15 +224,7 @@ def _check_fields(found: hf_fields.Fields, family: hf_families.Family) -> None:
     not isinstance(layers, list) or set(map(str, layers)) != {'full_attention'}
   ):
     raise found.wrong('layer_types', "only 'full_attention' is supported")
-  known = (
-    hf_families.EVERYWHERE
-    | hf_families.SPECIAL
-    | hf_families.ROPE
-    | family.ignored
-    | set(family.must)
-  )
-  known |= {*family.sizes.values(), family.tie, 'rms_norm_eps', 'head_dim'}
-  known |= {'layer_types'}
+  known = family.known()
   for name, value in found.values.items():
     if name not in known and value not in (None, False, [], {}, ''):
       raise errors.UserError(
@@ -196,24 +234,15 @@ def _check_fields(found: hf_fields.Fields, family: hf_families.Family) -> None:
       )
 
 
-def _with_llada_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
-  """Fields that LLaDA's config derives where they are null."""
-  ratio, width = config.get('mlp_ratio'), config.get('d_model')
-  derived = {
-    'embedding_size': config.get('vocab_size'),
-    'n_kv_heads': config.get('n_heads'),
-  }
-  if type(ratio) is int and type(width) is int:
-    derived['mlp_hidden_size'] = ratio * width
-  given = {k: v for k, v in config.items() if v is not None}
-  return derived | given
-
-
-def _head_dim(found: hf_fields.Fields, sizes: Mapping[str, int]) -> int:
+def _head_dim(
+  found: hf_fields.Fields,
+  family: family_lib.Family,
+  sizes: Mapping[str, int],
+) -> int:
   if found.values.get('head_dim') is not None:
-    return found.integer('head_dim', 1, hf_families.LIMITS['head_dim'])
-  if found.values['model_type'] == 'qwen3':
-    return 128  # transformers' default
+    return found.integer('head_dim', 1, family_lib.LIMITS['head_dim'])
+  if family.head_dim is not None:
+    return family.head_dim
   if sizes['hidden_size'] % sizes['num_heads']:
     raise errors.UserError(
       f'{found.where}: the hidden size {sizes["hidden_size"]} is not a '
@@ -222,11 +251,9 @@ def _head_dim(found: hf_fields.Fields, sizes: Mapping[str, int]) -> int:
   return sizes['hidden_size'] // sizes['num_heads']
 
 
-def _special(
-  found: hf_fields.Fields, model: model_config.ModelConfig
-) -> Special:
+def _special(found: hf_fields.Fields, rows: int, causal: bool) -> Special:
   """The ids, each inside the vocabulary."""
-  last = model.vocab_size - 1
+  last = rows - 1
 
   def one(name):
     given = found.values.get(name)
@@ -238,7 +265,7 @@ def _special(
     if type(value) is not int or not 0 <= value <= last:
       raise found.wrong('eos_token_id', f'each must be an integer in 0..{last}')
   mask = None
-  if not model.causal:
+  if not causal:
     mask = found.integer('mask_token_id', 0, last)
     if mask in eos:
       raise found.wrong('mask_token_id', 'eos_token_id is the same')

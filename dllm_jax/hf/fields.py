@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from dllm_jax import errors
-from dllm_jax.hf import families as hf_families
 from dllm_jax.hf import folder as folder_lib
+from dllm_jax.hf.families import family
 from dllm_jax.models import config as model_config
 
 
@@ -66,7 +66,7 @@ def rope(found: Fields) -> tuple[float, model_config.RopeScaling | None]:
   inner = Fields(scaling, f'{found.where}: rope scaling')
   kind = 'rope_type' if 'rope_type' in scaling else 'type'  # its older name
   for name, given in scaling.items():
-    if name not in hf_families.ROPE_INNER and given is not None:
+    if name not in family.ROPE_INNER and given is not None:
       raise inner.wrong(name, 'this field is not supported')
   if scaling.get('type', scaling.get(kind)) != scaling.get(kind):
     raise inner.wrong('type', 'rope_type says something else')

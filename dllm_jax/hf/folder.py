@@ -5,7 +5,6 @@ a plain file name, or reads a file whose size has no bound.
 """
 
 import contextlib
-import json
 import os
 import pathlib
 import re
@@ -58,46 +57,20 @@ def has(folder: pathlib.Path, name: str) -> bool:
 
 
 def read_json(folder: pathlib.Path, name: str) -> dict[str, Any]:
-  """The JSON object in one file of the folder; see `parse_object`."""
-  path = member(folder, name)
-  with path.open('rb') as f:
-    data = f.read(MAX_JSON_BYTES + 1)
-  if len(data) > MAX_JSON_BYTES:
-    raise errors.UserError(
-      f'{folder / name} is larger than {MAX_JSON_BYTES} bytes; refused'
-    )
-  return parse_object(data, str(folder / name))
-
-
-def parse_object(data: bytes, where: str) -> dict[str, Any]:
-  """One JSON object: no key twice, no NaN, no infinity.
+  """The JSON object in one file of the folder, of at most `MAX_JSON_BYTES`.
 
   Raises:
-    UserError: names `where`.
+    UserError: as `member`, or it is no such object.
   """
-
-  def unique(pairs):
-    found = dict(pairs)
-    if len(found) != len(pairs):
-      seen = set()
-      twice = next(k for k, _ in pairs if k in seen or seen.add(k))
-      raise ValueError(f'the key {short(twice)} is there twice')
-    return found
-
-  def refuse(constant):
-    raise ValueError(f'{constant} is no JSON number')
-
+  member(folder, name)
   try:
-    found = json.loads(
-      data.decode('utf-8'), object_pairs_hook=unique, parse_constant=refuse
-    )
-  except RecursionError:
-    raise errors.UserError(f'{where} is nested too deep; refused') from None
+    return json_file.read_object(folder / name, MAX_JSON_BYTES)
+  except OSError as e:
+    raise errors.UserError(
+      f'cannot read {folder / name}: {e.strerror}; check the disk'
+    ) from None
   except ValueError as e:
-    raise errors.UserError(f'{where} is not valid JSON: {short(e)}') from None
-  if not isinstance(found, dict):
-    raise errors.UserError(f'{where} is not a JSON object')
-  return found
+    raise errors.UserError(short(e, 400)) from None
 
 
 def short(what: Any, room: int = 120) -> str:
@@ -115,10 +88,10 @@ def new(target: pathlib.Path) -> Iterator[pathlib.Path]:
   raises leaves nothing.
 
   Raises:
-    UserError: the target is there already, or the disk refuses.
+    UserError: the target exists, or the disk refuses.
   """
   if os.path.lexists(target):
-    raise errors.UserError(f'{target} is there already; name a new folder')
+    raise errors.UserError(f'{target} already exists; name a new folder')
   try:
     target.parent.mkdir(parents=True, exist_ok=True)
     # Not of tempfile, whose folders are private: this one is to stay.
@@ -130,6 +103,9 @@ def new(target: pathlib.Path) -> Iterator[pathlib.Path]:
     ) from e
   try:
     yield work
+    for path in work.iterdir():
+      with path.open('rb') as f:
+        os.fsync(f.fileno())
     work.rename(target)
   except OSError as e:
     file = e.filename

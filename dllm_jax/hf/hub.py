@@ -15,13 +15,24 @@ _REPO = re.compile(r'[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}', re.ASCII)
 _REVISION = re.compile(r'[0-9a-f]{40}')
 
 
+def is_name(name: str) -> bool:
+  """Whether that is ORG/NAME@REVISION, the revision a commit."""
+  repo, _, revision = name.partition('@')
+  return bool(_REPO.fullmatch(repo) and _REVISION.fullmatch(revision))
+
+
+def name_of(path: pathlib.Path) -> str:
+  """The name of what `place` put there; else the absolute path."""
+  path = path.absolute()
+  name = f'{path.parent.name.replace("--", "/", 1)}@{path.name}'
+  return name if is_name(name) and place(name) == path else str(path)
+
+
 def place(name: str) -> pathlib.Path:
   """Where the folder of a model is, or would be once it is downloaded."""
   path = pathlib.Path(name)
   repo, _, revision = name.partition('@')
-  if path.exists() or not (
-    _REPO.fullmatch(repo) and _REVISION.fullmatch(revision)
-  ):
+  if path.exists() or not is_name(name):
     return path
   root = cache.cache_dir() / 'hub'
   return root / repo.replace('/', '--') / revision

@@ -8,7 +8,7 @@ import dataclasses
 import json
 import pathlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -17,15 +17,16 @@ from jax.sharding import Mesh
 
 from dllm_jax import errors
 from dllm_jax.hf import folder as folder_lib
-from dllm_jax.hf import names as hf_names
-from dllm_jax.hf import shards
-from dllm_jax.hf import weights as hf
+from dllm_jax.hf import hub, shards
+from dllm_jax.hf import table as table_lib
+from dllm_jax.hf.families import FAMILIES
 from dllm_jax.models import config as model_config
 from dllm_jax.models import lora
 from dllm_jax.text import pattern
 
 CONFIG_FILE = 'adapter_config.json'
 WEIGHTS_FILE = 'adapter_model.safetensors'
+PICKLE = 'adapter_model.bin'
 _PREFIX = 'base_model.model.'
 _FACTORS = {'lora_a': 'lora_A.weight', 'lora_b': 'lora_B.weight'}
 # Fields that change what is computed, and the value that ours has.
@@ -50,9 +51,52 @@ _INIT = (None, True, False, 'gaussian', 'orthogonal', 'eva')
 _MAX_RANK = 2**14
 
 
+def is_folder(folder: pathlib.Path) -> bool:
+  """Whether a folder holds adapters, and no weights of their base."""
+  has = lambda name: folder_lib.has(folder, name)
+  weights = has(shards.SINGLE_FILE) or has(shards.INDEX_FILE)
+  return has(CONFIG_FILE) and not weights
+
+
+def base_of(folder: pathlib.Path, default: pathlib.Path | None = None) -> str:
+  """The path or the pinned name of the model that adapters are for.
+
+  Args:
+    folder: of the adapters.
+    default: where their config names none.
+
+  Raises:
+    UserError: it names none, and there is no default.
+  """
+  config = folder_lib.read_json(folder, CONFIG_FILE)
+  name, revision = config.get('base_model_name_or_path'), config.get('revision')
+  if isinstance(name, str) and name:
+    at = f'@{revision}' if isinstance(revision, str) and revision else ''
+    return name + at
+  if default is not None:
+    return str(default)
+  raise errors.UserError(
+    f'{folder / CONFIG_FILE} names no base model: set base_model_name_or_path '
+    'to its folder'
+  )
+
+
+def rank_of(folder: pathlib.Path) -> tuple[int, float]:
+  """(rank, alpha) of the adapters in a folder."""
+  return _read_config(folder)[1:]
+
+
+def tensors(
+  family: str, adapters: lora.Adapters
+) -> Iterator[tuple[str, np.ndarray]]:
+  """The tensors of adapters, on the host, by PEFT's names."""
+  for name, (path, layer) in _names(family, adapters).items():
+    yield name, shards.to_host(adapters[path][layer]).T
+
+
 def save(
   folder: pathlib.Path,
-  adapters: lora.Adapters,
+  arrays: Mapping[str, np.ndarray],
   family: str,
   cfg: model_config.ModelConfig,
   *,
@@ -61,23 +105,22 @@ def save(
   """Writes adapters as PEFT would.
 
   Args:
-    folder: made where it is missing.
-    adapters: of `lora.split`.
+    folder: an existing one.
+    arrays: of `tensors`.
     family: of the names.
     cfg: of the model that they are on.
-    base: the base model's name or path, for PEFT; may be empty.
+    base: the base model's path or name (ORG/NAME@REVISION); may be empty.
   """
-  folder.mkdir(parents=True, exist_ok=True)
-  arrays = {
-    name: np.asarray(adapters[path][layer]).T
-    for name, (path, layer) in _names(family, adapters).items()
-  }
   shapes = {name: array.shape for name, array in arrays.items()}
   file = folder / WEIGHTS_FILE
   shards.write_file(file, shapes, iter(arrays.items()), 'float32')
+  name, _, revision = (
+    base.partition('@') if hub.is_name(base) else (base, '', '')
+  )
   config = {
     **_MUST,
-    'base_model_name_or_path': base or None,
+    'base_model_name_or_path': name or None,
+    'revision': revision or None,
     'inference_mode': True,
     'init_lora_weights': True,
     'lora_alpha': cfg.lora_alpha,
@@ -115,7 +158,13 @@ def load(
   """
   config, rank, alpha = _read_config(folder)
   cfg = dataclasses.replace(cfg, lora_rank=rank, lora_alpha=alpha)
-  leaves = {k: v for k, v in hf.targets(cfg, mesh).items() if '/lora_' in k}
+  leaves = {
+    path: leaf
+    for path, leaf in table_lib.targets(cfg, mesh).items()
+    if lora.is_adapter(path)
+  }
+  if not folder_lib.has(folder, WEIGHTS_FILE):
+    raise _no_weights(folder)
   found = shards.list_file(folder, WEIGHTS_FILE)
   names = _names(family, leaves)
   where = folder / WEIGHTS_FILE
@@ -149,6 +198,17 @@ def load(
     path: jax.device_put(value, leaves[path].sharding)
     for path, value in values.items()
   }
+
+
+def _no_weights(folder: pathlib.Path) -> errors.UserError:
+  if folder_lib.has(folder, PICKLE):
+    return errors.UserError(
+      f'{folder} has its adapters in {PICKLE}, a pickle, which can run code '
+      'when it is read: save them again with safe_serialization=True'
+    )
+  return errors.UserError(
+    f'{folder / WEIGHTS_FILE} is missing; is the folder complete?'
+  )
 
 
 def _check_pairs(
@@ -217,7 +277,7 @@ def _matcher(
 
 def _names(family: str, leaves: Any) -> dict[str, tuple[str, int]]:
   """{their tensor: (our leaf, layer)}."""
-  table, found = hf_names.NAMES[family], {}
+  table, found = FAMILIES[family].names, {}
   for path, leaf in leaves.items():
     linear, factor = path.rsplit('/', 1)
     for layer in range(leaf.shape[0]):
@@ -232,7 +292,7 @@ def _targets(family: str) -> str:
   A list would match their ends, and LLaDA's unembedding ends as the last
   projection of its blocks does.
   """
-  table = hf_names.NAMES[family]
+  table = FAMILIES[family].names
   blocks = table.blocks.replace('.', r'\.').replace('{layer}', r'\d+')
   ends = [
     name.removesuffix('.weight').replace('.', r'\.')

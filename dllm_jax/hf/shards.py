@@ -1,34 +1,34 @@
-"""The safetensors files of a folder: listed strictly, read slice by slice.
+"""The safetensors files of a folder: listed, read slice by slice, and written.
 
-The library reads the tensors. Their headers are checked here before, because
-it takes a key that is there twice, and because a file that is wrong deserves a
-line that says how. Tensor names are only ever keys of a dict.
+The library checks headers and reads tensors; it takes a key that is there
+twice, so that is checked here. Tensor names are only ever keys of a dict.
 """
 
+import contextlib
 import json
 import math
-import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import safetensors
+from jax.experimental import multihost_utils
 
 from dllm_jax import errors
 from dllm_jax.hf import folder as folder_lib
+from dllm_jax.text import json_file
 
 SINGLE_FILE = 'model.safetensors'
 INDEX_FILE = 'model.safetensors.index.json'
 _SUFFIX = '.safetensors'
 _PICKLES = ('.bin', '.pt', '.pth', '.ckpt', '.pkl', '.pickle', '.npy', '.npz')
-# In bytes; the other dtypes of the format are no weights of ours.
-_DTYPES = {
-  'F32': ('float32', 4),
-  'BF16': ('bfloat16', 2),
-  'F16': ('float16', 2),
-}
-_FORMAT = {v[0]: k for k, v in _DTYPES.items()}
+# The other dtypes of the format are no weights of ours.
+_DTYPES = {'F32': 'float32', 'BF16': 'bfloat16', 'F16': 'float16'}
+_FORMAT = {ours: theirs for theirs, ours in _DTYPES.items()}
+_LFS = b'version https://git-lfs'
 
 
 class Tensor(NamedTuple):
@@ -86,38 +86,70 @@ def list_tensors(folder: pathlib.Path) -> dict[str, Tensor]:
 
 def list_file(folder: pathlib.Path, name: str) -> dict[str, Tensor]:
   """The tensors of one file, after its header was checked."""
-  path = folder_lib.member(folder, name)
-  where = str(folder / name)
-  header, data_bytes = _header(path, where)
-  header.pop('__metadata__', None)
-  if not header:
-    raise _unsound(where, 'it holds no tensor')
-  found, spans = {}, []
-  for key, entry in header.items():
-    tensor, span = _tensor(path, key, entry, where)
-    found[key] = tensor
-    spans.append(span)
-  end = 0
-  for begin, stop in sorted(spans):
-    if begin != end:
-      how = 'overlap' if begin < end else 'leave a gap'
-      raise _unsound(where, f'its tensors {how} at byte {begin}')
-    end = stop
-  if end != data_bytes:
-    how = 'ends early' if end > data_bytes else 'has trailing bytes'
-    raise _unsound(
-      where, f'it {how}: {data_bytes} bytes of data, {end} are described'
-    )
-  return found
+  path, where = folder_lib.member(folder, name), folder / name
+  with _reading(where), path.open('rb') as f:
+    start = f.read(len(_LFS))
+    if start == _LFS:
+      raise errors.UserError(
+        f'{where} is a git-lfs pointer, not the weights: run `git lfs pull` '
+        'in the folder, or download the file again'
+      )
+    length = int.from_bytes(start[:8], 'little')
+    if length > folder_lib.MAX_JSON_BYTES:
+      raise _damaged(where, f'its header of {length} bytes is too long')
+    f.seek(8)
+    header = f.read(length)
+  tensors = {}
+  with _reading(where), safetensors.safe_open(path, 'np') as f:
+    _check_keys(header, where)
+    for key in f.keys():  # noqa: SIM118 (it is no mapping)
+      part = f.get_slice(key)
+      kind, shape = part.get_dtype(), tuple(part.get_shape())
+      if kind not in _DTYPES:
+        raise errors.UserError(
+          f'{where}: tensor {folder_lib.short(key)} has dtype {kind}; weights '
+          f'are {", ".join(_DTYPES)}: take an unquantized revision'
+        )
+      tensors[key] = Tensor(path, key, _DTYPES[kind], shape)
+  if not tensors:
+    raise _damaged(where, 'it holds no tensor')
+  return tensors
+
+
+def _check_keys(header: bytes, where: pathlib.Path) -> None:
+  """Refuses a header with a key twice, of which the library takes the last."""
+  try:
+    json_file.parse_object(header.decode(), where)
+  except ValueError as e:
+    raise errors.UserError(folder_lib.short(e, 400)) from None
+
+
+@contextlib.contextmanager
+def _reading(where: pathlib.Path) -> Iterator[None]:
+  """One line for a file that cannot be read, or is not of the format."""
+  try:
+    yield
+  except OSError as e:
+    raise errors.UserError(
+      f'cannot read {where}: {e.strerror or e}; check its permissions and the '
+      'disk'
+    ) from None
+  except safetensors.SafetensorError as e:
+    raise _damaged(where, folder_lib.short(e, 200)) from None
 
 
 def read(tensor: Tensor, index: tuple[slice, ...]) -> np.ndarray:
   """A slice of a tensor; the file is open, and mapped, for that long alone."""
-  try:
+  with _reading(tensor.file):
     with safetensors.safe_open(tensor.file, 'np') as f:
       return f.get_slice(tensor.name)[index]
-  except (safetensors.SafetensorError, OSError) as e:
-    raise errors.UserError(f'{tensor.file} cannot be read: {e}') from None
+
+
+def to_host(array: jax.Array | np.ndarray) -> np.ndarray:
+  """The whole array; all processes call, where it lies on several."""
+  if isinstance(array, jax.Array) and not array.is_fully_addressable:
+    return multihost_utils.process_allgather(array, tiled=True)
+  return np.asarray(array)
 
 
 def write(
@@ -140,7 +172,7 @@ def write(
     dtype: of all of them.
     max_bytes: of a file; a larger tensor has a file of its own.
   """
-  files = _plan(shapes, _DTYPES[_FORMAT[dtype]][1], max_bytes)
+  files = _plan(shapes, jnp.dtype(dtype).itemsize, max_bytes)
   width, index, total = len(files), {}, 0
   for number, names in enumerate(files, 1):
     name = SINGLE_FILE
@@ -160,13 +192,13 @@ def write_file(
   tensors: Iterator[tuple[str, np.ndarray]],
   dtype: str,
 ) -> int:
-  """One file, synced to the disk; the bytes of its tensors.
+  """One file; the bytes of its tensors.
 
   The library would want all of them in memory.
   """
   kind, header, end = _FORMAT[dtype], {'__metadata__': {'format': 'pt'}}, 0
   for name, shape in shapes.items():
-    begin, end = end, end + math.prod(shape) * _DTYPES[kind][1]
+    begin, end = end, end + math.prod(shape) * jnp.dtype(dtype).itemsize
     header[name] = {
       'dtype': kind,
       'shape': list(shape),
@@ -184,8 +216,6 @@ def write_file(
           f'{dtype}{shape} was expected'
         )
       f.write(np.ascontiguousarray(array).view(np.uint8).data)
-    f.flush()
-    os.fsync(f.fileno())
   return end
 
 
@@ -209,60 +239,6 @@ def _file_name(value: Any) -> str:
   return value if isinstance(value, str) else repr(value)
 
 
-def _header(path: pathlib.Path, where: str) -> tuple[dict[str, Any], int]:
-  """(header, bytes of data after it)."""
-  size = path.stat().st_size
-  with path.open('rb') as f:
-    length = int.from_bytes(f.read(8), 'little')
-    if size < 8 or length > size - 8:
-      raise _unsound(
-        where, f'{size} bytes are too few for a header of {length} bytes'
-      )
-    if length > folder_lib.MAX_JSON_BYTES:
-      raise _unsound(where, f'its header of {length} bytes is too long')
-    data = f.read(length)
-  header = folder_lib.parse_object(data, f'the header of {where}')
-  return header, size - 8 - length
-
-
-def _tensor(
-  path: pathlib.Path, key: str, entry: Any, where: str
-) -> tuple[Tensor, tuple[int, int]]:
-  shown = folder_lib.short(key)
-  if not isinstance(entry, dict) or set(entry) != {
-    'dtype',
-    'shape',
-    'data_offsets',
-  }:
-    raise _unsound(where, f'tensor {shown} is not described as it must be')
-  kind, shape, span = entry['dtype'], entry['shape'], entry['data_offsets']
-  if not isinstance(kind, str) or kind not in _DTYPES:
-    raise _unsound(
-      where,
-      f'tensor {shown} has dtype {folder_lib.short(kind)}; weights are '
-      f'{", ".join(_DTYPES)}',
-    )
-  if not _naturals(shape) or not _naturals(span) or len(span) != 2:
-    raise _unsound(where, f'tensor {shown} has no proper shape or offsets')
-  dtype, item = _DTYPES[kind]
-  begin, end = span
-  if end - begin != math.prod(shape) * item:
-    raise _unsound(
-      where,
-      f'tensor {shown} has {end - begin} bytes for the shape '
-      f'{folder_lib.short(shape)} of {dtype}',
-    )
-  return Tensor(path, key, dtype, tuple(shape)), (begin, end)
-
-
-def _naturals(values: Sequence[Any]) -> bool:
-  return (
-    isinstance(values, list)
-    and len(values) <= 8
-    and all(type(v) is int and 0 <= v < 2**63 for v in values)
-  )
-
-
 _HOW_TO_CONVERT = (
   'pickles can run code when they are read, so only safetensors are: take the '
   "model's safetensors revision, or have its owner save it with "
@@ -283,5 +259,7 @@ def _no_weights(folder: pathlib.Path) -> errors.UserError:
   )
 
 
-def _unsound(where: str, how: str) -> errors.UserError:
-  return errors.UserError(f'{where} is not a sound safetensors file: {how}')
+def _damaged(where: pathlib.Path, how: str) -> errors.UserError:
+  return errors.UserError(
+    f'{where} is not a sound safetensors file: {how}; download it again'
+  )

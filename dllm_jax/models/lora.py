@@ -1,6 +1,7 @@
 """Adapters as trees: fresh ones, and merged ones. See `layers.Linear`."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import flax
@@ -17,7 +18,7 @@ Adapters = dict[str, Any]  # arrays, by '/'-joined path
 def split(params: types.Params) -> tuple[Adapters, types.Params]:
   """(adapters by path, the parameters without them)."""
   flat = flax.traverse_util.flatten_dict(params, sep='/')
-  adapters = {k: v for k, v in flat.items() if _is_adapter(k)}
+  adapters = {k: v for k, v in flat.items() if is_adapter(k)}
   plain = {k: v for k, v in flat.items() if k not in adapters}
   return adapters, flax.traverse_util.unflatten_dict(plain, sep='/')
 
@@ -46,40 +47,59 @@ def fresh(key: Key[Array, ''], cfg: config.ModelConfig) -> Adapters:
 
 
 def merge(
-  params: types.Params, cfg: config.ModelConfig, *, donate: bool = False
+  params: types.Params, cfg: config.ModelConfig
 ) -> tuple[types.Params, config.ModelConfig]:
   """W + (alpha / rank) A B in every kernel, and the config of such a model.
+
+  The kernels of `params` are as they were.
+
+  Args:
+    params: of the adapted model.
+    cfg: its config.
+  """
+  adapters, plain = split(params)
+  flat = flax.traverse_util.flatten_dict(plain, sep='/')
+  copies = (
+    (k, jnp.copy(v) if f'{k.removesuffix("kernel")}lora_a' in adapters else v)
+    for k, v in flat.items()
+  )
+  merged = dict(merge_leaves(copies, adapters, cfg))
+  merged = flax.traverse_util.unflatten_dict(merged, sep='/')
+  return merged, dataclasses.replace(cfg, lora_rank=0)
+
+
+def merge_leaves(
+  leaves: Iterator[tuple[str, Array]],
+  adapters: Adapters,
+  cfg: config.ModelConfig,
+) -> Iterator[tuple[str, Array]]:
+  """`merge` of leaves that come one by one, changed in place.
 
   Sums and products are float32, a layer at a time; the result is rounded once
   to the kernel's dtype.
 
   Args:
-    params: of the adapted model.
-    cfg: its config.
-    donate: whether the kernels are changed in place, so that there is never a
-      second model; those of `params` are gone then.
+    leaves: (path, leaf) of the model without its adapters; kernels with an
+      adapter are donated.
+    adapters: by path.
+    cfg: of the adapted model.
   """
-  adapters, plain = split(params)
-  if not adapters:
-    return plain, dataclasses.replace(cfg, lora_rank=0)
-  flat = flax.traverse_util.flatten_dict(plain, sep='/')
   layer, put = jax.jit(_merged_layer), jax.jit(_put, donate_argnums=0)
-  for path in [k for k in adapters if k.endswith('/lora_a')]:
-    linear = path.removesuffix('/lora_a')
-    kernel = flat[f'{linear}/kernel']
-    kernel = kernel if donate else jnp.copy(kernel)
-    factors = adapters[path], adapters[f'{linear}/lora_b']
-    # Calls of their own: in one program XLA makes of a layer's cast one of
-    # the kernel, in memory beside it.
-    for i in range(kernel.shape[0]):
+  for path, leaf in leaves:
+    stem = path.removesuffix('kernel')
+    if f'{stem}lora_a' in adapters:
+      factors = adapters[f'{stem}lora_a'], adapters[f'{stem}lora_b']
       scale = cfg.lora_alpha / cfg.lora_rank
-      kernel = put(kernel, i, layer(kernel, i, *factors, scale))
-    flat[f'{linear}/kernel'] = kernel
-  merged = flax.traverse_util.unflatten_dict(flat, sep='/')
-  return merged, dataclasses.replace(cfg, lora_rank=0)
+      # Calls of their own: in one program XLA makes of a layer's cast one of
+      # the kernel, in memory beside it.
+      for i in range(leaf.shape[0]):
+        leaf = put(leaf, i, layer(leaf, i, *factors, scale))
+    yield path, leaf
+    del leaf  # before the next one comes
 
 
-def _is_adapter(path: str) -> bool:
+def is_adapter(path: str) -> bool:
+  """Whether a '/'-joined path is that of an adapter's leaf."""
   return path.rsplit('/', 1)[-1] in ('lora_a', 'lora_b')
 
 

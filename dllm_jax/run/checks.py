@@ -1,15 +1,13 @@
 """What is refused before any work: what does not fit together."""
 
-import pathlib
 from collections.abc import Sequence
 
 import jax
 
 from dllm_jax import errors
 from dllm_jax.rollout import context
-from dllm_jax.run import pretrained_base, settings, setup
+from dllm_jax.run import settings, setup
 from dllm_jax.runtime import processes, sharding
-from dllm_jax.state import checkpoint, workdir
 from dllm_jax.tasks import task as task_lib
 from dllm_jax.train import grad
 
@@ -43,25 +41,6 @@ def check_verifier(ctx: context.Context, rows: Sequence[task_lib.Row]) -> None:
     errors.UserError: the verifier does not run on this host.
   """
   ctx.task.score(rows[0], ctx.task.demonstration(rows[0]))
-
-
-def check_base(
-  cfg: settings.Settings, ctx: context.Context, directory: pathlib.Path
-) -> None:
-  """Refuses a base model that is wanted and is missing, damaged or another."""
-  if not cfg.base.path or (directory / 'base').exists():
-    return
-  path = pathlib.Path(cfg.base.path)
-  if pretrained_base.is_folder(path):
-    pretrained_base.check(path, ctx)
-    return
-  if (path / workdir.CONFIG_FILE).exists():
-    kept = 'base' if (path / 'base').exists() else 'final'
-    raise errors.UserError(
-      f'config key base.path names {path}, the workdir of a run; did you mean '
-      f'{path / kept}?'
-    )
-  checkpoint.check_params(path, setup.param_targets(ctx))
 
 
 def check_shapes(cfg: settings.Settings, ctx: context.Context) -> None:

@@ -10,20 +10,20 @@ from typing import Any
 import numpy as np
 
 from dllm_jax import decoding, errors, types
+from dllm_jax import model as model_lib
 from dllm_jax.analysis import frontier_plot
 from dllm_jax.eval import accuracy, pass_at
 from dllm_jax.rollout import context
 from dllm_jax.run import (
+  base_model,
   checks,
   eval_files,
-  kept_models,
-  pretrained_base,
   results,
   settings,
   setup,
 )
 from dllm_jax.runtime import console, processes, sharding, signals
-from dllm_jax.state import checkpoint, provenance, workdir
+from dllm_jax.state import provenance, workdir
 from dllm_jax.tasks import task as task_lib
 
 # Config keys that say how models are judged and run, not what they are.
@@ -49,7 +49,7 @@ def evaluate_model(
 
   Args:
     config: nested dicts; its `rollout` made greedy is the default decoding.
-    directory: workdir of a run, or a pretrained folder.
+    directory: workdir of a run, or a model folder.
     name: which of a run's models: 'base', 'control' or 'final'; None is
       'final', and a folder has but one.
     decode: name of the decoder; None is the config's.
@@ -64,9 +64,12 @@ def evaluate_model(
     errors.UserError: a model that is missing or of another shape.
   """
   cfg = settings.from_config(config)
+  decode = decode or config['rollout']['decode']
   try:
     decoder = decoding.apply_overrides(
-      cfg.greedy_decoders(), decode or config['rollout']['decode'], overrides
+      decoding.greedy(cfg.decoders, threshold=cfg.eval.threshold),
+      decode,
+      overrides,
     )
   except ValueError as e:
     raise errors.UsageError(f'{e}; see --help') from e
@@ -75,17 +78,14 @@ def evaluate_model(
       f'config key eval.num_samples is {cfg.eval.num_samples}, but at '
       'temperature 0 all completions of a prompt are one: raise --temperature'
     )
-  if pretrained_base.is_folder(directory):
-    if name is not None:
-      raise errors.UserError(
-        f'{directory} is a pretrained model, not a run of several; leave '
-        '--params out'
-      )
-    name = 'base'
-  name = name or 'final'
-  ctx, rows = _open(config, cfg, directory, [name], out)
+  directory, name = model_lib.resolve(directory, name)
+  model = base_model.check_usable(
+    model_lib.Model.describe(directory, params=name)
+  )
+  name = name or 'base'
+  ctx, rows = _open(config, cfg, directory, {name: model}, out)
   setup.tell_reach(cfg, rows, screen)
-  params = _load(ctx, _kept(directory)[name], screen)
+  params = base_model.load_params(model.folder, ctx, screen)
   samples = _samples(ctx, params, rows, cfg, decoder, name, screen)
   found = samples[0]
   summary = {
@@ -93,8 +93,7 @@ def evaluate_model(
     'model': str(directory),
     'params': name,
     'seed': cfg.seed,
-    'decoding': {'decode': decode or config['rollout']['decode']}
-    | dataclasses.asdict(decoder),
+    'decoding': {'decode': decode} | dataclasses.asdict(decoder),
   } | found.summary()
   if any(found.reasons):
     summary['reasons'] = dict(
@@ -126,7 +125,7 @@ def sweep_models(
 
   Args:
     config: nested dicts; `eval.num_steps` and `eval.thresholds` are tried.
-    directory: workdir of a run, or a pretrained folder: one model, 'base'.
+    directory: workdir of a run, or a model folder: one model, 'base'.
     out: results file; the plot goes beside it.
     screen: where progress and tables go.
 
@@ -142,16 +141,27 @@ def sweep_models(
       f'config key eval.num_samples is {cfg.eval.num_samples}, but a sweep is '
       'greedy, one completion a prompt: leave it at 1'
     )
-  kept = _kept(directory)
-  ctx, rows = _open(config, cfg, directory, list(kept) or ['final'], out)
+  names = [None]
+  if workdir.read_config(directory) is not None:
+    names = list(model_lib.kept_models(directory)) or ['final']
+  models = {
+    name or 'base': base_model.check_usable(
+      model_lib.Model.describe(directory, params=name)
+    )
+    for name in names
+  }
+  ctx, rows = _open(config, cfg, directory, models, out)
   setup.tell_reach(cfg, rows, screen)
-  if 'base' not in kept:
+  if 'base' not in models:
     screen.line(f'{directory} has no base model to compare with')
   found, _ = results.sweep_all(
     ctx,
     cfg,
     rows,
-    {name: _load(ctx, path, screen) for name, path in kept.items()},
+    {
+      name: base_model.load_params(model.folder, ctx, screen)
+      for name, model in models.items()
+    },
     screen=screen,
     stop=signals.StopRequest(),
   )
@@ -216,18 +226,15 @@ def _open(
   config: Mapping[str, Any],
   cfg: settings.Settings,
   directory: pathlib.Path,
-  names: Sequence[str],
+  models: Mapping[str, model_lib.Model],
   out: pathlib.Path | None,
 ) -> tuple[context.Context, Sequence[task_lib.Row]]:
   """The models' context and the held-out rows, once all checks have passed."""
-  there = _kept(directory)
-  for name in names:
-    kept_models.check_has(directory, name, there)
   _check_same_model(config, directory)
-  ctx = _make_context(cfg, directory)
-  for name in names:
-    if pretrained_base.is_folder(there[name]):
-      pretrained_base.check(there[name], ctx)
+  first = next(iter(models.values()))
+  ctx = setup.make_context(cfg, first, adapters=first.overrides is not None)
+  for model in models.values():
+    base_model.check_params(model.folder, ctx)
   sharding.check_divides(cfg.eval.batch_size, ctx.mesh, 'eval.batch_size')
   given = {'--out': 'given' if out is not None else 'not given'}
   processes.check_same(workdir.flatten(config) | provenance.code() | given)
@@ -241,35 +248,6 @@ def _open(
   return ctx, rows
 
 
-def _make_context(
-  cfg: settings.Settings, directory: pathlib.Path
-) -> context.Context:
-  """The context of the models of a workdir or of a pretrained folder."""
-  if pretrained_base.is_folder(directory):
-    origin = pretrained_base.read(directory)
-    return setup.context_of(cfg, origin, adapters=False)
-  if (directory / pretrained_base.FOLDER).is_dir():
-    origin = pretrained_base.read(directory / pretrained_base.FOLDER)
-    return setup.context_of(cfg, origin)
-  return setup.make_context(cfg, kept_models.read_tokenizer(directory))
-
-
-def _kept(directory: pathlib.Path) -> dict[str, pathlib.Path]:
-  """Where the models of a folder are, by name."""
-  if pretrained_base.is_folder(directory):
-    return {'base': directory}
-  return kept_models.paths(directory)
-
-
-def _load(
-  ctx: context.Context, path: pathlib.Path, screen: console.Console
-) -> types.Params:
-  if pretrained_base.is_folder(path):
-    return pretrained_base.load(path, ctx, screen)
-  params, _ = checkpoint.load_params(path, setup.param_targets(ctx))
-  return params
-
-
 def _check_same_model(
   config: Mapping[str, Any], directory: pathlib.Path
 ) -> None:
@@ -281,7 +259,7 @@ def _check_same_model(
   if own is None:
     return
   given, groups = workdir.flatten(config), ('task.', 'model.')
-  if (directory / pretrained_base.FOLDER).is_dir():
+  if own['base']['path']:
     groups = ('model.lora_', 'model.param_dtype')
   # Another task is the reason for what follows of it.
   first = lambda item: item[0] != 'task.name'

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from dllm_jax import errors
 from dllm_jax.hf import folder
+from dllm_jax.text import json_file
 
 MAX_LINE = 16 * 2**20  # bytes
 
@@ -53,7 +54,7 @@ def read(path: pathlib.Path) -> list[Request]:
           raise errors.UserError(f'{where} is longer than {MAX_LINE} bytes')
         if not data.strip():
           continue
-        request = parse(folder.parse_object(data, where), where)
+        request = parse(json_file.parse_object(data, where), where)
         first = lines.setdefault(request.id, number)
         if first != number:
           raise errors.UserError(

@@ -3,9 +3,10 @@
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from dllm_jax.rollout import completions
 from dllm_jax.runtime import console
 from dllm_jax.text import tokenizer as tokenizer_lib
 
@@ -13,22 +14,6 @@ MASK_MARK = '░'
 BROKEN = '\ufffd'  # what a decoder makes of a part of a character
 MAX_CHARACTER = 4  # tokens that spell one: bytes of UTF-8
 MASKED, NEW, OLD = 'dim', 'bold green', ''
-
-
-def text(tokenizer: tokenizer_lib.Tokenizer, ids: Sequence[int]) -> str:
-  """The text of a completion, up to where it, or its turn, ends."""
-  stop = set(tokenizer.special.stop)
-  return spell(tokenizer, itertools.takewhile(lambda i: i not in stop, ids))
-
-
-def spell(tokenizer: tokenizer_lib.Tokenizer | None, ids: Iterable[int]) -> str:
-  """Text of ids; the ids themselves where there is no tokenizer.
-
-  Those beyond the tokenizer's, which a model may have, are left out.
-  """
-  if tokenizer is None:
-    return ''.join(f'{i} ' for i in ids)
-  return tokenizer.decode(i for i in ids if i < tokenizer.vocab_size)
 
 
 def pieces(tokenizer: tokenizer_lib.Tokenizer, ids: Sequence[int]) -> list[str]:
@@ -86,7 +71,7 @@ def play(
   screen: console.Console,
 ) -> None:
   """Shows how a row was unmasked; its last frame stays."""
-  written = functools.partial(spell, tokenizer)
+  written = functools.partial(completions.spell, tokenizer)
   with screen.frames() as show:
     for t, parts in enumerate(frames(row, written), 1):
       show([(title(row, t), 'bold'), *parts])

@@ -16,7 +16,6 @@ from dllm_jax.tasks import task as task_lib
 from dllm_jax.train import loop
 
 EVAL_FILE = 'eval.json'
-TOKENIZER_FILE = 'tokenizer.json'
 
 
 class Chosen(NamedTuple):

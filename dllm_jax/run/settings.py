@@ -23,6 +23,8 @@ from dllm_jax.train import loop, methods, optim, policy_config
 from dllm_jax.train.methods import sft
 
 T = TypeVar('T')
+# Of the config group `rollout`, what is no field of a decoder.
+BATCH_KEYS = ('num_prompts', 'group_size', 'max_prompt_length')
 # Of the config group `method`, what is no group of its own.
 _METHOD_KEYS = ('name', 'reward_past_eos')
 
@@ -93,9 +95,8 @@ class BaseConfig:
   """Where the base model comes from, and how a missing one is trained.
 
   Attributes:
-    path: a pretrained folder (Hugging Face's, converted, or the name
-      ORG/NAME@REVISION of one), or kept parameters of a run; '' trains one by
-      `sft` in the workdir.
+    path: a model folder, or the name ORG/NAME@REVISION of one; '' trains one
+      by `sft` in the workdir.
     batch_size: demonstrations of a step.
   """
 
@@ -161,25 +162,18 @@ class Settings:
       for threshold in self.eval.thresholds
     }
 
-  def greedy_decoders(self) -> dict[str, types.Decoder]:
-    """By name, the decoders that a policy is evaluated under by default."""
-    own = {'threshold': self.eval.threshold}
-    return {
-      name: dataclasses.replace(
-        decoder.greedy(), **_fields_of(type(decoder), own)
-      )
-      for name, decoder in self.decoders.items()
-    }
-
   def watched_decoder(self, num_steps: int) -> types.Decoder:
     """What a policy is watched under while it is trained.
 
     The rollouts' decoder without randomness: a fixed schedule at `num_steps`, a
     gate at `eval.threshold`.
     """
-    greedy = self.rollout.decoder.greedy()
-    own = {'num_steps': num_steps, 'threshold': self.eval.threshold}
-    return dataclasses.replace(greedy, **_fields_of(type(greedy), own))
+    (watched,) = decoding.greedy(
+      {'': self.rollout.decoder},
+      num_steps=num_steps,
+      threshold=self.eval.threshold,
+    ).values()
+    return watched
 
   def adopt(
     self, model: model_config.ModelConfig, *, adapters: bool
@@ -213,8 +207,10 @@ def from_config(config: Mapping[str, Any]) -> Settings:
   every = config['checkpoint']['every']
   rollout = dict(config['rollout'])
   prefill = rollout.pop('prefill')
-  decoders = make_decoders(rollout)
-  decode = _choose('rollout.decode', rollout['decode'], decoders)
+  decode = rollout.pop('decode')
+  sizes = {name: rollout.pop(name) for name in BATCH_KEYS}
+  decoders = _make('rollout', decoding.make_decoders, {'values': rollout})
+  decoder = _choose('rollout.decode', decode, decoders)
   name = config['method']['name']
   method = _choose('method.name', name, methods.METHODS)
 
@@ -244,11 +240,7 @@ def from_config(config: Mapping[str, Any]) -> Settings:
     prefill=prefill,
     task=_make_task(dict(config['task'])),
     data=_make('data', DataConfig, config['data']),
-    rollout=_make(
-      'rollout',
-      batch.RolloutConfig,
-      {'decoder': decode} | _fields_of(batch.RolloutConfig, rollout),
-    ),
+    rollout=_make('rollout', batch.RolloutConfig, {'decoder': decoder} | sizes),
     decoders=decoders,
     optim=_make('train.optim', optim.OptimConfig, train['optim']),
     loop=schedule('train', train, train['floor_patience']),
@@ -263,32 +255,6 @@ def from_config(config: Mapping[str, Any]) -> Settings:
     eval=_make('eval', EvalConfig, _tuples(config['eval'])),
     mesh=_make('mesh', sharding.MeshConfig, config['mesh']),
   )
-
-
-def make_decoders(rollout: Mapping[str, Any]) -> dict[str, types.Decoder]:
-  """By name, the decoders that the config group `rollout` has the fields of.
-
-  Raises:
-    errors.UserError: a value that a decoder refuses, or a key of none.
-  """
-  known = {'decode'} | _names(batch.RolloutConfig)
-  made = {}
-  for name, cls in decoding.DECODERS.items():
-    known |= _names(cls)
-    values = _fields_of(cls, rollout)
-    missing = _required(cls) - values.keys()
-    if not missing:
-      made[name] = _make('rollout', cls, values)
-    elif name == rollout['decode']:
-      raise errors.UserError(
-        f"config group 'rollout' lacks {', '.join(sorted(missing))}, which the "
-        f'decoder {name!r} needs'
-      )
-  if unknown := sorted(set(rollout) - known):
-    raise errors.UserError(
-      f'config key rollout.{unknown[0]} belongs to no decoder; remove it'
-    )
-  return made
 
 
 def _make_method(cls: type, values: Mapping[str, Any]) -> Any:
@@ -333,16 +299,6 @@ def _choose(key: str, name: str, choices: Mapping[str, T]) -> T:
 
 def _names(cls: type) -> set[str]:
   return {field.name for field in dataclasses.fields(cls)}
-
-
-def _fields_of(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
-  """Those of the values that are fields of a dataclass."""
-  return {name: values[name] for name in _names(cls) & values.keys()}
-
-
-def _required(cls: type) -> set[str]:
-  missing = dataclasses.MISSING
-  return {f.name for f in dataclasses.fields(cls) if f.default is missing}
 
 
 def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,20 +10,17 @@ import flax
 import jax
 
 from dllm_jax import errors, types
+from dllm_jax import model as model_lib
 from dllm_jax.data import pipeline, public, sources
-from dllm_jax.hf import weights as hf
+from dllm_jax.hf import table
 from dllm_jax.models import attention, transformer
-from dllm_jax.models import config as model_config
 from dllm_jax.ops import streams
-from dllm_jax.rollout import (
-  context,
-)
-from dllm_jax.run import pretrained_base, settings
+from dllm_jax.rollout import context
+from dllm_jax.run import settings
 from dllm_jax.runtime import cache as cache_lib
 from dllm_jax.runtime import console, processes, sharding, signals, watchdog
 from dllm_jax.state import checkpoint, metrics
 from dllm_jax.tasks import task as task_lib
-from dllm_jax.text import chat
 from dllm_jax.text import tokenizer as tokenizer_lib
 
 T = TypeVar('T')
@@ -48,6 +45,7 @@ class Run:
 
   cfg: settings.Settings
   ctx: context.Context
+  model: model_lib.Model
   rows: Rows
   directory: pathlib.Path
   log: metrics.MetricsLog
@@ -69,67 +67,59 @@ def stage_checkpoints(
   )
 
 
-def context_of(
+def make_context(
   cfg: settings.Settings,
-  origin: pretrained_base.Origin | None,
+  model: model_lib.Model | None,
   *,
   adapters: bool = True,
 ) -> context.Context:
-  """The context of a run: of a pretrained model, or of a tiny one.
+  """The context of a run: of a given model, or of one that the config says.
 
   Args:
     cfg: of the run.
-    origin: of the models; None where the config describes them.
+    model: described; None where the config describes it.
     adapters: whether those that the config wants are on the model; else those
       that it came with.
   """
-  if origin is None:
-    words = cfg.task.words()
-    return make_context(cfg, tokenizer_lib.Tokenizer.from_words(words))
-  return make_context(
-    cfg,
-    origin.tokenizer,
-    model=cfg.adopt(origin.record.model, adapters=adapters),
-    template=origin.template,
-  )
-
-
-def make_context(
-  cfg: settings.Settings,
-  tokenizer: tokenizer_lib.Tokenizer,
-  *,
-  model: model_config.ModelConfig | None = None,
-  template: chat.ChatTemplate = chat.PLAIN,
-) -> context.Context:
-  """Task, text, model and mesh of a run; `model` None is the config's."""
-  if cfg.prefill and model is None:
-    raise errors.UserError(
-      f'config key rollout.prefill is {cfg.prefill!r}, but it is for '
-      'pretrained models: demonstrations are learned whole; leave it empty'
-    )
-  vocab = tokenizer.vocabulary()
-  model = cfg.model_config(vocab) if model is None else model
-  if model.attention == 'cudnn' and not attention.has_cudnn():
+  if model is None:
+    if cfg.prefill:
+      raise errors.UserError(
+        f'config key rollout.prefill is {cfg.prefill!r}, but it is for '
+        'pretrained models: demonstrations are learned whole; leave it empty'
+      )
+    model = new_model(cfg)
+  else:
+    own = cfg.adopt(model.record.model, adapters=adapters)
+    denoiser = transformer.TransformerDenoiser(cfg=own)
+    model = dataclasses.replace(model, denoiser=denoiser)
+  if model.denoiser.cfg.attention == 'cudnn' and not attention.has_cudnn():
     raise errors.UserError(
       "config key model.attention is 'cudnn', but JAX runs on "
       f"{jax.default_backend()}: it is for NVIDIA GPUs; use 'xla'"
     )
   return context.Context(
     task=cfg.task,
-    tokenizer=tokenizer,
-    vocab=vocab,
-    denoiser=transformer.TransformerDenoiser(cfg=model),
+    tokenizer=model.tokenizer,
+    vocab=model.vocab,
+    denoiser=model.denoiser,
     mesh=sharding.make_mesh(cfg.mesh),
     root=jax.random.key(cfg.seed),
     max_prompt_length=cfg.rollout.max_prompt_length,
-    template=template,
+    template=model.template,
     prefill=cfg.prefill,
   )
 
 
+def new_model(cfg: settings.Settings) -> model_lib.Model:
+  """The model that the config describes, without parameters."""
+  tokenizer = tokenizer_lib.Tokenizer.from_words(cfg.task.words())
+  own = cfg.model_config(tokenizer.vocabulary())
+  return model_lib.of_words(transformer.TransformerDenoiser(cfg=own), tokenizer)
+
+
 def param_targets(ctx: context.Context) -> types.Params:
   """Shape, dtype and place of every parameter; nothing is computed."""
-  flat = hf.targets(ctx.denoiser.cfg, ctx.mesh)
+  flat = table.targets(ctx.denoiser.cfg, ctx.mesh)
   return flax.traverse_util.unflatten_dict(flat, sep='/')
 
 

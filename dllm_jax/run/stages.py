@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 from dllm_jax import types
 from dllm_jax.data import pipeline
 from dllm_jax.eval import accuracy, frontier
+from dllm_jax.hf import load, sidecar
 from dllm_jax.ops import streams
-from dllm_jax.run import pretrained_base, setup
+from dllm_jax.run import base_model, setup
 from dllm_jax.runtime import processes
-from dllm_jax.state import checkpoint, manifest
+from dllm_jax.state import checkpoint
 from dllm_jax.train import loop, methods, optim
 from dllm_jax.train import progress as progress_lib
 from dllm_jax.train import state as state_lib
@@ -24,22 +25,19 @@ from dllm_jax.train.methods import sft
 def train_base(run: setup.Run) -> tuple[types.Params, progress_lib.Progress]:
   """The base model.
 
-  In this order: 1. kept by an earlier run of this workdir; 2. `base.path`, a
-  pretrained folder or kept parameters; 3. trained here by `sft`, from random
-  parameters or its own checkpoint.
+  In this order: 1. kept by an earlier run of this workdir; 2. the model folder
+  `base.path`; 3. trained here by `sft`, from random parameters or its own
+  checkpoint.
   """
   cfg, ctx = run.cfg, run.ctx
   kept = run.directory / 'base'
   is_kept = processes.from_first('the base model', kept.exists)
   if not is_kept and cfg.base.path:
     kept = pathlib.Path(cfg.base.path)
-  if pretrained_base.is_folder(kept):
-    run.screen.line(f'base model from {kept}')
-    return pretrained_base.load(kept, ctx, run.screen), progress_lib.Progress()
-  wanted = is_kept or cfg.base.path
-  if wanted and (found := _load_base(run, kept)):
-    run.screen.line(f'base model from {kept}')
-    return found
+  if is_kept or cfg.base.path:
+    if loaded := _load_base(run, kept):
+      run.screen.line(f'base model from {kept}')
+      return loaded
   optimizer = optim.make(cfg.base_optim)
   params, progress = loop.run(
     sft.Sft(ctx=ctx, optimizer=optimizer, cfg=cfg.base_sft),
@@ -59,19 +57,21 @@ def train_base(run: setup.Run) -> tuple[types.Params, progress_lib.Progress]:
 def _load_base(
   run: setup.Run, kept: pathlib.Path
 ) -> tuple[types.Params, progress_lib.Progress] | None:
-  """Kept parameters; None where they are damaged and can be made again.
+  """A model folder; None where it is damaged and can be made again.
 
   That is so where the run trained them here: its checkpoints still end in them.
   """
   try:
-    params, meta = checkpoint.load_params(kept, setup.param_targets(run.ctx))
-    return params, progress_lib.Progress(**meta)
-  except manifest.Damaged as e:
+    folder = load.read(kept)
+    params = base_model.load_params(folder, run.ctx, run.screen)
+    progress = sidecar.read(kept).get('progress', {})
+    return params, progress_lib.Progress(**progress)
+  except sidecar.Damaged as e:
     is_own = kept == run.directory / 'base' and not processes.several()
     if not is_own or run.checkpoints('sft').latest() is None:
       raise
     aside = checkpoint.set_aside(kept)
-    run.screen.line(f'{e.found}; kept as {aside.name}, and made again')
+    run.screen.line(f'{e.reason}; kept as {aside.name}, and made again')
     return None
 
 
@@ -213,8 +213,11 @@ def keep(
   exists = (run.directory / name).exists
   if not processes.from_first('the end of a stage', exists):
     run.watch.beat(f'keeping {name}')
-    checkpoint.save_params(
-      run.directory / name, params, dataclasses.asdict(progress)
+    model = dataclasses.replace(
+      run.model, params=params, denoiser=run.ctx.denoiser
+    )
+    model.save(
+      run.directory / name, kept={'progress': dataclasses.asdict(progress)}
     )
 
 

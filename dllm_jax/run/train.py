@@ -14,9 +14,10 @@ import jax
 
 from dllm_jax import errors
 from dllm_jax.analysis import frontier_plot, report
+from dllm_jax.hf import sidecar
 from dllm_jax.run import (
+  base_model,
   checks,
-  pretrained_base,
   results,
   settings,
   setup,
@@ -50,9 +51,10 @@ def run(
   """
   # Everything that can be refused is, before the workdir is touched: a config
   # that never ran must not own it.
-  cfg = pretrained_base.located(settings.from_config(config))
-  origin = pretrained_base.of_run(cfg, directory)
-  if origin is not None:  # Nothing was spent here on demonstrations.
+  cfg = base_model.resolve_base_path(settings.from_config(config))
+  model = base_model.describe_base(cfg)
+  if model is not None and not sidecar.read(model.folder.path):
+    # Nothing was spent here on demonstrations.
     cfg = dataclasses.replace(cfg, control=False)
   elif cfg.model['lora_rank'] and not cfg.base.path:
     raise errors.UserError(
@@ -60,7 +62,7 @@ def run(
       'no base.path: adapters alone cannot train random weights; name a base '
       'model, or set model.lora_rank=0'
     )
-  ctx = setup.context_of(cfg, origin)
+  ctx = setup.make_context(cfg, model)
   checks.check_shapes(cfg, ctx)
   processes.check_same(workdir.flatten(config) | provenance.code())
   data = processes.from_first(
@@ -70,7 +72,8 @@ def run(
     cfg, ctx, setup.after_first(setup.load_rows, cfg)
   )
   checks.check_rows(cfg, ctx, rows)
-  checks.check_base(cfg, ctx, directory)
+  if model is not None and not (directory / 'base').exists():
+    base_model.check_params(model.folder, ctx)
   _check_same_rows(rows)
   setup.tell_reach(cfg, rows.test, screen)
   metrics.find_wandb(cfg.wandb_project)
@@ -85,10 +88,6 @@ def run(
 
     def take():
       resumed = held.enter_context(claim)
-      if origin is None:
-        ctx.tokenizer.save(directory / results.TOKENIZER_FILE)
-      else:
-        pretrained_base.keep(origin, directory)
       return {'resumed': resumed, 'finished': finished.exists()}
 
     finished = directory / results.EVAL_FILE
@@ -129,6 +128,7 @@ def run(
     this = setup.Run(
       cfg=cfg,
       ctx=ctx,
+      model=model or setup.new_model(cfg),
       rows=rows,
       directory=directory,
       log=log,

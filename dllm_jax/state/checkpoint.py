@@ -21,7 +21,7 @@ import math
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -36,8 +36,6 @@ META_FILE = 'meta.json'
 PARTIAL = '.partial'  # ends the name of what is not finished
 DAMAGED = '.damaged'  # ends the name of what was set aside
 _ARRAYS = 'arrays'
-# What to do about kept parameters: never 'remove', the path may be anything.
-OTHER_PARAMS = 'name other parameters, or train them again in a new workdir'
 
 
 class Checkpoints:
@@ -73,22 +71,6 @@ class Checkpoints:
     """The newest step, sound or not; None where there is none."""
     return max(self._steps(), default=None)
 
-  def restore(self, step: int, like: PyTree) -> tuple[PyTree, dict]:
-    """(state, meta) of `step`, bit for bit.
-
-    Args:
-      step: one that was saved.
-      like: the tree to fill: arrays, or ShapeDtypeStructs, whose shardings
-        say where each leaf goes (the first device, where there is none).
-
-    Raises:
-      UserError: where the step is missing, is damaged, or holds another tree.
-    """
-    older = [s for s in self._steps() if s < step]
-    hint = f', to go on from step {older[-1]}' if older else ''
-    path = self._directory / str(step)
-    return _read(path, like, f'remove {path}{hint}')
-
   def restore_newest(
     self, like: PyTree, say: Callable[[str], None]
   ) -> tuple[PyTree, dict] | None:
@@ -98,7 +80,8 @@ class Checkpoints:
     to look at, and the step before it is tried.
 
     Args:
-      like: as in `restore`.
+      like: the tree to fill: arrays, or ShapeDtypeStructs, whose shardings
+        say where each leaf goes (the first device, where there is none).
       say: is told, in one line, of each that is set aside.
 
     Raises:
@@ -149,13 +132,13 @@ class Checkpoints:
     while steps:
       path = self._directory / str(steps[-1])
       try:
-        _check(path, like, '')
+        _check(path, like)
         return steps[-1]
       except manifest.Damaged as e:
         steps.pop()
         aside.append(set_aside(path))
         onward = f'going on from step {steps[-1]}' if steps else 'none is left'
-        say(f'{e.found}; kept as {aside[-1].name}, {onward}')
+        say(f'{e.reason}; kept as {aside[-1].name}, {onward}')
     if aside:
       raise errors.UserError(
         f'no whole checkpoint is left in {self._directory}; the damaged '
@@ -178,51 +161,6 @@ def set_aside(path: pathlib.Path) -> pathlib.Path:
       f'{path.parent} writable'
     ) from e
   return target
-
-
-def save_params(
-  directory: str | os.PathLike, params: PyTree, meta: dict
-) -> None:
-  """Writes one tree as a checkpoint of its own; see `Checkpoints.save`."""
-  _write(pathlib.Path(directory).absolute(), params, meta)
-
-
-def load_params(
-  directory: str | os.PathLike, like: PyTree
-) -> tuple[PyTree, dict]:
-  """(params, meta) from `save_params`; see `Checkpoints.restore`."""
-  path = pathlib.Path(directory).absolute()
-  return _read(path, like, OTHER_PARAMS)
-
-
-def iterate_params(
-  directory: str | os.PathLike, like: PyTree
-) -> Iterator[jax.Array]:
-  """The leaves of `load_params` one by one, in the order of `like`.
-
-  All files are checked before the first; no leaf is kept here.
-  """
-  path = pathlib.Path(directory).absolute()
-  _check(path, like, OTHER_PARAMS)
-  for name, leaf in _leaves_by_path(like).items():
-    yield arrays.restore(path / _ARRAYS, {name: leaf}).pop(name)
-
-
-def read_meta(directory: str | os.PathLike) -> dict:
-  """What `save_params` was given beside the tree; no array is read.
-
-  Raises:
-    UserError: it is missing, or is not as it was written.
-  """
-  path = pathlib.Path(directory).absolute()
-  saved = manifest.read(path, OTHER_PARAMS)
-  manifest.check_files(path, saved, OTHER_PARAMS, [META_FILE])
-  return json.loads((path / META_FILE).read_bytes())
-
-
-def check_params(directory: str | os.PathLike, like: PyTree) -> None:
-  """Raises the UserError that `load_params` would, and reads no array."""
-  _check(pathlib.Path(directory).absolute(), like, OTHER_PARAMS)
 
 
 def _write(path: pathlib.Path, tree: PyTree, meta: dict) -> None:
@@ -264,11 +202,6 @@ def _write(path: pathlib.Path, tree: PyTree, meta: dict) -> None:
   processes.from_first('the end of a checkpoint', refusals()(finish))
 
 
-def _read(path: pathlib.Path, like: PyTree, remedy: str) -> tuple[PyTree, dict]:
-  _check(path, like, remedy)
-  return _load(path, like)
-
-
 def _load(path: pathlib.Path, like: PyTree) -> tuple[PyTree, dict]:
   """(tree, meta) of what was checked."""
   try:
@@ -281,10 +214,10 @@ def _load(path: pathlib.Path, like: PyTree) -> tuple[PyTree, dict]:
   return jax.tree.unflatten(jax.tree.structure(like), leaves.values()), meta
 
 
-def _check(path: pathlib.Path, like: PyTree, remedy: str) -> None:
+def _check(path: pathlib.Path, like: PyTree) -> None:
   """Refuses files that are not as they were written, and another tree."""
-  saved = manifest.read(path, remedy)
-  manifest.check_files(path, saved, remedy)
+  saved = manifest.read(path)
+  manifest.check_files(path, saved)
   manifest.check_same_tree(path, saved.leaves, _leaves_by_path(like))
 
 

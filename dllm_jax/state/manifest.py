@@ -6,7 +6,6 @@ manifest is of its content, however its text is laid out.
 
 import json
 import pathlib
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from dllm_jax import errors
@@ -20,12 +19,12 @@ class Damaged(errors.UserError):
   """A checkpoint is not as it was written.
 
   Attributes:
-    found: what is wrong, without what to do.
+    reason: what is wrong, without what to do.
   """
 
-  def __init__(self, path: pathlib.Path, how: str, remedy: str):
-    self.found = f'checkpoint {path} is damaged: {how}'
-    super().__init__(f'{self.found}; {remedy}')
+  def __init__(self, path: pathlib.Path, how: str):
+    self.reason = f'checkpoint {path} is damaged: {how}'
+    super().__init__(f'{self.reason}; remove it to go on from an older one')
 
 
 class Manifest(NamedTuple):
@@ -54,11 +53,11 @@ def make(directory: pathlib.Path, leaves: dict[str, Any]) -> dict[str, Any]:
   }
 
 
-def read(path: pathlib.Path, remedy: str) -> Manifest:
+def read(path: pathlib.Path) -> Manifest:
   """The manifest of the checkpoint `path`.
 
   Raises:
-    Damaged: it is missing, or not as it was written; do `remedy`.
+    Damaged: it is missing, or not as it was written.
     UserError: there is no checkpoint, or the disk does not give it.
   """
   try:
@@ -75,12 +74,12 @@ def read(path: pathlib.Path, remedy: str) -> Manifest:
     if not path.exists():
       raise errors.UserError(f'no checkpoint {path}; check the path') from None
     how = f'{FILE} is missing'
-    raise Damaged(path, how, remedy) from None
+    raise Damaged(path, how) from None
   except OSError as e:
     raise _unreadable(path, FILE, e) from e
   except (ValueError, KeyError, TypeError, AttributeError):
     how = f'{FILE} is not as it was written'
-    raise Damaged(path, how, remedy) from None
+    raise Damaged(path, how) from None
 
 
 def _seal(leaves: dict[str, list], files: dict[str, str]) -> str:
@@ -88,12 +87,7 @@ def _seal(leaves: dict[str, list], files: dict[str, str]) -> str:
   return digests.of_text(json.dumps([leaves, files], sort_keys=True))
 
 
-def check_files(
-  path: pathlib.Path,
-  saved: Manifest,
-  remedy: str,
-  names: Iterable[str] | None = None,
-) -> None:
+def check_files(path: pathlib.Path, saved: Manifest) -> None:
   """Raises `Damaged` where files are missing or have other digests.
 
   A file that is there and cannot be read (too many open files, a file server
@@ -102,18 +96,16 @@ def check_files(
   Args:
     path: of the checkpoint.
     saved: what its manifest says.
-    remedy: what to do.
-    names: of files in it; None is all.
   """
-  names = list(saved.files if names is None else names)
+  names = list(saved.files)
   found = digests.of_files([path / name for name in names], saved.digest)
   for name, digest in zip(names, found, strict=True):
     if isinstance(digest, _MISSING):
-      raise Damaged(path, f'{name} is missing', remedy)
+      raise Damaged(path, f'{name} is missing')
     if isinstance(digest, OSError):
       raise _unreadable(path, name, digest) from digest
     if digest != saved.files.get(name):
-      raise Damaged(path, f'{name} is not as it was written', remedy)
+      raise Damaged(path, f'{name} is not as it was written')
 
 
 def _unreadable(

@@ -14,17 +14,6 @@ import tokenizers
 
 from dllm_jax.text import byte_level, json_file, special, tokenizer_json
 
-# What a converted folder keeps of config.json, which would make it look like a
-# folder of Hugging Face's.
-IDS_FILE = 'special_ids.json'
-IDS = (
-  'mask_token_id',
-  'eos_token_id',
-  'bos_token_id',
-  'pad_token_id',
-  'vocab_size',
-  'embedding_size',
-)
 MAX_PLACEHOLDERS = 4096
 
 
@@ -46,7 +35,7 @@ def read(
   config = optional('tokenizer_config.json')
   token_map = optional('special_tokens_map.json')
   if model is None:
-    model = optional('config.json') or optional(IDS_FILE)
+    model = optional('config.json')
   path = directory / 'tokenizer.json'
   if path.exists():
     tokenizer = tokenizer_json.read(path)

@@ -8,6 +8,7 @@ import optax
 from jaxtyping import Array, Int
 
 from dllm_jax import types
+from dllm_jax.models import lora
 
 
 class TrainState(NamedTuple):
@@ -26,11 +27,9 @@ class TrainState(NamedTuple):
 
 def split(params: types.Params) -> tuple[dict, dict]:
   """(trained, frozen) leaves by path: adapters alone where there are any."""
-  flat = flax.traverse_util.flatten_dict(params, sep='/')
-  adapters = {k: v for k, v in flat.items() if '/lora_' in k}
-  if not adapters:
-    return flat, {}
-  return adapters, {k: v for k, v in flat.items() if k not in adapters}
+  adapters, rest = lora.split(params)
+  flat = flax.traverse_util.flatten_dict(rest, sep='/')
+  return (adapters, flat) if adapters else (flat, {})
 
 
 def merge(trained: dict, frozen: dict) -> types.Params:

@@ -10,7 +10,6 @@ from configs import presets
 from dllm_jax import types
 from dllm_jax.rollout import answer_guided
 from dllm_jax.run import checks, settings, setup
-from dllm_jax.text import tokenizer as tokenizer_lib
 from tests import tiny_run
 
 FOLDER = pathlib.Path(presets.__file__).parent
@@ -72,13 +71,12 @@ def test_rows_fit_the_tiny_presets(preset):
   config = load('ag_grpo').get_config(preset)
   config.mesh.data = 1
   cfg = settings.from_config(config.to_dict())
-  tokenizer = tokenizer_lib.Tokenizer.from_words(cfg.task.words())
-  ctx = setup.make_context(cfg, tokenizer)
+  ctx = setup.make_context(cfg, None)
   checks.check_shapes(cfg, ctx)
   rows = setup.load_rows(cfg)
   checks.check_rows(cfg, ctx, rows)
   anchors = answer_guided.anchors(
-    cfg.task, tokenizer, rows.test, cfg.method.guided
+    cfg.task, ctx.tokenizer, rows.test, cfg.method.guided
   )
   assert None not in anchors
   assert len(rows.demonstrations) == cfg.data.num_demonstrations

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from dllm_jax import errors
-from dllm_jax.hf import pretrained
+from dllm_jax.hf import load
 from dllm_jax.runtime import sharding
 from tests.hf import malformed
 
@@ -32,7 +32,7 @@ def test_one_line_says_how(folders, case):
   mesh = sharding.make_mesh(sharding.MeshConfig())
   line = malformed.CASES[case][1]
   with pytest.raises(errors.UserError, match=line) as raised:
-    pretrained.open_model(folder, mesh)
+    load.load(load.read(folder), mesh)
   text = str(raised.value)
   assert text.isprintable() and len(text) < 600
   assert str(folder) in text
@@ -62,9 +62,9 @@ def test_nothing_is_run_and_a_notice_is_given(shared_dir, tmp_path):
   trap = f'open({str(tmp_path / "ran")!r}, "w").close()\n'
   for name in ('modeling_llada.py', 'configuration_llada.py', 'setup.py'):
     (folder / name).write_text(trap)
-  record = pretrained.read_record(folder)
+  record = load.read(folder).record
   mesh = sharding.make_mesh(sharding.MeshConfig())
-  pretrained.open_model(folder, mesh)
+  load.load(load.read(folder), mesh)
   assert 'auto_map' in record.notices[0]
   assert not (tmp_path / 'ran').exists()
 
@@ -78,6 +78,6 @@ def test_a_snapshot_of_the_hubs_cache_links_to_its_blobs(shared_dir, tmp_path):
   for name in ('config.json', malformed.WEIGHTS):
     (blobs / f'sum-{name}').write_bytes((source / name).read_bytes())
     (folder / name).symlink_to(f'../../blobs/sum-{name}')
-  assert pretrained.read_record(folder).family == 'llada'
+  assert load.read(folder).record.family == 'llada'
   mesh = sharding.make_mesh(sharding.MeshConfig())
-  assert pretrained.open_model(folder, mesh).cfg.num_layers == 2
+  assert load.load(load.read(folder), mesh)[0].num_layers == 2

@@ -12,9 +12,8 @@ from safetensors.numpy import load_file, save_file
 
 from dllm_jax import errors
 from dllm_jax.hf import config as hf_config
-from dllm_jax.hf import names as hf_names
-from dllm_jax.hf import peft, shards
-from dllm_jax.hf import weights as hf
+from dllm_jax.hf import load, peft
+from dllm_jax.hf.families import FAMILIES as RECORDS
 from dllm_jax.models import lora, transformer
 from dllm_jax.runtime import sharding
 from tests import tiny
@@ -31,6 +30,12 @@ def adapters_of(cfg):
   return lora.split(tiny.params(cfg))[0]
 
 
+def save(folder, adapters, family, cfg, **how):
+  folder.mkdir(exist_ok=True)
+  arrays = dict(peft.tensors(family, adapters))
+  peft.save(folder, arrays, family, cfg, **how)
+
+
 @functools.partial(jax.jit, static_argnames='cfg')
 def forward(params, tokens, *, cfg):
   mask = jax.numpy.ones(tokens.shape, bool)
@@ -40,7 +45,7 @@ def forward(params, tokens, *, cfg):
 @pytest.mark.parametrize('family', FAMILIES)
 def test_there_and_back(tmp_path, family):
   adapters = adapters_of(LORA)
-  peft.save(tmp_path, adapters, family, LORA, base='org/name')
+  save(tmp_path, adapters, family, LORA, base='org/name')
   cfg, found = peft.load(tmp_path, family, tiny.MODEL, mesh())
   assert cfg == LORA
   jax.tree.map(np.testing.assert_array_equal, found, adapters)
@@ -55,7 +60,7 @@ def test_there_and_back(tmp_path, family):
 
 def test_the_names_and_shapes_are_pefts(tmp_path):
   adapters = adapters_of(LORA)
-  peft.save(tmp_path / 'q', adapters, 'qwen2', LORA)
+  save(tmp_path / 'q', adapters, 'qwen2', LORA)
   found = load_file(tmp_path / 'q' / peft.WEIGHTS_FILE)
   stem = 'base_model.model.model.layers.1.mlp.down_proj.lora_'
   assert found[stem + 'A.weight'].shape == (2, tiny.MODEL.mlp_size)
@@ -63,7 +68,7 @@ def test_the_names_and_shapes_are_pefts(tmp_path):
   path = 'layers/mlp/down_proj/lora_a'
   np.testing.assert_array_equal(found[stem + 'A.weight'], adapters[path][1].T)
   assert len(found) == 2 * 7 * 2
-  peft.save(tmp_path / 'l', adapters, 'llada', LORA)
+  save(tmp_path / 'l', adapters, 'llada', LORA)
   found = load_file(tmp_path / 'l' / peft.WEIGHTS_FILE)
   stem = 'base_model.model.model.transformer.blocks.0.'
   assert f'{stem}attn_out.lora_A.weight' in found
@@ -72,15 +77,15 @@ def test_the_names_and_shapes_are_pefts(tmp_path):
 
 @pytest.mark.parametrize('family', FAMILIES)
 def test_pefts_expression_matches_the_adapted_modules_alone(tmp_path, family):
-  peft.save(tmp_path, adapters_of(LORA), family, LORA)
+  save(tmp_path, adapters_of(LORA), family, LORA)
   config = json.loads((tmp_path / peft.CONFIG_FILE).read_text())
   matches = functools.partial(re.fullmatch, config['target_modules'])
   for name in load_file(tmp_path / peft.WEIGHTS_FILE):
     module = name.removeprefix('base_model.model.').rsplit('.lora_', 1)[0]
     assert matches(module), module
-  head = hf_names.NAMES[family].top['lm_head/kernel'].removesuffix('.weight')
+  head = RECORDS[family].names.top['lm_head/kernel'].removesuffix('.weight')
   assert not matches(head)
-  norm = hf_names.NAMES[family].tensor('layers/input_layernorm/weight', 0)
+  norm = RECORDS[family].names.tensor('layers/input_layernorm/weight', 0)
   assert not matches(norm.removesuffix('.weight'))
 
 
@@ -90,11 +95,9 @@ def test_merging_is_what_peft_says_it_is(shared_dir, tmp_path, family):
   folder = shared_dir / 'golden' / f'{family}_tiny'
   record = hf_config.read(folder)
   cfg = dataclasses.replace(record.model, lora_rank=2, lora_alpha=3.0)
-  params = hf.load(
-    shards.list_tensors(folder), family, record.model, mesh(), where=''
-  )
+  _, params = load.load(load.read(folder), mesh())
   adapters = adapters_of(cfg)
-  peft.save(tmp_path, adapters, family, cfg)
+  save(tmp_path, adapters, family, cfg)
   arrays = dict(load_file(folder / 'model.safetensors'))
   factors = load_file(tmp_path / peft.WEIGHTS_FILE)
   for name, a in factors.items():
@@ -103,9 +106,8 @@ def test_merging_is_what_peft_says_it_is(shared_dir, tmp_path, family):
       key = name.removeprefix('base_model.model.').replace('.lora_A', '')
       arrays[key] = arrays[key] + 1.5 * b @ a
   save_file(arrays, tmp_path / 'model.safetensors')
-  merged = hf.load(
-    shards.list_tensors(tmp_path), family, record.model, mesh(), where=''
-  )
+  (tmp_path / 'config.json').write_bytes((folder / 'config.json').read_bytes())
+  _, merged = load.load(load.read(tmp_path), mesh())
   tokens = tiny.recorded(folder, 'golden.npz')['tokens']
   adapted = forward(lora.join(params, adapters), tokens, cfg=cfg)
   by_them = forward(merged, tokens, cfg=record.model)
@@ -119,7 +121,7 @@ def test_merging_is_what_peft_says_it_is(shared_dir, tmp_path, family):
 
 
 def test_modules_that_were_not_adapted_stay(tmp_path):
-  peft.save(tmp_path, adapters_of(LORA), 'qwen2', LORA)
+  save(tmp_path, adapters_of(LORA), 'qwen2', LORA)
   file = tmp_path / peft.WEIGHTS_FILE
   kept = {k: v for k, v in load_file(file).items() if 'q_proj' in k}
   save_file(kept, file)
@@ -162,7 +164,7 @@ def _pair(config, arrays):
 
 
 def test_layers_and_modules_that_the_config_leaves_out(tmp_path):
-  peft.save(tmp_path, adapters_of(LORA), 'qwen2', LORA)
+  save(tmp_path, adapters_of(LORA), 'qwen2', LORA)
   config = json.loads((tmp_path / peft.CONFIG_FILE).read_text())
   config |= {
     'target_modules': 'all-linear',
@@ -209,7 +211,7 @@ def test_layers_and_modules_that_the_config_leaves_out(tmp_path):
   ],
 )
 def test_what_is_not_ours_is_named(tmp_path, edit, line):
-  peft.save(tmp_path, adapters_of(LORA), 'qwen2', LORA)
+  save(tmp_path, adapters_of(LORA), 'qwen2', LORA)
   config = json.loads((tmp_path / peft.CONFIG_FILE).read_text())
   arrays = dict(load_file(tmp_path / peft.WEIGHTS_FILE))
   edit(config, arrays)

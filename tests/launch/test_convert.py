@@ -15,28 +15,24 @@ def convert(commands, *args):
   return commands.run('convert.py', *args, config=False)
 
 
-def test_there_and_back(commands, source, tmp_path):
-  ours, theirs = tmp_path / 'deep' / 'ours', tmp_path / 'theirs'
-  command = convert(commands, '--from', source, '--to', ours)
+def test_a_folder_is_written_anew(commands, source, tmp_path):
+  target = tmp_path / 'deep' / 'new'
+  command = convert(commands, '--from', source, '--to', target)
   assert (command.code, command.err) == (0, '')
-  assert 'reading' in command.out and 'auto_map' in command.out
-  assert f'written: {ours}' in command.out
-  command = convert(commands, '--from', ours, '--to', theirs)
-  assert (command.code, command.err) == (0, '')
-  assert 'writing  27/27' in command.out
+  assert 'reading  27/27' in command.out and 'auto_map' in command.out
+  assert 'writing  27/27' in command.out and f'written: {target}' in command.out
   want = load_file(source / 'model.safetensors')
-  found = load_file(theirs / 'model.safetensors')
-  assert set(found) == set(want)
-  assert all(found[k].tobytes() == want[k].tobytes() for k in want)
-  assert sorted(os.listdir(tmp_path)) == ['deep', 'theirs']
+  got = load_file(target / 'model.safetensors')
+  assert set(got) == set(want)
+  assert all(got[k].tobytes() == want[k].tobytes() for k in want)
+  assert sorted(os.listdir(tmp_path)) == ['deep']
 
 
 def test_dtype(commands, source, tmp_path):
-  ours, theirs = tmp_path / 'ours', tmp_path / 'theirs'
-  args = ['--from', source, '--to', ours, '--dtype=bfloat16']
+  target = tmp_path / 'new'
+  args = ['--from', source, '--to', target, '--dtype=bfloat16']
   assert convert(commands, *args).code == 0
-  assert convert(commands, '--from', ours, '--to', theirs).code == 0
-  for array in load_file(theirs / 'model.safetensors').values():
+  for array in load_file(target / 'model.safetensors').values():
     assert array.dtype.name == 'bfloat16'
 
 
@@ -47,7 +43,7 @@ def test_dtype(commands, source, tmp_path):
     (['--from={source}'], 2, '--from DIR and --to DIR are needed'),
     (['--from=/nonexistent', '--to={new}'], 1, 'there is no folder /nonexist'),
     (['--from=a/b@main', '--to={new}'], 1, "'main' is not a commit of a/b"),
-    (['--from={source}', '--to={old}'], 1, 'is there already'),
+    (['--from={source}', '--to={old}'], 1, 'already exists'),
     (['--from={source}', '--to=/proc/x'], 1, 'cannot write to /proc'),
     (['--from={source}', '--to={old}/file/x'], 1, 'cannot write to'),
     (['--from={old}', '--to={new}'], 1, 'config.json is missing'),

@@ -1,11 +1,12 @@
 """launch/eval.py: a results file and the generations, or one line."""
 
+import dataclasses
 import json
 
 import pytest
 
-from dllm_jax.run import results, setup
-from dllm_jax.state import checkpoint
+from dllm_jax.run import setup
+from dllm_jax.state import workdir
 from tests import tiny_run
 
 PUBLIC = {'task__max_number': 100, 'task__max_target': 100}
@@ -13,9 +14,12 @@ PUBLIC = {'task__max_number': 100, 'task__max_target': 100}
 
 def keep_model(directory, arg='ag_grpo', **changes):
   """An untrained model, kept as a run would keep it."""
-  _, ctx = tiny_run.parts(arg, **changes)
-  checkpoint.save_params(directory / 'final', setup.fresh_params(ctx), {})
-  ctx.tokenizer.save(directory / results.TOKENIZER_FILE)
+  cfg, ctx = tiny_run.parts(arg, **changes)
+  model = setup.new_model(cfg)
+  params = setup.fresh_params(ctx)
+  dataclasses.replace(model, params=params).save(directory / 'final')
+  config = tiny_run.values(arg, **changes)
+  workdir.write_json(directory / 'config.json', {'config': config})
   return directory
 
 
@@ -160,14 +164,14 @@ def test_public_test_files(commands, shared_dir, tmp_path, task, changes):
     (['--model={model}', '--out={model}'], 1, 'is a folder; name a file'),
     (['--model={model}', '--out=x.png'], 1, 'does not end in .json'),
     (
-      ['--model={model}', '--out={model}/tokenizer.json/x.json'],
+      ['--model={model}', '--out={model}/config.json/x.json'],
       1,
       'cannot write results to',
     ),
     (
       ['--model={model}', '--config.model.hidden_size=24'],
       1,
-      'holds another model',
+      'was trained with model.hidden_size=16, the config says 24',
     ),
     (
       ['--model={model}', '--config.data_dir=/no'],
@@ -191,7 +195,8 @@ def test_a_wrong_command_is_one_line(commands, model, args, code, line):
 
 def test_a_model_without_its_tokenizer_is_one_line(commands, tmp_path):
   keep_model(tmp_path)
-  (tmp_path / results.TOKENIZER_FILE).unlink()
+  (tmp_path / 'final' / 'dllm_jax.json').unlink()
+  (tmp_path / 'final' / 'tokenizer.json').unlink()
   command = commands.run('eval.py', '--model', tmp_path)
   assert command.code == 1 and command.err.count('\n') == 1
   assert 'tokenizer' in command.err
@@ -203,12 +208,12 @@ def test_a_model_without_its_tokenizer_is_one_line(commands, tmp_path):
 def test_results_go_neither_over_a_run_nor_where_nothing_can_be_written(
   commands, model, out
 ):
-  before = (model / 'tokenizer.json').read_bytes()
+  before = (model / 'config.json').read_bytes()
   for name in ('eval.json', 'frontier.png'):
     (model / name).write_text('kept')
   command = commands.run('eval.py', '--model', model, '--out', model / out)
   assert command.code == 1 and command.err.count('\n') == 1
   assert '--out' in command.err and 'Traceback' not in command.err
   assert 'accuracy' not in command.out  # before the work
-  assert (model / 'tokenizer.json').read_bytes() == before
+  assert (model / 'config.json').read_bytes() == before
   assert (model / 'frontier.png').read_text() == 'kept'

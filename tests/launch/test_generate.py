@@ -7,8 +7,7 @@ import signal
 import pytest
 
 from dllm_jax.decoding import fixed
-from dllm_jax.state import workdir
-from tests import tiny, tiny_model, tiny_run
+from tests import tiny, tiny_model
 from tests.launch import test_eval
 
 KEYS = [
@@ -66,6 +65,7 @@ def test_recorded_decodes(commands, llada, tmp_path, name):
     f'--gen_length={case["gen_length"]}',
     f'--block_length={case["block_length"]}',
     '--batch_size=3',
+    '--nostop_at_eos',
     f'--out={out}',
     *RECORDED[name],
   )
@@ -121,10 +121,7 @@ def test_watch_prints_a_line_a_step(commands, folder, tmp_path):
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
   """What a run leaves, untrained."""
-  directory = test_eval.keep_model(tmp_path_factory.mktemp('run'))
-  config = tiny_run.get_config('ag_grpo').to_dict()
-  workdir.write_json(directory / 'config.json', {'config': config})
-  return directory
+  return test_eval.keep_model(tmp_path_factory.mktemp('run'))
 
 
 @pytest.mark.parametrize('how', [[], ['--decode=gated']])

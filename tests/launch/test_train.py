@@ -140,10 +140,10 @@ def test_refused_commands_change_nothing_in_an_unfinished_run(
   assert (unfinished / 'config.json').read_bytes() == config
 
 
-def damage(checkpoint):
-  """Flips a bit in the middle of the largest file of the arrays."""
+def damage(folder):
+  """Flips a bit in the middle of the largest file."""
   file = max(
-    (p for p in (checkpoint / 'arrays').rglob('*') if p.is_file()),
+    (p for p in folder.rglob('*') if p.is_file()),
     key=lambda p: p.stat().st_size,
   )
   content = bytearray(file.read_bytes())
@@ -162,7 +162,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_older_one_used(
   assert (command.code, command.err) == (0, '')
   assert f'checkpoint {saved}/3 is damaged: ' in command.out
   assert 'kept as 3.damaged, going on from step 2' in command.out
-  assert f'checkpoint {unfinished}/base is damaged: ' in command.out
+  assert f'model folder {unfinished}/base is damaged: ' in command.out
   assert 'kept as base.damaged, and made again' in command.out
   assert sorted(p.name for p in saved.iterdir()) == ['2', '3', '3.damaged']
   for name in ('base', 'final'):
@@ -271,25 +271,21 @@ def test_the_control_is_part_of_the_results(commands, tmp_path, finished):
   assert 'control' in command.out and (run / 'control').exists()
 
 
-@pytest.mark.parametrize('wrong', ['workdir', 'damaged', 'another'])
+@pytest.mark.parametrize('wrong', ['workdir', 'damaged', 'older'])
 def test_a_wrong_base_is_refused_before_the_workdir_is_made(
   commands, tmp_path, finished, wrong
 ):
-  run, path, more = tmp_path / 'run', tmp_path / 'base', []
+  run, path = tmp_path / 'run', tmp_path / 'base'
   shutil.copytree(finished / 'base', path)
   if wrong == 'workdir':
     path = finished
   elif wrong == 'damaged':
-    with (path / 'meta.json').open('a') as file:
-      file.write(' ')
+    damage(path)
   else:
-    more = tiny_run.flags(model__mlp_size=40)
+    (path / 'manifest.json').write_text('{}')
   before = digests(path)
-  line = refuse(
-    commands, '--workdir', run, *tiny_run.flags(base__path=path), *more
-  )
-  # Whatever the path is, nobody is told to remove it.
-  assert 'remove' not in line and digests(path) == before
+  line = refuse(commands, '--workdir', run, *tiny_run.flags(base__path=path))
+  assert digests(path) == before
   assert not run.exists()
   if wrong == 'workdir':
     assert f'did you mean {finished / "base"}?' in line

@@ -12,7 +12,7 @@ from scipy import stats
 
 from dllm_jax import types
 from dllm_jax.decoding import fixed
-from dllm_jax.hf import weights as hf
+from dllm_jax.hf import table
 from dllm_jax.models import transformer
 from dllm_jax.rl import logprobs
 from tests import tiny
@@ -136,12 +136,12 @@ def test_gradients_equal_recordings(shared_dir):
   np.testing.assert_array_equal(others, 0.0)
   # The gradient norm of each parameter, by its recorded name.
   flat = flax.traverse_util.flatten_dict(grads, sep='/')
-  tensors = hf.tensor_shapes('llada', flat)
+  tensors = table.tensors('llada', flat)
   assert set(tensors) == set(data['grad.norms_names'])
   for name, want in zip(
     data['grad.norms_names'], data['grad.norms'], strict=True
   ):
-    path, layer, _ = tensors[name]
+    path, layer, *_ = tensors[name]
     leaf = flat[path] if layer is None else flat[path][layer]
     got = jnp.linalg.norm(leaf.ravel())
     np.testing.assert_allclose(got, want, rtol=1e-4, err_msg=name)

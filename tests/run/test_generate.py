@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from dllm_jax import errors, types
+from dllm_jax import model as model_lib
 from dllm_jax.hf import config as hf_config
-from dllm_jax.hf import pretrained
-from dllm_jax.run import generate, model_source, prompt_file
+from dllm_jax.hf import save
+from dllm_jax.run import generate, prompt_file
 from dllm_jax.runtime import console, sharding
 from dllm_jax.text import tokenizer as tokenizer_lib
 from tests import tiny, tiny_model
@@ -32,7 +33,7 @@ def requests(*prompts):
   ]
 
 
-def run(folder, out, rows, *, devices=1, name='', use_chat=None, **kwargs):
+def run(folder, out, rows, *, devices=1, use_chat=None, **kwargs):
   """(rows, what was shown)."""
   screen = io.StringIO()
   generate.generate(
@@ -41,7 +42,6 @@ def run(folder, out, rows, *, devices=1, name='', use_chat=None, **kwargs):
     generate.Decoding(**kwargs),
     mesh=sharding.make_mesh(sharding.MeshConfig(data=devices)),
     screen=console.Console(file=screen),
-    name=name,
     use_chat=use_chat,
     out=out,
   )
@@ -65,8 +65,7 @@ def test_a_row_does_not_depend_on_its_batch(
     tmp_path / f'{size}_{devices}',
     requests(*RAGGED),
     devices=devices,
-    changes=changes,
-    cfg_scale=cfg_scale,
+    changes=changes | {'cfg_scale': cfg_scale},
     seed=3,
     batch_size=size,
   )[0]
@@ -98,7 +97,12 @@ def test_text_ends_where_the_turn_ends(folder, tmp_path):
     folder,
     tmp_path / 'x',
     requests(*['dig'] * 8),
-    changes={'gen_length': 48, 'block_length': 48, 'temperature': 50.0},
+    changes={
+      'gen_length': 48,
+      'block_length': 48,
+      'temperature': 50.0,
+      'stop_at_eos': False,
+    },
   )
   tokenizer = tokenizer_lib.Tokenizer.from_directory(folder)
   ends = set()
@@ -122,19 +126,18 @@ def test_text_ends_where_the_turn_ends(folder, tmp_path):
     ('llada', True, False, False),
     ('llada', False, None, False),
     ('LLaDA-8B-Base', True, None, False),
-    ('org/llada_base@0', True, None, False),
+    ('llada_base', True, None, False),
     ('llada_based', True, None, True),
     ('LLaDA-8B-Base', True, True, True),
   ],
 )
 def test_chat_template_of_the_folder(tmp_path, name, has, use_chat, put):
   template = tiny_model.TEMPLATE if has else None
-  directory = tiny_model.llada(tmp_path / 'm', chat=template)
+  directory = tiny_model.llada(tmp_path / name.strip('@0'), chat=template)
   rows, shown = run(
     directory,
     tmp_path / 'x',
     requests('dig', [3, 8, 6]),
-    name=name,
     use_chat=use_chat,
     changes=SHORT,
   )
@@ -151,29 +154,36 @@ def test_a_template_that_fails_can_be_left_out(tmp_path):
 
 
 def test_a_family_without_a_file_has_its_own_template(folder):
-  source = model_source.find(folder, None)
-  found = model_source.template(folder, source, 'm', True)
+  found = model_lib.Model.describe(folder).prompt_template(True, 'm')
   assert found.before.startswith('<|startoftext|><|start_header_id|>user')
 
 
-@pytest.mark.parametrize('converted', [False, True])
-def test_a_converted_folder_decodes_alike(folder, tmp_path, converted):
+def test_a_folder_written_here_decodes_alike(folder, tmp_path):
   rows = requests('dig', 'a b')
   want, _ = run(folder, tmp_path / 'a', rows, changes=SHORT)
-  directory = tmp_path / 'ours'
   mesh = sharding.make_mesh(sharding.MeshConfig(data=1))
-  pretrained.convert(folder, directory, mesh)
-  if converted:
-    assert not (directory / 'config.json').exists()
-    assert run(directory, tmp_path / 'b', rows, changes=SHORT)[0] == want
-  pretrained.convert(directory, tmp_path / 'back', mesh)
-  got, _ = run(tmp_path / 'back', tmp_path / 'c', rows, changes=SHORT)
-  assert got == want
+  save.convert(folder, tmp_path / 'ours', mesh)
+  assert run(tmp_path / 'ours', tmp_path / 'b', rows, changes=SHORT)[0] == want
+
+
+def test_rows_stop_at_eos_unless_told_otherwise(folder, tmp_path):
+  """A pretrained model's text ends with its EOS; the rest costs no step."""
+  hot = {'gen_length': 64, 'block_length': 4, 'temperature': 50.0}
+  rows, _ = run(folder, tmp_path / 'a', requests(*['dig'] * 8), changes=hot)
+  whole, _ = run(
+    folder,
+    tmp_path / 'b',
+    requests(*['dig'] * 8),
+    changes=hot | {'stop_at_eos': False},
+  )
+  assert [r['text'] for r in rows] == [r['text'] for r in whole]
+  assert all(row['num_steps'] == 64 for row in whole)
+  assert min(row['num_steps'] for row in rows) < 64
 
 
 def test_settle():
-  same = generate.settle(model_source.DECODING, {})
-  assert same == model_source.DECODING
+  same = generate.settle(model_lib.DECODING, {})
+  assert same == model_lib.DECODING
   short = generate.settle(same, {'gen_length': 24})
   assert (short.block_length, short.num_steps) == (24, 24)
   long = generate.settle(same, {'gen_length': 256, 'num_steps': 64})
@@ -204,13 +214,13 @@ def test_settle():
 )
 def test_flags_that_do_not_fit(changes, fault):
   with pytest.raises(errors.UsageError) as caught:
-    generate.settle(model_source.DECODING, changes)
+    generate.settle(model_lib.DECODING, changes)
   assert fault in str(caught.value)
 
 
 def test_prompts_that_do_not_fit(folder, shared_dir):
-  source = model_source.find(folder, None)
-  bare = model_source.find(shared_dir / 'golden' / 'llada_tiny', None)
+  source = model_lib.Model.describe(folder)
+  bare = model_lib.Model.describe(shared_dir / 'golden' / 'llada_tiny')
   assert generate.encode(requests([31])[0], source, generate.chat.PLAIN) == [31]
   for origin, prompt, fault in (
     (source, [0, 32], 'p.jsonl:1: prompt_ids has 32, and the model has ids up'),
@@ -228,16 +238,16 @@ def test_a_model_without_eos(tmp_path, shared_dir):
   del config['eos_token_id']
   (tmp_path / 'config.json').write_text(json.dumps(config))
   with pytest.raises(errors.UserError, match='names an EOS; set eos_token_id'):
-    model_source.find(tmp_path, None)
+    model_lib.Model.describe(tmp_path)
 
 
 def test_the_mask_is_that_of_the_config(tmp_path):
   special = hf_config.Special(mask_token=22, eos_tokens=(18,))
   directory = tiny_model.llada(tmp_path / 'm', special=special)
   mesh = sharding.make_mesh(sharding.MeshConfig(data=1))
-  pretrained.convert(directory, tmp_path / 'ours', mesh)
+  save.convert(directory, tmp_path / 'ours', mesh)
   for path in (directory, tmp_path / 'ours'):
-    vocab = model_source.find(path, None).vocab
+    vocab = model_lib.Model.describe(path).vocab
     # Of its tokenizer comes <|eot_id|>, which ends a turn.
     assert vocab == types.Vocabulary(
       size=23, mask_token=22, eos_token=18, stop_tokens=(18, 20)

@@ -227,7 +227,7 @@ def test_sigterm_before_the_first_step_saves_that_step(commands, tmp_path):
   run = tmp_path / 'run'
   every = '--config.checkpoint.every=100'
   command = commands.start('train.py', *RUN, every, '--workdir', run)
-  started = run / 'tokenizer.json'
+  started = run / 'metrics.jsonl'
   assert command.signal_when(signal.SIGTERM, started.exists) == 3, command.err
   assert [row['step'] for row in metrics.read(run)] == [1]
   assert (run / 'checkpoints' / 'sft' / '1' / 'manifest.json').exists()

@@ -68,10 +68,17 @@ def test_the_same_bits_come_back(tmp_path, like):
   ckpt.save(3, state, {'cursor': [1, 2], 'text': 'π'})
   again = checkpoint.Checkpoints(tmp_path / 'c', max_to_keep=2)
   assert again.latest() == 3
-  restored, meta = again.restore(3, like(make_state(0)))
+  restored, meta = restore(again, 3, like(make_state(0)))
   assert bits(restored) == want
   assert isinstance(restored, State)
   assert meta == {'cursor': [1, 2], 'text': 'π'}
+
+
+def restore(ckpt, step, like):
+  """(state, meta) of one step, which must be whole."""
+  path = ckpt._directory / str(step)
+  checkpoint._check(path, like)
+  return checkpoint._load(path, like)
 
 
 def test_leaves_go_where_their_shardings_say(tmp_path):
@@ -80,10 +87,11 @@ def test_leaves_go_where_their_shardings_say(tmp_path):
     jax.make_mesh((n,), ('data',), axis_types=(AxisType.Auto,)) for n in (8, 2)
   ]
   saved = jax.device_put(value, NamedSharding(meshes[0], P('data')))
-  checkpoint.save_params(tmp_path / 'p', {'w': saved}, {})
+  ckpt = checkpoint.Checkpoints(tmp_path / 'p', max_to_keep=1)
+  ckpt.save(1, {'w': saved}, {})
   target = NamedSharding(meshes[1], P(None, 'data'))
   like = {'w': jax.ShapeDtypeStruct((8, 4), jnp.float32, sharding=target)}
-  restored, _ = checkpoint.load_params(tmp_path / 'p', like)
+  restored, _ = ckpt.restore_newest(like, print)
   assert restored['w'].sharding == target
   np.testing.assert_array_equal(restored['w'], value)
 
@@ -102,7 +110,7 @@ def test_the_newest_are_kept(tmp_path):
   ckpt = save_small(tmp_path, [1, 5, 20, 100], max_to_keep=2)
   assert ckpt.latest() == 100
   assert sorted(os.listdir(tmp_path)) == ['100', '20']
-  assert ckpt.restore(20, LIKE)[1] == {'step': 20}
+  assert restore(ckpt, 20, LIKE)[1] == {'step': 20}
 
 
 def files_of(directory):
@@ -143,7 +151,7 @@ def test_damage_to_any_file_is_found_and_the_older_step_used(tmp_path, damage):
     damage(path)
     said = []
     with pytest.raises(errors.UserError) as caught:
-      ckpt.restore(10, LIKE)
+      restore(ckpt, 10, LIKE)
     message = str(caught.value)
     assert f'{tmp_path}/10 is damaged: {name} ' in message
     assert 'remove' in message and '\n' not in message
@@ -168,10 +176,12 @@ def test_what_cannot_be_read_is_not_taken_for_damage(tmp_path, name):
   whole = path.read_bytes()
   path.unlink()
   path.symlink_to('/proc/self/mem')  # its bytes are an input/output error
-  for restore in (ckpt.restore_newest, ckpt.restore):
-    args = (LIKE, print) if restore == ckpt.restore_newest else (10, LIKE)
+  for read in (
+    lambda: ckpt.restore_newest(LIKE, print),
+    lambda: restore(ckpt, 10, LIKE),
+  ):
     with pytest.raises(errors.UserError) as caught:
-      restore(*args)
+      read()
     assert not isinstance(caught.value, manifest.Damaged)
     line = f'{tmp_path}/10 cannot be read: {name}: Input/output error; nothing'
     assert line in str(caught.value)
@@ -218,24 +228,24 @@ def test_a_manifest_that_was_edited_is_found(tmp_path):
   whole = path.read_text()
   path.write_text(whole.replace('64', '65', 1))
   with pytest.raises(errors.UserError, match='manifest.json is not as it was'):
-    ckpt.restore(10, LIKE)
+    restore(ckpt, 10, LIKE)
   other = whole.replace('"sha256"', '"sha257"'), whole.replace('xxh3', 'xxh4')
   for text in ('[]', whole[:40], '', *other):
     path.write_text(text)
-    with pytest.raises(errors.UserError, match='manifest.json.*from step 4'):
-      ckpt.restore(10, LIKE)
+    with pytest.raises(errors.UserError, match='manifest.json.*an older one'):
+      restore(ckpt, 10, LIKE)
   # What was written before manifests had a digest of their own.
   content = json.loads(whole)
   del content['sha256']
   path.write_text(json.dumps(content))
-  assert ckpt.restore(10, LIKE)[1] == {'step': 10}
+  assert restore(ckpt, 10, LIKE)[1] == {'step': 10}
   # And before they said of which kind the others are.
   assert content.pop('digest') == digests.XXH3
   content['files'] = {
     name: digests.of_file(path.parent / name) for name in content['files']
   }
   path.write_text(json.dumps(content))
-  assert ckpt.restore(10, LIKE)[1] == {'step': 10}
+  assert restore(ckpt, 10, LIKE)[1] == {'step': 10}
 
 
 def test_a_kill_while_old_steps_are_removed_leaves_whole_ones(
@@ -251,7 +261,7 @@ def test_a_kill_while_old_steps_are_removed_leaves_whole_ones(
     save_small(tmp_path, [1, 2, 3], max_to_keep=2)
   assert sorted(os.listdir(tmp_path)) == ['1.partial', '2', '3']
   ckpt = checkpoint.Checkpoints(tmp_path, max_to_keep=2)
-  assert ckpt.restore(2, LIKE)[1] == {'step': 2}
+  assert restore(ckpt, 2, LIKE)[1] == {'step': 2}
 
 
 def spared(write, rmtree=checkpoint.shutil.rmtree):
@@ -269,13 +279,13 @@ def test_a_finished_step_is_not_overwritten(tmp_path):
   ckpt = save_small(tmp_path, [10])
   with pytest.raises(errors.UserError, match='there already'):
     save_small(tmp_path, [10])
-  assert ckpt.restore(10, LIKE)[1] == {'step': 10}
+  assert restore(ckpt, 10, LIKE)[1] == {'step': 10}
 
 
 def test_a_missing_step_is_an_error(tmp_path):
   ckpt = save_small(tmp_path, [10])
   with pytest.raises(errors.UserError, match='no checkpoint .*/11'):
-    ckpt.restore(11, LIKE)
+    restore(ckpt, 11, LIKE)
 
 
 @pytest.mark.parametrize(
@@ -299,7 +309,7 @@ def test_a_missing_step_is_an_error(tmp_path):
 def test_another_model_is_refused_naming_the_leaf(tmp_path, like, message):
   ckpt = save_small(tmp_path, [10])
   with pytest.raises(errors.UserError, match=message):
-    ckpt.restore(10, like)
+    restore(ckpt, 10, like)
 
 
 @pytest.mark.parametrize('leaf', [np.int64(3), 3, np.ones(2), jnp.ones((0, 3))])
@@ -323,7 +333,7 @@ def test_a_full_disk_is_one_line_and_the_last_step_stays(tmp_path):
     import resource
     import jax, jax.numpy as jnp
     from dllm_jax import errors
-    from dllm_jax.io import checkpoint
+    from dllm_jax.state import checkpoint
     ckpt = checkpoint.Checkpoints({str(tmp_path)!r}, max_to_keep=2)
     ckpt.save(1, {{'w': jnp.ones((4,))}}, {{}})
     big = {{'w': jax.random.normal(jax.random.key(0), (200_000,))}}
@@ -351,12 +361,13 @@ def test_writes_that_fail_after_the_first_are_not_printed(tmp_path):
     import gc, resource
     import jax.numpy as jnp
     from dllm_jax import errors
-    from dllm_jax.io import checkpoint
+    from dllm_jax.state import checkpoint
     many = {{f'w{{i}}': jnp.ones((1000, 100 + i)) for i in range(20)}}
+    ckpt = checkpoint.Checkpoints({str(tmp_path / 'c')!r}, max_to_keep=1)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
     for step in range(10):
       try:
-        checkpoint.save_params({str(tmp_path / 'c')!r}, many, {{}})
+        ckpt.save(step, many, {{}})
       except errors.UserError as e:
         print(e)
       gc.collect()
@@ -374,7 +385,7 @@ FULL = """
   import sys
   import jax, jax.numpy as jnp
   from dllm_jax import errors
-  from dllm_jax.io import checkpoint
+  from dllm_jax.state import checkpoint
   jax.config.update('jax_platforms', 'cpu')
   ckpt = checkpoint.Checkpoints(sys.argv[1], max_to_keep=9)
   state = {'w': jax.random.normal(jax.random.key(0), (200_000,))}  # 0.8 MB
@@ -439,19 +450,6 @@ def test_the_first_checkpoint_needs_its_own_size(tmp_path, monkeypatch):
   assert os.listdir(tmp_path / 'c') == ['1']
 
 
-def test_params_round_trip_and_refuse_to_overwrite(tmp_path):
-  params = make_state(3).params
-  want = bits(params)
-  checkpoint.save_params(tmp_path / 'base', params, {'steps': 9})
-  restored, meta = checkpoint.load_params(tmp_path / 'base', abstract(params))
-  assert bits(restored) == want and meta == {'steps': 9}
-  with pytest.raises(errors.UserError, match='there already'):
-    checkpoint.save_params(tmp_path / 'base', params, {})
-  flip(files_of(tmp_path / 'base' / 'arrays')[0])
-  with pytest.raises(errors.UserError, match='damaged'):
-    checkpoint.load_params(tmp_path / 'base', abstract(params))
-
-
 @pytest.mark.parametrize(
   'num_kills', [3, pytest.param(20, marks=pytest.mark.slow)]
 )
@@ -462,12 +460,12 @@ def test_kills_in_the_middle_of_saves_leave_whole_checkpoints(
   code = f"""
     import sys
     import jax, jax.numpy as jnp
-    from dllm_jax.io import checkpoint
+    from dllm_jax.state import checkpoint
     ckpt = checkpoint.Checkpoints({str(tmp_path)!r}, max_to_keep=2)
     step = ckpt.latest()
     if step is not None:
       like = {{'w': jax.ShapeDtypeStruct((200_000,), jnp.int32)}}
-      state, meta = ckpt.restore(step, like)
+      state, meta = ckpt.restore_newest(like, print)
       assert meta == {{'step': step}} and (state['w'] == step).all()
     step = -1 if step is None else step
     print('ready', step, flush=True)

@@ -147,11 +147,12 @@ def test_an_update_works_in_place():
 def test_a_resumed_state_goes_on_bit_for_bit(tmp_path):
   ctx = context((2, 2, 2))
   first, _ = updated((2, 2, 2))
-  checkpoint.save_params(tmp_path / 'kept', first, {})
+  kept = checkpoint.Checkpoints(tmp_path / 'kept', max_to_keep=1)
+  kept.save(1, first, {})
   like = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), first
   )
-  restored, _ = checkpoint.load_params(tmp_path / 'kept', like)
+  restored, _ = kept.restore_newest(like, print)
   reference = fresh(ctx).params
   copied = jax.tree.map(jnp.copy, first)  # the update takes its buffers
   want, _ = update(ctx, copied, reference, seed=1)

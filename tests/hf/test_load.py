@@ -13,8 +13,8 @@ from safetensors.numpy import load_file, save_file
 
 from dllm_jax import errors
 from dllm_jax.hf import config as hf_config
-from dllm_jax.hf import shards
-from dllm_jax.hf import weights as hf
+from dllm_jax.hf import load as load_lib
+from dllm_jax.hf import save, shards, table
 from dllm_jax.models import attention, transformer
 from dllm_jax.ops import schedules
 from dllm_jax.runtime import sharding
@@ -36,18 +36,11 @@ def mesh(**sizes):
 @functools.cache
 def model(folder):
   """(cfg, params) of a recorded model."""
-  record = hf_config.read(folder)
-  return record.model, load(folder, record)
+  return load_lib.load(load_lib.read(folder), mesh())
 
 
-def load(folder, record, places=None, **changes):
-  return hf.load(
-    shards.list_tensors(folder),
-    record.family,
-    dataclasses.replace(record.model, **changes),
-    places or mesh(),
-    where=str(folder),
-  )
+def load(folder, places=None, **how):
+  return load_lib.load(load_lib.read(folder), places or mesh(), **how)[1]
 
 
 @functools.partial(jax.jit, static_argnames='cfg')
@@ -105,8 +98,9 @@ def test_recorded_ragged_rows(folder, side):
 def test_the_same_bytes_go_back(folder, tmp_path, max_bytes):
   record = hf_config.read(folder)
   _, params = model(folder)
-  hf.save(tmp_path, params, record, max_shard_bytes=max_bytes)
-  files = sorted(tmp_path.glob('*.safetensors'))
+  target = tmp_path / 'new'
+  save.save(target, params, record, max_shard_bytes=max_bytes)
+  files = sorted(target.glob('*.safetensors'))
   assert (len(files) > 2) == (max_bytes == 30_000)
   found = {}
   for file in files:
@@ -119,8 +113,8 @@ def test_the_same_bytes_go_back(folder, tmp_path, max_bytes):
     assert found[name].shape == array.shape
     assert found[name].tobytes() == array.tobytes()
   original = json.loads((folder / 'config.json').read_bytes())
-  assert json.loads((tmp_path / 'config.json').read_bytes()) == original
-  again = load(tmp_path, hf_config.read(tmp_path))
+  assert json.loads((target / 'config.json').read_bytes()) == original
+  again = load(target)
   jax.tree.map(np.testing.assert_array_equal, again, params)
 
 
@@ -145,13 +139,11 @@ def random_bits(folder, tmp_path, name='llada'):
 @pytest.mark.parametrize('name', ['llada', 'dream'])
 def test_every_bit_of_bfloat16_survives(shared_dir, tmp_path, name):
   arrays = random_bits(shared_dir, tmp_path, name)
-  record = hf_config.read(tmp_path)
-  assert hf.stored_dtype(shards.list_tensors(tmp_path), '') == 'bfloat16'
-  cfg = dataclasses.replace(record.model, param_dtype='bfloat16')
-  params = load(tmp_path, record, param_dtype='bfloat16')
+  folder = load_lib.read(tmp_path)
+  cfg, params = load_lib.load(folder, mesh())
+  assert cfg.param_dtype == 'bfloat16'
   out = tmp_path / 'out'
-  out.mkdir()
-  hf.save(out, params, record._replace(model=cfg))
+  save.save(out, params, folder.record._replace(model=cfg))
   found = load_file(out / 'model.safetensors')
   assert set(found) == set(arrays)
   for key, array in arrays.items():
@@ -160,9 +152,8 @@ def test_every_bit_of_bfloat16_survives(shared_dir, tmp_path, name):
 
 @pytest.mark.parametrize('sizes', [{'fsdp': 2, 'tensor': 2}, {'fsdp': 4}])
 def test_each_device_gets_its_shard(folder, sizes):
-  record = hf_config.read(folder)
   places = mesh(**sizes)
-  params = load(folder, record, places)
+  params = load(folder, places)
   want = sharding.param_shardings(params, places)
   for leaf, place in zip(
     jax.tree.leaves(params), jax.tree.leaves(want), strict=True
@@ -176,7 +167,7 @@ def test_each_device_gets_its_shard(folder, sizes):
 
 def test_another_dtype_is_a_cast(shared_dir):
   folder = shared_dir / 'golden' / 'qwen2_tiny'
-  params = load(folder, hf_config.read(folder), param_dtype='bfloat16')
+  params = load(folder, param_dtype='bfloat16')
   for got, want in zip(
     jax.tree.leaves(params), jax.tree.leaves(model(folder)[1]), strict=True
   ):
@@ -184,13 +175,77 @@ def test_another_dtype_is_a_cast(shared_dir):
     np.testing.assert_array_equal(got, want.astype(jnp.bfloat16))
 
 
-def test_tensors_of_two_dtypes_need_a_word(shared_dir, tmp_path):
+@pytest.mark.parametrize('named', ['bfloat16', None])
+def test_mixed_dtypes_are_cast_to_that_of_the_config(
+  shared_dir, tmp_path, named
+):
+  """Float32 norms among bfloat16; where config.json is silent, most tensors."""
   arrays = random_bits(shared_dir, tmp_path)
   name = 'model.transformer.ln_f.weight'
-  arrays[name] = arrays[name].astype(np.float32)
+  arrays[name] = np.linspace(0, 1, 64, dtype=np.float32)
   save_file(arrays, tmp_path / 'model.safetensors')
-  with pytest.raises(errors.UserError, match='bfloat16 and float32.*--dtype'):
-    hf.stored_dtype(shards.list_tensors(tmp_path), str(tmp_path))
+  change_config(tmp_path, torch_dtype=named)
+  cfg, params = load_lib.load(load_lib.read(tmp_path), mesh())
+  assert cfg.param_dtype == 'bfloat16'
+  assert {str(x.dtype) for x in jax.tree.leaves(params)} == {'bfloat16'}
+  np.testing.assert_array_equal(
+    params['norm']['weight'], arrays[name].astype(jnp.bfloat16)
+  )
+
+
+def change_config(folder, **changes):
+  path = folder / 'config.json'
+  path.write_text(json.dumps(json.loads(path.read_bytes()) | changes))
+
+
+def copied(source, target):
+  target.mkdir()
+  for name in ('config.json', 'model.safetensors'):
+    (target / name).write_bytes((source / name).read_bytes())
+  return target
+
+
+@pytest.mark.parametrize('family', ['llada', 'qwen3'])
+def test_harmless_extras_are_read_past(shared_dir, tmp_path, family):
+  """A stored lm_head of a tied model, rotary tables, notes of transformers."""
+  source = shared_dir / 'golden' / f'{family}_tiny'
+  folder = copied(source, tmp_path / 'model')
+  arrays = dict(load_file(folder / 'model.safetensors'))
+  tie = {'llada': 'weight_tying', 'qwen3': 'tie_word_embeddings'}[family]
+  change_config(folder, **{tie: True, '_attn_implementation_autoset': True})
+  head = {'llada': 'model.transformer.ff_out.weight'}.get(
+    family, 'lm_head.weight'
+  )
+  without = {k: v for k, v in arrays.items() if k != head}
+  save_file(without, folder / 'model.safetensors')
+  want = load(folder)
+  table_name = 'model.layers.0.self_attn.rotary_emb.inv_freq'
+  extras = {head: arrays.get(head, np.zeros((9, 9), np.float32))}
+  extras[table_name] = np.zeros(4, np.float32)
+  save_file(without | extras, folder / 'model.safetensors')
+  assert 'lm_head' not in want
+  jax.tree.map(np.testing.assert_array_equal, load(folder), want)
+
+
+def test_untied_models_keep_their_lm_head(shared_dir, tmp_path):
+  folder = copied(shared_dir / 'golden' / 'llada_tiny', tmp_path / 'model')
+  arrays = dict(load_file(folder / 'model.safetensors'))
+  del arrays['model.transformer.ff_out.weight']
+  save_file(arrays, folder / 'model.safetensors')
+  with pytest.raises(errors.UserError, match='ff_out.weight. is missing'):
+    load(folder)
+
+
+def test_an_unreadable_file_is_one_line(shared_dir, tmp_path, monkeypatch):
+  folder = copied(shared_dir / 'golden' / 'llada_tiny', tmp_path / 'model')
+
+  def refuse(*args, **kwargs):
+    raise PermissionError(13, 'Permission denied')
+
+  monkeypatch.setattr(shards.safetensors, 'safe_open', refuse)
+  line = 'cannot read .*model.safetensors: Permission denied; check its perm'
+  with pytest.raises(errors.UserError, match=line):
+    load(folder)
 
 
 def test_grouped_heads_and_a_tied_table_of_llada(shared_dir, tmp_path):
@@ -198,19 +253,57 @@ def test_grouped_heads_and_a_tied_table_of_llada(shared_dir, tmp_path):
   cfg = dataclasses.replace(tiny.LLADA, num_kv_heads=2, tie_embeddings=True)
   params = jax.tree.map(jnp.asarray, tiny.params(cfg))
   special = hf_config.Special(mask_token=11, eos_tokens=(12,))
-  hf.save(tmp_path, params, hf_config.Record('llada', cfg, special))
-  names = load_file(tmp_path / 'model.safetensors')
+  target = tmp_path / 'new'
+  save.save(target, params, hf_config.Record('llada', cfg, special))
+  names = load_file(target / 'model.safetensors')
   assert 'model.transformer.ff_out.weight' not in names
   assert names['model.transformer.blocks.1.k_proj.weight'].shape == (32, 64)
-  record = hf_config.read(tmp_path)
+  record = hf_config.read(target)
   assert (record.family, record.model) == ('llada', cfg)
   assert record.special.mask_token == 11
-  jax.tree.map(np.testing.assert_array_equal, load(tmp_path, record), params)
+  jax.tree.map(np.testing.assert_array_equal, load(target), params)
 
 
-def test_adapters_are_not_dropped_in_silence(tmp_path):
-  cfg = dataclasses.replace(tiny.MODEL, lora_rank=2)
-  record = hf_config.Record('llada', cfg, hf_config.Special(mask_token=1))
-  with pytest.raises(errors.UserError, match='merge them'):
-    hf.save(tmp_path, tiny.params(cfg), record)
-  assert not list(tmp_path.iterdir())
+def test_a_model_of_no_family_has_the_native_form(tmp_path):
+  """Tensors by our paths, nothing turned; config.json has our fields."""
+  cfg = dataclasses.replace(tiny.MODEL, qk_norm=True)
+  assert hf_config.family_of(cfg) == hf_config.NATIVE
+  special = hf_config.Special(mask_token=29, eos_tokens=(28,))
+  record = hf_config.Record(hf_config.NATIVE, cfg, special)
+  save.save(tmp_path / 'new', tiny.params(cfg), record)
+  config = json.loads((tmp_path / 'new' / 'config.json').read_bytes())
+  assert (config['model_type'], config['model']) == ('dllm_jax', 'transformer')
+  assert config['fields']['qk_norm'] is True
+  arrays = load_file(tmp_path / 'new' / 'model.safetensors')
+  np.testing.assert_array_equal(
+    arrays['layers.mlp.up_proj.kernel'],
+    tiny.params(cfg)['layers']['mlp']['up_proj']['kernel'],
+  )
+  folder = load_lib.read(tmp_path / 'new')
+  assert folder.record.special == special
+  own, params = load_lib.load(folder, mesh(fsdp=2))
+  assert own == cfg
+  jax.tree.map(np.testing.assert_array_equal, params, tiny.params(cfg))
+
+
+@pytest.mark.parametrize(
+  'changes, family',
+  [
+    ({}, 'llada'),
+    ({'attention_bias': True, 'logit_shift': True}, 'dream'),
+    ({'causal': True}, 'llama'),
+    ({'causal': True, 'attention_bias': True}, 'qwen2'),
+    ({'causal': True, 'qk_norm': True}, 'qwen3'),
+    ({'logit_shift': True}, 'dllm_jax'),
+    ({'head_dim': 6}, 'dllm_jax'),
+  ],
+)
+def test_family_of_a_new_model(changes, family):
+  cfg = dataclasses.replace(tiny.MODEL, **changes)
+  assert hf_config.family_of(cfg) == family
+
+
+def test_targets_have_the_place_of_every_leaf():
+  places = mesh(fsdp=2)
+  leaves = table.targets(tiny.MODEL, places)
+  assert leaves['layers/mlp/up_proj/kernel'].sharding.spec[1] == 'fsdp'

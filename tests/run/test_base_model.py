@@ -1,23 +1,28 @@
-"""Pretrained folders: trained on, resumed, evaluated, and refused in a line."""
+"""Model folders: trained on, resumed, evaluated, and refused in a line."""
 
 import dataclasses
 import io
 import json
+import os
 import shutil
 import signal
 
+import flax
+import jax
 import numpy as np
 import pytest
 
 from dllm_jax import errors
+from dllm_jax import model as model_lib
 from dllm_jax.hf import config as hf_config
-from dllm_jax.hf import converted, pretrained, shards
+from dllm_jax.hf import load, shards
 from dllm_jax.rollout import score
 from dllm_jax.run import (
-  checks,
+  base_model,
   eval_files,
   evaluate,
-  pretrained_base,
+  generate,
+  prompt_file,
   settings,
   setup,
 )
@@ -43,12 +48,18 @@ def values(folder, **changes):
   return tiny_run.values('diffu_grpo', **(tiny_pretrained.CHANGES | changes))
 
 
-def tensors(folder, dtype=None):
+def tensors(folder):
   """The leaves of a folder's model, by path."""
   mesh = sharding.make_mesh(sharding.MeshConfig(data=1))
-  model = pretrained.open_model(folder, mesh, param_dtype=dtype)
-  leaves = pretrained._flat(model.params)
-  return {k.replace('/', '.'): np.asarray(v) for k, v in leaves.items()}
+  _, params = load.load(load.read(folder), mesh)
+  leaves = flax.traverse_util.flatten_dict(params, sep='.')
+  return jax.device_get(leaves)
+
+
+def described(cfg):
+  """(the base that the config names, the context of a run on it)."""
+  model = base_model.describe_base(cfg)
+  return model, setup.make_context(cfg, model)
 
 
 @pytest.fixture(scope='module')
@@ -88,7 +99,7 @@ def test_a_run_trains_adapters_alone(folder, adapted):
   found = json.loads((adapted / 'eval.json').read_text())
   assert set(found['seconds']) == {'base', 'rl', 'eval'}
   assert found['seconds']['base'] == 0 and 'control' not in found
-  final, start = tiny_run.kept(adapted / 'final'), tensors(folder)
+  final, start = tensors(adapted / 'final'), tensors(folder)
   adapters = {k for k in final if '.lora_' in k}
   assert len(adapters) == 14 and final.keys() - adapters == start.keys()
   tiny_run.assert_same({k: final[k] for k in start}, start)
@@ -96,23 +107,48 @@ def test_a_run_trains_adapters_alone(folder, adapted):
 
 
 def test_a_run_trains_every_parameter(folder, whole):
-  final, start = tiny_run.kept(whole / 'final'), tensors(folder)
+  final, start = tensors(whole / 'final'), tensors(folder)
   assert final.keys() == start.keys()
   assert all((final[k] != start[k]).any() for k in start)
   assert not (whole / 'base').exists()
 
 
-def test_the_workdir_keeps_text_and_no_weights(folder, whole):
-  kept = whole / pretrained_base.FOLDER
-  assert sorted(path.name for path in kept.iterdir()) == [
-    'config.json',
+def test_a_final_of_weights_is_a_folder_of_its_own(folder, whole):
+  names = ['config.json', 'dllm_jax.json', 'model.safetensors']
+  assert sorted(os.listdir(whole / 'final')) == [
+    *names,
     'tokenizer.json',
     'tokenizer_config.json',
   ]
-  own, theirs = pretrained_base.read(kept), pretrained_base.read(folder)
-  assert own.record == theirs.record and own.template == theirs.template
-  assert own.tokenizer.special == theirs.tokenizer.special
-  assert not (whole / 'tokenizer.json').exists()
+  read = lambda path: model_lib.of_folder(load.read(path))
+  own, base = read(whole / 'final'), read(folder)
+  assert own.record.model == base.record.model
+  assert own.template == base.template == chat.FAMILIES['llada']
+  assert own.tokenizer.special == base.tokenizer.special
+  assert sorted(os.listdir(whole)) == [
+    '.lock',
+    'checkpoints',
+    'config.json',
+    'eval.json',
+    'final',
+    'metrics.jsonl',
+    'report.html',
+    'tensorboard',
+    'trajectories.jsonl',
+    'verdicts.json',
+  ]
+
+
+def test_a_final_of_adapters_is_pefts_folder(folder, adapted):
+  config = json.loads((adapted / 'final/adapter_config.json').read_text())
+  assert config['base_model_name_or_path'] == str(folder)
+  assert sorted(os.listdir(adapted / 'final')) == [
+    'adapter_config.json',
+    'adapter_model.safetensors',
+    'dllm_jax.json',
+    'tokenizer.json',
+    'tokenizer_config.json',
+  ]
 
 
 def timeless(directory):
@@ -180,34 +216,68 @@ def test_workdir_and_folder_are_evaluated_alike(folder, whole, tmp_path):
   assert final[0]['params'] == 'final' and final[1] != base[1]
 
 
-def test_a_converted_folder_is_the_same_model(folder, tmp_path):
-  mesh = sharding.make_mesh(sharding.MeshConfig(data=1))
-  pretrained.convert(folder, tmp_path / 'ours', mesh)
-  assert evaluated(greedy(''), tmp_path / 'ours', tmp_path) == evaluated(
-    greedy(''), folder, tmp_path
-  )
-  origin = pretrained_base.read(tmp_path / 'ours')
-  pretrained_base.keep(origin, tmp_path)
-  kept = pretrained_base.read(tmp_path / pretrained_base.FOLDER)
-  assert kept.record == origin.record._replace(notices=())
-  assert kept.tokenizer.special == origin.tokenizer.special
+def test_a_final_is_evaluated_as_its_run(whole, adapted, tmp_path):
+  for run, changes in ((whole, {}), (adapted, {'model__lora_rank': 2})):
+    config = greedy(
+      json.loads((run / 'config.json').read_text())['config']['base']['path'],
+      **changes,
+    )
+    want = evaluated(config, run, tmp_path)
+    out = tmp_path / 'again.json'
+    found = evaluate.evaluate_model(
+      config, run / 'final', None, out=out, screen=QUIET
+    )
+    assert found['params'] == 'final'
+    assert found['accuracy'] == want[0]['accuracy']
+    lines = out.with_suffix(eval_files.GENERATIONS).read_text().splitlines()
+    assert [json.loads(line) for line in lines] == want[1]
+    out.unlink()
 
 
-def test_a_run_outlives_its_folder(commands, folder, adapted, tmp_path):
+def test_a_final_that_was_moved_is_a_model_of_its_own(whole, tmp_path):
+  """It decodes as a pretrained model: 128 tokens at most, to its EOS."""
+  shutil.copytree(whole / 'final', tmp_path / 'moved')
+  model = model_lib.Model.describe(tmp_path / 'moved')
+  assert model.decoding == model_lib.DECODING and model.prefill == ''
+  own = model_lib.Model.describe(whole)
+  assert own.decoding.gen_length == 12 and not own.decoding.stop_at_eos
+
+
+def test_a_run_of_weights_outlives_its_folder(whole, folder, tmp_path):
   """Its own models need nothing of it."""
+  gone = moved_base(whole, tmp_path)
+  config = greedy(tmp_path / 'no')
+  assert (
+    evaluated(config, gone, tmp_path)[1]
+    == evaluated(greedy(folder), whole, tmp_path)[1]
+  )
+  with pytest.raises(errors.UserError, match="no model 'base'; it has final"):
+    evaluated(config, gone, tmp_path, 'base')
+
+
+def moved_base(run, tmp_path):
+  """A copy of a run whose base is not where its config says."""
   gone = tmp_path / 'gone'
-  shutil.copytree(adapted, gone)
+  shutil.copytree(run, gone)
   config = json.loads((gone / 'config.json').read_text())
   config['config']['base']['path'] = str(tmp_path / 'no')
   (gone / 'config.json').write_text(json.dumps(config))
-  args = ('eval.py', *CONFIG, *lora(tmp_path / 'no'), '--model')
-  command = commands.run(*args, gone, '--out', tmp_path / 'out.json')
-  assert (command.code, command.err) == (0, '')
-  command = commands.run(*args, gone, '--config.model.lora_rank=1')
-  assert command.code == 1 and 'trained with model.lora_rank=2' in command.err
-  command = commands.run(*args, gone, '--params=base')
+  return gone
+
+
+def test_adapters_without_their_base_are_one_line(
+  commands, folder, adapted, tmp_path
+):
+  gone = moved_base(adapted, tmp_path)
+  path = gone / 'final' / 'adapter_config.json'
+  path.write_text(path.read_text().replace(str(folder), str(tmp_path / 'no')))
+  (gone / 'final' / 'dllm_jax.json').unlink()
+  args = ('eval.py', *CONFIG, *lora(folder), '--model', gone)
+  command = commands.run(*args)
   assert command.code == 1 and command.err.count('\n') == 1
-  assert "holds no model 'base'; it has final" in command.err
+  assert f'base model {tmp_path / "no"}, which is missing' in command.err
+  command = commands.run(*args[:-1], adapted, '--config.model.lora_rank=1')
+  assert command.code == 1 and 'trained with model.lora_rank=2' in command.err
 
 
 def test_guidance_changes_tokens_and_0_does_not(commands, folder, tmp_path):
@@ -234,19 +304,18 @@ def test_a_sweep_of_a_folder(folder, tmp_path):
   assert out.with_suffix('.png').exists()
 
 
-def test_parameters_of_a_run_are_a_base_too(folder, adapted, tmp_path):
-  """base.path names the parameters of a run that began with a folder."""
-  config = values(adapted / 'final', model__lora_rank=2)
-  cfg = pretrained_base.located(settings.from_config(config))
-  origin = pretrained_base.of_run(cfg, tmp_path)
-  assert origin.folder == adapted / pretrained_base.FOLDER
-  ctx = setup.context_of(cfg, origin)
-  checks.check_base(cfg, ctx, tmp_path)
+def test_adapters_of_a_run_are_a_base_too(folder, adapted, tmp_path):
+  """base.path names the final of a run with adapters: they are trained on."""
+  cfg = settings.from_config(values(adapted / 'final', model__lora_rank=2))
+  model, ctx = described(cfg)
+  assert model.folder.base == folder
+  base_model.check_params(model.folder, ctx)
   assert ctx.denoiser.cfg.lora_rank == 2
-  with pytest.raises(errors.UserError, match='lora_a is in the checkpoint'):
-    checks.check_base(
-      cfg, setup.context_of(cfg, origin, adapters=False), tmp_path
-    )
+  params = base_model.load_params(model.folder, ctx, QUIET)
+  leaves = flax.traverse_util.flatten_dict(params, sep='.')
+  tiny_run.assert_same(jax.device_get(leaves), tensors(adapted / 'final'))
+  line = attempt(adapted / 'final', tmp_path / 'run')
+  assert 'has adapters of rank 2 and alpha 64.0; set model.lora_rank' in line
 
 
 def test_only_how_a_model_is_run_comes_from_the_config(folder):
@@ -278,7 +347,7 @@ def test_a_completion_ends_with_its_turn(folder):
   The folder's config names `<|endoftext|>` alone.
   """
   cfg = settings.from_config(values(folder))
-  ctx = setup.context_of(cfg, pretrained_base.read(folder))
+  _, ctx = described(cfg)
   ids = {name: ctx.tokenizer._special_ids[name] for name in STOPS}
   assert ctx.vocab.stop_tokens == tuple(sorted(ids.values()))
   assert ctx.vocab.eos_token == ids['<|endoftext|>']
@@ -299,8 +368,7 @@ def test_a_completion_ends_with_its_turn(folder):
 
 def test_prompts_have_the_template_and_the_prefill(folder):
   cfg = settings.from_config(values(folder, rollout__prefill='<reasoning>\n'))
-  origin = pretrained_base.of_run(cfg, folder)
-  ctx = setup.context_of(cfg, origin)
+  _, ctx = described(cfg)
   row = {'id': 'x', 'numbers': [1, 2, 3], 'target': 6}
   ids = ctx.encode([row], 200)
   text = ctx.tokenizer._tokenizer.decode(
@@ -356,16 +424,16 @@ def shortened(folder):
 @pytest.mark.parametrize(
   'spoil, line',
   [
-    (causal, 'holds a causal model (qwen2); training and decoding here are'),
+    (causal, 'is a causal model (qwen2); this needs a masked diffusion model'),
     (lambda f: (f / 'config.json').unlink(), 'config.json is missing'),
     (
       lambda f: (f / 'model.safetensors').unlink(),
       'has neither model.safetensors nor',
     ),
     (lambda f: (f / 'tokenizer.json').unlink(), 'neither tokenizer.json nor'),
-    (shortened, 'ends early'),
+    (shortened, 'file not fully covered'),
     (changed('config.json', model_type='gpt9'), "model_type is 'gpt9'"),
-    (changed('config.json', d_model=32), 'has the shape'),
+    (changed('config.json', d_model=32), 'has shape'),
     (
       changed(
         'tokenizer_config.json',
@@ -418,42 +486,28 @@ def test_a_workdir_is_no_base(folder, whole, tmp_path):
   assert f'the workdir of a run; did you mean {whole / "final"}?' in line
 
 
-def test_a_folder_that_changed_is_no_base_any_more(folder, adapted, tmp_path):
+def test_a_folder_that_changed_is_no_base_any_more(
+  commands, folder, adapted, tmp_path
+):
   """A run goes on with the model that it began with, or not at all."""
-  other = tiny_pretrained.llada(tmp_path / 'other', mlp_size=40)
-  cfg = settings.from_config(values(other))
-  ctx = setup.context_of(cfg, pretrained_base.of_run(cfg, adapted))
-  with pytest.raises(errors.UserError, match='holds another model than'):
-    checks.check_base(cfg, ctx, adapted)
-
-
-def test_adapters_of_a_folder_are_trained_on(folder, adapted, tmp_path):
-  """A converted folder with adapters wants them named; then it has them."""
-  mesh = sharding.make_mesh(sharding.MeshConfig(data=1))
-  model = pretrained.open_model(folder, mesh)
-  cfg = settings.from_config(values(folder, model__lora_rank=2))
-  ctx = setup.context_of(cfg, pretrained_base.read(folder))
-  params = pretrained_base.load(folder, ctx, QUIET)
-  record = model.record._replace(model=ctx.denoiser.cfg)
-  ours = tmp_path / 'ours'
-  files = converted.copy_tokenizer(folder, ours.parent)
-  ours.mkdir()
-  for name in files:
-    shutil.move(tmp_path / name, ours / name)
-  pretrained.checkpoint.save_params(
-    ours / 'params', params, converted.to_meta(record, files)
-  )
-  line = attempt(ours, tmp_path / 'run')
-  assert 'has adapters of rank 2 and alpha 64.0; set model.lora_rank' in line
-  again = pretrained_base.load(ours, ctx, QUIET)
-  tiny_run.assert_same(again, params)
-  pretrained_base.check(ours, ctx)
+  own, run = tmp_path / 'own', tmp_path / 'run'
+  shutil.copytree(folder, own)
+  shutil.copytree(adapted, run)
+  config = (run / 'config.json').read_text()
+  (run / 'config.json').write_text(config.replace(str(folder), str(own)))
+  (run / 'eval.json').unlink()
+  shutil.rmtree(run / 'final')
+  shutil.rmtree(own)
+  tiny_pretrained.llada(own, mlp_size=40)
+  command = commands.run('train.py', *CONFIG, *lora(own), '--workdir', run)
+  assert command.code == 1 and command.err.count('\n') == 1
+  assert 'holds another model' in command.err
 
 
 def test_params_are_of_a_run_alone(commands, folder):
   command = commands.run('eval.py', '--model', folder, '--params=final')
-  assert command.code == 1 and command.err.count('\n') == 1
-  assert 'leave --params out' in command.err
+  assert command.code == 2 and command.err.count('\n') == 1
+  assert '--params final is for the workdir of a run' in command.err
 
 
 def test_dream_with_the_real_tokenizer(commands, shared_dir, tmp_path):
@@ -491,6 +545,29 @@ def test_ag_grpo_with_guidance_and_a_prefill(folder, tmp_path):
   assert row['terms/xmlcount'] >= 0.125  # the prefill's tag counts
 
 
+def test_generate_decodes_as_the_run_was_evaluated(folder, tmp_path):
+  """Its prefill and its guidance included."""
+  out = tmp_path / 'run'
+  changes = {'rollout__prefill': '<reasoning>\n', 'rollout__cfg_scale': 1.5}
+  config = values(folder, train__num_steps=1, **changes)
+  run_lib.run(config, out, QUIET)
+  model = model_lib.Model.describe(out)
+  assert model.prefill == '<reasoning>\n' and model.decoding.cfg_scale == 1.5
+  assert model.decoding.temperature == 0
+  found, rows = evaluated(greedy(folder, **changes), out, tmp_path)
+  request = prompt_file.parse({'id': 0, 'prompt': rows[0]['question']}, 'p')
+  generate.generate(
+    out,
+    [request],
+    generate.Decoding(changes={'num_steps': 4}),
+    mesh=sharding.make_mesh(sharding.MeshConfig(data=1)),
+    screen=QUIET,
+    out=tmp_path / 'rows.jsonl',
+  )
+  row = json.loads((tmp_path / 'rows.jsonl').read_text())
+  assert row['completion_ids'] == rows[0]['completion_ids']
+
+
 def test_generate_reads_a_run_and_its_base(commands, folder, whole, tmp_path):
   """As evaluation does: the run's template, adapters and decoding."""
   rows = {}
@@ -501,8 +578,8 @@ def test_generate_reads_a_run_and_its_base(commands, folder, whole, tmp_path):
     assert command.code == 0, command.err
     rows[name] = json.loads(out.read_text())
   ids = rows['final']['prompt_ids']
-  origin = pretrained_base.read(folder)
-  pieces = origin.template.render('1 2 3')
-  assert ids == origin.tokenizer.encode_pieces([pieces])[0].ids
+  base = model_lib.Model.describe(folder)
+  pieces = base.template.render('1 2 3')
+  assert ids == base.tokenizer.encode_pieces([pieces])[0].ids
   assert rows['base']['prompt_ids'] == ids
   assert rows['base']['logp'] != rows['final']['logp']

@@ -1,0 +1,129 @@
+"""What a family of models is: its config.json, its tensors, its chat.
+
+Our kernels are [in, out], Hugging Face's are [out, in]. Keys of the tables of
+tensors are paths of our parameter tree, values are their names.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from dllm_jax.text import chat
+
+# Bounds far above every model: they keep nonsense out of shape arithmetic.
+LIMITS = {
+  'vocab_size': 2**22,
+  'hidden_size': 2**17,
+  'num_layers': 2**10,
+  'num_heads': 2**12,
+  'num_kv_heads': 2**12,
+  'head_dim': 2**12,
+  'mlp_size': 2**20,
+}
+# Fields that change nothing that we compute.
+IGNORED = frozenset(
+  (
+    'architectures',
+    'auto_map',
+    'model_type',
+    'torch_dtype',
+    'dtype',
+    'transformers_version',
+    'use_cache',
+    '_name_or_path',
+    '_attn_implementation',
+    '_attn_implementation_autoset',
+    'initializer_range',
+    'attention_dropout',
+    'max_position_embeddings',
+    'pretraining_tp',
+  )
+)
+SPECIAL = frozenset(
+  ('mask_token_id', 'eos_token_id', 'bos_token_id', 'pad_token_id')
+)
+ROPE = frozenset(('rope_theta', 'rope_scaling', 'rope_parameters'))
+# Of the object in rope_scaling or rope_parameters.
+ROPE_INNER = frozenset(
+  (
+    'rope_theta',
+    'rope_type',
+    'type',
+    'factor',
+    'low_freq_factor',
+    'high_freq_factor',
+    'original_max_position_embeddings',
+  )
+)
+
+
+class Names(NamedTuple):
+  """The tensor names of a family.
+
+  Attributes:
+    top: of leaves outside the blocks.
+    blocks: prefix of block {layer}.
+    block: of leaves of a block, after the prefix.
+  """
+
+  top: Mapping[str, str]
+  blocks: str
+  block: Mapping[str, str]
+
+  def tensor(self, path: str, layer: int | None) -> str:
+    """The tensor of our leaf `path`; of one layer where it is stacked."""
+    if layer is None:
+      return self.top[path]
+    name = self.block[path.removeprefix('layers/')]
+    return self.blocks.format(layer=layer) + name
+
+  def module(self, path: str, layer: int) -> str:
+    """The module of a stacked kernel, without '.weight'."""
+    return self.tensor(path, layer).removesuffix('.weight')
+
+
+def same(config: Mapping[str, Any]) -> Mapping[str, Any]:
+  """A config.json from which nothing is derived."""
+  return config
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Family:
+  """How one `model_type` maps to a `ModelConfig` and its parameters.
+
+  Attributes:
+    model_type: its name in config.json.
+    architectures: the class names it goes by, the first the one we write.
+    sizes: our integer field -> theirs.
+    must: fields of which only this value is ours; null and absence are right
+      too where the value is false or null.
+    fixed: `ModelConfig` fields that are the same for all of the family.
+    names: of its tensors.
+    tie: the field that ties the unembedding.
+    ignored: more fields that change nothing that we compute.
+    derive: adds the values of fields that its config.json may leave out.
+    head_dim: where config.json does not say; None is hidden_size / num_heads.
+    writes: further fields of a new config.json: theirs -> our field.
+    template: of chats, for folders without one; None where there is none.
+  """
+
+  model_type: str
+  architectures: tuple[str, ...]
+  sizes: Mapping[str, str]
+  must: Mapping[str, Any]
+  fixed: Mapping[str, Any]
+  names: Names
+  tie: str = 'tie_word_embeddings'
+  ignored: frozenset[str] = frozenset()
+  derive: Callable[[Mapping[str, Any]], Mapping[str, Any]] = same
+  head_dim: int | None = None
+  writes: Mapping[str, str] = dataclasses.field(
+    default_factory=lambda: {'head_dim': 'head_dim'}
+  )
+  template: chat.ChatTemplate | None = None
+
+  def known(self) -> frozenset[str]:
+    """The fields of config.json that are read, checked or ignored."""
+    own = {*self.sizes.values(), *self.must, self.tie}
+    own |= {'rms_norm_eps', 'head_dim', 'layer_types'}
+    return IGNORED | SPECIAL | ROPE | self.ignored | own

@@ -1,0 +1,293 @@
+"""Model folders written: weights, config.json, tokenizer files and digests.
+
+A folder is filled beside its place and moved there by one rename. Tensors are
+taken from the devices one by one, by all processes, and process 0 writes them:
+no host holds the model beside its own shards.
+"""
+
+import collections
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import flax
+import jax
+import numpy as np
+
+from dllm_jax import errors, types
+from dllm_jax.hf import config as hf_config
+from dllm_jax.hf import folder as folder_lib
+from dllm_jax.hf import load, peft, shards, sidecar
+from dllm_jax.hf import table as table_lib
+from dllm_jax.models import lora
+from dllm_jax.runtime import console, processes
+from dllm_jax.text import tokenizer as tokenizer_lib
+from dllm_jax.text import words
+
+MAX_SHARD_BYTES = 5 * 10**9
+# Of prompts that are read as they are.
+_PLAIN = '{% for message in messages %}{{ message.content }}{% endfor %}'
+Text = pathlib.Path | tokenizer_lib.Tokenizer | None
+
+
+def save(
+  target: pathlib.Path,
+  params: types.Params,
+  record: hf_config.Record,
+  *,
+  text: Text = None,
+  base: str = '',
+  kept: Mapping[str, Any] | None = None,
+  max_shard_bytes: int = MAX_SHARD_BYTES,
+  screen: console.Console | None = None,
+) -> None:
+  """Writes a model; with adapters in its parameters, those alone.
+
+  Args:
+    target: must not exist; it appears complete or not at all.
+    params: of the model.
+    record: of the model; its dtype is that of the parameters.
+    text: a folder whose tokenizer files are copied, or a word-level tokenizer.
+    base: folder or name of the base model of adapters.
+    kept: for `sidecar.write`.
+    max_shard_bytes: of one file.
+    screen: shows a bar.
+
+  Raises:
+    UserError: the target exists, the disk is full, or the model has no form in
+      its family.
+  """
+  adapters, _ = lora.split(params)
+  if adapters:
+    save_adapters(target, adapters, record, base=base, text=text, kept=kept)
+    return
+  leaves = flax.traverse_util.flatten_dict(params, sep='/')
+  save_leaves(
+    target,
+    iter(leaves.items()),
+    leaves,
+    record,
+    text=text,
+    kept=kept,
+    max_shard_bytes=max_shard_bytes,
+    screen=screen,
+  )
+
+
+def save_leaves(
+  target: pathlib.Path,
+  leaves: Iterator[tuple[str, jax.Array]],
+  like: Mapping[str, Any],
+  record: hf_config.Record,
+  *,
+  text: Text = None,
+  kept: Mapping[str, Any] | None = None,
+  max_shard_bytes: int = MAX_SHARD_BYTES,
+  screen: console.Console | None = None,
+) -> None:
+  """`save` of leaves that come one by one, of which one at a time is held.
+
+  Args:
+    target: as in `save`.
+    leaves: (path, leaf) of all, in any order.
+    like: what has their shapes, by path, in the same order.
+    record: of the model.
+    text: as in `save`.
+    kept: as in `save`.
+    max_shard_bytes: of one file.
+    screen: shows a bar.
+  """
+  dtype = record.model.param_dtype
+  config = hf_config.render(record, dtype)
+  slots = table_lib.tensors(record.family, like)
+  size = sum(leaf.size * leaf.dtype.itemsize for leaf in like.values())
+
+  def fill(work, arrays):
+    folder_lib.check_space(target, size)
+    shapes = {name: slot.shape for name, slot in slots.items()}
+    with load.stage(screen, 'writing', len(slots)) as advance:
+      shards.write(
+        work,
+        shapes,
+        _counted(arrays, advance),
+        dtype,
+        max_bytes=max_shard_bytes,
+      )
+    _write_json(work / hf_config.CONFIG_FILE, config)
+
+  _write(target, _arrays(leaves, slots), fill, text, kept)
+
+
+def save_adapters(
+  target: pathlib.Path,
+  adapters: lora.Adapters,
+  record: hf_config.Record,
+  *,
+  base: str,
+  text: Text = None,
+  kept: Mapping[str, Any] | None = None,
+) -> None:
+  """Writes adapters as PEFT would; see `save`."""
+  arrays = peft.tensors(record.family, adapters)
+  _write(
+    target,
+    arrays,
+    lambda work, arrays: peft.save(
+      work, dict(arrays), record.family, record.model, base=base
+    ),
+    text,
+    kept,
+  )
+
+
+def _write(
+  target: pathlib.Path,
+  arrays: Iterator[tuple[str, np.ndarray]],
+  fill: Callable[[pathlib.Path, Iterator[tuple[str, np.ndarray]]], None],
+  text: Text,
+  kept: Mapping[str, Any] | None,
+) -> None:
+  """A new folder, filled by process 0; all processes gather the arrays."""
+  failure = None
+  if processes.is_first():
+    try:
+      with folder_lib.new(target) as work:
+        fill(work, arrays)
+        _write_text(work, text)
+        sidecar.write(work, kept or {})
+    except errors.UserError as e:
+      failure = e
+  if processes.several():
+    collections.deque(arrays, maxlen=0)  # what is left of a common effort
+
+  def finish():
+    if failure is not None:
+      raise failure
+
+  processes.from_first('the end of a save', finish)
+
+
+def _arrays(
+  leaves: Iterator[tuple[str, jax.Array]],
+  slots: Mapping[str, table_lib.Slot],
+) -> Iterator[tuple[str, np.ndarray]]:
+  """The tensors of all leaves, on the host."""
+  names = collections.defaultdict(list)
+  for name, slot in slots.items():
+    names[slot.path].append((name, slot))
+  for path, leaf in leaves:
+    for name, slot in names[path]:
+      part = leaf if slot.layer is None else leaf[slot.layer]
+      array = shards.to_host(part)
+      yield name, array.T if slot.turned else array
+    del leaf, part, array  # before the next one comes
+
+
+def _counted(
+  arrays: Iterator[tuple[str, np.ndarray]], advance: Callable[[], None]
+) -> Iterator[tuple[str, np.ndarray]]:
+  for item in arrays:
+    advance()
+    yield item
+    del item  # before the next one comes
+
+
+def _write_text(work: pathlib.Path, text: Text) -> None:
+  """The tokenizer's files, and what generation needs."""
+  if isinstance(text, pathlib.Path):
+    for name in table_lib.TEXT_FILES:
+      if folder_lib.has(text, name):
+        folder_lib.copy(text, name, work)
+  elif text is not None:
+    text.save(work / 'tokenizer.json')
+    special = text.special
+    config = {
+      'tokenizer_class': 'PreTrainedTokenizerFast',
+      'eos_token': words.EOS,
+      'pad_token': words.EOS,
+      'mask_token': words.MASK,
+      'clean_up_tokenization_spaces': False,
+      'chat_template': _PLAIN,
+    }
+    _write_json(work / 'tokenizer_config.json', config)
+    ids = {'eos_token_id': special.eos, 'pad_token_id': special.pad}
+    _write_json(work / 'generation_config.json', ids)
+
+
+def _write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
+  path.write_text(json.dumps(content, indent=2) + '\n', 'utf-8')
+
+
+def convert(
+  source: pathlib.Path,
+  target: pathlib.Path,
+  mesh: jax.sharding.Mesh,
+  *,
+  dtype: str | None = None,
+  adapter: pathlib.Path | None = None,
+  merge: bool = False,
+  max_shard_bytes: int = MAX_SHARD_BYTES,
+  screen: console.Console | None = None,
+) -> None:
+  """A model folder to a new one: adapters merged, weights cast, files resized.
+
+  A leaf at a time is held. Adapters that are not merged are written alone.
+
+  Args:
+    source: of weights or of adapters.
+    target: must not exist; it appears complete or not at all.
+    mesh: where leaves live on their way.
+    dtype: to cast the weights to; None keeps theirs.
+    adapter: a folder of adapters, to put on the model.
+    merge: adds the adapters to the kernels.
+    max_shard_bytes: of one file.
+    screen: shows bars and notices.
+
+  Raises:
+    UserError: as `load.load`, or the target exists, or the disk is full.
+  """
+  if dtype is not None and dtype not in table_lib.DTYPES:
+    raise errors.UserError(
+      f'dtype is {dtype!r}; expected one of {", ".join(table_lib.DTYPES)}'
+    )
+  folder = load.read(source)
+  if adapter is not None:
+    folder = load.with_adapters(folder, adapter)
+  family, has = folder.record.family, folder.base != folder.path
+  if merge and not has:
+    raise errors.UserError(
+      f'{source} has no adapters to merge; give --lora DIR, or leave '
+      '--merge_lora out'
+    )
+  if has and not merge and dtype:
+    raise errors.UserError(
+      'adapters are float32, and are written alone: give --merge_lora to cast '
+      'the model, or leave --dtype out'
+    )
+  cfg, leaves = load.iterate(folder, mesh, param_dtype=dtype, screen=screen)
+  if has:
+    _, adapters = peft.load(folder.path, family, cfg, mesh)
+  if has and not merge:
+    base = peft.base_of(folder.path, folder.base)
+    record = folder.record._replace(model=cfg)
+    save_adapters(target, adapters, record, base=base, text=folder.text)
+    return
+  if has:
+    leaves = lora.merge_leaves(leaves, adapters, cfg)
+  cfg = dataclasses.replace(cfg, lora_rank=0)
+  like = table_lib.targets(cfg, mesh)
+  # In the order in which they are read.
+  like = {
+    p: like[p] for p in sorted(like, key=lambda p: p.startswith('layers/'))
+  }
+  save_leaves(
+    target,
+    leaves,
+    like,
+    folder.record._replace(model=cfg),
+    text=folder.text,
+    max_shard_bytes=max_shard_bytes,
+    screen=screen,
+  )

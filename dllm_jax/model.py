@@ -1,0 +1,500 @@
+"""A model to decode with: weights, words, and how it is meant to be decoded.
+
+The one place where a name, a model folder or a workdir becomes a model.
+"""
+
+import dataclasses
+import functools
+import pathlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from jax.sharding import Mesh
+
+from dllm_jax import decoding, errors, types
+from dllm_jax.analysis import policies
+from dllm_jax.eval import likelihood
+from dllm_jax.hf import config as hf_config
+from dllm_jax.hf import folder as folder_lib
+from dllm_jax.hf import hub, load, save, table
+from dllm_jax.hf.families import FAMILIES
+from dllm_jax.models import transformer
+from dllm_jax.rollout import completions
+from dllm_jax.runtime import console as console_lib
+from dllm_jax.runtime import sharding
+from dllm_jax.state import workdir
+from dllm_jax.text import chat, special
+from dllm_jax.text import tokenizer as tokenizer_lib
+
+# How a model is decoded that no run trained: its text ends with a stop token.
+DECODE = 'fixed'
+DECODING = {
+  'gen_length': 128,
+  'block_length': 32,
+  'num_steps': 128,
+  'threshold': 0.9,
+  'stop_at_eos': True,
+}
+_BASE_NAME = re.compile(r'(?i)(^|[-_.])base($|[-_.@])')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Model:
+  """A model, and what is known of it.
+
+  Attributes:
+    denoiser: of the parameters.
+    params: None before `load`.
+    record: family, shape and special ids.
+    vocab: special ids; None of a causal model.
+    tokenizer: None where the folder has none.
+    folder: that it was read from; None of a new model.
+    decoders: greedy ones by name, as the model is meant to be decoded.
+    decode: name of the default one.
+    prefill: how its completions begin; a part of the prompt.
+    mesh: the devices that `params` lie on.
+    overrides: fields of its config that a run chose; None of other models.
+  """
+
+  denoiser: types.Denoiser
+  params: types.Params | None = None
+  record: hf_config.Record
+  vocab: types.Vocabulary | None
+  tokenizer: tokenizer_lib.Tokenizer | None
+  folder: load.Folder | None = None
+  decoders: Mapping[str, types.Decoder] = dataclasses.field(
+    default_factory=lambda: decoding.make_decoders(DECODING)
+  )
+  decode: str = DECODE
+  prefill: str = ''
+  mesh: Mesh | None = None
+  overrides: Mapping[str, Any] | None = None
+
+  @classmethod
+  def open(
+    cls,
+    name: str | pathlib.Path,
+    *,
+    mesh: Mesh | None = None,
+    params: str | None = None,
+    dtype: str | None = None,
+    param_dtype: str | None = None,
+    console: console_lib.Console | None = None,
+  ) -> 'Model':
+    """Reads a model.
+
+    Args:
+      name: a model folder, ORG/NAME@REVISION, or the workdir of a run.
+      mesh: where the parameters go; None takes all devices for rows.
+      params: which model of a run: 'base', 'control' or 'final'; None is
+        'final'. Other folders have one.
+      dtype: of activations; None: the run's, else that of the parameters.
+      param_dtype: None: the run's, else as they are stored.
+      console: shows progress.
+
+    Raises:
+      errors.UserError: there is no such model, or it is malformed or damaged.
+    """
+    mesh = mesh or sharding.make_mesh(sharding.MeshConfig())
+    described = cls.describe(name, params=params)
+    return described.load(
+      mesh, dtype=dtype, param_dtype=param_dtype, console=console
+    )
+
+  @classmethod
+  def describe(
+    cls, name: str | pathlib.Path, *, params: str | None = None
+  ) -> 'Model':
+    """`open` without reading a weight: everything but the parameters."""
+    path, params = resolve(name, params)
+    if params is None:
+      return of_folder(load.read(path))
+    kept = kept_models(path)
+    if params not in kept:
+      has = f'; it has {", ".join(kept)} (--params)' if kept else ''
+      raise errors.UserError(f'{path} holds no model {params!r}{has}')
+    model = of_folder(load.read(kept[params]))
+    config = workdir.read_config(path)
+    try:
+      return dataclasses.replace(model, **_of_run(config))
+    except (KeyError, TypeError, ValueError, AttributeError) as e:
+      raise errors.UserError(
+        f'{path / workdir.CONFIG_FILE} is not of this version: {e!r}'
+      ) from e
+
+  def load(
+    self,
+    mesh: Mesh,
+    *,
+    dtype: str | None = None,
+    param_dtype: str | None = None,
+    console: console_lib.Console | None = None,
+  ) -> 'Model':
+    """The described model with its parameters; see `open`."""
+    how = dict(self.overrides or {})
+    dtypes = {'dtype': dtype, 'param_dtype': param_dtype}
+    how |= {name: value for name, value in dtypes.items() if value}
+    cfg, params = load.load(
+      self.folder,
+      mesh,
+      dtype=how.get('dtype'),
+      param_dtype=how.get('param_dtype'),
+      screen=console,
+    )
+    cfg = dataclasses.replace(cfg, **how)
+    return dataclasses.replace(
+      self,
+      denoiser=transformer.TransformerDenoiser(cfg=cfg),
+      params=params,
+      record=self.record._replace(model=cfg),
+      mesh=mesh,
+    )
+
+  def decoder(
+    self,
+    decode: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+  ) -> types.Decoder:
+    """The model's decoder of that name, or its default one, with overrides.
+
+    Raises:
+      errors.UsageError: an override that the decoder does not have or refuses.
+    """
+    try:
+      return decoding.apply_overrides(
+        self.decoders, decode or self.decode, overrides or {}
+      )
+    except ValueError as e:
+      raise errors.UsageError(f'{e}; see --help') from e
+
+  def encode(
+    self,
+    prompt: str | Sequence[int],
+    template: chat.ChatTemplate = chat.PLAIN,
+    prefill: str = '',
+  ) -> list[int]:
+    """The ids of a prompt.
+
+    Args:
+      prompt: text, or ids, which stay as they are.
+      template: what stands around the text.
+      prefill: how the completion begins, after the template.
+
+    Raises:
+      errors.UserError: text that the tokenizer cannot spell, ids that the
+        model does not have, or no tokens at all.
+    """
+    if not isinstance(prompt, str):
+      rows = self.record.model.vocab_size
+      if max(prompt) >= rows:
+        raise errors.UserError(
+          f'prompt_ids has {max(prompt)}, and the model has ids up to '
+          f'{rows - 1}'
+        )
+      return list(prompt)
+    if self.tokenizer is None:
+      raise errors.UserError(
+        'the prompt is text, and the model has no tokenizer; give prompt_ids, '
+        'or put the tokenizer into its folder'
+      )
+    try:
+      pieces = template.render(prompt, prefill)
+      ids = self.tokenizer.encode_pieces([pieces])[0].ids
+    except ValueError as e:
+      hint = ''
+      if self.overrides is not None:
+        hint = (
+          '; the model of a run knows only the words of its task, most with '
+          "the space before them (' 3', not '3'): write the prompt as the task "
+          'does'
+        )
+      raise errors.UserError(f'{e}{hint}') from e
+    if not ids:
+      raise errors.UserError('the prompt has no tokens')
+    return ids
+
+  def complete(
+    self,
+    rows: Sequence[Sequence[int]],
+    decoder: types.Decoder,
+    *,
+    seed: int = 0,
+    batch_size: int = 8,
+  ) -> Iterator[completions.Completion]:
+    """Completions of encoded prompts, in order; see `completions.complete`."""
+    return completions.complete(
+      self.denoiser,
+      self.params,
+      rows,
+      decoder,
+      vocab=self.vocab,
+      tokenizer=self.tokenizer,
+      mesh=self.mesh,
+      seed=seed,
+      batch_size=batch_size,
+    )
+
+  def generate(
+    self,
+    prompts: Sequence[str | Sequence[int]],
+    decoder: types.Decoder | None = None,
+    *,
+    chat: bool | None = None,
+    seed: int = 0,
+    batch_size: int = 8,
+  ) -> list[completions.Completion]:
+    """Completes prompts.
+
+    Args:
+      prompts: texts, or ids.
+      decoder: how to decode; None is the model's default (`decoder`).
+      chat: whether texts get the chat template; see `prompt_template`.
+      seed: seed of the draws; a prompt's depend on its place.
+      batch_size: prompts decoded together.
+
+    Raises:
+      errors.UserError: a causal model, or a prompt that cannot be encoded.
+    """
+    self.check_masked()
+    template = self.prompt_template(chat)
+    rows = [self.encode(text, template, self.prefill) for text in prompts]
+    decoder = decoder or self.decoder()
+    return list(self.complete(rows, decoder, seed=seed, batch_size=batch_size))
+
+  def loglikelihood(
+    self,
+    pairs: Sequence[tuple[str | Sequence[int], str | Sequence[int]]],
+    *,
+    num_samples: int = 128,
+    seed: int = 0,
+    batch_size: int = 8,
+  ) -> list[float]:
+    """log p(continuation | prompt) of (prompt, continuation) pairs, in nats.
+
+    Exact for a causal model; for a masked diffusion model the Monte-Carlo
+    estimate of its lower bound (`eval.likelihood.bound`).
+
+    Args:
+      pairs: texts, or ids; texts get no chat template and no prefill.
+      num_samples: masked canvases of a pair; not read for a causal model.
+      seed: seed of the masks; a pair's depend on its place.
+      batch_size: pairs scored together.
+
+    Raises:
+      errors.UserError: a text that cannot be encoded.
+    """
+    encoded = [(self.encode(a), self.encode(b)) for a, b in pairs]
+    return likelihood.loglikelihood(
+      self.denoiser,
+      self.params,
+      encoded,
+      vocab=self.vocab,
+      causal=self.record.model.causal,
+      num_samples=num_samples,
+      seed=seed,
+      batch_size=batch_size,
+    )
+
+  def save(
+    self, target: str | pathlib.Path, *, kept: Mapping[str, Any] | None = None
+  ) -> None:
+    """Writes a model folder; adapters alone, where there are any.
+
+    Args:
+      target: a new folder.
+      kept: JSON values to keep beside the weights.
+
+    Raises:
+      errors.UserError: as `hf.save.save`.
+    """
+    save.save(
+      pathlib.Path(target),
+      self.params,
+      self.record._replace(model=self.denoiser.cfg),
+      text=self.folder.text if self.folder else self.tokenizer,
+      base=hub.name_of(self.folder.base) if self.folder else '',
+      kept=kept,
+    )
+
+  @functools.cached_property
+  def template(self) -> chat.ChatTemplate:
+    """What stands around a prompt in training: the folder's, or the family's.
+
+    Raises:
+      errors.UserError: it is damaged.
+    """
+    return self._own_template or self._family_template or chat.PLAIN
+
+  @functools.cached_property
+  def _own_template(self) -> chat.ChatTemplate | None:
+    return self.folder and chat.from_directory(self.folder.text)
+
+  @property
+  def _family_template(self) -> chat.ChatTemplate | None:
+    family = FAMILIES.get(self.record.family)
+    return family.template if family and self.folder else None
+
+  def prompt_template(
+    self, wanted: bool | None, name: str = ''
+  ) -> chat.ChatTemplate:
+    """What stands around the prompts of a user.
+
+    Args:
+      wanted: None: as in training, for the model of a run; else where the
+        folder has a template and neither `name` nor its config calls the model
+        a base model.
+      name: of the model, as the user gave it.
+
+    Raises:
+      errors.UserError: a template is wanted and there is none, or it is
+        damaged.
+    """
+    if wanted is False:
+      return chat.PLAIN
+    names = (
+      pathlib.PurePath(name).name,
+      self.record.config.get('_name_or_path'),
+    )
+    is_base = any(_BASE_NAME.search(str(n)) for n in names)
+    if wanted is None and self.overrides is None and is_base:
+      return chat.PLAIN
+    try:
+      template = self._own_template
+    except errors.UserError as e:
+      raise errors.UserError(f'{e}; or decode without it: --nochat') from e
+    if wanted or self.overrides is not None:
+      template = template or self._family_template
+    template = template or chat.PLAIN
+    if wanted and template == chat.PLAIN:
+      raise errors.UsageError(
+        f'--chat: {self.folder.path} has no chat template'
+      )
+    return template
+
+  def check_masked(self) -> None:
+    """Refuses a causal model, where one of masked diffusion is needed.
+
+    Raises:
+      errors.UserError: names the folder and the family.
+    """
+    if self.vocab is None:
+      raise errors.UserError(
+        f'{self.folder.path} is a causal model ({self.record.family}); this '
+        'needs a masked diffusion model, such as LLaDA or Dream'
+      )
+
+
+def resolve(
+  name: str | pathlib.Path, params: str | None = None
+) -> tuple[pathlib.Path, str | None]:
+  """(workdir, which model of it), or (model folder, None).
+
+  Raises:
+    errors.UserError: there is no such folder, or it has one model alone.
+  """
+  path = hub.locate(str(name))
+  if workdir.read_config(path) is not None:
+    return path, params or 'final'
+  if params is not None:
+    raise errors.UsageError(
+      f'--params {params} is for the workdir of a run, and {path} is none'
+    )
+  in_run = path.name in policies.NAMES and workdir.read_config(path.parent)
+  return (path.parent, path.name) if in_run else (path, None)
+
+
+def kept_models(directory: pathlib.Path) -> dict[str, pathlib.Path]:
+  """The models of a run that exist, by name; its base may be elsewhere."""
+  kept = {name: directory / name for name in policies.NAMES}
+  config = workdir.read_config(directory)
+  if config is not None and not kept['base'].exists():
+    kept['base'] = hub.place(config['base']['path'] or str(kept['base']))
+  return {name: path for name, path in kept.items() if path.exists()}
+
+
+def of_words(
+  denoiser: types.Denoiser, tokenizer: tokenizer_lib.Tokenizer
+) -> Model:
+  """A new model with a word-level tokenizer."""
+  special = hf_config.Special(
+    mask_token=tokenizer.mask_token,
+    eos_tokens=(tokenizer.eos_token,),
+    pad_token=tokenizer.special.pad,
+  )
+  family = hf_config.family_of(denoiser.cfg)
+  record = hf_config.Record(family, denoiser.cfg, special)
+  return Model(
+    denoiser=denoiser,
+    record=record,
+    vocab=vocabulary(record, tokenizer, 'the model'),
+    tokenizer=tokenizer,
+  )
+
+
+def vocabulary(
+  record: hf_config.Record,
+  tokenizer: tokenizer_lib.Tokenizer | None,
+  where: str,
+) -> types.Vocabulary | None:
+  """The ids that decoding must know; None of a causal model.
+
+  Args:
+    record: says the mask, and where there is no tokenizer all else.
+    tokenizer: of the model.
+    where: the model, for messages.
+
+  Raises:
+    errors.UserError: no EOS.
+  """
+  if record.special.mask_token is None:
+    return None
+  if tokenizer is not None:
+    return tokenizer.vocabulary()
+  mask, stop = record.special.mask_token, record.special.eos_tokens
+  tokens = special.SpecialTokens(
+    mask=mask, eos=next(iter(stop), None), stop=stop
+  )
+  try:
+    return tokens.vocabulary(record.model.vocab_size)
+  except ValueError as e:
+    raise errors.UserError(f'{where}: {e}') from e
+
+
+def of_folder(folder: load.Folder) -> Model:
+  """The described model of a folder, whoever wrote it."""
+  record, tokenizer = folder.record, None
+  if any(folder_lib.has(folder.text, name) for name in table.TOKENIZERS):
+    tokenizer = tokenizer_lib.Tokenizer.from_directory(
+      folder.text, need_mask=False, model=record.config
+    )
+    tokenizer.check_rows(record.model.vocab_size, str(folder.path))
+  return Model(
+    denoiser=transformer.TransformerDenoiser(cfg=record.model),
+    record=record,
+    vocab=vocabulary(record, tokenizer, str(folder.path)),
+    tokenizer=tokenizer,
+    folder=folder,
+  )
+
+
+def _of_run(config: Mapping[str, Any]) -> dict[str, Any]:
+  """How the models of a run are decoded, as launch/eval.py does; see `Model`.
+
+  Args:
+    config: the run's config, as nested dicts.
+  """
+  values = {
+    name: value
+    for name, value in config['rollout'].items()
+    if decoding.users(name)
+  }
+  names = ('dtype', 'param_dtype', 'remat', 'attention')
+  return {
+    'decoders': decoding.greedy(
+      decoding.make_decoders(values), threshold=config['eval']['threshold']
+    ),
+    'decode': config['rollout']['decode'],
+    'prefill': config['rollout']['prefill'],
+    'overrides': {k: config['model'][k] for k in names if k in config['model']},
+  }

@@ -1,0 +1,193 @@
+"""The library's face: open, describe, save; and what other libraries read."""
+
+import dataclasses
+import functools
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tokenizers
+
+import dllm_jax
+from dllm_jax import errors, types
+from dllm_jax import model as model_lib
+from dllm_jax.hf import load
+from dllm_jax.models import lora, transformer
+from dllm_jax.runtime import sharding
+from dllm_jax.text import chat
+from tests import tiny, tiny_model, tiny_run
+from tests.launch import test_eval
+
+
+@functools.partial(jax.jit, static_argnames='denoiser')
+def logits(denoiser, params, tokens):
+  mask = jnp.ones(tokens.shape, bool)
+  return transformer.Transformer(denoiser.cfg).apply(
+    {'params': params}, tokens, mask
+  )
+
+
+def mesh():
+  return sharding.make_mesh(sharding.MeshConfig(data=1))
+
+
+def test_importing_the_library_imports_no_jax():
+  code = (
+    'import sys, dllm_jax\n'
+    "assert not {'jax', 'flax', 'numpy'} & set(sys.modules)\n"
+    "assert 'Model' in dllm_jax.__all__\n"
+  )
+  subprocess.run([sys.executable, '-c', code], check=True)
+
+
+def test_model_is_the_class():
+  assert dllm_jax.Model is model_lib.Model
+  with pytest.raises(AttributeError, match="no attribute 'Modle'"):
+    dllm_jax.Modle  # noqa: B018
+
+
+def test_opening_a_folder(shared_dir):
+  folder = shared_dir / 'golden' / 'llada_tiny'
+  model = dllm_jax.Model.open(folder, mesh=mesh())
+  assert model.denoiser.cfg == tiny.LLADA == model.record.model
+  assert model.vocab == tiny.LLADA_VOCAB and model.tokenizer is None
+  assert model.decoding == model_lib.DECODING
+  assert (model.decoding.num_steps, model.decoding.stop_at_eos) == (128, True)
+  want = tiny.recorded(folder, 'golden.npz')
+  got = logits(model.denoiser, model.params, want['tokens'])
+  np.testing.assert_allclose(got, want['logits'], atol=5e-4, rtol=0)
+  half = dllm_jax.Model.open(
+    folder, mesh=mesh(), dtype='bfloat16', param_dtype='float16'
+  )
+  assert half.denoiser.cfg.dtype == 'bfloat16'
+  assert {str(x.dtype) for x in jax.tree.leaves(half.params)} == {'float16'}
+
+
+def test_a_causal_folder_opens_and_is_refused_where_masks_are_needed(
+  shared_dir,
+):
+  model = dllm_jax.Model.describe(shared_dir / 'golden' / 'qwen3_tiny')
+  assert model.vocab is None and model.params is None
+  with pytest.raises(errors.UserError, match=r'is a causal model \(qwen3\)'):
+    model.check_masked()
+
+
+def test_a_saved_model_is_opened_again(tmp_path):
+  source = tiny_model.llada(tmp_path / 'source', chat=tiny_model.TEMPLATE)
+  model = dllm_jax.Model.open(source, mesh=mesh())
+  model.save(tmp_path / 'saved')
+  again = dllm_jax.Model.open(str(tmp_path / 'saved'), mesh=mesh())
+  assert (
+    again.vocab
+    == model.vocab
+    == types.Vocabulary(
+      size=23, mask_token=19, eos_token=18, stop_tokens=(18, 20)
+    )
+  )
+  assert again.template == model.template != chat.PLAIN
+  assert again.record.model == model.record.model
+  jax.tree.map(np.testing.assert_array_equal, again.params, model.params)
+  with pytest.raises(errors.UserError, match='already exists'):
+    model.save(tmp_path / 'saved')
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+  """What a run leaves, untrained, with a prefill and guidance."""
+  return test_eval.keep_model(
+    tmp_path_factory.mktemp('run'),
+    rollout__cfg_scale=0.5,
+    eval__threshold=0.7,
+    model__dtype='bfloat16',
+  )
+
+
+def test_a_workdir_says_how_its_models_are_decoded(run):
+  model = dllm_jax.Model.open(run, mesh=mesh())
+  cfg, _ = tiny_run.parts('ag_grpo')
+  assert model.decoding.gen_length == cfg.rollout.gen_length
+  assert (model.decoding.temperature, model.decoding.threshold) == (0.0, 0.7)
+  assert model.decoding.cfg_scale == 0.5
+  assert model.denoiser.cfg.dtype == 'bfloat16'
+  assert model.denoiser.cfg.param_dtype == 'float32'
+  assert model.template == chat.PLAIN == model.prompt_template(None, 'x')
+  same = dllm_jax.Model.describe(run / 'final')
+  assert same.decoding == model.decoding and same.overrides == model.overrides
+
+
+def test_what_a_workdir_lacks_is_one_line(run, tmp_path):
+  for name, params, line in (
+    (run, 'base', "holds no model 'base'; it has final"),
+    (run / 'final', 'base', '--params base is for the workdir of a run'),
+    (tmp_path, None, 'config.json is missing'),
+    (tmp_path / 'no', None, 'there is no folder'),
+    ('org/name', None, 'add the commit'),
+  ):
+    with pytest.raises(errors.UserError, match=line):
+      dllm_jax.Model.describe(name, params=params)
+
+
+def test_a_run_of_the_library_is_read_by_tokenizers(run):
+  own = dllm_jax.Model.describe(run)
+  theirs = tokenizers.Tokenizer.from_file(str(run / 'final/tokenizer.json'))
+  text = own.tokenizer.decode(range(5))
+  assert theirs.encode(text).ids == own.tokenizer.encode(text)
+
+
+def theirs_of(folder, adapters=None):
+  """The logits of transformers, and of peft where there are adapters."""
+  transformers = pytest.importorskip('transformers')
+  torch = pytest.importorskip('torch')
+  model = transformers.AutoModelForCausalLM.from_pretrained(
+    folder, dtype=torch.float32
+  )
+  if adapters is not None:
+    peft = pytest.importorskip('peft')
+    model = peft.PeftModel.from_pretrained(model, adapters)
+
+  def call(tokens):
+    with torch.no_grad():
+      return model.eval()(torch.tensor(np.int64(tokens))).logits.numpy()
+
+  return call
+
+
+@pytest.mark.parametrize('family', ['llama', 'qwen2', 'qwen3'])
+def test_transformers_computes_the_same_logits(shared_dir, tmp_path, family):
+  source = shared_dir / 'golden' / f'{family}_tiny'
+  model = dllm_jax.Model.open(source, mesh=mesh())
+  model.save(tmp_path / 'saved')
+  tokens = tiny.recorded(source, 'golden.npz')['tokens']
+  want = theirs_of(tmp_path / 'saved')(tokens)
+  got = logits(model.denoiser, model.params, tokens)
+  np.testing.assert_allclose(got, want, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings('ignore')
+def test_peft_reads_saved_adapters(shared_dir, tmp_path):
+  source = shared_dir / 'golden' / 'qwen2_tiny'
+  model = dllm_jax.Model.open(source, mesh=mesh())
+  cfg = dataclasses.replace(model.denoiser.cfg, lora_rank=2, lora_alpha=3.0)
+  adapters, _ = lora.split(tiny.params(cfg))
+  adapted = dataclasses.replace(
+    model,
+    denoiser=transformer.TransformerDenoiser(cfg=cfg),
+    params=lora.join(model.params, adapters),
+  )
+  adapted.save(tmp_path / 'adapters')
+  tokens = tiny.recorded(source, 'golden.npz')['tokens']
+  want = theirs_of(source, tmp_path / 'adapters')(tokens)
+  again = dllm_jax.Model.open(tmp_path / 'adapters', mesh=mesh())
+  assert again.denoiser.cfg == cfg
+  got = logits(again.denoiser, again.params, tokens)
+  np.testing.assert_allclose(got, want, atol=1e-4, rtol=1e-5)
+  plain = logits(model.denoiser, model.params, tokens)
+  assert np.abs(plain - want).max() > 0.1
+
+
+def test_the_folder_of_a_described_model(shared_dir):
+  folder = load.read(shared_dir / 'golden' / 'dream_tiny')
+  assert model_lib.of_folder(folder).folder.base == folder.path
