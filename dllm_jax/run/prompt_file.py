@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from dllm_jax import errors
 from dllm_jax.hf import folder
+from dllm_jax.text import json_file
 
 MAX_LINE = 16 * 2**20  # bytes
 
@@ -48,7 +49,7 @@ def read(path: pathlib.Path) -> list[Request]:
           raise errors.UserError(f'{where} is longer than {MAX_LINE} bytes')
         if not data.strip():
           continue
-        request = parse(folder.parse_object(data, where), where)
+        request = parse(_object(data, where), where)
         first = lines.setdefault(request.id, number)
         if first != number:
           raise errors.UserError(
@@ -63,6 +64,15 @@ def read(path: pathlib.Path) -> list[Request]:
   if not requests:
     raise errors.UserError(f'{path} has no rows; one JSON object a line')
   return requests
+
+
+def _object(data: bytes, where: str) -> dict[str, Any]:
+  try:
+    return json_file.parse_object(data.decode('utf-8-sig'), where)
+  except UnicodeDecodeError as e:
+    raise errors.UserError(f'{where} is not valid JSON: {e}') from None
+  except ValueError as e:
+    raise errors.UserError(folder.short(e, 400)) from None
 
 
 def parse(row: dict[str, Any], where: str) -> Request:

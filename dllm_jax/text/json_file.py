@@ -48,7 +48,7 @@ def read_text(path: pathlib.Path, max_bytes: int) -> str:
     raise ValueError(f'{path} is not UTF-8: {e}') from e
 
 
-def parse_object(text: str, path: pathlib.Path) -> dict[str, Any]:
+def parse_object(text: str, path: str | pathlib.Path) -> dict[str, Any]:
   """The JSON object that `text`, read from `path`, spells.
 
   Raises:

@@ -35,7 +35,7 @@ GOOD = b'{"id": "a", "prompt": "x"}'
   'line, fault',
   [
     (b'{"id": "b", "prompt": "x"', 'is not valid JSON'),
-    (b'["b", "x"]', 'is not a JSON object'),
+    (b'["b", "x"]', 'holds no JSON object'),
     (b'\xff\xfe', 'is not valid JSON'),
     (b'{"id": "b", "id": "c", "prompt": "x"}', 'is there twice'),
     (b'[' * 100_000, 'nested too deep'),
@@ -51,7 +51,7 @@ GOOD = b'{"id": "a", "prompt": "x"}'
     (b'{"id": "b", "prompt_ids": [1, -1]}', 'has -1, which is no id'),
     (b'{"id": "b", "prompt_ids": [1.0]}', 'has 1.0, which is no id'),
     (b'{"id": "b", "prompt_ids": [true]}', 'has True, which is no id'),
-    (b'{"id": "b", "prompt_ids": [NaN]}', 'NaN is no JSON number'),
+    (b'{"id": "b", "prompt_ids": [NaN]}', 'has nan, which is no id'),
     (b'{"id": "a", "prompt": "y"}', "the id 'a' is that of line 1"),
   ],
 )
