@@ -4,7 +4,11 @@ import dataclasses
 import functools
 import json
 import os
+import pathlib
 import shutil
+import socket
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +25,7 @@ from dllm_jax.runtime import sharding
 from dllm_jax.text import chat, tokenizer
 from tests import tiny
 
+REPO = pathlib.Path(__file__).resolve().parents[2]
 FAMILIES = ('llada', 'dream', 'llama', 'qwen2', 'qwen3')
 
 
@@ -96,6 +101,34 @@ def test_sharded_parameters_are_saved_as_whole_ones(
   for file in files:
     one, parts = (tmp_path / name / file for name in ('one', 'parts'))
     assert one.read_bytes() == parts.read_bytes()
+
+
+def test_two_processes_save_what_lies_on_both(shared_dir, tmp_path):
+  source = golden(shared_dir, 'llada')
+  with socket.socket() as s:
+    s.bind(('localhost', 0))
+    port = str(s.getsockname()[1])
+  children = [
+    subprocess.Popen(
+      [sys.executable, '-m', 'tests.hf.save_child', str(rank), port]
+      + [source, tmp_path / 'parts'],
+      env=os.environ | {'XLA_FLAGS': '', 'JAX_PLATFORMS': 'cpu'},
+      cwd=REPO,
+      stdout=subprocess.PIPE,
+      text=True,
+    )
+    for rank in range(2)
+  ]
+  said = [child.communicate(timeout=240)[0] for child in children]
+  assert [child.returncode for child in children] == [0, 0]
+  assert all('parts already exists' in text for text in said)
+  _, params = opened(source)
+  record = load.read(source).record
+  save.save(tmp_path / 'one', params, record, max_shard_bytes=50_000)
+  for file in os.listdir(tmp_path / 'one'):
+    one, parts = (tmp_path / name / file for name in ('one', 'parts'))
+    assert one.read_bytes() == parts.read_bytes()
+  assert sorted(os.listdir(tmp_path)) == ['one', 'parts']
 
 
 def test_text_goes_along_and_code_does_not(written):
