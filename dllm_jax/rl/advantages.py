@@ -4,7 +4,7 @@ diffu-GRPO centres rewards on the mean of the group; AG-GRPO chooses
 which rows of the group the mean is taken over. Deviations: segment means, so
 that a batch holds any number of groups in any order and any split of the two
 kinds; rows whose reward is not finite count for nothing. Dims: B rows, N
-prompts.
+groups.
 
 References:
   Shao et al. 2024, GRPO, arXiv:2402.03300; Kim et al. 2026, AG-GRPO, ACL.
