@@ -1,10 +1,10 @@
-"""Group-relative advantages, by explicit group id.
+"""Group-relative advantages, by explicit prompt id.
 
-diffu-GRPO centres rewards on the mean of the group; AG-GRPO chooses
+diffu-GRPO centres rewards on the mean of the prompt's group; AG-GRPO chooses
 which rows of the group the mean is taken over. Deviations: segment means, so
-that a batch holds any number of groups in any order and any split of the two
+that a batch holds any number of prompts in any order and any split of the two
 kinds; rows whose reward is not finite count for nothing. Dims: B rows, N
-groups.
+prompts.
 
 References:
   Shao et al. 2024, GRPO, arXiv:2402.03300; Kim et al. 2026, AG-GRPO, ACL.
@@ -56,7 +56,7 @@ class Advantages(NamedTuple):
 
   Attributes:
     advantage: A of every row; 0 where the row does not count.
-    tied: True for groups whose counted rewards are all equal (std <= TIE).
+    tied: True for prompts whose counted rewards are all equal (std <= TIE).
     counted: rows with a finite reward.
   """
 
@@ -73,7 +73,7 @@ def group_advantages(
   num_groups: int,
   cfg: AdvantageConfig,
 ) -> Advantages:
-  """A_i = r_i - b_i, where b_i is a mean over rows of the same group.
+  """A_i = r_i - b_i, where b_i is a mean over rows of the same prompt.
 
   A group whose rewards are tied gets exactly 0, and so does a row that is
   alone in its baseline.
@@ -96,7 +96,7 @@ def group_advantages(
   reward = jnp.where(counted, reward - low[group_id], 0.0)
 
   def centred(members):
-    """r minus the mean of its group's `members`; 0 where it is alone."""
+    """r minus the mean of its prompt's `members`; 0 where it is alone."""
     ones = jnp.ones_like(reward)
     of_group = functools.partial(
       masked.group_sum,
