@@ -21,6 +21,6 @@ class UsageError(UserError):
 
 
 class AbsentError(UserError):
-  """Other processes did not come: all of them should be started again."""
+  """Other processes are missing: all of them should be started again."""
 
   code = 4

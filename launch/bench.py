@@ -1,15 +1,16 @@
-"""Measures speed, and plans what a step will cost before there is a machine.
+"""Measures speed, or plans what a step costs on devices that one lacks.
 
   python launch/bench.py --suite decode,update --out bench.json
   python launch/bench.py --plan llada_8b --mesh data=8,fsdp=8 --device tpu_v5e
 
-A plan compiles a step of a preset's run for a mesh of any size, without weights
-and without its devices.
+A plan compiles a training step of a preset for a mesh of any size, without
+weights and without the devices.
 """
 
 import json
 import os
 import pathlib
+import sys
 from typing import Any
 
 from absl import flags
@@ -23,15 +24,17 @@ WIDTH = 150  # columns of the widest table
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 SUITE = flags.DEFINE_list('suite', list(SUITES), 'what to measure')
-ROUNDS = flags.DEFINE_integer('rounds', 10, 'of which the least time counts', 1)
-THREADS = flags.DEFINE_integer('threads', 2, 'cores that are used', 1)
+ROUNDS = flags.DEFINE_integer(
+  'rounds', 10, 'measured calls, of which the fastest counts', 1
+)
+THREADS = flags.DEFINE_integer('threads', 2, 'CPU cores to use', 1)
 CASES = flags.DEFINE_string(
-  'cases', '', "of decode and update: part of their names, such as 'LLaDA-8B'"
+  'cases', '', "of decode and update: part of the names, such as 'LLaDA-8B'"
 )
 LARGEST = flags.DEFINE_float(
-  'largest', None, 'leave out models of more parameters, such as 1e6'
+  'largest', None, 'skip models of more parameters, such as 1e6'
 )
-TORCH = flags.DEFINE_bool('torch', True, 'beside PyTorch, where installed')
+TORCH = flags.DEFINE_bool('torch', True, 'compare with PyTorch, if installed')
 PLAN = flags.DEFINE_string(
   'plan', None, 'a preset: llada_8b, dream_7b, or MODEL,TASK'
 )
@@ -48,64 +51,66 @@ ROWS = flags.DEFINE_integer(
   'rows', 12, 'of a plan: rows of a batch on each of data * fsdp', 1
 )
 VOCAB_SIZE = flags.DEFINE_integer(
-  'vocab_size', None, "of a plan: default: the model's, else 64", 3
+  'vocab_size', None, "of a plan; default: the model's, else 64", 3
 )
-OUT = flags.DEFINE_string('out', None, 'JSON')
+OUT = flags.DEFINE_string('out', None, 'JSON file for the results')
 
 
 def main(overrides: list[str]) -> int:
   wrong = [name for name in SUITE.value if name not in SUITES]
   if wrong:
-    raise errors.UsageError(f'--suite {wrong[0]!r} is not one of {SUITES}')
+    raise errors.UsageError(
+      f'unknown --suite {wrong[0]!r}, expected one of {", ".join(SUITES)}'
+    )
   if OUT.value and not pathlib.Path(OUT.value).absolute().parent.is_dir():
-    raise errors.UserError(f'--out {OUT.value}: its folder is missing')
-  found = _plan(overrides) if PLAN.value is not None else _measure(overrides)
+    raise errors.UserError(f'--out {OUT.value}: its folder does not exist')
+  results = _plan(overrides) if PLAN.value is not None else _measure(overrides)
   if OUT.value:
-    text = json.dumps(found, indent=1) + '\n'
+    text = json.dumps(results, indent=1) + '\n'
     pathlib.Path(OUT.value).write_text(text, encoding='utf-8')
   return 0
 
 
 def _plan(overrides: list[str]) -> list[dict[str, Any]]:
-  os.environ['JAX_PLATFORMS'] = 'cpu'  # The mesh is not there.
+  os.environ['JAX_PLATFORMS'] = 'cpu'  # Compiles without the devices.
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')  # XLA's advice
   preset = PLAN.value
   if preset in ('llada_8b', 'dream_7b'):
     preset += ',gsm8k'
   config = config_file.load_config(f'{CONFIG.value}:{preset}', overrides)
-  from dllm_jax.bench import hardware, plan, tables
+  from dllm_jax.bench import capacity, hardware, tables
   from dllm_jax.run import settings  # Late: --help answers at once.
 
   if DEVICE.value not in hardware.ACCELERATORS:
     raise errors.UsageError(
-      f'--device {DEVICE.value!r} is not one of '
+      f'unknown --device {DEVICE.value!r}, expected one of '
       f'{", ".join(hardware.ACCELERATORS)}'
     )
-  meshes = [plan.parse_mesh(text) for text in MESH.value]
-  cli.setup_jax(max(map(plan.num_devices, meshes)))
-  screen, found = _start(), []
+  meshes = [capacity.parse_mesh(text) for text in MESH.value]
+  cli.setup_jax(max(map(capacity.num_devices, meshes)))
+  screen, results = _start(), []
   model = preset.partition(',')[0]
   for mesh in meshes:
-    found.append(
-      plan.plan(
+    results.append(
+      capacity.plan(
         settings.from_config(config.to_dict()),
         mesh,
         DEVICE.value,
         name=preset,
-        vocab_size=VOCAB_SIZE.value or plan.VOCABULARIES.get(model, 64),
+        vocab_size=VOCAB_SIZE.value or capacity.VOCABULARIES.get(model, 64),
         rows_per_device=ROWS.value,
         say=screen.print,
       )
     )
-    screen.print(tables.planned(found[-1]))
-  return found
+    screen.print(tables.planned(results[-1]))
+  return results
 
 
 def _measure(overrides: list[str]) -> dict[str, list[dict[str, Any]]]:
   cores = sorted(os.sched_getaffinity(0))[: THREADS.value]
   os.sched_setaffinity(0, cores)  # Before JAX and PyTorch count them.
   config = config_file.load_config(CONFIG.value, overrides)
-  # PyTorch has the same card.
+  # Leaves memory of the GPU to PyTorch.
   os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
   cli.setup_jax(1)
   from dllm_jax.bench import cases, end_to_end, flops, suites, tables
@@ -113,13 +118,13 @@ def _measure(overrides: list[str]) -> dict[str, list[dict[str, Any]]]:
   from dllm_jax.runtime import sharding
 
   reference = _reference()
-  screen, found = _start(), {}
+  screen, results = _start(), {}
   mesh = sharding.make_mesh(sharding.MeshConfig(data=1))
   shared = {'reference': reference, 'rounds': ROUNDS.value}
   for suite in SUITE.value:
     if suite == 'end_to_end':
       cfg = settings.from_config(config.to_dict())
-      found[suite] = [end_to_end.end_to_end(cfg, **shared)]
+      results[suite] = [end_to_end.end_to_end(cfg, **shared)]
     else:
       chosen = [
         case
@@ -130,29 +135,33 @@ def _measure(overrides: list[str]) -> dict[str, list[dict[str, Any]]]:
       if not chosen:
         names = ', '.join(repr(case.name) for case in cases.of_suite(suite))
         raise errors.UsageError(
-          f'--cases {CASES.value!r} --largest {LARGEST.value} leave none of '
-          f'suite {suite!r}, which has {names}'
+          f'--cases {CASES.value!r} --largest {LARGEST.value} match no case of '
+          f'suite {suite!r}, expected some of {names}'
         )
-      found[suite] = [
+      results[suite] = [
         suites.SUITES[suite](case, mesh, **shared) for case in chosen
       ]
-    screen.print(tables.measured(found[suite], f'{suite}, {len(cores)} cores'))
-  return found
+    screen.print(
+      tables.measured(results[suite], f'{suite}, {len(cores)} cores')
+    )
+  return results
 
 
 def _start():
-  """The console; compilations are measured, so none is remembered."""
+  """The console. The cache is disabled, since compilations are measured."""
   import jax
   import rich.console
 
+  from dllm_jax.runtime import console
+
   jax.config.update('jax_enable_compilation_cache', False)
-  screen = rich.console.Console()
+  screen = rich.console.Console(file=console.Output(sys.stdout))
   screen.width = max(screen.width, WIDTH)  # A table in a pipe is not cut.
   return screen
 
 
 def _reference():
-  """The PyTorch loops, or None where there is no PyTorch."""
+  """The PyTorch loops; None if PyTorch is not installed."""
   if not TORCH.value:
     return None
   try:
@@ -162,7 +171,7 @@ def _reference():
       raise
     return None
   torch_reference.torch.set_num_threads(THREADS.value)
-  # As JAX does by itself.
+  # JAX does this by default.
   torch_reference.torch.backends.cuda.matmul.allow_tf32 = True
   return torch_reference
 

@@ -6,14 +6,15 @@ A command defines its own flags with absl, and ends with
     cli.run(main, 'Trains a model.', example='launch/train.py --config ...')
 
 Exit codes: what `main` returns, 1 for a UserError, 2 for a wrong command line,
-4 where other processes do not come, 130 for Ctrl-C. Any other exception is a
-bug and keeps its traceback.
+4 if other processes of the run are missing, 130 for Ctrl-C. Any other exception
+is a bug and keeps its traceback.
 """
 
 # ruff: isort: off
 import interrupts  # First: Ctrl-C may come during the other imports.
 # ruff: isort: on
 
+import errno
 import os
 import pathlib
 import re
@@ -26,6 +27,13 @@ from absl import flags
 
 import config_file
 from dllm_jax import errors
+from dllm_jax.runtime import signals
+
+_UNWRITABLE = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT)
+# XLA has no class of its own for it.
+_OUT_OF_MEMORY = re.compile(
+  r'RESOURCE_EXHAUSTED.*(memory|allocat)', re.IGNORECASE | re.DOTALL
+)
 
 
 def run(
@@ -46,45 +54,81 @@ def run(
       given; 'args': the list of arguments that are not flags; 'overrides': the
       'a.b=value' of --config.a.b=value, where a command loads configs itself.
   """
+  if sys.stdout is not None:  # None: whoever started us closed it
+    sys.stdout.reconfigure(errors='replace')
   try:
-    code = main(*_parse(sys.argv, description, example, takes))
-  except errors.UserError as e:
-    name = pathlib.Path(sys.argv[0]).name
-    code = e.code
-    _leave(code, f'{name}: {" ".join(str(e).split())}')
+    _define_flags(takes)
+    if any(a in ('-h', '-help', '--help', '--helpfull') for a in sys.argv[1:]):
+      print(_help(description, example))
+      code = 0
+    else:
+      code = main(*_parse(sys.argv, example, takes)) or 0
+    signals.check_interrupt()
+    print(end='', flush=True)
   except KeyboardInterrupt:
     interrupts.leave()
-  except Exception:
-    if interrupts.arrived():  # C++ in between has made another error of it.
+  except Exception as e:
+    if signals.interrupted():  # C++ in between has made another error of it.
       interrupts.leave()
-    if not _has_others():
+    _drop_unprinted()
+    line = _one_line(e)
+    if line is None and not _has_others():
       raise
-    # Often the end of a connection to a process that died: find out which.
-    code = 1
-    _leave(code, traceback.format_exc(), find_dead=True)
-  sys.exit(code or 0)
+    code = e.code if isinstance(e, errors.UserError) else 1
+    # An unknown error is often the end of a connection to a dead process.
+    _leave(code, line or traceback.format_exc(), find_dead=line is None)
+  sys.exit(code)
+
+
+def _one_line(error: Exception) -> str | None:
+  """What to say of an error that the user can put right; None for a bug."""
+  text = str(error)
+  if isinstance(error, errors.UserError):
+    pass
+  elif isinstance(error, OSError) and error.errno in _UNWRITABLE:
+    place = error.filename or 'to standard output'
+    text = f'cannot write {place}: {error.strerror}'
+  elif isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(text):
+    what = text.partition('\n')[0].rstrip('.') or 'on the host'
+    text = (
+      f'out of memory: {what}; use a smaller batch_size or gen_length, shorter '
+      'prompts, or more devices'
+    )
+  else:
+    return None
+  return f'{pathlib.Path(sys.argv[0]).name}: {" ".join(text.split())}'
+
+
+def _drop_unprinted() -> None:
+  """Else the interpreter would try to print it again, and exit with 120."""
+  try:
+    print(end='', flush=True)
+  except OSError:
+    from dllm_jax.runtime import console
+
+    console.discard(sys.stdout)
 
 
 def check_new(out: pathlib.Path, overwrite: bool) -> None:
-  """Refuses, before the work, to write over a file that is there.
+  """Refuses, before the work, to overwrite a file.
 
   Raises:
-    UserError: it is, and `overwrite` is not.
+    UserError: it exists, and `overwrite` is false.
   """
   if out.is_file() and not overwrite:
     raise errors.UserError(
-      f'--out {out} is there already; name another file, or give --overwrite'
+      f'--out {out} already exists; name another file, or give --overwrite'
     )
 
 
 def _has_others() -> bool:
-  # Where nothing imported it there are none, and --help answers at once.
+  # Not imported: there are none, and --help answers at once.
   processes = sys.modules.get('dllm_jax.runtime.processes')
   return processes is not None and processes.several()
 
 
-def _leave(code: int, text: str, *, find_dead: bool = False) -> None:
-  """Says why a command ends; of several processes, ends this one."""
+def _leave(code: int, text: str, *, find_dead: bool) -> None:
+  """Says why a command ends; with several processes, ends this one."""
   if not _has_others():
     print(text, file=sys.stderr)
     return
@@ -97,49 +141,44 @@ def _leave(code: int, text: str, *, find_dead: bool = False) -> None:
 def setup_jax(cpu_devices: int) -> None:
   """Settings of JAX that must precede the first computation.
 
-  The persistent compilation cache is on, in `workdir.cache_dir()`, unless JAX
-  was given one already.
-
   Args:
-    cpu_devices: devices to make of the CPU, where that is the backend.
+    cpu_devices: number of devices to make of the CPU, if it is the backend.
   """
   import jax  # Late, so that --help and wrong flags answer at once.
 
-  from dllm_jax.state import workdir
+  from dllm_jax.runtime import cache
 
-  if not jax.config.jax_compilation_cache_dir:
-    path = workdir.cache_dir() / 'xla'
-    jax.config.update('jax_compilation_cache_dir', str(path))
-  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
-  jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
+  cache.keep_compiled()
   if 'xla_force_host_platform_device_count' not in os.environ.get(
     'XLA_FLAGS', ''
   ):
     jax.config.update('jax_num_cpu_devices', cpu_devices)
 
 
-def _parse(
-  argv: Sequence[str], description: str, example: str, takes: Sequence[str]
-) -> list[Any]:
+def _define_flags(takes: Sequence[str]) -> None:
   if 'config' in takes:
     flags.DEFINE_string(
       'config', None, 'FILE[:preset]; --config.a.b=VALUE sets'
     )
   if 'workdir' in takes:
     flags.DEFINE_string('workdir', None, 'the directory of the run')
-  if any(a in ('-h', '-help', '--help', '--helpfull') for a in argv[1:]):
-    print(_help(description, example))
-    sys.exit(0)
+
+
+def _parse(
+  argv: Sequence[str], example: str, takes: Sequence[str]
+) -> list[Any]:
+  """The arguments of `main`."""
   changes = 'config' in takes or 'overrides' in takes
-  overrides, rest = [], []
-  for arg in argv:
-    match = re.match(r'--?config\.(.*)', arg) if changes else None
-    if match:
-      overrides.append(match[1])
-    else:
-      rest.append(arg)
+  overrides, rest = [], argv[:1]
   flags.FLAGS.set_gnu_getopt(True)
   try:
+    # A --flagfile may set config keys too.
+    for arg in flags.FLAGS.read_flags_from_files(argv[1:]):
+      match = re.match(r'--?config\.(.*)', arg) if changes else None
+      if match:
+        overrides.append(match[1])
+      else:
+        rest.append(arg)
     args = flags.FLAGS(rest)[1:]
   except flags.UnrecognizedFlagError as e:
     near = config_file.nearest(e.flagname, _flags(), '--')
@@ -162,13 +201,13 @@ def _parse(
 
 def _flags() -> dict[str, flags.Flag]:
   """The flags that the command and the modules beside it define."""
-  found = {}
+  ours = {}
   for name, defined in flags.FLAGS.flags_by_module_dict().items():
     module = sys.modules.get(name)
     file = pathlib.Path(getattr(module, '__file__', None) or name).resolve()
     if file.parent == pathlib.Path(__file__).resolve().parent:
-      found |= {flag.name: flag for flag in defined}
-  return found
+      ours |= {flag.name: flag for flag in defined}
+  return ours
 
 
 def _help(description: str, example: str) -> str:

@@ -1,6 +1,6 @@
 """Config files: FILE[:preset], and `a.b=value` overrides, checked.
 
-A mistake in either is a UsageError of one line that says what would be right.
+A mistake in either is a one-line UsageError that says what to write instead.
 """
 
 import difflib
@@ -32,7 +32,7 @@ def load_config(
   """The locked config of FILE[:preset] with 'a.b=value' overrides applied.
 
   Raises:
-    UsageError: a file, preset, key or value that is not there or not right.
+    UsageError: a file, preset, key or value is missing or wrong.
   """
   file, _, preset = path.partition(':')
   config = _get_config(file, preset).unlock()

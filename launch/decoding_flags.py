@@ -14,11 +14,7 @@ DECODE = flags.DEFINE_enum(
 
 
 def _define(name: str, field: dataclasses.Field) -> flags.FlagHolder:
-  users = [
-    decoder
-    for decoder, cls in decoding.DECODERS.items()
-    if field.name in {f.name for f in dataclasses.fields(cls)}
-  ]
+  users = decoding.users(field.name)
   text = field.metadata['help']
   if len(users) < len(decoding.DECODERS):
     text = f'{", ".join(users)}: {text}'

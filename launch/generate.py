@@ -59,8 +59,6 @@ def main() -> int:
     sharding,  # Late: --help answers at once.
   )
 
-  # A text that the terminal's encoding lacks is no reason to stop.
-  sys.stdout.reconfigure(errors='backslashreplace')
   if PROMPTS.value is not None:
     requests = prompt_file.read(pathlib.Path(PROMPTS.value))
   else:

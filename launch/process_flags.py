@@ -1,6 +1,6 @@
 """Flags of the commands that run as several processes; see docs/clusters.md.
 
-`start` comes before the first use of a device.
+`start` must precede the first use of a device.
 """
 
 import os
@@ -12,34 +12,34 @@ from dllm_jax import errors
 COORDINATOR = flags.DEFINE_string(
   'coordinator',
   None,
-  'HOST:PORT of process 0, where there are several; default: '
+  'HOST:PORT of process 0, if there are several; default: '
   '$JAX_COORDINATOR_ADDRESS',
 )
 NUM_PROCESSES = flags.DEFINE_integer(
-  'num_processes', None, 'of the run; default: $JAX_NUM_PROCESSES'
+  'num_processes', None, 'in the whole run; default: $JAX_NUM_PROCESSES'
 )
 PROCESS_ID = flags.DEFINE_integer(
-  'process_id', None, 'of this process, from 0; default: $JAX_PROCESS_ID'
+  'process_id', None, 'this process, from 0; default: $JAX_PROCESS_ID'
 )
 DISTRIBUTED = flags.DEFINE_enum(
   'distributed',
   None,
   ['auto'],
-  'auto: what is not given is asked of the cluster (TPU pod, Slurm, GKE)',
+  'auto: ask the cluster (TPU pod, Slurm, GKE, MPI) for what is not given',
 )
 HEARTBEAT = flags.DEFINE_integer(
   'heartbeat_seconds', 100, 'after which a silent process counts as dead'
 )
 BARRIER = flags.DEFINE_integer(
-  'barrier_seconds', 600, 'that processes wait for each other at most'
+  'barrier_seconds', 600, 'for which processes wait for each other at most'
 )
 
 
 def start() -> None:
-  """Joins the other processes, where flags or the environment name some.
+  """Joins the other processes, if flags or the environment name any.
 
   Raises:
-    errors.UserError: as `joining.start`.
+    errors.UserError: as `distributed.start`.
   """
   from dllm_jax.runtime import distributed  # Late: --help answers at once.
 

@@ -1,10 +1,10 @@
-"""Writes the report of a run, or of several that are compared.
+"""Writes the report of a run, or compares several runs.
 
   python launch/report.py runs/ag_grpo
   python launch/report.py runs/ag_s0 runs/ag_s1 runs/diffu_s0 --out both.html
 
-A run writes its own when it ends; this writes it again, of an unfinished run
-with what is there.
+A run writes its report when it ends. This command writes it again, also for an
+unfinished run.
 """
 
 import pathlib
@@ -15,13 +15,17 @@ import cli
 from dllm_jax import errors
 
 OUT = flags.DEFINE_string(
-  'out', None, 'the page; default: RUN/report.html, of several comparison.html'
+  'out',
+  None,
+  'the page; default: RUN/report.html, or comparison.html for several',
 )
 
 
 def main(args: list[str]) -> int:
   if not args:
-    raise errors.UsageError('no run is named: launch/report.py RUN [RUN ...]')
+    raise errors.UsageError(
+      'no run is named; use launch/report.py RUN [RUN ...]'
+    )
   from dllm_jax.analysis import comparison, record, report  # Late, as --help.
 
   runs = [record.read(pathlib.Path(arg)) for arg in args]
@@ -37,7 +41,7 @@ def main(args: list[str]) -> int:
 if __name__ == '__main__':
   cli.run(
     main,
-    'Writes a page about a run, or about several that are compared.',
+    'Writes a page about a run, or one that compares several.',
     example='launch/report.py runs/ag_grpo',
     takes=('args',),
   )

@@ -14,6 +14,7 @@ import process_flags
 def main(config, workdir: str | None) -> int:
   cli.setup_jax(config.mesh.cpu_devices)
   process_flags.start()
+  from dllm_jax import metric_names
   from dllm_jax.run import train as run_lib
   from dllm_jax.runtime import (
     console,
@@ -22,7 +23,9 @@ def main(config, workdir: str | None) -> int:
   from dllm_jax.train import loop
 
   directory = pathlib.Path(workdir or f'runs/{config.method.name}')
-  screen = console.Console(show=run_lib.SHOWN, quiet=not processes.is_first())
+  screen = console.Console(
+    show=metric_names.LIVE, quiet=not processes.is_first()
+  )
   try:
     run_lib.run(config.to_dict(), directory, screen)
   except loop.Interrupted:

@@ -144,6 +144,10 @@ def become(argv: list[str], log: pathlib.Path) -> None:
 
 
 if __name__ == '__main__':
+  # A background job of a script starts with SIGINT ignored, and so would the
+  # commands: one that a test interrupts would run to its end.
+  signal.signal(signal.SIGINT, signal.default_int_handler)
+
   import cli  # noqa: F401
   import dllm_jax.run.train  # noqa: F401
 

@@ -4,6 +4,8 @@ Tests run on the CPU with eight fake devices. For a GPU:
 JAX_PLATFORMS=cuda,cpu pytest -m gpu
 """
 
+import ctypes
+import gc
 import os
 import pathlib
 import subprocess
@@ -37,6 +39,26 @@ def pytest_collection_modifyitems(items):
   for item in items:
     if item.get_closest_marker('gpu') and jax.default_backend() == 'cpu':
       item.add_marker(pytest.mark.skip(reason='JAX sees no accelerator'))
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _free_compiled_programs():
+  """Frees what earlier modules compiled, once it is more than 1 GB.
+
+  Otherwise a worker keeps about 0.4 GB a module. What a later module compiles
+  again comes from the persistent cache.
+  """
+  yield
+  if sys.platform != 'linux' or _resident_bytes() < 1e9:
+    return
+  jax.clear_caches()
+  gc.collect()
+  ctypes.CDLL(None).malloc_trim(0)  # glibc keeps what was freed
+
+
+def _resident_bytes() -> int:
+  pages = pathlib.Path('/proc/self/statm').read_text().split()[1]
+  return int(pages) * os.sysconf('SC_PAGE_SIZE')
 
 
 @pytest.fixture(scope='session')

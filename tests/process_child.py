@@ -76,6 +76,9 @@ def agree(process: int) -> dict[str, np.ndarray]:
     'a value', lambda: time.sleep(1) or process + 5
   )
   found['from_first_error'] = message(processes.from_first, 'it', _refuse)
+  found['exchanged'] = [
+    value['x'] for value in processes.exchange('values', {'x': 7 * process})
+  ]
   same = {'config.seed': 3, 'code': None}
   found['same'] = message(processes.check_same, same)
   other = same | {'config.seed': 3 + process}

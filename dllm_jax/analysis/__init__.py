@@ -1,1 +1,1 @@
-"""Offline: reads what runs wrote."""
+"""Reads what runs wrote: tables, plots and reports, offline."""

@@ -1,41 +1,40 @@
-"""comparison.html: several runs as one page; seeds of one config are grouped.
+"""comparison.html: several runs as one page, with seeds in groups.
 
-Runs of one config but for the seed, and for what a seed brings along (the path
-of its base model), are a group: its numbers are means over seeds, with 95 %
-intervals by Student's t. A run that stands alone has its intervals over
-problems.
+Runs whose configs differ only in the seed, or in keys that follow from it such
+as the path of the base model, form a group. Its numbers are means over seeds
+with 95 % intervals by Student's t; a single run has intervals over problems.
 """
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from dllm_jax import errors
+from dllm_jax import errors, metric_names
 from dllm_jax.analysis import charts, gains, record, report, seeds
 
 FILE = 'comparison.html'
-# Keys that may differ within a group.
+# Config keys that may differ within a group.
 FREE = ('seed', 'base.path', 'data.cache_dir', 'wandb_project')
-MAX_GROUPS = 6  # colours that can be told apart
-MAX_KEYS = 3  # in a group's name
+MAX_GROUPS = 6  # distinguishable colours
+MAX_KEYS = 3  # in the name of a group
 
 
 class Line(NamedTuple):
-  """A group in the table; an entry is None where it cannot be said.
+  """A group in the table; estimates are None while a run is unfinished.
 
   Attributes:
-    name: of the group.
-    runs: names of its runs.
-    count: of its runs, which are as many seeds.
-    base: accuracy of the base.
-    final: of the trained policy.
-    decoding: of the trained policy, in words.
+    name: name of the group.
+    runs: names and seeds of its runs.
+    count: number of runs, each with a seed of its own.
+    base: accuracy of the base model.
+    final: accuracy of the trained policy.
+    decoding: decoding settings of the trained policy, in words.
     gain: final - base, paired.
-    against: final - final of the first group.
-    how: what `against` is paired by: 'seeds', 'problems', or '' for nothing.
+    against: final - final of the first group; None in the first group.
+    how: what `against` is paired by: 'seeds', 'problems' or '' for nothing.
   """
 
   name: str
@@ -50,33 +49,33 @@ class Line(NamedTuple):
 
 
 def of_runs(runs: Sequence[record.Run]) -> str:
-  """The page.
+  """The page that compares the runs; all against the group of the first.
 
   Raises:
     errors.UserError: a run is named twice, the runs are of several tasks, or
       there are too many groups.
   """
-  places = [run.directory.resolve() for run in runs]
+  paths = [run.directory.resolve() for run in runs]
   tasks = {run.config['task']['name'] for run in runs}
-  for place in places:
-    if places.count(place) > 1:
-      raise errors.UserError(f'{place} is named twice')
+  for path in paths:
+    if paths.count(path) > 1:
+      raise errors.UserError(f'{path} is named twice; name it once')
   if len(tasks) > 1:
     raise errors.UserError(
-      f'the runs are of several tasks ({", ".join(sorted(tasks))}); their '
-      'accuracies are not to be compared'
+      f'the runs are of several tasks ({", ".join(sorted(tasks))}), whose '
+      'accuracies cannot be compared; name runs of one task'
     )
   groups = grouped(runs)
   if len(groups) > MAX_GROUPS:
     raise errors.UserError(
-      f'the runs are of {len(groups)} configs, and {MAX_GROUPS} can be told '
-      'apart in a chart; name fewer'
+      f'the runs have {len(groups)} configs, but a chart can show '
+      f'{MAX_GROUPS}; name fewer'
     )
   first = next(iter(groups.values()))
   frontier = _frontier(groups)
   sections = {
     'frontier': [frontier] if frontier else [],
-    'learning': charts.of_groups(charts.LEARNING, groups),
+    'learning': charts.of_groups(metric_names.LEARNING, groups),
   }
   return report.render(
     'comparison.html',
@@ -89,18 +88,18 @@ def of_runs(runs: Sequence[record.Run]) -> str:
 
 
 def grouped(runs: Sequence[record.Run]) -> dict[str, list[record.Run]]:
-  """Runs by the name of their group, in the order in which they are named.
+  """Runs by the name of their group, in the given order.
 
-  A seed counts once: a second run of a seed opens a group of its own.
+  A seed counts once: a second run with the same seed starts another group.
   """
-  found: dict[tuple[str, int], list[record.Run]] = {}
+  groups: dict[tuple[str, int], list[record.Run]] = {}
   for run in runs:
     kind, number = _kind(run), 0
     seed = run.config['seed']
-    while any(r.config['seed'] == seed for r in found.get((kind, number), ())):
+    while any(r.config['seed'] == seed for r in groups.get((kind, number), ())):
       number += 1
-    found.setdefault((kind, number), []).append(run)
-  members = list(found.values())
+    groups.setdefault((kind, number), []).append(run)
+  members = list(groups.values())
   flat = [record.flatten(group[0].config) for group in members]
   return dict(zip(_names(members, flat), members, strict=True))
 
@@ -108,9 +107,9 @@ def grouped(runs: Sequence[record.Run]) -> dict[str, list[record.Run]]:
 def _names(
   members: Sequence[Sequence[record.Run]], flat: Sequence[Mapping[str, Any]]
 ) -> list[str]:
-  """A name for each group: the fewest keys that tell them apart.
+  """A name for each group: the values of the fewest keys that suffice.
 
-  The directory of its first run where keys do not.
+  If no few keys distinguish the groups, the directories of their first runs.
   """
   keys = _keys(flat)
   for count in range(1, MAX_KEYS + 1):
@@ -124,19 +123,20 @@ def _names(
 
 
 def _kind(run: record.Run) -> str:
+  """What runs of one group have in common, as text."""
   flat = record.flatten(run.config)
   return json.dumps({k: v for k, v in sorted(flat.items()) if k not in FREE})
 
 
 def _keys(flat: Sequence[Mapping[str, Any]]) -> list[str]:
-  """Keys in which configs differ; the method's name first."""
+  """Keys in which configs differ, the method's name first."""
   names = dict.fromkeys(name for f in flat for name in f)
-  found = [
+  differing = [
     name
     for name in names
     if name not in FREE and any(f.get(name) != flat[0].get(name) for f in flat)
   ]
-  return sorted(found, key=lambda name: name != 'method.name')
+  return sorted(differing, key=lambda name: name != 'method.name')
 
 
 def _say(key: str, value: Any) -> str:
@@ -153,7 +153,7 @@ def _short(value: Any) -> str:
 def _differing(
   groups: Mapping[str, Sequence[record.Run]],
 ) -> list[tuple[str, list[str]]]:
-  """(key, its value in each group) of the keys that differ."""
+  """(key, its value in each group) of each key that differs."""
   flat = [record.flatten(runs[0].config) for runs in groups.values()]
   return [
     (key, [json.dumps(f[key]) if key in f else '' for f in flat])
@@ -164,21 +164,28 @@ def _differing(
 def summary(
   name: str, runs: Sequence[record.Run], first: Sequence[record.Run]
 ) -> Line:
-  """The line of a group in the table; `first` is the group above all."""
-  told = ', '.join(f'{r.name} (seed {r.config["seed"]})' for r in runs)
+  """The line of a group in the table.
+
+  Args:
+    name: name of the group.
+    runs: its runs.
+    first: the runs of the first group, which it is compared with.
+  """
+  names = ', '.join(f'{r.name} (seed {r.config["seed"]})' for r in runs)
   if any(run.results is None for run in runs):
-    what = 'not finished'
-    return Line(name, told, len(runs), None, None, what, None, None, '')
+    return Line(
+      name, names, len(runs), None, None, 'not finished', None, None, ''
+    )
   readings = [gains.readings(run) for run in runs]
   against, how = None, ''
   if runs is not first and all(run.results for run in first):
     against, how = _against(runs, first)
   return Line(
     name,
-    told,
+    names,
     len(runs),
-    over(r[0] for r in readings),
-    over(r[-1] for r in readings),
+    _accuracy(r[0] for r in readings),
+    _accuracy(r[-1] for r in readings),
     '; '.join(dict.fromkeys(r[-1].words for r in readings)),
     _gain(runs, readings),
     against,
@@ -186,8 +193,8 @@ def summary(
   )
 
 
-def over(readings: Any) -> seeds.Estimate:
-  """Accuracy over seeds; of one run, with its interval over problems."""
+def _accuracy(readings: Iterable[gains.Reading]) -> seeds.Estimate:
+  """Mean accuracy over seeds; that of a single run has its own interval."""
   readings = list(readings)
   if len(readings) == 1:
     return seeds.Estimate(readings[0].accuracy, readings[0].interval)
@@ -198,15 +205,18 @@ def _gain(
   runs: Sequence[record.Run], readings: Sequence[Sequence[gains.Reading]]
 ) -> seeds.Estimate:
   if len(runs) == 1:
-    found = gains.gain(runs[0], readings[0][0], readings[0][-1])
-    return seeds.Estimate(found.difference, found.half_width)
+    return _estimate(gains.gain(runs[0], readings[0][0], readings[0][-1]))
   return seeds.estimate([r[-1].accuracy - r[0].accuracy for r in readings])
+
+
+def _estimate(gain: gains.Gain) -> seeds.Estimate:
+  return seeds.Estimate(gain.difference, gain.half_width)
 
 
 def _against(
   runs: Sequence[record.Run], first: Sequence[record.Run]
 ) -> tuple[seeds.Estimate | None, str]:
-  """The trained policies of two groups: a difference, and what pairs it."""
+  """The difference of two groups' trained policies, and what pairs them."""
   final = lambda run: gains.readings(run)[-1]
   mine = {run.config['seed']: final(run).accuracy for run in runs}
   theirs = {run.config['seed']: final(run).accuracy for run in first}
@@ -217,8 +227,7 @@ def _against(
     one, other = first[0], runs[0]
     verdicts = gains.digits(one, final(one)), gains.digits(other, final(other))
     if all(verdicts) and one.verdicts['ids'] == other.verdicts['ids']:
-      found = gains.paired(*verdicts)
-      return seeds.Estimate(found.difference, found.half_width), 'problems'
+      return _estimate(gains.paired(*verdicts)), 'problems'
   change = np.mean(list(mine.values())) - np.mean(list(theirs.values()))
   return seeds.Estimate(float(change), math.nan), ''
 
@@ -226,7 +235,7 @@ def _against(
 def _frontier(
   groups: Mapping[str, Sequence[record.Run]],
 ) -> dict[str, Any] | None:
-  """The trained policies' frontiers, and the first group's base."""
+  """The frontiers of the trained policies and of the first group's base."""
   results, slots = {}, {}
   for slot, (name, runs) in enumerate(groups.items()):
     if any(run.results is None for run in runs):
@@ -236,24 +245,26 @@ def _frontier(
       slots[f'base of {name}'] = 'base'
     results[name] = _mean([run.results['final'] for run in runs])
     slots[name] = str(slot)
-  made = charts.frontier(results, slots)
-  note = 'held-out problems, greedy; bars are 95 % intervals, over seeds or'
-  return made and made | {'note': f'{note}, of single runs, over problems'}
+  chart = charts.frontier(results, slots)
+  note = (
+    'held-out problems, greedy; bars are 95 % intervals, over seeds or, for '
+    'single runs, over problems'
+  )
+  return chart and chart | {'note': note}
 
 
-def _mean(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-  """A policy's part of eval.json over seeds: means, intervals by t."""
-  if len(found) == 1:
-    return dict(found[0])
-  made = {}
-  for kind in ('sweep', 'thresholds'):
-    settings = [s for s in found[0].get(kind, {})]
-    made[kind] = {
-      setting: _mean_point([f[kind][setting] for f in found])
-      for setting in settings
-      if all(setting in f.get(kind, {}) for f in found)
+def _mean(policies: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+  """A policy's entry of eval.json, averaged over seeds."""
+  if len(policies) == 1:
+    return dict(policies[0])
+  return {
+    kind: {
+      setting: _mean_point([policy[kind][setting] for policy in policies])
+      for setting in policies[0].get(kind, {})
+      if all(setting in policy.get(kind, {}) for policy in policies)
     }
-  return made
+    for kind in ('sweep', 'thresholds')
+  }
 
 
 def _mean_point(points: Sequence[Mapping[str, Any]]) -> dict[str, float]:

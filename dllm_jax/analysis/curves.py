@@ -1,8 +1,9 @@
-"""Curves that are small enough to draw: thinned, smoothed, averaged over seeds.
+"""Prepares curves for drawing: thinned, smoothed and averaged over seeds.
 
 Dims: N points of a curve, K runs.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -12,17 +13,17 @@ from jaxtyping import Float
 from dllm_jax.analysis import record, seeds
 
 MAX_POINTS = 400
-SMOOTHING = 25  # a curve is averaged over windows of 1/25 of its points
+SMOOTHING = 25  # running means are over 1/25 of the points of a curve
 
 
 class Drawn(NamedTuple):
   """A curve to draw.
 
   Attributes:
-    x: steps; means over what was joined.
-    y: values.
-    low: lower end of the interval over runs, or None.
-    high: its upper end.
+    x: training steps; means where points were merged.
+    y: values of the metric, likewise.
+    low: lower end of the interval over runs; None for a single run.
+    high: upper end of that interval.
   """
 
   x: Float[np.ndarray, ' N']
@@ -32,7 +33,7 @@ class Drawn(NamedTuple):
 
 
 def thin(curve: record.Curve) -> Drawn:
-  """At most `MAX_POINTS` points: means of neighbours, of steps and values."""
+  """At most `MAX_POINTS` points; neighbours are merged into their means."""
   n = len(curve.steps)
   edges = np.linspace(0, n, min(n, MAX_POINTS) + 1).astype(int)
   count = np.diff(edges)
@@ -41,32 +42,30 @@ def thin(curve: record.Curve) -> Drawn:
 
 
 def smooth(curve: record.Curve) -> record.Curve:
-  """Centred running means; at the ends over as many as there are."""
+  """Centred running means over windows that shrink towards the ends."""
   n = len(curve.values)
   half = n // SMOOTHING // 2
   total = np.concatenate([[0.0], np.cumsum(curve.values)])
-  place = np.arange(n)
-  # As wide on either side: a mean over one side alone would lag.
-  reach = np.minimum(np.minimum(place, n - 1 - place), half)
-  first, last = place - reach, place + reach + 1
+  index = np.arange(n)
+  # Equally wide on both sides: a one-sided mean would lag.
+  reach = np.minimum(np.minimum(index, n - 1 - index), half)
+  first, last = index - reach, index + reach + 1
   return record.Curve(
     curve.steps, (total[last] - total[first]) / (last - first)
   )
 
 
-def over_seeds(found: Sequence[record.Curve]) -> Drawn:
-  """Mean over runs, with a 95 % interval by Student's t, at common steps.
+def over_seeds(runs: Sequence[record.Curve]) -> Drawn:
+  """Mean over runs at their common steps, with a 95 % interval (Student's t).
 
   Args:
-    found: the curve of each of K runs; one run is drawn as it is.
+    runs: a metric's curve from each of K runs; a single one has no interval.
   """
-  if len(found) == 1:
-    return thin(smooth(found[0]))
-  common = found[0].steps
-  for curve in found[1:]:
-    common = np.intersect1d(common, curve.steps)
+  if len(runs) == 1:
+    return thin(smooth(runs[0]))
+  common = functools.reduce(np.intersect1d, (curve.steps for curve in runs))
   rows = []
-  for curve in map(smooth, found):
+  for curve in map(smooth, runs):
     kept = np.isin(curve.steps, common)
     rows.append(thin(record.Curve(curve.steps[kept], curve.values[kept])))
   means = np.stack([row.y for row in rows])  # [K, N]

@@ -1,8 +1,8 @@
-"""What a run gained over its base, with an interval.
+"""The gain of a run over its base, with an interval.
 
-Two policies on the same problems are compared problem by problem, which needs
-verdicts.json; without it the intervals of the two are added as if they were
-independent, which is wider.
+Two policies are compared problem by problem if verdicts.json exists. Otherwise
+the variances of the two are added as if they were independent, which gives a
+wider interval.
 """
 
 import math
@@ -10,43 +10,43 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dllm_jax.analysis import record
+from dllm_jax.analysis import policies, record
 
 
 class Reading(NamedTuple):
-  """A policy under the decoding that a run reports.
+  """The results of a policy under the decoding setting that a run reports.
 
   Attributes:
     policy: 'base', 'control' or 'final'.
     decoding: 'fixed' or 'gated'.
-    setting: steps or threshold, as eval.json spells it.
-    found: that part of eval.json.
+    setting: number of steps or threshold, as written in eval.json.
+    summary: the entry of eval.json: 'accuracy', 'interval', 'mean_steps', ...
   """
 
   policy: str
   decoding: str
   setting: str
-  found: dict[str, Any]
+  summary: dict[str, Any]
 
   @property
   def accuracy(self) -> float:
-    return self.found['accuracy']
+    return self.summary['accuracy']
 
   @property
   def interval(self) -> float:
-    """Half of the 95 % interval over problems."""
-    return self.found['interval']
+    """Half-width of the 95 % interval over problems."""
+    return self.summary['interval']
 
   @property
   def words(self) -> str:
-    """The decoding in words."""
+    """The decoding setting in words."""
     if self.decoding == 'fixed':
       return f'{self.setting} denoising steps'
-    return f'gate at {self.setting}, {self.found["mean_steps"]:.1f} steps'
+    return f'gate at {self.setting}, {self.summary["mean_steps"]:.1f} steps'
 
 
 class Gain(NamedTuple):
-  """A difference of accuracies, and half of its 95 % interval."""
+  """A difference of accuracies and the half-width of its 95 % interval."""
 
   difference: float
   half_width: float
@@ -54,26 +54,26 @@ class Gain(NamedTuple):
 
 
 def readings(run: record.Run) -> list[Reading]:
-  """The policies of a finished run, as it reports them: base, control, final.
+  """The policies of a finished run: base, control (if trained) and final.
 
-  All under the fixed schedule that validation chose, but for a final policy
-  with a gate of its own.
+  All are under the fixed schedule chosen on validation problems, except for a
+  final policy with a gate.
   """
   results = run.results
   steps = str(results['chosen_steps'])
-  made = [
+  fixed = [
     Reading(name, 'fixed', steps, results[name])
-    for name in ('base', 'control', 'final')
+    for name in policies.NAMES
     if name in results
   ]
-  if 'at_threshold' in results['final']:
-    found = results['final']['at_threshold']
-    made[-1] = Reading('final', 'gated', found['threshold'], found)
-  return made
+  if 'at_threshold' not in results['final']:
+    return fixed
+  gated = results['final']['at_threshold']
+  return fixed[:-1] + [Reading('final', 'gated', gated['threshold'], gated)]
 
 
 def digits(run: record.Run, reading: Reading) -> str | None:
-  """Verdicts of a reading, a digit a problem; None where they are not known."""
+  """Verdicts of a reading, one digit per problem; None if unknown."""
   try:
     return run.verdicts[reading.policy][reading.decoding][reading.setting]
   except (KeyError, TypeError):
@@ -81,7 +81,7 @@ def digits(run: record.Run, reading: Reading) -> str | None:
 
 
 def gain(run: record.Run, before: Reading, after: Reading) -> Gain:
-  """`after` - `before`, both of one run."""
+  """The accuracy of `after` minus that of `before`, both of one run."""
   one, other = digits(run, before), digits(run, after)
   if one and other and len(one) == len(other):
     return paired(one, other)
@@ -93,9 +93,13 @@ def gain(run: record.Run, before: Reading, after: Reading) -> Gain:
 
 
 def paired(before: str, after: str) -> Gain:
-  """mean(d) ± 1.96 s / sqrt(n) of the differences d of single verdicts.
+  """mean(d) ± 1.96 s / sqrt(n) over the differences d of paired verdicts.
 
-  Problems that one of the two has no verdict on ('-') are left out.
+  Problems without a verdict ('-') in either are left out.
+
+  Args:
+    before: verdicts of one policy, one digit per problem.
+    after: verdicts of another on the same problems.
   """
   judged = [d for d in zip(before, after, strict=True) if '-' not in d]
   change = np.array([float(b) - float(a) for a, b in judged] or [0.0])

@@ -1,4 +1,4 @@
-"""What a run wrote into its directory, read back; a run may be unfinished."""
+"""Reads the working directory of a run, finished or not."""
 
 import json
 import math
@@ -36,15 +36,15 @@ class Curve(NamedTuple):
 
 
 class Run(NamedTuple):
-  """A run as its directory tells it.
+  """The contents of a run's working directory.
 
   Attributes:
     directory: of the run.
     about: config.json: 'config', 'versions', 'devices', 'git', ...
-    curves: by phase ('sft', 'rl', 'control') and name ('reward/mean').
-    results: eval.json; None where the run is not finished.
-    verdicts: verdicts.json; None where it is not there.
-    problems: rows of trajectories.jsonl; completions in it are hostile text.
+    curves: by phase ('sft', 'rl', 'control') and metric ('reward/mean').
+    results: eval.json; None if the run is not finished.
+    verdicts: verdicts.json; None if it does not exist.
+    problems: rows of trajectories.jsonl; their completions are hostile text.
   """
 
   directory: pathlib.Path
@@ -56,25 +56,25 @@ class Run(NamedTuple):
 
   @property
   def config(self) -> dict[str, Any]:
-    """The config, nested."""
+    """The config as nested dicts."""
     return self.about['config']
 
   @property
   def name(self) -> str:
-    """Of the directory."""
+    """The name of the directory."""
     return self.directory.resolve().name
 
 
 def read(directory: pathlib.Path) -> Run:
-  """Reads a directory.
+  """Reads a working directory.
 
   Raises:
-    errors.UserError: it is no workdir, or a file of it is damaged.
+    errors.UserError: it is not a workdir, or one of its files is damaged.
   """
   about = _object(directory / CONFIG_FILE)
   if about is None:
     raise errors.UserError(
-      f'{directory} is no workdir of a run: {CONFIG_FILE} is missing'
+      f'{directory} is not the workdir of a run: {CONFIG_FILE} is missing'
     )
   try:
     about['config']['method']['name'], about['config']['task']['name']
@@ -113,22 +113,22 @@ def flatten(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
 
 
 def _object(path: pathlib.Path) -> dict[str, Any] | None:
-  """The JSON object in a file; None where there is no file."""
+  """The JSON object in a file; None if the file does not exist."""
   try:
-    found = json.loads(path.read_text('utf-8'))
+    content = json.loads(path.read_text('utf-8'))
   except FileNotFoundError:
     return None
   except (OSError, ValueError) as e:
-    raise errors.UserError(f'{path} cannot be read: {e}') from e
-  if not isinstance(found, dict):
+    raise errors.UserError(f'cannot read {path}: {e}') from e
+  if not isinstance(content, dict):
     raise errors.UserError(f'{path} is not a JSON object')
-  return found
+  return content
 
 
 def _rows(path: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
-  """(line number, object) of a file of JSON lines, which need not be there.
+  """(line number, object) of a file of JSON lines, which may not exist.
 
-  A last line without an end was cut off, and is left out.
+  A truncated last line is left out.
   """
   if not path.exists():
     return
@@ -146,6 +146,7 @@ def _rows(path: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _curves(path: pathlib.Path) -> dict[str, dict[str, Curve]]:
+  """The curves in metrics.jsonl, by phase and metric."""
   points: dict[str, dict[str, tuple[list[int], list[float]]]] = {}
   for number, row in _rows(path):
     try:
@@ -157,7 +158,7 @@ def _curves(path: pathlib.Path) -> dict[str, dict[str, Curve]]:
     row.pop('nonfinite', None)
     of_phase = points.setdefault(phase, {})
     for name, value in row.items():
-      if value is not None:  # it was not finite
+      if value is not None:  # None stands for a non-finite value
         steps, values = of_phase.setdefault(name, ([], []))
         steps.append(step)
         values.append(value)
@@ -171,14 +172,14 @@ def _curves(path: pathlib.Path) -> dict[str, dict[str, Curve]]:
 
 
 def _problem(row: dict[str, Any], where: str) -> dict[str, Any]:
-  """Checks what the player relies on."""
+  """Checks everything that the player relies on."""
   try:
     text = all(isinstance(row[k], str) for k in ('kind', 'prompt', 'gold'))
-    fine = text and row['block_length'] > 0 and row['samples']
+    valid = text and row['block_length'] > 0 and row['samples']
     for sample in row['samples']:
       length = len(sample['pieces'])
-      fine = (
-        fine
+      valid = (
+        valid
         and _SAMPLE_KEYS <= sample.keys()
         and len(sample['commit_step']) == length
         and len(sample['confidence']) == length
@@ -188,8 +189,8 @@ def _problem(row: dict[str, Any], where: str) -> dict[str, Any]:
         and all(map(_is_number, sample['confidence']))
       )
   except (KeyError, TypeError):
-    fine = False
-  if not fine:
+    valid = False
+  if not valid:
     raise errors.UserError(f'{where}, is not a problem with its trajectories')
   return row
 

@@ -1,8 +1,8 @@
-"""report.html: a run as one page, which needs nothing but a browser.
+"""report.html: a run as one self-contained page.
 
-What is drawn goes into the page as JSON; text of models and data sets reaches
-it there, or through a template that escapes, and never as markup. The page's
-policy forbids it to load anything, and to run any script but its own.
+Data for the charts and the player are embedded as JSON. Text of models and data
+sets is in that JSON, or escaped by the template, and never becomes markup. The
+page's content security policy allows its own style and script and nothing else.
 """
 
 import base64
@@ -17,8 +17,8 @@ import jinja2
 import markupsafe
 from jinja2 import utils
 
-from dllm_jax import errors
-from dllm_jax.analysis import charts, gains, record
+from dllm_jax import errors, metric_names
+from dllm_jax.analysis import charts, gains, policies, record
 
 FILE = 'report.html'
 PAGE = pathlib.Path(__file__).parent / 'page'
@@ -29,7 +29,7 @@ METHODS = {
   'sft': 'Supervised training',
   'ta_grpo_d': 'TA-GRPO-d',
 }
-SCALES = (0.04, 0.08, 0.2, 0.4, 0.6, 0.8)  # quarters of them are round
+SCALES = (0.04, 0.08, 0.2, 0.4, 0.6, 0.8)  # of an axis with four ticks
 TASKS = {
   'aqua': 'AQuA',
   'countdown': 'Countdown',
@@ -50,16 +50,16 @@ KINDS = {
 
 
 def write(directory: pathlib.Path) -> pathlib.Path:
-  """Writes report.html into the directory of a run, and gives its path.
+  """Writes report.html into the directory of a run and returns its path.
 
   Raises:
-    errors.UserError: it is no run, or the disk refuses.
+    errors.UserError: it is not the workdir of a run, or the disk refuses.
   """
   return save(of_run(record.read(directory)), directory / FILE)
 
 
 def save(page: str, path: pathlib.Path) -> pathlib.Path:
-  """Puts a page to its place, whole.
+  """Writes a page atomically and returns its path.
 
   Raises:
     errors.UserError: the disk refuses.
@@ -70,19 +70,21 @@ def save(page: str, path: pathlib.Path) -> pathlib.Path:
     partial.replace(path)
   except OSError as e:
     raise errors.UserError(
-      f'cannot write {path}: {e.strerror}; name another --out'
+      f'cannot write {path}: {e.strerror}; use another --out'
     ) from e
   return path
 
 
 def of_run(run: record.Run) -> str:
   """The page of one run."""
-  guided = charts.of_run(charts.GUIDED, run)
+  guided = charts.of_run(metric_names.GUIDED, run)
   terms = charts.reward_terms(run)
-  learning = charts.of_run(charts.LEARNING, run)
+  learning = charts.of_run(metric_names.LEARNING, run)
   results = run.results or {}
-  names = [n for n in ('base', 'control', 'final') if n in results]
-  frontier = charts.frontier({n: results[n] for n in names}, charts.SLOTS)
+  names = [n for n in policies.NAMES if n in results]
+  frontier = charts.frontier(
+    {n: results[n] for n in names}, {n: n for n in names}
+  )
   return render(
     'run.html',
     {
@@ -90,7 +92,7 @@ def of_run(run: record.Run) -> str:
         'frontier': [frontier] if frontier else [],
         'learning': learning[:1] + [terms] * bool(terms) + learning[1:],
         'guided': guided,
-        'supervised': charts.of_run(charts.SUPERVISED, run),
+        'supervised': charts.of_run(metric_names.SUPERVISED, run),
       },
       'problems': run.problems,
     },
@@ -100,7 +102,7 @@ def of_run(run: record.Run) -> str:
     headline=_headline(run) if results else None,
     schedules=_schedules(results, names),
     thresholds=_thresholds(results, names),
-    missing=charts.missing(charts.LEARNING, run) if run.curves else [],
+    missing=charts.missing(metric_names.LEARNING, run) if run.curves else [],
     kinds=[
       (KINDS.get(kind, kind), rows) for kind, rows in _by_kind(run).items()
     ],
@@ -110,12 +112,12 @@ def of_run(run: record.Run) -> str:
 
 
 def render(template: str, data: Mapping[str, Any], **values: Any) -> str:
-  """A page of a template of `page/`.
+  """Renders a template of `page/`.
 
   Args:
-    template: its name.
-    data: what the scripts draw, as JSON: 'charts' by section, 'problems'.
-    values: what the template names.
+    template: its file name.
+    data: JSON for the scripts: 'charts' by section, and 'problems'.
+    values: variables of the template.
   """
   environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(PAGE),
@@ -141,7 +143,7 @@ def render(template: str, data: Mapping[str, Any], **values: Any) -> str:
     script=markupsafe.Markup(script),
     policy=policy,
     sections=data['charts'],
-    # Its '<', '>', '&' and "'" are escaped, and all that is not ASCII.
+    # Escapes '<', '>', '&', "'" and everything that is not ASCII.
     data=utils.htmlsafe_json_dumps(data, allow_nan=False),
   )
 
@@ -152,13 +154,13 @@ def _hash(text: str) -> str:
 
 
 def title(run: record.Run) -> str:
-  """What was trained, on what."""
+  """The method and the task."""
   method = run.config['method']['name']
   return f'{METHODS.get(method, method)} on {task_title(run)}'
 
 
 def task_title(run: record.Run) -> str:
-  """The task as people spell it."""
+  """The usual spelling of the task's name."""
   name = run.config['task']['name']
   return TASKS.get(name, name)
 
@@ -169,7 +171,7 @@ def percent(share: float) -> str:
 
 
 def points(share: float) -> str:
-  """0.1234 -> '+12.3', with a minus sign that is one."""
+  """0.1234 -> '+12.3'; negative numbers get a typographic minus sign."""
   return f'{100 * share:+.1f}'.replace('-', '−')
 
 
@@ -182,41 +184,38 @@ def duration(seconds: float) -> str:
   return f'{minutes} min {rest} s' if minutes else f'{rest} s'
 
 
-def last_step(run: record.Run) -> int:
-  """The RL step that metrics.jsonl has come to."""
-  found = run.curves.get('rl', {}).values()
-  return max((int(curve.steps[-1]) for curve in found), default=0)
-
-
 def _state(run: record.Run) -> str:
-  """One line about how far it is."""
-  steps, wanted = last_step(run), run.config['train']['num_steps']
+  """One line about the progress of the run."""
+  curves = run.curves.get('rl', {}).values()
+  steps = max((int(curve.steps[-1]) for curve in curves), default=0)
   if run.results is None:
-    return f'not finished: {steps} of {wanted} updates'
+    return (
+      f'not finished: {steps} of {run.config["train"]["num_steps"]} updates'
+    )
   return f'{steps} updates' if steps else 'finished'
 
 
 def _headline(run: record.Run) -> dict[str, Any]:
-  """Base and final, their difference, and the room to draw them in."""
-  found = gains.readings(run)
-  top = max(reading.accuracy + reading.interval for reading in found)
-  scale = next((s for s in SCALES if top <= s), 1.0)
+  """Base and final, their difference, and the scale of the axis."""
+  readings = gains.readings(run)
+  base, final = readings[0], readings[-1]
+  top = max(reading.accuracy + reading.interval for reading in readings)
   return {
-    'readings': found,
-    'base': found[0],
-    'final': found[-1],
-    'gain': gains.gain(run, found[0], found[-1]),
+    'readings': readings,
+    'base': base,
+    'final': final,
+    'gain': gains.gain(run, base, final),
     'num': run.results['num'],
-    'scale': scale,
-    'steps_share': found[-1].found['mean_steps']
-    / max(found[0].found['mean_steps'], 1e-9),
+    'scale': next((s for s in SCALES if top <= s), 1.0),
+    'steps_share': final.summary['mean_steps']
+    / max(base.summary['mean_steps'], 1e-9),
   }
 
 
 def _schedules(
   results: Mapping[str, Any], names: list[str]
 ) -> list[tuple[str, list[Any]]]:
-  """(steps, part of eval.json by policy) of the fixed schedules."""
+  """(steps, the policies' entries of eval.json) of each fixed schedule."""
   if not names:
     return []
   return [
@@ -228,7 +227,7 @@ def _schedules(
 def _thresholds(
   results: Mapping[str, Any], names: list[str]
 ) -> list[tuple[str, list[Any], Any]]:
-  """(threshold, by policy, comparison with the base at equal steps)."""
+  """(threshold, the policies' entries, comparison at equal steps)."""
   if not names or 'thresholds' not in results[names[0]]:
     return []
   against = results.get('frontier', {}).get('final', ())
@@ -240,39 +239,32 @@ def _thresholds(
 
 
 def _by_kind(run: record.Run) -> dict[str, list[tuple[int, str]]]:
-  """(place, prompt in one line) of the problems, by kind."""
-  found: dict[str, list[tuple[int, str]]] = {}
-  for place, problem in enumerate(run.problems):
+  """(index, prompt in one line) of the problems, by kind."""
+  by_kind: dict[str, list[tuple[int, str]]] = {}
+  for index, problem in enumerate(run.problems):
     line = ' '.join(problem['prompt'].split())
     line = line if len(line) <= 60 else f'…{line[-60:]}'
-    found.setdefault(problem['kind'], []).append((place, line))
-  return found
+    by_kind.setdefault(problem['kind'], []).append((index, line))
+  return by_kind
 
 
 def _facts(run: record.Run) -> list[tuple[str, str]]:
-  """What the run was made with."""
-  about, facts = run.about, []
-  if command := about.get('command'):
-    text = command if isinstance(command, str) else shlex.join(command)
-    facts.append(('Command', text))
-  facts += [
+  """Names and values of the run's provenance."""
+  about, devices = run.about, run.about.get('devices', [])
+  command = about.get('command', '')
+  if not isinstance(command, str):
+    command = shlex.join(command)
+  kinds = [f'{devices.count(d)} × {d}' for d in dict.fromkeys(devices)]
+  machine = about.get('machine', {})
+  seconds = (run.results or {}).get('seconds', {})
+  versions = about.get('versions', {})
+  return [
+    *[('Command', command)] * bool(command),
     ('Directory', str(run.directory)),
     ('Seed', str(run.config['seed'])),
     ('Commit', about.get('git') or 'not a git checkout'),
+    ('Devices', ', '.join(kinds)),
+    *((name.capitalize(), str(value)) for name, value in machine.items()),
+    *((f'Time, {name}', duration(s)) for name, s in seconds.items()),
+    ('Versions', ', '.join(f'{name} {v}' for name, v in versions.items() if v)),
   ]
-  devices = about.get('devices', [])
-  kinds = dict.fromkeys(devices)
-  facts.append(
-    ('Devices', ', '.join(f'{devices.count(k)} × {k}' for k in kinds))
-  )
-  facts += [
-    (name.capitalize(), str(value))
-    for name, value in about.get('machine', {}).items()
-  ]
-  seconds = (run.results or {}).get('seconds', {})
-  facts += [
-    (f'Time, {name}', duration(value)) for name, value in seconds.items()
-  ]
-  versions = about.get('versions', {})
-  text = ', '.join(f'{name} {v}' for name, v in versions.items() if v)
-  return facts + [('Versions', text)]

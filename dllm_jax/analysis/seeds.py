@@ -1,9 +1,9 @@
-"""Tables from the eval.json of several seeds: means, intervals, differences.
+"""Tables over the eval.json files of several seeds.
 
   python -m dllm_jax.analysis.seeds runs/ag_s0 runs/ag_s1 runs/ag_s2
 
-Intervals are 95 % over seeds, by Student's t on n - 1 degrees of freedom; the
-differences are paired: policies of the same seed.
+Intervals are 95 % over seeds, by Student's t with n - 1 degrees of freedom.
+Differences are between policies of the same seed.
 """
 
 import json
@@ -30,7 +30,7 @@ class Estimate(NamedTuple):
 
 
 def estimate(values: Sequence[float] | np.ndarray) -> Estimate:
-  """mean ± t_{n-1, 0.975} s / sqrt(n); the half-width of one value is nan."""
+  """mean ± t_{n-1, 0.975} s / sqrt(n); the half-width of one value is NaN."""
   values = np.asarray(values, float)
   n = len(values)
   if n < 2:
@@ -44,22 +44,25 @@ def estimate(values: Sequence[float] | np.ndarray) -> Estimate:
 def table(workdirs: Sequence[str | pathlib.Path]) -> str:
   """Markdown tables over finished runs of one configuration.
 
+  Args:
+    workdirs: one per seed.
+
   Raises:
-    errors.UserError: there is no run, one is not finished, or they differ in
+    errors.UserError: there is no run, a run is not finished, or runs differ in
       task, method, problems or settings.
   """
-  places = [pathlib.Path(directory).resolve() for directory in workdirs]
-  for place in places:
-    if places.count(place) > 1:
-      raise errors.UserError(f'{place} is named twice; a seed counts once')
+  paths = [pathlib.Path(directory).resolve() for directory in workdirs]
+  for path in paths:
+    if paths.count(path) > 1:
+      raise errors.UserError(f'{path} is named twice; a seed counts once')
   runs = [_results(pathlib.Path(directory)) for directory in workdirs]
   if not runs:
-    raise errors.UserError('no run was named; give the workdirs of the seeds')
+    raise errors.UserError('no run is named; name the workdir of each seed')
   for run, directory in zip(runs, workdirs, strict=True):
     if _kind(run) != _kind(runs[0]):
       raise errors.UserError(
-        f'{directory} is {_kind(run)}, the first run {_kind(runs[0])}: give '
-        'seeds of one configuration'
+        f'{directory} is {_kind(run)}, but the first run is {_kind(runs[0])}; '
+        'name seeds of one configuration'
       )
   parts = [_by_schedule(runs)]
   if 'frontier' in runs[0]:
@@ -68,7 +71,7 @@ def table(workdirs: Sequence[str | pathlib.Path]) -> str:
 
 
 def _by_schedule(runs: Sequence[dict]) -> str:
-  """Accuracy of every policy at every fixed schedule."""
+  """The table of accuracies of every policy under every fixed schedule."""
   names = [name for name in policies.NAMES if all(name in run for run in runs)]
   over = [name for name in ('base', 'control') if name in names]
   lines = _header(['steps', *names, *(f'final - {name}' for name in over)])
@@ -99,8 +102,8 @@ def _by_threshold(runs: Sequence[dict]) -> str:
     {row['threshold']: row for row in run['frontier']['final']} for run in runs
   ]
   for threshold in rows[0]:
-    seen = [row[threshold] for row in rows]
-    column = lambda name, seen=seen: np.array([row[name] for row in seen])
+    seeds = [row[threshold] for row in rows]
+    column = lambda name, seeds=seeds: np.array([row[name] for row in seeds])
     lines.append(
       _line(
         [
@@ -154,7 +157,7 @@ def _results(directory: pathlib.Path) -> dict:
 
 
 def _kind(run: dict) -> tuple:
-  """What runs of one configuration have in common."""
+  """What all runs of one configuration have in common."""
   return (
     run['task'],
     run['method'],
@@ -165,7 +168,7 @@ def _kind(run: dict) -> tuple:
 
 
 def main(arguments: Sequence[str]) -> int:
-  """The command; 1 where an argument is no finished run."""
+  """The command; returns 1 if an argument is not a finished run."""
   if not arguments or arguments[0] in ('-h', '--help'):
     print(__doc__)
     return 0 if arguments else 2

@@ -1,1 +1,1 @@
-"""What programs cost: counted from what was compiled, and measured."""
+"""The cost of programs: counted in compiled code, and measured."""

@@ -1,4 +1,4 @@
-"""What the suites measure: models, batches, and random inputs for them."""
+"""The cases of the suites: models, batches and random inputs."""
 
 import dataclasses
 from typing import Any
@@ -18,7 +18,16 @@ from dllm_jax.train import policy_config
 def make_model(
   vocab: int, width: int, layers: int, heads: int, mlp: int, **other: Any
 ) -> config.ModelConfig:
-  """Without GQA, heads as wide as they must be."""
+  """A config without grouped queries, whose heads add up to the width.
+
+  Args:
+    vocab: vocabulary size.
+    width: hidden size.
+    layers: number of layers.
+    heads: number of heads.
+    mlp: hidden size of the MLP.
+    **other: more fields of the config.
+  """
   return config.ModelConfig(
     vocab_size=vocab,
     hidden_size=width,
@@ -55,7 +64,17 @@ def make_case(
   block: int,
   steps: int,
 ) -> programs.Case:
-  """Greedy decoding in blocks, and diffu-GRPO of one view a row without KL."""
+  """Greedy decoding in blocks, and diffu-GRPO with one view and no KL term.
+
+  Args:
+    name: name in tables.
+    model: architecture.
+    rows: rows of a batch, each with a prompt of its own.
+    prompt: length of the prompts.
+    length: length of the completions.
+    block: block length.
+    steps: denoising steps of a completion.
+  """
   return programs.Case(
     name=name,
     model=model,
@@ -87,8 +106,8 @@ CASES = (
   make_case('0.6M, 32 rows', _SMALL, 32, 17, 36, 36, 18),
   make_case('50M, 4 rows', _MEDIUM, 4, 64, 64, 32, 32),
 )
-# One device holds the model, but not the moments of all its weights: adapters
-# are trained. Few steps: each of a decoder's costs the same.
+# One device has no room for the moments of all weights: adapters are trained.
+# A few denoising steps suffice, since all of them cost the same.
 _ADAPTED = dataclasses.replace(LLADA, lora_rank=128)
 ON_ACCELERATORS = {
   'decode': (
@@ -101,7 +120,7 @@ ON_ACCELERATORS = {
 
 
 def of_suite(suite: str) -> tuple[programs.Case, ...]:
-  """Those of a suite that suit the device at hand."""
+  """The cases of a suite that suit the current device."""
   if jax.default_backend() == 'cpu':
     return CASES
   large = ON_ACCELERATORS[suite]
@@ -116,30 +135,30 @@ def _with_cudnn(case: programs.Case) -> programs.Case:
 
 
 def prompts(case: programs.Case) -> np.ndarray:
-  """Random ids, the same for every call."""
+  """Random token ids [B, P], the same in every call."""
   rng = np.random.default_rng(0)
   shape = case.rows, case.rollout.max_prompt_length
   return rng.integers(0, case.model.vocab_size - 2, shape).astype(np.int32)
 
 
 def weights(model: config.ModelConfig) -> types.Params:
-  """Random parameters, and adapters that act, as after some steps.
+  """Random parameters, with adapters that are not zero.
 
-  They are not kept: an accelerator may have room for one model.
+  They are not cached, since an accelerator may have room for one model only.
   """
 
-  def act(path, leaf):
+  def perturb(path, leaf):
     return leaf + 0.01 if path[-1].key == 'lora_b' else leaf
 
   def make():
     params = transformer.init(jax.random.key(0), model)
-    return jax.tree_util.tree_map_with_path(act, params)
+    return jax.tree_util.tree_map_with_path(perturb, params)
 
   return jax.jit(make)()
 
 
 def rollouts(case: programs.Case) -> types.RolloutBatch:
-  """A batch as a rollout might have made it, with random completions."""
+  """A batch of random completions, with the types of a real rollout."""
   rng, ids = np.random.default_rng(1), prompts(case)
   shape = case.rows, case.decoder.gen_length
   sign = np.where(np.arange(case.rows) % 2, 1.0, -1.0).astype(np.float32)

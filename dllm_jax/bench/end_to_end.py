@@ -1,9 +1,8 @@
-"""Whole steps of RL: prompts, rollout, verdicts, advantages, update.
+"""Measures whole steps of RL: prompts, rollout, verdicts, update.
 
-A config's own task and method record run as in training, on the host and the
-device, but for the advantages, which are +1 and -1 in turn. PyTorch decodes and
-updates at the same shapes; it neither judges nor samples, so that what is
-compared flatters it.
+The task of a config and the method run as in training, on host and device,
+except that advantages alternate between +1 and -1. PyTorch decodes and updates
+at the same shapes. It neither judges nor samples, so the comparison favours it.
 """
 
 import dataclasses
@@ -26,20 +25,21 @@ from dllm_jax.train.methods import diffu_grpo
 def end_to_end(
   cfg: settings.Settings, *, reference: Any, rounds: int
 ) -> dict[str, Any]:
-  """diffu-GRPO with the one-step estimator, one inner step and no KL.
+  """diffu-GRPO with the one-step estimator, one inner step and no KL term.
 
   Args:
-    cfg: task, model, rollout and micro-batches.
+    cfg: settings; its task, model, rollout and micro-batches are used.
     reference: the module `torch_reference`, or None.
-    rounds: of the timing.
+    rounds: number of measured calls.
 
   Raises:
-    errors.UserError: the rollout is gated: its steps depend on the weights.
+    errors.UserError: the rollout is gated, so its number of steps depends on
+      the weights.
   """
   if not isinstance(cfg.rollout.decoder, fixed.Fixed):
     raise errors.UserError(
-      'config key rollout.decode is not fixed, so that the work of a step '
-      'depends on the weights; use rollout.decode=fixed'
+      f'config key rollout.decode is {cfg.rollout.decode}, under which the '
+      'work of a step depends on the weights; use rollout.decode=fixed'
     )
   if cfg.method is None:
     raise errors.UserError(
@@ -78,7 +78,7 @@ def end_to_end(
   def ours():
     step = held['step']
     batch, _ = method.collect(held['state'], batches.rows(step), step)
-    # Fresh weights are never right, and rows of tied groups would be skipped.
+    # Fresh weights solve nothing, and rows of tied groups would be skipped.
     batch = batch._replace(advantage=signs)
     held['state'], _ = method.update(held['state'], batch, step)
     held['step'] = step + 1
@@ -93,12 +93,8 @@ def end_to_end(
     optimizer=cfg.optim,
   )
   signs = cases.rollouts(case).advantage
-  calls = {'ours': ours}
-  if reference is not None:
-    for name in ('published', 'tuned'):
-      calls[f'torch_{name}'] = _theirs(
-        case, weights, reference, tuned=name == 'tuned'
-      )
+  theirs = lambda name, tuned: _theirs(case, weights, reference, tuned=tuned)
+  calls = {'ours': ours} | suites.reference_calls(reference, theirs)
   taken = timing.in_turns(calls, rounds)
   least = case.minimum()
   return suites.rates(

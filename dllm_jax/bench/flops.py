@@ -1,10 +1,12 @@
-"""The floating-point operations that an algorithm needs, and no more.
+"""The minimum number of floating-point operations of an algorithm.
 
-A multiply-add is two operations, and matrix products alone are counted: what
-else a transformer does is linear in its activations. Every column passes
-through every block, and only columns that are asked about are unembedded.
-Recomputation (`ModelConfig.remat`, chunks of the unembedding) is no part of
-the minimum. Dims: B rows, K views a row, S columns, Q queried columns.
+A multiply-add is two operations, and only matrix products are counted: all else
+in a transformer is linear in the activations. Every column passes through every
+block, and only queried columns are unembedded. Recomputation
+(`ModelConfig.remat`, chunks of the unembedding) is not part of the minimum.
+
+Dims: N layers, T columns that are computed, S columns that they attend to, Q
+columns that are unembedded, H heads, d head dim, D model, V vocabulary.
 """
 
 import dataclasses
@@ -14,10 +16,10 @@ from dllm_jax.models import config
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Size:
-  """Weights of a model's matrices, in numbers.
+  """Numbers of weights in a model's matrices.
 
   Attributes:
-    layer: of one block, without adapters.
+    layer: of one block without its adapters.
     adapters: of one block's adapters.
     unembedding: D V.
   """
@@ -28,7 +30,7 @@ class Size:
 
 
 def size(cfg: config.ModelConfig) -> Size:
-  """How many weights a column is multiplied with."""
+  """The numbers of weights that multiply a column."""
   wide, narrow = (
     count * cfg.head_dim for count in (cfg.num_heads, cfg.num_kv_heads)
   )
@@ -49,7 +51,7 @@ def size(cfg: config.ModelConfig) -> Size:
 
 
 def num_params(cfg: config.ModelConfig) -> int:
-  """Weights of the whole model, norms and biases left out."""
+  """Number of weights of the whole model, except norms and biases."""
   weights = size(cfg)
   tables = 1 if cfg.tie_embeddings else 2
   layers = cfg.num_layers * (weights.layer + weights.adapters)
@@ -57,7 +59,7 @@ def num_params(cfg: config.ModelConfig) -> int:
 
 
 def attention(cfg: config.ModelConfig, columns: int, keys: int) -> int:
-  """q k^T and its product with v, in all layers: 4 T S H d N."""
+  """The products with keys and values in all layers: 4 T S H d N."""
   width = cfg.num_heads * cfg.head_dim
   return 4 * columns * keys * width * cfg.num_layers
 
@@ -65,13 +67,13 @@ def attention(cfg: config.ModelConfig, columns: int, keys: int) -> int:
 def forward(
   cfg: config.ModelConfig, columns: int, keys: int, queries: int
 ) -> int:
-  """Of one row: 2 N (layer + adapters) T + 4 T S H d N + 2 D V Q.
+  """One row forward: 2 N (layer + adapters) T + 4 T S H d N + 2 D V Q.
 
   Args:
     cfg: the model.
-    columns: T that pass through the blocks.
-    keys: S that each of them reads.
-    queries: Q that are unembedded.
+    columns: T, columns that pass through the blocks.
+    keys: S, columns that each of them attends to.
+    queries: Q, columns that are unembedded.
   """
   weights = size(cfg)
   layers = cfg.num_layers * (weights.layer + weights.adapters)
@@ -85,10 +87,11 @@ def forward(
 def backward(
   cfg: config.ModelConfig, columns: int, keys: int, queries: int
 ) -> int:
-  """Of one row: a product for the input's gradient, one for the weight's.
+  """One row backward; arguments are those of `forward`.
 
-  Where there are adapters the other weights are frozen, and need no second
-  product. Attention has no weights, but two inputs in each of its products.
+  One product gives the gradient of the input and one that of the weight. With
+  adapters the other weights are frozen and need only the first. Attention has
+  no weights, but both inputs of its products need gradients.
   """
   weights = size(cfg)
   trained = 1 if cfg.lora_rank else 2
@@ -103,41 +106,21 @@ def backward(
 def decode_step(
   cfg: config.ModelConfig, *, rows: int, columns: int, block: int
 ) -> int:
-  """Of one denoising step: the canvas forward, the active block unembedded."""
+  """One denoising step: the canvas forward, the active block unembedded."""
   return rows * forward(cfg, columns, columns, block)
 
 
 def read(
   cfg: config.ModelConfig, *, rows: int, views: int, columns: int, slots: int
 ) -> int:
-  """Of the log-probabilities of a fixed policy at all views."""
+  """The log-probabilities of a fixed policy at all views."""
   return rows * views * forward(cfg, columns, columns, slots)
 
 
 def inner_step(
   cfg: config.ModelConfig, *, rows: int, views: int, columns: int, slots: int
 ) -> int:
-  """Of one optimiser step: all views forward and backward."""
+  """One optimiser step: all views forward and backward."""
   both = forward(cfg, columns, columns, slots)
   both += backward(cfg, columns, columns, slots)
   return rows * views * both
-
-
-def update(
-  cfg: config.ModelConfig,
-  *,
-  rows: int,
-  views: int,
-  columns: int,
-  slots: int,
-  num_inner: int,
-  has_kl: bool,
-) -> int:
-  """Of `policy.update`: mu inner steps, and the reads that they need.
-
-  The old policy is read for each inner step but the first, the reference for
-  each where there is a KL term.
-  """
-  shape = {'rows': rows, 'views': views, 'columns': columns, 'slots': slots}
-  reads = num_inner - 1 + (num_inner if has_kl else 0)
-  return num_inner * inner_step(cfg, **shape) + reads * read(cfg, **shape)

@@ -1,7 +1,7 @@
-"""What accelerators have, by their makers' data sheets.
+"""Memory and peak speed of accelerators, from their data sheets.
 
-Peaks are of dense bfloat16 products with float32 sums. A gigabyte is 10^9
-bytes for `memory`, as in the names of the devices.
+Peaks are for dense bfloat16 products with float32 sums. A gigabyte is 10^9
+bytes, as in the names of the devices.
 """
 
 import dataclasses
@@ -12,10 +12,10 @@ class Accelerator:
   """One device.
 
   Attributes:
-    memory: bytes.
-    peak: bfloat16 operations a second.
-    kinds: what JAX calls it (`device_kind`), lower case, the beginning.
-    topology: name of a slice for the TPU compiler, by its devices.
+    memory: in bytes.
+    peak: bfloat16 operations per second.
+    kinds: prefixes of JAX's `device_kind`, in lower case.
+    topology: (number of devices, name of that slice for the TPU compiler).
   """
 
   memory: float
@@ -61,7 +61,7 @@ ACCELERATORS = {
 
 
 def peak_of(device_kind: str) -> float | None:
-  """bfloat16 operations a second of a device; None where it is not known."""
+  """Peak bfloat16 operations per second; None for an unknown device."""
   for accelerator in ACCELERATORS.values():
     if device_kind.lower().startswith(accelerator.kinds or ('\0',)):
       return accelerator.peak

@@ -1,6 +1,6 @@
-"""A compiled program, read from its text: computations and how often they run.
+"""Parses compiled programs: their computations, and how often each runs.
 
-The text is that of `compiled.as_text()`: of one device, optimised.
+The text is `compiled.as_text()`: the optimised program of one device.
 """
 
 import collections
@@ -42,9 +42,15 @@ class Shape(NamedTuple):
 
 
 class Instruction(NamedTuple):
-  """One line: what it makes (several where it is a tuple), of what, and how.
+  """One line of a computation.
 
-  `literal` is what is written of a constant.
+  Attributes:
+    name: of its result.
+    shapes: of its result; several for a tuple.
+    opcode: such as 'dot'.
+    operands: names of the inputs.
+    attributes: the text after the operands.
+    literal: the value of a constant; '' for other instructions.
   """
 
   name: str
@@ -56,17 +62,17 @@ class Instruction(NamedTuple):
 
 
 class Program(NamedTuple):
-  """Computations by name, their instructions by name, in order."""
+  """Computations by name; each has its instructions by name, in order."""
 
   computations: dict[str, dict[str, Instruction]]
   entry: str
 
 
 def parse(text: str) -> Program:
-  """The program that `compiled.as_text()` wrote.
+  """Parses the text of `compiled.as_text()`.
 
   Raises:
-    ValueError: no entry computation is in it.
+    ValueError: it has no entry computation.
   """
   computations, entry, current = {}, None, None
   for line in text.splitlines():
@@ -75,12 +81,12 @@ def parse(text: str) -> Program:
       current = computations.setdefault(header[2], {})
       entry = header[2] if header[1] else entry
     elif current is not None and ' = ' in line:
-      made = _instruction(line)
-      current[made.name] = made
+      instruction = _instruction(line)
+      current[instruction.name] = instruction
     elif line.startswith('}'):
       current = None
   if entry is None:
-    raise ValueError('the text holds no ENTRY computation')
+    raise ValueError('the text has no ENTRY computation')
   return Program(computations, entry)
 
 
@@ -102,7 +108,7 @@ def _instruction(line: str) -> Instruction:
 
 
 def shapes(text: str) -> tuple[Shape, ...]:
-  """Every array that a type names."""
+  """All arrays in the text of a type."""
   return tuple(
     Shape(dtype, tuple(int(d) for d in dims.split(',') if d))
     for dtype, dims in _SHAPE.findall(text)
@@ -110,47 +116,44 @@ def shapes(text: str) -> tuple[Shape, ...]:
 
 
 def _closing(text: str) -> int:
-  """Where the parenthesis that `text` begins with is closed."""
+  """Index of the parenthesis that closes the one at the start of `text`."""
   depth = 0
   for i, letter in enumerate(text):
     depth += (letter == '(') - (letter == ')')
     if not depth:
       return i
-  raise ValueError(f'unbalanced: {text[:80]!r}')
+  raise ValueError(f'unbalanced parentheses: {text[:80]!r}')
 
 
-def _callees(made: Instruction) -> list[str]:
-  branches = _BRANCHES.search(made.attributes)
-  inside = re.findall(r'[\w.\-]+', branches[1]) if branches else []
-  return _CALLS.findall(made.attributes) + inside
+def _callees(instruction: Instruction) -> list[str]:
+  """Names of the computations that an instruction calls."""
+  branches = _BRANCHES.search(instruction.attributes)
+  names = re.findall(r'[\w.\-]+', branches[1]) if branches else []
+  return _CALLS.findall(instruction.attributes) + names
 
 
-def trips(made: Instruction, program: Program) -> int | None:
-  """How often a `while` runs; None where that depends on the data.
+def trips(loop: Instruction, program: Program) -> int | None:
+  """Trip count of a `while`; None if it depends on the data.
 
-  Said by the compiler (CPU, GPU), or read off a condition that compares a
-  counter with a constant (TPU): those of `lax.scan` count from 0 by 1.
+  The CPU and GPU compilers write it down. For the TPU it is read off a
+  condition that compares a counter with a constant; loops of `lax.scan` count
+  from 0 by 1.
   """
-  found = _TRIPS.search(made.attributes)
-  if found:
-    return int(found[1])
-  condition = re.search(r'condition=%?([\w.\-]+)', made.attributes)
-  inside = program.computations[condition[1]]
-  bodies = [inside] + [
-    program.computations[name]
-    for each in inside.values()
-    if each.opcode == 'fusion'
-    for name in _callees(each)
-  ]
+  if known := _TRIPS.search(loop.attributes):
+    return int(known[1])
+  name = re.search(r'condition=%?([\w.\-]+)', loop.attributes)[1]
+  condition = list(program.computations[name].values())
+  for each in tuple(condition):
+    if each.opcode == 'fusion':
+      for callee in _callees(each):
+        condition += program.computations[callee].values()
   compared = any(
     each.opcode == 'compare' and 'direction=LT' in each.attributes
-    for body in bodies
-    for each in body.values()
+    for each in condition
   )
   bounds = {
     each.literal
-    for body in bodies
-    for each in body.values()
+    for each in condition
     if each.opcode == 'constant' and each.shapes == (Shape('s32', ()),)
   }
   return int(bounds.pop()) if compared and len(bounds) == 1 else None
@@ -163,20 +166,20 @@ def runs(program: Program) -> dict[str, int]:
   """
   count = collections.Counter({program.entry: 1})
   for name in reversed(program.computations):  # callers come after callees
-    for made in program.computations[name].values():
-      if made.opcode in _CALLERS:
-        times = (trips(made, program) or 1) if made.opcode == 'while' else 1
-        for callee in _callees(made):
+    for each in program.computations[name].values():
+      if each.opcode in _CALLERS:
+        times = (trips(each, program) or 1) if each.opcode == 'while' else 1
+        for callee in _callees(each):
           count[callee] += count[name] * times
   return count
 
 
 def fused(program: Program) -> set[str]:
-  """Computations whose instructions make no buffers of their own."""
+  """Computations inside of fusions, whose results are not in memory."""
   return {
     callee
-    for inside in program.computations.values()
-    for made in inside.values()
-    if made.opcode == 'fusion'
-    for callee in _callees(made)
+    for instructions in program.computations.values()
+    for each in instructions.values()
+    if each.opcode == 'fusion'
+    for callee in _callees(each)
   }

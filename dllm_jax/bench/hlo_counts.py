@@ -1,9 +1,9 @@
-"""What a compiled program costs, counted from its text.
+"""Operations, collectives and buffers of a compiled program, from its text.
 
-XLA's own `cost_analysis` counts the body of a loop once, whatever its trips,
-and says nothing of collectives or of single buffers. Here a loop's body counts
-as often as it runs where that is known, once where it is not: of a decoder's
-loop that is one denoising step. Of a conditional every branch counts.
+XLA's own `cost_analysis` counts the body of a loop once whatever its trip
+count, and reports neither collectives nor single buffers. Here the body of a
+loop counts as often as it runs, or once if that is unknown: for a decoder's
+loop that is one denoising step. All branches of a conditional count.
 """
 
 import collections
@@ -22,7 +22,7 @@ COLLECTIVES = (
   'all-to-all',
   'collective-permute',
 )
-# One operation an element of the result, as XLA counts.
+# One operation per element of the result, as XLA counts.
 _ARITHMETIC = frozenset(
   'abs add and clamp compare cosine divide exponential '
   'exponential-minus-one log log-plus-one logistic maximum minimum multiply '
@@ -30,88 +30,85 @@ _ARITHMETIC = frozenset(
   'sign sine sqrt subtract tanh xor'.split()
 )
 
-Cost = Callable[[hlo.Instruction, dict[str, hlo.Instruction]], dict[str, int]]
+Scope = dict[str, hlo.Instruction]  # a computation
+Cost = Callable[[hlo.Instruction, Scope], dict[str, int]]
 
 
 def _total(program: hlo.Program, cost: Cost) -> dict[str, int]:
   """Sums the named costs of all instructions, as often as they run."""
-  found, count = collections.Counter(), hlo.runs(program)
-  for name, inside in program.computations.items():
-    for made in inside.values():
-      for kind, amount in cost(made, inside).items():
-        found[kind] += amount * count[name]
-  return dict(found)
+  total, count = collections.Counter(), hlo.runs(program)
+  for name, scope in program.computations.items():
+    for op in scope.values():
+      for kind, amount in cost(op, scope).items():
+        total[kind] += amount * count[name]
+  return dict(total)
 
 
 def flops(program: hlo.Program) -> int:
-  """Operations of one run on one device, matrix products and all others."""
+  """Operations of one run on one device: matrix products and all others."""
   return sum(_total(program, _flops).values())
 
 
 def products(program: hlo.Program) -> int:
-  """Operations of the matrix products alone."""
+  """Operations of the matrix products only."""
   return _total(program, _flops).get('products', 0)
 
 
-def _flops(
-  made: hlo.Instruction, inside: dict[str, hlo.Instruction]
-) -> dict[str, int]:
-  if made.opcode in ('dot', 'convolution', 'custom-call'):
-    count = _PRODUCTS[made.opcode](made, inside)
+def _flops(op: hlo.Instruction, scope: Scope) -> dict[str, int]:
+  if op.opcode in ('dot', 'convolution', 'custom-call'):
+    count = _PRODUCTS[op.opcode](op, scope)
     return {'products': count} if count else {}
-  if made.opcode in _ARITHMETIC:
-    return {'others': made.shapes[0].size}
-  if made.opcode in ('reduce', 'reduce-window'):
-    return {'others': inside[made.operands[0]].shapes[0].size}
+  if op.opcode in _ARITHMETIC:
+    return {'others': op.shapes[0].size}
+  if op.opcode in ('reduce', 'reduce-window'):
+    return {'others': scope[op.operands[0]].shapes[0].size}
   return {}
 
 
-def _dims(made: hlo.Instruction, name: str) -> list[int]:
-  found = re.search(name + r'=\{([\d,]*)\}', made.attributes)
-  return [int(d) for d in found[1].split(',') if d] if found else []
+def _dims(op: hlo.Instruction, name: str) -> list[int]:
+  dims = re.search(name + r'=\{([\d,]*)\}', op.attributes)
+  return [int(d) for d in dims[1].split(',') if d] if dims else []
 
 
-def _dot(made: hlo.Instruction, inside: dict[str, hlo.Instruction]) -> int:
-  left = inside[made.operands[0]].shapes[0].dims
-  contracted = _dims(made, 'lhs_contracting_dims')
-  return 2 * made.shapes[0].size * math.prod(left[d] for d in contracted)
+def _dot(op: hlo.Instruction, scope: Scope) -> int:
+  left = scope[op.operands[0]].shapes[0].dims
+  contracted = _dims(op, 'lhs_contracting_dims')
+  return 2 * op.shapes[0].size * math.prod(left[d] for d in contracted)
 
 
-def _library(made: hlo.Instruction, inside: dict[str, hlo.Instruction]) -> int:
-  """Products that a GPU's library computes; 0 for any other call."""
-  config = re.search(r'backend_config=(\{.*\})', made.attributes)
-  if 'cudnn$fmha' in made.attributes:
-    return _fused_attention(made, json.loads(config[1]))
-  if 'cublas' not in made.attributes:
+def _library(op: hlo.Instruction, scope: Scope) -> int:
+  """Products computed by a GPU library; 0 for any other call."""
+  config = re.search(r'backend_config=(\{.*\})', op.attributes)
+  if 'cudnn$fmha' in op.attributes:
+    return _fused_attention(op, json.loads(config[1]))
+  if 'cublas' not in op.attributes:
     return 0
   gemm = json.loads(config[1])['gemm_backend_config']
   dims = gemm['dot_dimension_numbers']['lhs_contracting_dimensions']
-  left = inside[made.operands[0]].shapes[0].dims
+  left = scope[op.operands[0]].shapes[0].dims
   contracted = math.prod(left[int(d)] for d in dims)
-  return 2 * made.shapes[0].size * contracted
+  return 2 * op.shapes[0].size * contracted
 
 
-def _fused_attention(made: hlo.Instruction, config: dict[str, Any]) -> int:
-  """Two products of scores; five of the gradient, which makes them anew."""
+def _fused_attention(op: hlo.Instruction, config: dict[str, Any]) -> int:
+  """Two products forward; five backward, which recomputes the scores."""
   fmha = config['cudnn_fmha_backend_config']
   scores = math.prod(
     int(d) for d in fmha['intermediate_tensor_shape']['dimensions']
   )
-  num_products = 5 if 'Backward' in made.attributes else 2
-  return num_products * 2 * scores * made.shapes[0].dims[-1]
+  num_products = 5 if 'Backward' in op.attributes else 2
+  return num_products * 2 * scores * op.shapes[0].dims[-1]
 
 
-def _convolution(
-  made: hlo.Instruction, inside: dict[str, hlo.Instruction]
-) -> int:
-  """A TPU's matrix product; its batch dimensions are windows that are dilated.
+def _convolution(op: hlo.Instruction, scope: Scope) -> int:
+  """A matrix product on a TPU, whose batch dimensions are dilated windows.
 
-  A pair of (position in the result, position in the window) counts where it
-  meets an element of the input, and no padding or hole.
+  A pair of (position in the result, position in the window) counts if it meets
+  an element of the input instead of padding or a hole.
   """
-  left, kernel = (inside[name].shapes[0].dims for name in made.operands[:2])
-  labels = re.search(r'dim_labels=(\w+)_(\w+)->(\w+)', made.attributes)
-  window = re.search(r'window=\{([^}]*)\}', made.attributes)
+  left, kernel = (scope[name].shapes[0].dims for name in op.operands[:2])
+  labels = re.search(r'dim_labels=(\w+)_(\w+)->(\w+)', op.attributes)
+  window = re.search(r'window=\{([^}]*)\}', op.attributes)
   fields = dict(part.split('=') for part in window[1].split()) if window else {}
   pairs = 1
   spatial = [label for label in labels[2] if label.isdigit()]
@@ -120,7 +117,7 @@ def _convolution(
       fields[name].split('x')[at] if name in fields else default
     )
     pairs *= _pairs(
-      made.shapes[0].dims[labels[3].index(label)],
+      op.shapes[0].dims[labels[3].index(label)],
       int(take('size', '1')),
       left[labels[1].index(label)],
       stride=int(take('stride', '1')),
@@ -128,7 +125,7 @@ def _convolution(
       holes=int(take('lhs_dilate', '1')),
       spread=int(take('rhs_dilate', '1')),
     )
-  out = made.shapes[0].dims
+  out = op.shapes[0].dims
   features = out[labels[3].index('b')] * out[labels[3].index('f')]
   return 2 * features * kernel[labels[2].index('i')] * pairs
 
@@ -146,42 +143,37 @@ _PRODUCTS = {'dot': _dot, 'convolution': _convolution, 'custom-call': _library}
 
 
 def collectives(program: hlo.Program) -> dict[str, int]:
-  """Bytes that each kind of collective makes on a device, in one run.
+  """Bytes produced by each kind of collective on a device in one run.
 
-  One that is in several pieces (a TPU starts it in one fusion and ends it in
-  another) has one channel, and counts once.
+  A collective in several pieces (a TPU starts it in one fusion and ends it in
+  another) has one channel and counts once.
   """
   by_channel, count, inner = {}, hlo.runs(program), hlo.fused(program)
-  for name, inside in program.computations.items():
-    for made in inside.values():
-      kind = made.opcode.removesuffix('-start')
+  for name, scope in program.computations.items():
+    for op in scope.values():
+      kind = op.opcode.removesuffix('-start')
       if kind in COLLECTIVES:
-        shapes = made.shapes
-        if kind != made.opcode and kind != 'all-reduce':
+        shapes = op.shapes
+        if kind != op.opcode and kind != 'all-reduce':
           shapes = shapes[len(shapes) // 2 :]  # operands come first
         nbytes = count[name] * sum(shape.nbytes for shape in shapes)
-        channel = re.search(r'channel_id=(\d+)', made.attributes)
-        key = kind, channel[1] if name in inner else made.name
+        channel = re.search(r'channel_id=(\d+)', op.attributes)
+        key = kind, channel[1] if name in inner else op.name
         by_channel[key] = max(nbytes, by_channel.get(key, 0))
-  found = collections.Counter()
+  total = collections.Counter()
   for (kind, _), nbytes in by_channel.items():
-    found[kind] += nbytes
-  return dict(found)
+    total[kind] += nbytes
+  return dict(total)
 
 
 def buffers(program: hlo.Program) -> Iterator[tuple[str, hlo.Shape]]:
-  """Every array that exists in memory: what fusions keep to themselves is not.
+  """(opcode, shape of its result) of all arrays in memory.
 
-  Gives the opcode that makes it, and its shape.
+  Arrays inside of fusions are not in memory.
   """
   fused = hlo.fused(program)
-  for name, inside in program.computations.items():
+  for name, scope in program.computations.items():
     if name not in fused:
-      for made in inside.values():
-        for shape in made.shapes:
-          yield made.opcode, shape
-
-
-def largest(program: hlo.Program) -> hlo.Shape:
-  """The array with the most elements."""
-  return max((shape for _, shape in buffers(program)), key=lambda s: s.size)
+      for op in scope.values():
+        for shape in op.shapes:
+          yield op.opcode, shape

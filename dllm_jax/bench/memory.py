@@ -1,9 +1,9 @@
-"""Bytes of a device, from the shapes of what lies on it.
+"""Memory of a device, estimated from shapes.
 
-What a run holds is exact: every leaf's shard. What a program makes beside that
-is an estimate of its largest arrays, as an accelerator would keep them
+The state of a run is exact: one shard of every leaf. The temporaries of a
+program are an estimate of its largest arrays as an accelerator would keep them
 (bfloat16 stays bfloat16): the saved inputs of the blocks, the work of one
-block, gathered weights, and a chunk of logits. Norms and indices are left out.
+block, gathered weights and a chunk of logits. Norms and indices are left out.
 """
 
 import math
@@ -18,11 +18,11 @@ from dllm_jax.models import config
 from dllm_jax.rl import logprobs
 from dllm_jax.train import state as state_lib
 
-_WIDE = 4  # bytes of a float32
+_FLOAT32 = 4  # bytes
 
 
 def shard_bytes(tree: Any) -> int:
-  """Of one device's part of every leaf."""
+  """Bytes of one device's shard of every leaf, except for PRNG keys."""
   return sum(
     math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
     for leaf in jax.tree.leaves(tree)
@@ -31,16 +31,16 @@ def shard_bytes(tree: Any) -> int:
 
 
 def held(case: programs.Case, mesh: Mesh) -> int:
-  """Of training state and reference: what a run always has.
+  """Bytes of training state and reference, which a run always holds.
 
-  A reference shares the frozen leaves, and has trained ones of its own.
+  The reference shares the frozen leaves and has its own trained ones.
   """
   reference = shard_bytes(_trained(case, mesh)) if case.policy.has_kl else 0
   return shard_bytes(programs.state(case, mesh)) + reference
 
 
 def beside(case: programs.Case, mesh: Mesh, program: str) -> int:
-  """What a run holds that is no argument of the program."""
+  """Bytes that a run holds besides the arguments of the program."""
   if program == 'inner_step':
     return held(case, mesh) - shard_bytes(programs.state(case, mesh))
   return held(case, mesh) - shard_bytes(programs.params(case, mesh))
@@ -51,7 +51,7 @@ def _trained(case: programs.Case, mesh: Mesh) -> Any:
 
 
 def peak(case: programs.Case, mesh: Mesh, program: str) -> int:
-  """Estimated peak of a program of `programs.PROGRAMS`, arguments included."""
+  """Estimated peak of a program of `programs.PROGRAMS`, with its arguments."""
   if program == 'rollout':
     arguments = shard_bytes(programs.params(case, mesh))
     return arguments + _forward(
@@ -70,17 +70,24 @@ def peak(case: programs.Case, mesh: Mesh, program: str) -> int:
 
 
 def _forward(case: programs.Case, mesh: Mesh, rows: int, queries: int) -> int:
-  """One block at work, the weights that it and the unembedding gather."""
+  """The work of one block, and the weights that are gathered.
+
+  Args:
+    case: the step.
+    mesh: its devices.
+    rows: on all devices together.
+    queries: columns of a row that are unembedded at a time.
+  """
   cfg, tensor = case.model, mesh.shape['tensor']
   width = np.dtype(jax.numpy.dtype(cfg.dtype)).itemsize
   rows = rows // (mesh.shape['data'] * mesh.shape['fsdp'])
   columns, weights = case.columns, flops.size(cfg)
-  scores = _scores(cfg, rows, columns, _WIDE + width)
+  scores = _scores(cfg, rows, columns, _FLOAT32 + width)
   mlp = 3 * rows * columns * cfg.mlp_size * width
   stream = 3 * rows * columns * cfg.hidden_size * width
-  logits = 3 * rows * queries * cfg.vocab_size * _WIDE
+  logits = 3 * rows * queries * cfg.vocab_size * _FLOAT32
   gathered = 0
-  if mesh.shape['fsdp'] > 1:  # one layer in use and one on its way
+  if mesh.shape['fsdp'] > 1:  # one layer in use, and the next
     gathered = 2 * weights.layer + 2 * weights.unembedding
   split = max(scores, mlp) + logits + gathered * width
   return stream + split // tensor
@@ -89,36 +96,39 @@ def _forward(case: programs.Case, mesh: Mesh, rows: int, queries: int) -> int:
 def _scores(
   cfg: config.ModelConfig, rows: int, columns: int, width: int
 ) -> int:
-  """Tables of attention, which cuDNN does without."""
+  """Attention scores of one layer, which cuDNN does not store."""
   if cfg.attention == 'cudnn':
     return 0
   return rows * cfg.num_heads * columns**2 * width
 
 
 def _backward(case: programs.Case, mesh: Mesh, rows: int, queries: int) -> int:
-  """Saved activations, gradients, and the work of one block's backward."""
+  """Saved activations, gradients and the backward work of one block.
+
+  Arguments are those of `_forward`.
+  """
   cfg, tensor = case.model, mesh.shape['tensor']
   width = np.dtype(jax.numpy.dtype(cfg.dtype)).itemsize
   rows = rows // (mesh.shape['data'] * mesh.shape['fsdp'])
   columns = case.columns
   stream = rows * columns * cfg.hidden_size * width
-  scores = _scores(cfg, rows, columns, 2 * _WIDE + width)
+  scores = _scores(cfg, rows, columns, 2 * _FLOAT32 + width)
   hidden = rows * columns * cfg.mlp_size * width
   saved = cfg.num_layers * stream
-  if cfg.remat != 'block':  # products with weights are kept, too
+  if cfg.remat != 'block':  # products with weights are saved too
     saved += cfg.num_layers * (6 * stream + 3 * hidden // tensor)
   if cfg.remat == 'none':  # and scores
     saved += cfg.num_layers * scores // tensor
   work = 4 * stream + max(scores, 3 * hidden) // tensor
-  logits = 2 * rows * queries * cfg.vocab_size * _WIDE // tensor
-  # A micro-batch's gradients and their sum, in float32; whole, before they are
-  # divided, those of one layer and of both tables.
+  logits = 2 * rows * queries * cfg.vocab_size * _FLOAT32 // tensor
+  # The float32 gradients of a micro-batch and their sum. Those of one layer and
+  # of both embedding tables are whole before they are sharded.
   trained = _trained(case, mesh)
   sums = 2 * sum(
-    math.prod(leaf.sharding.shard_shape(leaf.shape)) * _WIDE
+    math.prod(leaf.sharding.shard_shape(leaf.shape)) * _FLOAT32
     for leaf in jax.tree.leaves(trained)
   )
   if not cfg.lora_rank:
     weights = flops.size(cfg)
-    sums += (weights.layer + 2 * weights.unembedding) * _WIDE // tensor
+    sums += (weights.layer + 2 * weights.unembedding) * _FLOAT32 // tensor
   return saved + work + logits + sums

@@ -1,9 +1,9 @@
-"""The programs of a training step, lowered from shapes: no weights are made.
+"""The programs of a training step, lowered from shapes, without weights.
 
 A step of RL is one `rollout`, some `read`s of a fixed policy and some
-`inner_step`s (`train.policy`). Inputs are shapes with the places that they
-have in a run, so that what is compiled is what runs. Dims: B rows, P prompt
-columns, L completion columns, K views a row, Q slots of a view.
+`inner_step`s (`train.policy`). Inputs are shapes with the shardings of a run,
+so that the same programs are compiled. Dims: B rows, P prompt columns, L
+completion columns, K views per row, Q slots per view.
 """
 
 import dataclasses
@@ -26,14 +26,14 @@ from dllm_jax.train import state as state_lib
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Case:
-  """A model, and the step that is taken with it.
+  """A model and its training step.
 
   Attributes:
-    name: in tables.
-    model: its shape; the last two ids are EOS and [MASK].
+    name: name in tables.
+    model: architecture; the last two token ids are EOS and [MASK].
     rollout: how completions are sampled.
-    policy: the update.
-    optimizer: of the trained leaves.
+    policy: how the policy is updated.
+    optimizer: settings of the optimizer.
   """
 
   name: str
@@ -65,7 +65,7 @@ class Case:
 
   @property
   def views(self) -> tuple[int, int]:
-    """K views of a row, and Q slots of a view."""
+    """(K views per row, Q slots per view)."""
     if self.policy.estimator == 'one_step':
       return 1, self.decoder.gen_length
     slots = min(self.decoder.largest_commit(), self.decoder.gen_length)
@@ -85,7 +85,7 @@ class Case:
     }
 
   def minimum(self) -> dict[str, int]:
-    """Operations that each program needs, on all devices together."""
+    """Operations that each program needs, over all devices."""
     step = flops.decode_step(
       self.model,
       rows=self.rows,
@@ -101,23 +101,23 @@ class Case:
 
 @functools.cache
 def params(case: Case, mesh: Mesh) -> types.Params:
-  """Shape, dtype and place of every parameter."""
+  """Shape, dtype and sharding of every parameter."""
   return _placed(transformer.shapes(case.model), mesh)
 
 
 @functools.cache
 def state(case: Case, mesh: Mesh) -> state_lib.TrainState:
-  """The same of parameters and optimiser; moments lie with their leaves."""
+  """The same for the training state; moments are sharded as their leaves."""
   optimizer = optim.make(case.optimizer)
-  made = jax.eval_shape(
+  shapes = jax.eval_shape(
     lambda params: state_lib.create(params, optimizer),
     transformer.shapes(case.model),
   )
-  return _placed(made, mesh)
+  return _placed(shapes, mesh)
 
 
 def _placed(tree: Any, mesh: Mesh) -> Any:
-  """Shapes that lie as the rules for parameters say."""
+  """Shapes with the shardings that the rules for parameters give."""
   if not sharding.divides_params(mesh):
     return _whole(tree, mesh)
   return jax.tree.map(
@@ -130,7 +130,7 @@ def _placed(tree: Any, mesh: Mesh) -> Any:
 
 
 def _whole(tree: Any, mesh: Mesh) -> Any:
-  """Shapes of what every device holds whole."""
+  """Shapes that are replicated over the mesh."""
   return jax.tree.map(
     lambda leaf: jax.ShapeDtypeStruct(
       leaf.shape, leaf.dtype, sharding=sharding.replicated(mesh)
@@ -140,16 +140,13 @@ def _whole(tree: Any, mesh: Mesh) -> Any:
 
 
 def key(mesh: Mesh) -> jax.ShapeDtypeStruct:
-  """Of a random key."""
+  """The shape of a PRNG key."""
   return _whole(jax.eval_shape(lambda: jax.random.key(0)), mesh)
 
 
 def batch(case: Case, mesh: Mesh) -> types.RolloutBatch:
-  """Shapes of rollouts, rows over their axes of the mesh."""
-  prompt, length = (
-    case.rollout.max_prompt_length,
-    case.decoder.gen_length,
-  )
+  """Shapes of a batch of rollouts, with rows sharded over the mesh."""
+  prompt, length = case.rollout.max_prompt_length, case.decoder.gen_length
 
   def array(*dims, dtype=jnp.int32):
     return jax.ShapeDtypeStruct(
@@ -173,7 +170,7 @@ def batch(case: Case, mesh: Mesh) -> types.RolloutBatch:
 
 
 def rollout(case: Case, mesh: Mesh) -> jax.stages.Lowered:
-  """Sampling a batch; its loop's body is one denoising step."""
+  """Samples a batch; the body of its loop is one denoising step."""
   rows = batch(case, mesh)
   return answer_free.sample.lower(
     case.denoiser,
@@ -187,14 +184,14 @@ def rollout(case: Case, mesh: Mesh) -> jax.stages.Lowered:
 
 
 def read(case: Case, mesh: Mesh) -> jax.stages.Lowered:
-  """Log-probabilities of a fixed policy."""
+  """Computes the log-probabilities of a fixed policy."""
   return policy.fixed_logp.lower(
     params(case, mesh), batch(case, mesh), key(mesh), **static(case, mesh)
   )
 
 
 def inner_step(case: Case, mesh: Mesh) -> jax.stages.Lowered:
-  """One optimiser step on the policy that a step before has moved."""
+  """One optimizer step, on a policy that an earlier one has changed."""
   shape = (case.rows, *case.views)
   logp = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding.rows(mesh))
   trained, frozen = state_lib.without_frozen(state(case, mesh))
@@ -213,7 +210,7 @@ def inner_step(case: Case, mesh: Mesh) -> jax.stages.Lowered:
 
 
 def static(case: Case, mesh: Mesh) -> dict[str, Any]:
-  """What is static about reads and inner steps."""
+  """The static arguments of reads and inner steps."""
   return {
     'denoiser': sharded.placed(case.denoiser, mesh),
     'vocab': case.vocab,

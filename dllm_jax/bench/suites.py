@@ -1,8 +1,8 @@
-"""What is measured: decoding, updates, and whole steps of training.
+"""Measures decoding and updates.
 
-Ours and the PyTorch reference take turns in one process, from the same weights
-and on the same inputs, and a row says whether they did the same. Weights are
-random: a fixed schedule takes as many steps whatever they are.
+Our code and the PyTorch reference take turns in one process, with the same
+weights and inputs, and a row reports whether their results agree. Weights are
+random: the number of steps of a fixed schedule does not depend on them.
 """
 
 import time
@@ -31,7 +31,12 @@ from dllm_jax.train import state as state_lib
 def _compile(
   lower: Callable[[], jax.stages.Lowered], minimum: int
 ) -> tuple[jax.stages.Compiled, dict[str, Any]]:
-  """The program, and what is known of it before it has run."""
+  """The program, and facts about it that are known without running it.
+
+  Args:
+    lower: gives the lowered program.
+    minimum: operations that it needs.
+  """
   begin = time.perf_counter()
   compiled = lower().compile()
   seconds = time.perf_counter() - begin
@@ -60,12 +65,12 @@ def rates(
   """A row of a table.
 
   Args:
-    case: what was measured.
+    case: the case that was measured.
     taken: times of 'ours', and of others to compare with.
-    tokens: that a call makes or trains.
-    steps: denoising or optimiser steps of a call.
+    tokens: number of tokens that a call decodes or trains on.
+    steps: number of denoising or optimizer steps of a call.
     minimum: operations that a call needs.
-    facts: what else is known of the case.
+    facts: more entries of the row.
   """
   ours = taken['ours']
   device = jax.devices()[0]
@@ -90,16 +95,33 @@ def rates(
   }
 
 
+def reference_calls(
+  reference: Any, make: Callable[[str, bool], Callable[[], None]]
+) -> dict[str, Callable[[], None]]:
+  """The calls of the PyTorch loops by name; none without PyTorch.
+
+  Args:
+    reference: the module `torch_reference`, or None.
+    make: from 'published' or 'tuned', and whether it is tuned, to the call.
+  """
+  if reference is None:
+    return {}
+  return {
+    f'torch_{name}': make(name, name == 'tuned')
+    for name in ('published', 'tuned')
+  }
+
+
 def decode(
   case: programs.Case, mesh: Mesh, *, reference: Any, rounds: int
 ) -> dict[str, Any]:
-  """Greedy decoding of a batch by the fixed schedule.
+  """Greedy decoding of a batch under the fixed schedule.
 
   Args:
-    case: what to decode.
-    mesh: of one device.
+    case: the model and its rollout.
+    mesh: a mesh of one device.
     reference: the module `torch_reference`, or None.
-    rounds: of the timing.
+    rounds: number of measured calls.
   """
   params, ids = cases.weights(case.model), cases.prompts(case)
   compiled, facts = _compile(
@@ -115,20 +137,21 @@ def decode(
     ),
     case.decoder,
   )
-  made = {}
+  completions = {}
 
   def ours():
-    made['ours'] = np.asarray(compiled(*args).tokens)
+    completions['ours'] = np.asarray(compiled(*args).tokens)
 
-  calls = {'ours': ours}
   if reference is not None:
     model = reference.Model(cfg=case.model, params=reference.leaves(params))
-    for name in ('published', 'tuned'):
 
-      def theirs(name=name):
-        made[name] = reference.decode(model, case, ids, tuned=name == 'tuned')
+  def theirs(name, tuned):
+    def call():
+      completions[name] = reference.decode(model, case, ids, tuned=tuned)
 
-      calls[f'torch_{name}'] = theirs
+    return call
+
+  calls = {'ours': ours} | reference_calls(reference, theirs)
   taken = timing.in_turns(calls, rounds)
   steps = case.decoder.num_steps
   row = rates(
@@ -139,15 +162,19 @@ def decode(
     minimum=steps * case.minimum()['rollout'],
     facts=facts,
   )
-  for name in set(made) - {'ours'}:
-    row[f'same_as_{name}'] = float(np.mean(made[name] == made['ours']))
+  own = completions.pop('ours')
+  for name, tokens in completions.items():
+    row[f'same_as_{name}'] = float(np.mean(tokens == own))
   return row
 
 
 def update(
   case: programs.Case, mesh: Mesh, *, reference: Any, rounds: int
 ) -> dict[str, Any]:
-  """One inner step: views of all rows forward and backward, and AdamW."""
+  """One inner step: all views forward and backward, and AdamW.
+
+  Arguments are those of `decode`.
+  """
   batch, key = cases.rollouts(case), jax.random.key(2)
   params = cases.weights(case.model)
   compiled, facts = _compile(
@@ -166,23 +193,25 @@ def update(
     )
     held['norms'].append(float(metrics['policy/grad_norm']))
 
-  calls, norms = {'ours': ours}, {}
+  norms = {}
   if reference is not None:
     views = jax.tree.map(np.asarray, case.estimator()(key, batch, case.vocab))
-    inputs = views, np.asarray(old[:, 0]), np.asarray(batch.advantage)
+    inputs = jax.tree.map(
+      np.asarray, (old[:, 0], batch.advantage, batch.completion_mask)
+    )
     leaves = reference.leaves(params)
-    for name in ('published', 'tuned'):
-      own = reference.copy_trained(leaves)
-      model = reference.Model(cfg=case.model, params=own)
-      trainer = reference.Trainer(model, case)
 
-      def theirs(name=name, trainer=trainer):
-        norm = trainer.step(
-          *inputs, np.asarray(batch.completion_mask), tuned=name == 'tuned'
-        )
-        norms.setdefault(name, norm)
+  def theirs(name, tuned):
+    own = reference.copy_trained(leaves)
+    model = reference.Model(cfg=case.model, params=own)
+    trainer = reference.Trainer(model, case)
 
-      calls[f'torch_{name}'] = theirs
+    def call():
+      norms.setdefault(name, trainer.step(views, *inputs, tuned=tuned))
+
+    return call
+
+  calls = {'ours': ours} | reference_calls(reference, theirs)
   taken = timing.in_turns(calls, rounds)
   row = rates(
     case,

@@ -1,4 +1,4 @@
-"""What was found, as tables of the console."""
+"""Results of measurements and plans as tables for the console."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from dllm_jax.bench import programs
 
 
 def measured(rows: list[dict[str, Any]], title: str) -> rich.table.Table:
-  """Rows of a suite; speed-ups are of ours over PyTorch's loops."""
+  """The rows of a suite; speed-ups are PyTorch's time over ours."""
   table = rich.table.Table(title=title)
   for name in (
     'case',
@@ -53,18 +53,18 @@ def _number(value: float | None, form: str, unit: float = 1.0) -> str:
   return '-' if value is None else format(value / unit, form)
 
 
-def planned(found: dict[str, Any]) -> rich.table.Table:
-  """One mesh, a program a line; GB (10^9 bytes) and operations of one device.
+def planned(plan: dict[str, Any]) -> rich.table.Table:
+  """The costs of one device of a mesh, one program per line.
 
-  `peak` is the compiler's, `estimate` that of `memory`; `beside` is what a run
-  holds that is no argument of the program.
+  `peak` is the compiler's and `estimate` that of `memory`; `beside` is what a
+  run holds besides the arguments of the program. Bytes are in GB (10^9).
   """
-  axes = ', '.join(f'{axis} {size}' for axis, size in found['mesh'].items())
+  axes = ', '.join(f'{axis} {size}' for axis, size in plan['mesh'].items())
   table = rich.table.Table(
-    title=f'{found["preset"]} on {found["devices"]} devices ({axes}), '
-    f'{found["rows"]} rows, LoRA rank {found["lora_rank"]}, compiled for '
-    f'{found["compiler"]}; of one device, bytes in GB (10^9)',
-    caption=verdict(found),
+    title=f'{plan["preset"]} on {plan["devices"]} devices ({axes}), '
+    f'{plan["rows"]} rows, LoRA rank {plan["lora_rank"]}, compiled for '
+    f'{plan["compiler"]}; per device, bytes in GB (10^9)',
+    caption=verdict(plan),
   )
   for name in (
     'program',
@@ -81,7 +81,7 @@ def planned(found: dict[str, Any]) -> rich.table.Table:
     'compile s',
   ):
     table.add_column(name, justify='left' if name == 'program' else 'right')
-  for row in found['programs']:
+  for row in plan['programs']:
     sent = '\n'.join(
       f'{kind} {nbytes / 1e9:.2f}'
       for kind, nbytes in sorted(row['collectives'].items())
@@ -109,11 +109,11 @@ def planned(found: dict[str, Any]) -> rich.table.Table:
   return table
 
 
-def verdict(found: dict[str, Any]) -> str:
-  """One sentence: whether it fits, and by whose bytes."""
-  by = 'the compiler' if found['compiler'] == 'tpu' else 'the estimate'
+def verdict(plan: dict[str, Any]) -> str:
+  """One sentence: whether the step fits, and according to what."""
+  by = 'the compiler' if plan['compiler'] == 'tpu' else 'the estimate'
   return (
-    f'{"fits" if found["fits"] else "DOES NOT FIT"} {found["device"]}: '
-    f'{found["needed_bytes"] / 1e9:.2f} GB by {by}, of '
-    f'{found["device_bytes"] / 1e9:.0f} GB'
+    f'{"fits" if plan["fits"] else "DOES NOT FIT"} {plan["device"]}: '
+    f'{plan["needed_bytes"] / 1e9:.2f} GB by {by}, of '
+    f'{plan["device_bytes"] / 1e9:.0f} GB'
   )

@@ -1,4 +1,4 @@
-"""Times of functions, taken in turns so that they share the machine's moods."""
+"""Times functions in turns, so that load on the machine affects all alike."""
 
 import statistics
 import time
@@ -10,9 +10,9 @@ class Timing(NamedTuple):
   """Seconds of one call.
 
   Attributes:
-    wall: the least of all rounds.
-    cpu: the least processor time, of all threads of the process.
-    spread: how far the median of `wall` is above its least, as a share.
+    wall: least wall time of all rounds.
+    cpu: least processor time, over all threads of the process.
+    spread: median wall time over the least, minus 1.
   """
 
   wall: float
@@ -23,9 +23,11 @@ class Timing(NamedTuple):
 def in_turns(
   calls: Mapping[str, Callable[[], object]], rounds: int
 ) -> dict[str, Timing]:
-  """Calls each once unmeasured, then all of them in turn, `rounds` times.
+  """Calls each function once as a warm-up, then all in turn, `rounds` times.
 
-  A call returns once its work is done.
+  Args:
+    calls: functions by name, which return when their work is done.
+    rounds: number of measured calls of each.
   """
   walls = {name: [] for name in calls}
   cpus = {name: [] for name in calls}

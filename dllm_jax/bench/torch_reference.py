@@ -1,16 +1,18 @@
-"""The same work in PyTorch, eagerly, as public code for these models does it.
+"""The same work in eager PyTorch, as public code for these models does it.
 
-Loops of our own, after LLaDA's `generate.py` and d1's trainer. `published` runs
-the canvas without a mask, unembeds every column, takes confidences from a
-float64 softmax over the vocabulary, and picks columns row by row in Python; its
-update unembeds every column, too. `tuned` has the tricks of ours that eager
-PyTorch can have: only what is asked about is unembedded, in float32, and all
-rows pick at once. Attention is `scaled_dot_product_attention`, gradients are
-autograd's, AdamW is PyTorch's. Decoding is greedy. Adapters, where a model has
-them, are float32 and alone trained, and multiplied in the activations' dtype,
-as under PyTorch's autocast. This is the one module that may import torch, and
-nothing imports it unasked. Models have no biases and no norms of queries and
-keys. Dims: B rows, S columns, P prompt columns, L completion columns, D model.
+The loops are our own, after LLaDA's `generate.py` and d1's trainer. `published`
+runs the canvas without a mask, unembeds every column, takes confidences from a
+float64 softmax over the vocabulary and selects columns in a Python loop over
+rows; its update unembeds every column too. `tuned` has those of our
+optimisations that eager PyTorch allows: only queried columns are unembedded, in
+float32, and all rows select together. Attention is
+`scaled_dot_product_attention`; gradients and AdamW are PyTorch's. Decoding is
+greedy. If a model has adapters, only they are trained; they are float32, but
+multiplied in the dtype of the activations, as under PyTorch's autocast. Models
+have no biases and no query or key norms. This is the only module that may
+import torch, and it is imported only on request.
+
+Dims: B rows, S columns, P prompt columns, L completion columns, D model.
 """
 
 import dataclasses
@@ -31,21 +33,20 @@ from dllm_jax.train import state
 
 
 def device() -> str:
-  """That of JAX: the same card, or the CPU."""
+  """The device that JAX uses: the GPU or the CPU."""
   on_gpu = jax.default_backend() == 'gpu' and torch.cuda.is_available()
   return 'cuda' if on_gpu else 'cpu'
 
 
 def leaves(params: types.Params) -> Any:
-  """Our parameters as tensors; those that are trained have gradients."""
+  """Our parameters as tensors; trained ones require gradients."""
   trained, frozen = state.split(params)
-  made = {k: _tensor(v).requires_grad_() for k, v in trained.items()}
-  made |= {k: _tensor(v) for k, v in frozen.items()}
-  return state.merge(made, {})
+  tensors = {k: _tensor(v).requires_grad_() for k, v in trained.items()}
+  return state.merge(tensors, {k: _tensor(v) for k, v in frozen.items()})
 
 
 def copy_trained(params: Any) -> Any:
-  """The same, with trained leaves of their own."""
+  """The same parameters with a copy of the trained ones."""
   trained, frozen = state.split(params)
   copied = {k: v.detach().clone() for k, v in trained.items()}
   return state.merge({k: v.requires_grad_() for k, v in copied.items()}, frozen)
@@ -53,7 +54,7 @@ def copy_trained(params: Any) -> Any:
 
 def _tensor(leaf: Any) -> torch.Tensor:
   leaf = np.asarray(leaf)
-  if leaf.dtype == jnp.bfloat16:  # NumPy has none that PyTorch knows
+  if leaf.dtype == jnp.bfloat16:  # PyTorch does not know NumPy's
     bits = torch.tensor(leaf.view(np.int16), device=device())
     return bits.view(torch.bfloat16)
   return torch.tensor(leaf, device=device())
@@ -63,10 +64,10 @@ def _norm(x, weight, eps):
   return F.rms_norm(x, (x.shape[-1],), weight, eps)
 
 
-def _turn(x, cos, sin):
+def _rotate(x, cos, sin):
   left, right = x.chunk(2, dim=-1)
-  turned = x * cos + torch.cat([-right, left], -1) * sin
-  return turned.to(x.dtype)
+  rotated = x * cos + torch.cat([-right, left], -1) * sin
+  return rotated.to(x.dtype)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,21 +78,20 @@ class Model:
   params: Any
 
   def hidden(self, tokens: Any) -> Any:
-    """[B, S] to [B, S, D], after the final norm."""
-    cfg, size = self.cfg, tokens.shape[1]
-    half = cfg.head_dim // 2
-    turns = cfg.rope_theta ** (
-      -torch.arange(half, device=tokens.device, dtype=torch.float32) / half
+    """Hidden states [B, S, D] after the final norm, of tokens [B, S]."""
+    cfg, half = self.cfg, self.cfg.head_dim // 2
+    arange = lambda n: torch.arange(
+      n, device=tokens.device, dtype=torch.float32
     )
-    place = torch.arange(size, device=tokens.device, dtype=torch.float32)
-    angle = torch.outer(place, turns).repeat(1, 2)
-    turn = angle.cos(), angle.sin()
+    frequencies = cfg.rope_theta ** (-arange(half) / half)
+    angles = torch.outer(arange(tokens.shape[1]), frequencies).repeat(1, 2)
+    rotation = angles.cos(), angles.sin()
     x = F.embedding(tokens, self.params['embed_tokens'])
     for i in range(cfg.num_layers):
-      x = self._block(x, i, turn)
+      x = self._block(x, i, rotation)
     return _norm(x, self.params['norm']['weight'], cfg.norm_eps)
 
-  def _block(self, x: Any, i: int, turn: tuple[Any, Any]) -> Any:
+  def _block(self, x: Any, i: int, rotation: tuple[Any, Any]) -> Any:
     cfg, layer = self.cfg, self.params['layers']
     rows, size, _ = x.shape
     mix, mlp = layer['self_attn'], layer['mlp']
@@ -101,8 +101,8 @@ class Model:
       z = self._linear(y, mix[name], i)
       return z.view(rows, size, count, cfg.head_dim).transpose(1, 2)
 
-    q = _turn(heads('q_proj', cfg.num_heads), *turn)
-    k = _turn(heads('k_proj', cfg.num_kv_heads), *turn)
+    q = _rotate(heads('q_proj', cfg.num_heads), *rotation)
+    k = _rotate(heads('k_proj', cfg.num_kv_heads), *rotation)
     v = heads('v_proj', cfg.num_kv_heads)
     mixed = F.scaled_dot_product_attention(
       q, k, v, enable_gqa=cfg.num_heads > cfg.num_kv_heads
@@ -122,7 +122,7 @@ class Model:
     return y + self.cfg.lora_alpha / self.cfg.lora_rank * (x @ a @ b)
 
   def logits(self, hidden: Any) -> Any:
-    """Of the given states."""
+    """Logits [B, S, V] of hidden states [B, S, D]."""
     return hidden @ self.params['lm_head']['kernel']
 
 
@@ -134,13 +134,13 @@ def decode(
   *,
   tuned: bool,
 ) -> Int[np.ndarray, 'B L']:
-  """Greedy completions, block by block, as many tokens a step as ours.
+  """Greedy completions, block by block, with as many tokens per step as ours.
 
   Args:
-    model: with the weights.
-    case: its rollout gives lengths and steps.
-    prompts: ids, none of them padding.
-    tuned: see above.
+    model: the model with its weights.
+    case: its rollout gives lengths and number of steps.
+    prompts: token ids without padding.
+    tuned: whether to use our optimisations; see the module's docstring.
   """
   cfg, mask = case.rollout, case.vocab.mask_token
   device = model.params['embed_tokens'].device
@@ -151,7 +151,7 @@ def decode(
   for begin in range(prompts.shape[1], tokens.shape[1], cfg.block_length):
     block = slice(begin, begin + cfg.block_length)
     for step in range(steps):
-      left = int((tokens[0, block] == mask).sum())  # the same in all rows
+      left = int((tokens[0, block] == mask).sum())  # equal in all rows
       quota = -(-left // (steps - step))
       (_tuned_step if tuned else _published_step)(
         model, tokens, block, quota, mask
@@ -160,7 +160,7 @@ def decode(
 
 
 def _published_step(model, tokens, block, quota, mask) -> None:
-  """All columns unembedded; confidences in float64; a loop over rows."""
+  """Unembeds all columns; confidences in float64; loops over rows."""
   logits = model.logits(model.hidden(tokens))
   logits[..., mask] = -torch.inf
   proposal = logits.argmax(-1)
@@ -175,7 +175,7 @@ def _published_step(model, tokens, block, quota, mask) -> None:
 
 
 def _tuned_step(model, tokens, block, quota, mask) -> None:
-  """The block unembedded; float32; all rows at once."""
+  """Unembeds the block; confidences in float32; all rows at once."""
   logits = model.logits(model.hidden(tokens)[:, block]).float()
   logits[..., mask] = -torch.inf
   best, proposal = logits.max(-1)
@@ -186,7 +186,7 @@ def _tuned_step(model, tokens, block, quota, mask) -> None:
 
 
 class Trainer:
-  """One inner step of diffu-GRPO, with AdamW and micro-batches."""
+  """An inner step of diffu-GRPO with AdamW and micro-batches."""
 
   def __init__(self, model: Model, case: programs.Case):
     self._model, self._case = model, case
@@ -209,14 +209,14 @@ class Trainer:
     *,
     tuned: bool,
   ) -> float:
-    """Clipped surrogate, gradients, clip by norm, AdamW; the gradient norm.
+    """One optimizer step on the clipped surrogate; the gradient norm.
 
     Args:
-      views: of one view a row that shows all L slots, as NumPy arrays.
-      old_logp: of the rollout policy.
-      advantage: of every token.
-      mask: tokens that count.
-      tuned: the completion alone is unembedded; else every column is.
+      views: one view per row with all L slots, as NumPy arrays.
+      old_logp: log-probabilities under the rollout policy, in nats.
+      advantage: advantage of every token.
+      mask: True for tokens that count.
+      tuned: whether to unembed the completion only instead of every column.
     """
     case = self._case
     size, eps = case.decoder.gen_length, case.policy.eps

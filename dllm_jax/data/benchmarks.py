@@ -1,8 +1,8 @@
-"""Public data sets in plain English, read into the rows that tasks take.
+"""Readers of public data sets in natural language.
 
-GSM8K, MATH, AQuA, OpenBookQA, HumanEval, MBPP, and files in the way of KodCode,
-under one folder each of the data directory. Readers are pure JSON: no script
-of a data set is ever run.
+GSM8K, MATH, AQuA, OpenBookQA, HumanEval, MBPP and files in KodCode's format,
+each in its own folder of the data directory. Readers parse JSON: no code of a
+data set is ever run.
 """
 
 import ast
@@ -16,7 +16,7 @@ from dllm_jax.data import catalog, json_rows
 from dllm_jax.tasks import latex, multiple_choice
 from dllm_jax.tasks import task as task_lib
 
-# data set: split: file
+# The file of each split of each data set.
 SPLITS = {
   'gsm8k': {'train': 'gsm8k/train.jsonl', 'test': 'gsm8k/test.jsonl'},
   'math': {
@@ -42,7 +42,7 @@ SPLITS = {
 MAX_FIELD_CHARS = 2**16
 _MAX_EXAMPLE_CHARS = 512
 
-# By the numbers that MBPP's paper gives its splits.
+# MBPP's splits, by `task_id`.
 _MBPP_IDS = {
   'prompt': range(1, 11),
   'test': range(11, 511),
@@ -62,18 +62,23 @@ _CHOICES = re.compile(
 def load(
   name: str, split: str, data_dir: str | pathlib.Path
 ) -> list[task_lib.Row]:
-  """The rows of one split, in file order, with ids 'folder/file:number'.
+  """The rows of one split, in file order, with ids 'FOLDER/FILE:NUMBER'.
 
-  The file is checked against the manifest, if it has a record of it.
+  The file's checksum is checked if the file is in `catalog.FILES`.
+
+  Args:
+    name: a key of `SPLITS`.
+    split: a split of the data set.
+    data_dir: the directory of the public data sets.
 
   Raises:
-    errors.UserError: there is no such split; the file is missing, another
-      version, or malformed, with its record's number.
+    errors.UserError: the split does not exist; the file is missing, malformed
+      or another version. The message has the number of a malformed record.
   """
   splits = SPLITS.get(name, {})
   if split not in splits:
     raise errors.UserError(
-      f'data set {name!r} has no split {split!r}; it has '
+      f'data set {name!r} has no split {split!r}; splits: '
       f'{", ".join(splits) or "none"}'
     )
   file = splits[split]
@@ -81,28 +86,33 @@ def load(
   if file in catalog.FILES:
     catalog.checked(catalog.FILES[file], data_dir)
   elif not path.is_file():
-    raise errors.UserError(f'the data file {path} is missing: put it there')
+    raise errors.UserError(
+      f'data file {path} is missing: copy it there yourself'
+    )
   rows = []
   for number, record in json_rows.records(path):
     try:
       row = _READERS[name](record)
-      if name == 'mbpp' and _whole(record, 'task_id') not in _MBPP_IDS[split]:
-        continue
+      if name == 'mbpp':
+        task_id = _field(record, 'task_id', int, 'an integer')
+        if task_id not in _MBPP_IDS[split]:
+          continue
     except ValueError as error:
       raise errors.UserError(f'{path}:{number}: {error}') from error
     if row is not None:
       rows.append({'id': f'{file}:{number}', **row})
   if not rows:
-    raise errors.UserError(f'the data file {path} holds no rows')
+    raise errors.UserError(f'data file {path} has no rows')
   return rows
 
 
 def _field(record: dict[str, Any], name: str, kind: type, what: str) -> Any:
+  """A field that must have the type `kind`, called `what` in the message."""
   if name not in record:
     raise ValueError(f'no {name!r}')
   value = record[name]
   if type(value) is not kind:
-    raise ValueError(f'{name!r} must be {what}, found {value!r:.60}')
+    raise ValueError(f'{name!r} must be {what}, got {value!r:.60}')
   return value
 
 
@@ -113,12 +123,8 @@ def _text(record: dict[str, Any], name: str) -> str:
   try:
     value.encode()
   except UnicodeEncodeError as error:
-    raise ValueError(f'{name!r} holds half a surrogate pair') from error
+    raise ValueError(f'{name!r} contains an unpaired surrogate') from error
   return value.replace('\r\n', '\n')
-
-
-def _whole(record: dict[str, Any], name: str) -> int:
-  return _field(record, name, int, 'a whole number')
 
 
 def _list(record: dict[str, Any], name: str) -> list[Any]:
@@ -130,7 +136,7 @@ def _texts(record: dict[str, Any], name: str) -> list[str]:
 
 
 def _optional(record: dict[str, Any], name: str) -> str:
-  """A text; '' where it is missing or null."""
+  """The text of a field; '' if it is missing or null."""
   return '' if record.get(name) is None else _text(record, name)
 
 
@@ -147,10 +153,10 @@ def _gsm8k(record: dict[str, Any]) -> task_lib.Row:
 
 
 def _math(record: dict[str, Any]) -> task_lib.Row | None:
-  """A row; None where the solution boxes nothing.
+  """A row, or None if the solution has no boxed answer.
 
-  The answer is the solution's own: `answer` of the training file, where it
-  differs, was cleaned of text and commas.
+  The boxed answer is used first: the `answer` field of the training file has
+  lost text and commas.
   """
   solution = _text(record, 'solution')
   answer = latex.last_boxed(solution) or _optional(record, 'answer')
@@ -182,7 +188,7 @@ def _aqua(record: dict[str, Any]) -> task_lib.Row:
 
 
 def _openbookqa(record: dict[str, Any]) -> task_lib.Row:
-  """Either file: one question in an instruction, or lettered options."""
+  """A row of either file: an instruction, or a question with options."""
   if 'instruction' in record:
     match = _CHOICES.fullmatch(_text(record, 'instruction'))
     number = re.fullmatch('answer([1-4])', _text(record, 'answer'))
@@ -204,7 +210,7 @@ def _choice(
   question: str, options: list[str], answer: str, reasoning: str
 ) -> task_lib.Row:
   if answer not in multiple_choice.LETTERS[: len(options)] or not answer:
-    raise ValueError(f'answer {answer!r:.20} is no option')
+    raise ValueError(f'answer {answer!r:.20} is not an option')
   return {
     'question': question.strip(),
     'options': [option.strip() for option in options],
@@ -214,9 +220,9 @@ def _choice(
 
 
 def _humaneval(record: dict[str, Any]) -> task_lib.Row:
-  """The problem; a test that calls a helper of the prompt brings it along.
+  """The problem. A test that calls a helper of the prompt gets a copy of it.
 
-  Else the program would define what it is tested by.
+  Otherwise the program under test would define part of its own test.
   """
   prompt, test = _text(record, 'prompt'), _text(record, 'test')
   entry = _text(record, 'entry_point')
@@ -234,9 +240,9 @@ def _humaneval(record: dict[str, Any]) -> task_lib.Row:
 
 
 def _mbpp(record: dict[str, Any]) -> task_lib.Row:
-  """The task and, as MBPP does, its first test as an example of the call.
+  """The problem, with its first test as an example of the call, as in MBPP.
 
-  One test is longer than many programs; a shorter one stands for it.
+  The first test of `_MAX_EXAMPLE_CHARS` at most is shown, else the shortest.
   """
   text = _text(record, 'text' if 'text' in record else 'prompt')
   tests = _texts(record, 'test_list')
@@ -256,13 +262,13 @@ def _mbpp(record: dict[str, Any]) -> task_lib.Row:
 
 
 def _kodcode(record: dict[str, Any]) -> task_lib.Row:
-  """{'question' or 'prompt', 'solution', 'test'}, 'test_info' if there."""
+  """A row from 'question' or 'prompt', 'solution', 'test' and 'test_info'."""
   info = _list({'test_info': record.get('test_info') or [{}]}, 'test_info')
   if not isinstance(info[0], dict):
-    raise ValueError(f"'test_info' must hold objects, found {info[0]!r:.60}")
+    raise ValueError(f"'test_info' must contain objects, got {info[0]!r:.60}")
   test = _text(record, 'test')
   try:
-    ast.parse(test)  # read, never run
+    ast.parse(test)  # parsed, never run
   except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
     raise ValueError(f"'test' is not Python: {error}") from error
   return {

@@ -1,41 +1,42 @@
-"""The generated Countdown problems as a TFDS data set.
+"""Generated Countdown problems as a TFDS data set.
 
-All multisets of `count` numbers from 1..max_number, with every target in
-1..max_target that they reach. The splits are disjoint in problems: a hash of
+Contains all multisets of `count` numbers from 1..max_number, with every target
+in 1..max_target that they can make. No problem is in two splits: a hash of
 (sorted numbers, target) decides. The order of the numbers and the stored
-solution are drawn by a generator seeded with the problem, so a problem's row
+solution are drawn with a seed made from the problem, so a problem's row
 depends on nothing else.
 
-The solution is drawn uniformly among those whose running values are all
-positive whole numbers with a word of their own. A problem without such a
-solution is left out (there is none with + and -).
+The solution is drawn uniformly among those whose intermediate values are all
+positive integers with a word of their own. A problem without such a solution is
+left out (this never happens with + and - alone).
 """
 
 import dataclasses
 import hashlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
+from dllm_jax.data import row_builder
 from dllm_jax.tasks import arithmetic
 from dllm_jax.tasks import countdown as countdown_task
 from dllm_jax.tasks import task as task_lib
 
-VERSION = '1.0.0'
 SPLITS = ('train', 'validation', 'test')
 _SIGN_NAMES = {'+': 'a', '-': 's', '*': 'm', '/': 'd'}
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class Config(tfds.core.BuilderConfig):
-  """What decides the problems; the name holds all of it.
+  """What determines the problems; the name contains all of it.
 
   Attributes:
-    task: the task; its prompt and reasoning styles play no part.
+    task: the task; its prompt and reasoning styles do not matter.
     seed: seeds the choice of multisets, orders, solutions and splits.
-    max_multisets: draws this many of the multisets; 0 takes all.
+    max_multisets: size of a random sample of the multisets; 0 takes all.
   """
 
   name: str = dataclasses.field(init=False)
@@ -45,7 +46,7 @@ class Config(tfds.core.BuilderConfig):
 
   def __post_init__(self):
     if self.max_multisets < 0:
-      raise ValueError(f'max_multisets must be >= 0: {self.max_multisets}')
+      raise ValueError(f'max_multisets must be >= 0, got {self.max_multisets}')
     signs = ''.join(_SIGN_NAMES[sign] for sign in sorted(self.task.operators))
     self.name = (
       f'cd{self.task.count}_n{self.task.max_number}_t{self.task.max_target}'
@@ -53,12 +54,32 @@ class Config(tfds.core.BuilderConfig):
     )
     self.description = f'Countdown problems {self.name}'
 
+  def features(self) -> dict[str, Any]:
+    """The feature of each field of a row."""
+    return {
+      'id': tfds.features.Text(),
+      'numbers': tfds.features.Tensor(shape=(self.task.count,), dtype=np.int32),
+      'target': np.int32,
+      'solution': tfds.features.Text(),
+      'num_solutions': np.int32,
+    }
+
+  def splits(self) -> dict[str, list[task_lib.Row]]:
+    """The rows of each split; ValueError if one is empty."""
+    rows = {split: [] for split in SPLITS}
+    for split, row in problems(self):
+      rows[split].append(row)
+    for split in SPLITS:
+      if not rows[split]:
+        raise ValueError(f'{self.name} has too few problems: none in {split}')
+    return rows
+
 
 def config(task: countdown_task.Countdown) -> Config:
-  """The configuration that `prepare` builds for a task.
+  """The configuration that `pipeline.prepare` builds for a task.
 
-  All multisets with + and - over up to 20000 multisets; else a sample that
-  builds in seconds.
+  It takes all multisets if the operators are + and - and there are at most
+  20000, and otherwise a sample that is built in seconds.
   """
   trees = arithmetic.needs_parentheses(task.operators)
   num_multisets = 1
@@ -70,42 +91,10 @@ def config(task: countdown_task.Countdown) -> Config:
   return Config(task=task, max_multisets=limit if num_multisets > limit else 0)
 
 
-class Countdown(tfds.core.GeneratorBasedBuilder):
-  """Builds the problems of one `Config`."""
+class Countdown(row_builder.RowBuilder):
+  """The data set 'countdown'."""
 
-  VERSION = tfds.core.Version(VERSION)
-  BUILDER_CONFIGS = []
-
-  def _info(self) -> tfds.core.DatasetInfo:
-    return self.dataset_info_from_configs(
-      features=tfds.features.FeaturesDict(
-        {
-          'id': tfds.features.Text(),
-          'numbers': tfds.features.Tensor(
-            shape=(self.builder_config.task.count,), dtype=np.int32
-          ),
-          'target': np.int32,
-          'solution': tfds.features.Text(),
-          'num_solutions': np.int32,
-        }
-      ),
-      disable_shuffling=True,
-    )
-
-  def _split_generators(self, dl_manager):
-    del dl_manager  # nothing to download
-    rows = {split: [] for split in SPLITS}
-    for split, row in problems(self.builder_config):
-      rows[split].append(row)
-    for split in SPLITS:
-      if not rows[split]:
-        raise ValueError(
-          f'{self.builder_config.name} has too few problems: none in {split}'
-        )
-    return {split: self._generate_examples(rows[split]) for split in SPLITS}
-
-  def _generate_examples(self, rows: Sequence[task_lib.Row]):
-    yield from enumerate(rows)
+  VERSION = tfds.core.Version('1.0.0')
 
 
 def split_of(numbers: Sequence[int], target: int, seed: int) -> str:
@@ -115,7 +104,7 @@ def split_of(numbers: Sequence[int], target: int, seed: int) -> str:
 
 
 def problems(config: Config) -> Iterator[tuple[str, task_lib.Row]]:
-  """All (split, row) of a configuration, in a fixed order."""
+  """Generates (split, row) for every problem, in a fixed order."""
   task = config.task
   multisets = list(
     itertools.combinations_with_replacement(
@@ -144,8 +133,15 @@ def problems(config: Config) -> Iterator[tuple[str, task_lib.Row]]:
       yield split_of(numbers, target, config.seed), row
 
 
-def _chain_rows(task: countdown_task.Countdown):
-  """A search over signed chains, all orders and signs of a multiset at once."""
+def _chain_rows(
+  task: countdown_task.Countdown,
+) -> Callable[[tuple[int, ...], Config], Iterator[tuple[int, str, int]]]:
+  """The search for operators + and -: over all orders and signs at once.
+
+  Returns:
+    A function from (numbers, config) to (target, solution, number of solutions)
+    of every target.
+  """
   orders = np.array(list(itertools.permutations(range(task.count))))
   values = [{'+': 1, '-': -1}[sign] for sign in task.operators]
   signs = np.array(
@@ -154,7 +150,7 @@ def _chain_rows(task: countdown_task.Countdown):
   bound = task.max_value()
 
   def search(numbers, config):
-    # Equal numbers give equal chains more than once: keep each only once.
+    # Equal numbers give the same chain several times: keep one of each.
     distinct = np.unique(np.array(numbers)[orders], axis=0)
     chains = (distinct[:, None, :] * signs[None]).reshape(-1, task.count)
     running = chains.cumsum(axis=1)
@@ -178,14 +174,17 @@ def _chain_rows(task: countdown_task.Countdown):
   return search
 
 
-def _tree_rows(numbers: tuple[int, ...], config: Config):
+def _tree_rows(
+  numbers: tuple[int, ...], config: Config
+) -> Iterator[tuple[int, str, int]]:
+  """The search for all operators: over expression trees; as `_chain_rows`."""
   task = config.task
-  found = arithmetic.expressions(numbers, task.operators)
+  expressions = arithmetic.expressions(numbers, task.operators)
   bound = task.max_value()
   for target in range(1, task.max_target + 1):
     good = [
       text
-      for text in found.get(target, ())
+      for text in expressions.get(target, ())
       if all(
         step.value.denominator == 1 and 0 < step.value <= bound
         for step in arithmetic.evaluate(text).steps
@@ -193,18 +192,18 @@ def _tree_rows(numbers: tuple[int, ...], config: Config):
     ]
     if good:
       draw = _digest(numbers, target, f'solution{config.seed}')
-      yield target, good[draw % len(good)], len(found[target])
+      yield target, good[draw % len(good)], len(expressions[target])
 
 
 def _digest(numbers: Sequence[int], target: int, salt: str) -> int:
-  """64 fair bits that depend on the problem and the salt alone."""
+  """A 64-bit hash of the problem and the salt."""
   text = f'{salt}:{",".join(map(str, sorted(numbers)))}={target}'
   digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
   return int.from_bytes(digest, 'little')
 
 
 def _shuffled(numbers: Sequence[int], draw: int) -> list[int]:
-  """The Fisher-Yates shuffle that the integer `draw` stands for."""
+  """Shuffles by Fisher-Yates, with the digits of `draw` as the random draws."""
   numbers = list(numbers)
   for i in range(len(numbers) - 1, 0, -1):
     draw, j = divmod(draw, i + 1)

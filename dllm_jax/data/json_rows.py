@@ -1,6 +1,7 @@
-"""Files of JSON objects, a line each or in one list, perhaps compressed.
+"""Reads files of JSON objects: one per line, or one list; gzip allowed.
 
-Sizes are bounded after decompression: a file of kilobytes can hold gigabytes.
+Sizes are limited after decompression: a file of kilobytes can expand to
+gigabytes.
 """
 
 import gzip
@@ -13,28 +14,28 @@ from typing import Any
 from dllm_jax import errors
 
 MAX_LINE_BYTES = 4 * 2**20
-MAX_LIST_BYTES = 2**24  # it is parsed at once, into many times its size
+MAX_LIST_BYTES = 2**24  # parsed at once, into objects many times its size
 MAX_FILE_BYTES = 2**28
 MAX_ROWS = 10**6
 
 
 def records(path: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
-  """(number, object) of a file; numbers are of lines, or of items of its list.
+  """Yields (number, object); numbers count lines, or items of the list.
 
   Raises:
-    errors.UserError: the file is missing, malformed or too large, with the
-      number.
+    errors.UserError: the file is missing, malformed or too large; the message
+      has the number.
   """
-  opened = gzip.open if path.suffix == '.gz' else open
+  open_file = gzip.open if path.suffix == '.gz' else open
   number = num_rows = num_bytes = 0
   try:
-    with opened(path, 'rb') as data:
+    with open_file(path, 'rb') as data:
       if data.peek(1)[:1] == b'[':
         text = data.read(MAX_LIST_BYTES + 1)
         if len(text) > MAX_LIST_BYTES:
           raise ValueError(f'a list of more than {MAX_LIST_BYTES} bytes')
         number = 1
-        for number, record in enumerate(_parsed(text), 1):
+        for number, record in enumerate(_parse(text), 1):
           yield number, _checked(record, number)
         return
       while line := data.readline(MAX_LINE_BYTES + 1):
@@ -46,20 +47,20 @@ def records(path: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
           raise ValueError(f'more than {MAX_FILE_BYTES} bytes')
         if line.strip():
           num_rows += 1
-          yield number, _checked(_parsed(line), num_rows)
+          yield number, _checked(_parse(line), num_rows)
   except (EOFError, zlib.error, gzip.BadGzipFile) as error:
     raise errors.UserError(
-      f'{path}:{number + 1}: not a whole gzip file: {error}'
+      f'{path}:{number + 1}: damaged gzip file: {error}'
     ) from error
   except OSError as error:
     raise errors.UserError(
-      f'{path} cannot be read: {error.strerror or error}'
+      f'cannot read {path}: {error.strerror or error}'
     ) from error
   except ValueError as error:
     raise errors.UserError(f'{path}:{number}: {error}') from error
 
 
-def _parsed(text: bytes) -> Any:
+def _parse(text: bytes) -> Any:
   try:
     return json.loads(text)
   except (ValueError, RecursionError) as error:

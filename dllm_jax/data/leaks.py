@@ -1,9 +1,10 @@
-"""Training rows that a test split holds too.
+"""Finds training rows that are also in a test split.
 
   python -m dllm_jax.data.leaks --task gsm8k --data_dir ~/data --out leaks.jsonl
 
-Two looks: the same text, apart from case, spaces and punctuation; and the same
-run of words, which finds edited copies, and stock phrases with them.
+Texts are compared in two ways: they are the same, apart from case, spaces and
+punctuation; or they share an n-gram of words. The second finds edited copies,
+but also common phrases.
 """
 
 import argparse
@@ -20,16 +21,16 @@ from dllm_jax import errors
 from dllm_jax.data import benchmarks
 from dllm_jax.tasks import task as task_lib
 
-WORDS = 13  # of a run
+WORDS = 13  # of an n-gram
 
 
 class Leaks(NamedTuple):
   """Pairs of indices (train row, test row).
 
   Attributes:
-    same: rows of the same text.
-    overlapping: rows that share a run of words, `same` ones included; each
-      training row with the first such test row.
+    same: rows with the same text.
+    overlapping: rows that share an n-gram, including those in `same`; each
+      training row is paired with the first such test row.
   """
 
   same: list[tuple[int, int]]
@@ -37,13 +38,13 @@ class Leaks(NamedTuple):
 
 
 def normalised(text: str) -> str:
-  """Lower-case words with single spaces; punctuation is gone, signs stay."""
+  """Lower-case words and arithmetic signs, separated by single spaces."""
   text = unicodedata.normalize('NFKC', text).lower()
   return ' '.join(re.findall(r'[^\W_]+|[-+*/^=<>]', text))
 
 
 def question(row: task_lib.Row) -> str:
-  """What the model is asked."""
+  """The question of a row, with its options."""
   text = next(row[k] for k in ('question', 'problem', 'prompt') if k in row)
   return '\n'.join([text, *row.get('options', [])])
 
@@ -51,42 +52,43 @@ def question(row: task_lib.Row) -> str:
 def find(
   train: Sequence[str], test: Sequence[str], *, words: int = WORDS
 ) -> Leaks:
-  """Training texts that are, or overlap, test texts.
+  """Finds training texts that equal or overlap a test text.
 
   Args:
-    train: questions.
-    test: questions.
-    words: length of a run; texts with fewer words are compared as a whole.
+    train: questions of training rows.
+    test: questions of test rows.
+    words: length of an n-gram; shorter texts are compared as a whole.
   """
-  exact: dict[str, int] = {}
-  runs: dict[str, int] = {}
+  by_text: dict[str, int] = {}
+  by_ngram: dict[str, int] = {}
   for i, text in enumerate(map(normalised, test)):
-    exact.setdefault(text, i)
-    for run in _runs(text, words):
-      runs.setdefault(run, i)
+    by_text.setdefault(text, i)
+    for ngram in _ngrams(text, words):
+      by_ngram.setdefault(ngram, i)
   same, overlapping = [], []
   for i, text in enumerate(map(normalised, train)):
-    if text in exact:
-      same.append((i, exact[text]))
-    hit = next((runs[r] for r in _runs(text, words) if r in runs), None)
-    if hit is not None:
-      overlapping.append((i, hit))
+    if text in by_text:
+      same.append((i, by_text[text]))
+    shared = (by_ngram[n] for n in _ngrams(text, words) if n in by_ngram)
+    j = next(shared, None)
+    if j is not None:
+      overlapping.append((i, j))
   return Leaks(same, overlapping)
 
 
-def _runs(text: str, words: int) -> Iterator[str]:
+def _ngrams(text: str, words: int) -> Iterator[str]:
   parts = text.split()
   for start in range(max(len(parts) - words, 0) + 1):
     yield ' '.join(parts[start : start + words])
 
 
 def test_splits(name: str) -> list[str]:
-  """The splits of a data set that results are reported on."""
+  """The splits of a data set on which results are reported."""
   return [split for split in benchmarks.SPLITS[name] if 'test' in split]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """The command: a line for each pair of splits; all pairs go to --out."""
+  """Runs the command and returns its exit code."""
   names = [
     name
     for name, splits in benchmarks.SPLITS.items()
@@ -99,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument(
     '--out',
     type=pathlib.Path,
-    help='a new file: a JSON line with both rows of every pair',
+    help='new file for a JSON line with both rows of every pair',
   )
   args = parser.parse_args(argv)
   if args.words < 1:
@@ -118,8 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1
   except OSError as error:
     print(
-      f'leaks: --out {args.out} cannot be written: {error.strerror}; name a '
-      'new file',
+      f'leaks: cannot write --out {args.out}: {error.strerror}; use a new file',
       file=sys.stderr,
     )
     return 1
@@ -132,23 +133,24 @@ def _report(
   tests: Sequence[str],
   out: TextIO | None,
 ) -> None:
-  for split in rows:
-    for test in tests if split not in tests else ():
+  """Prints a line for each pair of splits, and writes all pairs to `out`."""
+  for split in (name for name in rows if name not in tests):
+    for test in tests:
       train_rows, test_rows = rows[split], rows[test]
-      found = find(
+      leaks = find(
         [question(row) for row in train_rows],
         [question(row) for row in test_rows],
         words=args.words,
       )
       print(
         f'{args.task} {split} ({len(train_rows)} rows) in {test} '
-        f'({len(test_rows)} rows): {len(found.same)} the same, '
-        f'{len(found.overlapping)} with {args.words} words in a row'
+        f'({len(test_rows)} rows): {len(leaks.same)} the same, '
+        f'{len(leaks.overlapping)} with {args.words} words in a row'
       )
-      for i, j in found.same:
+      for i, j in leaks.same:
         print(f'  {train_rows[i]["id"]} = {test_rows[j]["id"]}')
-      same = set(found.same)
-      for i, j in found.overlapping if out is not None else ():
+      same = set(leaks.same)
+      for i, j in leaks.overlapping if out is not None else ():
         pair = {
           'train': {'split': split, **train_rows[i]},
           'test': {'split': test, **test_rows[j]},

@@ -1,6 +1,6 @@
-"""Data sets built once, read at random, and the rows of each step.
+"""Built data sets with random access, and the rows of each step.
 
-The rows of a step are a pure function of (seed, step): resuming a run needs
+The rows of a step are a pure function of (seed, step): to resume, a run needs
 its step and nothing else.
 """
 
@@ -11,17 +11,19 @@ import pathlib
 import shutil
 import time
 import uuid
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import grain
 import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
+from tensorflow_datasets.proto import tf_example_pb2
 
+from dllm_jax import errors
 from dllm_jax.data import countdown_builder, sudoku_builder
 from dllm_jax.tasks import task as task_lib
 
+_READ_ROWS = 1024  # rows per read in a pass over the split
 BUILDERS = {
   'countdown': (countdown_builder.Countdown, countdown_builder.config),
   'sudoku': (sudoku_builder.Sudoku, sudoku_builder.config),
@@ -29,37 +31,74 @@ BUILDERS = {
 
 
 class Source(Sequence[task_lib.Row]):
-  """The rows of a split; each is decoded once, when it is first read."""
+  """The rows of a split: text as str, scalars as int, tensors as lists.
 
-  def __init__(self, records: Sequence[Any]):
-    self._records = records
+  A row is decoded when it is first read, and then kept. Rows are shared between
+  callers: do not change them. Records are decoded here, because TFDS takes
+  several times as long.
+  """
+
+  def __init__(self, builder: tfds.core.DatasetBuilder, split: str):
+    """Opens a split, such as 'train' or 'test[:50%]'."""
+    self._records = builder.as_data_source(
+      split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+    )
+    self._directory = builder.data_dir
+    self._specs = {
+      name: (np.issubdtype(spec.np_dtype, np.integer), spec.shape == ())
+      for name, spec in builder.info.features.get_tensor_info().items()
+    }
     self._rows: dict[int, task_lib.Row] = {}
 
   def __len__(self) -> int:
     return len(self._records)
 
   def __getitem__(self, index: int) -> task_lib.Row:
-    """Row `index`, shared between callers: do not change it."""
     index = range(len(self))[index]
-    row = self._rows.get(index)
-    if row is None:
-      record = self._records[index]
-      row = {name: _plain(value) for name, value in record.items()}
-      self._rows[index] = row
+    return self._read([index])[0]
+
+  def __iter__(self) -> Iterator[task_lib.Row]:
+    for start in range(0, len(self), _READ_ROWS):
+      end = min(start + _READ_ROWS, len(self))
+      yield from self._read(range(start, end))
+
+  def _read(self, indices: Sequence[int]) -> list[task_lib.Row]:
+    missing = [i for i in indices if i not in self._rows]
+    try:
+      records = self._records.__getitems__(missing)
+    except RuntimeError as e:
+      reason = ' '.join(str(e).split())
+      raise errors.UserError(
+        f'cannot read the built data set {self._directory} ({reason}): remove '
+        'it, and it is built again'
+      ) from e
+    self._rows |= zip(missing, map(self._decode, records), strict=True)
+    return [self._rows[i] for i in indices]
+
+  def _decode(self, record: bytes) -> task_lib.Row:
+    """The row of a serialised tf.train.Example."""
+    features = tf_example_pb2.Example.FromString(record).features.feature
+    row = {}
+    for name, (is_integer, is_scalar) in self._specs.items():
+      if is_integer:
+        values = list(features[name].int64_list.value)
+      else:
+        values = [text.decode() for text in features[name].bytes_list.value]
+      row[name] = values[0] if is_scalar else values
     return row
 
 
 class Batches:
-  """Rows by step, reshuffled every epoch, none twice within an epoch."""
+  """The rows of each step; every epoch has each row once, in a new order."""
 
   def __init__(
     self, source: Sequence[task_lib.Row], *, seed: int, batch_size: int
   ):
-    """Makes no draw; see `batches`."""
+    """See `batches`."""
     if not len(source):
       raise ValueError('the source has no rows')
     if batch_size < 1:
-      raise ValueError(f'batch_size must be at least 1: {batch_size}')
+      raise ValueError(f'batch_size must be at least 1, got {batch_size}')
     self._source = source
     self._batch_size = batch_size
     self._indices = (
@@ -69,7 +108,7 @@ class Batches:
   def rows(self, step: int) -> list[task_lib.Row]:
     """The rows of a step, a pure function of (seed, step)."""
     if step < 0:
-      raise ValueError(f'step must not be negative: {step}')
+      raise ValueError(f'step must not be negative, got {step}')
     start = step * self._batch_size
     return [
       self._source[int(self._indices[i])]
@@ -80,13 +119,13 @@ class Batches:
 def batches(
   source: Sequence[task_lib.Row], *, seed: int, batch_size: int
 ) -> Batches:
-  """Shuffled batches over a random-access source of rows.
+  """Shuffled batches of the rows of a source.
 
   Args:
-    source: the rows, as from `open_split` or a plain list.
-    seed: any integer >= 0.
-    batch_size: rows a step; the last rows of an epoch share a batch with the
-      first of the next.
+    source: the rows, a `Source` or a list.
+    seed: seed of the order, >= 0.
+    batch_size: rows per step. A batch may contain the last rows of one epoch
+      and the first rows of the next.
   """
   return Batches(source, seed=seed, batch_size=batch_size)
 
@@ -94,49 +133,36 @@ def batches(
 def pick(
   source: Sequence[task_lib.Row], num_rows: int, *, seed: int
 ) -> list[task_lib.Row]:
-  """`num_rows` rows of the source in a seeded order; all of them for 0.
+  """`num_rows` random rows of the source, or all rows if `num_rows` is 0.
 
   Raises:
-    ValueError: if the source has fewer.
+    ValueError: if the source has fewer rows.
   """
   if num_rows > len(source):
-    raise ValueError(f'{num_rows} rows wanted, {len(source)} there')
+    raise ValueError(f'expected at least {num_rows} rows, got {len(source)}')
   return batches(source, seed=seed, batch_size=num_rows or len(source)).rows(0)
-
-
-def open_split(
-  builder: str | pathlib.Path | tfds.core.DatasetBuilder, split: str
-) -> Source:
-  """The rows of a split, with text as str, scalars as int, tensors as lists.
-
-  Args:
-    builder: what `prepare` returned, or the directory that it built.
-    split: such as 'train', or 'test[:50%]'.
-  """
-  if isinstance(builder, str | pathlib.Path):
-    builder = tfds.builder_from_directory(str(builder))
-  return Source(builder.as_data_source(split))
 
 
 def prepare(
   task: task_lib.Task, cache_dir: str | pathlib.Path
 ) -> tfds.core.DatasetBuilder:
-  """Opens the data set of a task, building it if it is absent.
+  """Opens the generated data set of a task; builds it if it does not exist.
 
-  The directory is named by all that decides the data. A build happens in a
-  folder of its own and is renamed when complete, so a broken build leaves
-  nothing behind that looks finished, and two processes may build at once.
+  The name of the directory contains everything that determines the data. A data
+  set is built in a temporary directory and renamed when it is complete: an
+  interrupted build is never taken for a finished one, and several processes can
+  build at once.
 
   Args:
-    task: one of `BUILDERS` by name.
-    cache_dir: holds the data sets; made if absent.
+    task: a task whose name is in `BUILDERS`.
+    cache_dir: directory of the built data sets; created if it does not exist.
 
   Raises:
-    ValueError: if no data set is generated for the task.
+    ValueError: the task has no generated data set.
   """
   if task.name not in BUILDERS:
     raise ValueError(
-      f'no generated data set for task {task.name!r}; there are '
+      f'no generated data set for task {task.name!r}: expected one of '
       f'{sorted(BUILDERS)}'
     )
   make_builder, make_config = BUILDERS[task.name]
@@ -148,7 +174,13 @@ def build(
   config: tfds.core.BuilderConfig,
   cache_dir: str | pathlib.Path,
 ) -> tfds.core.DatasetBuilder:
-  """`prepare` for a given configuration."""
+  """Opens the data set of a configuration, as `prepare` does.
+
+  Args:
+    make_builder: the builder class.
+    config: what to build.
+    cache_dir: directory of the built data sets.
+  """
   cache_dir = pathlib.Path(cache_dir).expanduser().absolute()
   version = str(make_builder.VERSION)
   final = cache_dir / make_builder.name / config.name / version
@@ -181,16 +213,6 @@ def _build_in(scratch: pathlib.Path, make_builder, config, final):
   try:
     os.rename(builder.data_dir, final)
   except OSError:
-    # Another process was faster, and built the same.
+    # Another process may have finished the same data set first.
     if not (final / 'dataset_info.json').is_file():
       raise
-
-
-def _plain(value: Any) -> Any:
-  if isinstance(value, np.ndarray | np.generic):
-    value = value.tolist()
-  if isinstance(value, list):
-    return [_plain(item) for item in value]
-  if isinstance(value, bytes):
-    return value.decode('utf-8')
-  return value

@@ -1,9 +1,9 @@
 """Generated 4x4 Sudoku puzzles as a TFDS data set.
 
-The splits are disjoint in solutions: the 288 grids are dealt at random, 200
-for train, 44 for validation and 44 for test. A puzzle removes cells of a grid
-in random order, each only if the solution stays unique, until the wished
-number of clues is reached or no cell is left to try. Puzzles are distinct.
+No solution is in two splits: the 288 grids are divided at random, 200 for
+train, 44 for validation and 44 for test. A puzzle is made by emptying cells of
+a grid in random order, each only if the solution remains unique, until the
+drawn number of clues is reached or no cells remain. Puzzles are distinct.
 """
 
 import dataclasses
@@ -14,24 +14,25 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import tensorflow_datasets as tfds
 
+from dllm_jax.data import row_builder
 from dllm_jax.tasks import sudoku as sudoku_task
 from dllm_jax.tasks import task as task_lib
 
-VERSION = '1.0.0'
 NUM_GRIDS = {'train': 200, 'validation': 44, 'test': 44}
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class Config(tfds.core.BuilderConfig):
-  """What decides the puzzles; the name holds all of it.
+  """What determines the puzzles; the name contains all of it.
 
   Attributes:
-    num_train: puzzles in train.
-    num_validation: puzzles in validation.
-    num_test: puzzles in test.
-    min_clues: fewest given digits; the wished number is uniform from here
-    max_clues: to here, but uniqueness may keep more.
-    seed: seeds everything.
+    num_train: number of training puzzles.
+    num_validation: number of validation puzzles.
+    num_test: number of test puzzles.
+    min_clues: smallest number of given digits to draw, >= 4.
+    max_clues: largest number to draw, <= 15; a puzzle keeps more digits where
+      its solution would not be unique otherwise.
+    seed: seeds the grids of the splits, the order of cells and the clues.
   """
 
   name: str = dataclasses.field(init=False)
@@ -45,8 +46,8 @@ class Config(tfds.core.BuilderConfig):
   def __post_init__(self):
     if not 4 <= self.min_clues <= self.max_clues <= 15:
       raise ValueError(
-        'clues must satisfy 4 <= min_clues <= max_clues <= 15: '
-        f'{self.min_clues}, {self.max_clues}'
+        'expected 4 <= min_clues <= max_clues <= 15 clues, got '
+        f'{self.min_clues} and {self.max_clues}'
       )
     sizes = [self.num_train, self.num_validation, self.num_test]
     self.name = (
@@ -55,67 +56,61 @@ class Config(tfds.core.BuilderConfig):
     )
     self.description = f'4x4 Sudoku puzzles {self.name}'
 
+  def features(self) -> dict[str, tfds.features.Text]:
+    """The feature of each field of a row."""
+    names = 'id', 'puzzle', 'solution'
+    return {name: tfds.features.Text() for name in names}
 
-def config(task: sudoku_task.Sudoku) -> Config:
-  """The configuration that `prepare` builds for a task."""
-  del task  # its fields change neither puzzles nor solutions
-  return Config()
-
-
-class Sudoku(tfds.core.GeneratorBasedBuilder):
-  """Builds the puzzles of one `Config`."""
-
-  VERSION = tfds.core.Version(VERSION)
-  BUILDER_CONFIGS = []
-
-  def _info(self) -> tfds.core.DatasetInfo:
-    return self.dataset_info_from_configs(
-      features=tfds.features.FeaturesDict(
-        {
-          'id': tfds.features.Text(),
-          'puzzle': tfds.features.Text(),
-          'solution': tfds.features.Text(),
-        }
-      ),
-      disable_shuffling=True,
-    )
-
-  def _split_generators(self, dl_manager):
-    del dl_manager  # nothing to download
-    cfg = self.builder_config
+  def splits(self) -> dict[str, Iterator[task_lib.Row]]:
+    """The rows of each split."""
     sizes = {
-      'train': cfg.num_train,
-      'validation': cfg.num_validation,
-      'test': cfg.num_test,
+      'train': self.num_train,
+      'validation': self.num_validation,
+      'test': self.num_test,
     }
-    dealt = deal(cfg.seed)
+    grids = deal(self.seed)
     return {
-      split: self._generate_examples(puzzles(dealt[split], size, split, cfg))
+      split: puzzles(grids[split], size, split, self)
       for split, size in sizes.items()
     }
 
-  def _generate_examples(self, rows: Iterator[task_lib.Row]):
-    yield from enumerate(rows)
+
+def config(task: sudoku_task.Sudoku) -> Config:
+  """The configuration that `pipeline.prepare` builds for a task."""
+  del task  # no field of the task changes puzzles or solutions
+  return Config()
+
+
+class Sudoku(row_builder.RowBuilder):
+  """The data set 'sudoku'."""
+
+  VERSION = tfds.core.Version('1.0.0')
 
 
 def deal(seed: int) -> dict[str, tuple[str, ...]]:
   """The solution grids of each split."""
   order = np.random.default_rng(seed).permutation(len(sudoku_task.grids()))
   grids = [sudoku_task.grids()[i] for i in order.tolist()]
-  dealt, start = {}, 0
+  splits, start = {}, 0
   for split, size in NUM_GRIDS.items():
-    dealt[split] = tuple(grids[start : start + size])
+    splits[split] = tuple(grids[start : start + size])
     start += size
-  return dealt
+  return splits
 
 
 def puzzles(
   grids: Sequence[str], size: int, split: str, cfg: Config
 ) -> Iterator[task_lib.Row]:
-  """`size` distinct puzzles over `grids`, taken in turn.
+  """Generates distinct puzzles, from each grid in turn.
+
+  Args:
+    grids: solutions, 16 digits each.
+    size: number of puzzles.
+    split: name of the split; seeds the draws together with `cfg.seed`.
+    cfg: the number of clues and the seed.
 
   Raises:
-    ValueError: if distinct puzzles run out.
+    ValueError: if there are not enough distinct puzzles.
   """
   salt = hashlib.blake2b(f'{split}{cfg.seed}'.encode(), digest_size=8).digest()
   rng = np.random.default_rng(int.from_bytes(salt, 'little'))
@@ -130,14 +125,21 @@ def puzzles(
       seen.add(puzzle)
       yield {'id': puzzle, 'puzzle': puzzle, 'solution': solution}
   if len(seen) < size:
-    raise ValueError(f'only {len(seen)} distinct puzzles found of {size}')
+    raise ValueError(f'expected {size} distinct puzzles, got {len(seen)}')
 
 
 def dig(solution: str, order: Sequence[int], num_clues: int) -> str:
-  """Empties cells of `solution` in `order` while the solution stays unique.
+  """Empties cells of `solution` in `order` while the solution remains unique.
 
-  A set of clues is unique if no other grid agrees on it: if it meets the set
-  of cells where each other grid differs.
+  The solution is unique if every other grid differs in at least one clue.
+
+  Args:
+    solution: a solved grid, 16 digits.
+    order: indices of the cells to try.
+    num_clues: stop at this number of clues.
+
+  Returns:
+    The puzzle, 16 digits, with 0 for an empty cell.
   """
   differs = _differences(solution)
   clues = (1 << 16) - 1
@@ -152,7 +154,7 @@ def dig(solution: str, order: Sequence[int], num_clues: int) -> str:
 
 @functools.lru_cache(maxsize=288)
 def _differences(solution: str) -> np.ndarray:
-  """For each other grid, the cells where it differs, as the bits of an int."""
+  """Bit masks of the cells in which each other grid differs from `solution`."""
   return np.array(
     [
       sum(1 << i for i in range(16) if grid[i] != solution[i])

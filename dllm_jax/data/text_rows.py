@@ -1,32 +1,43 @@
-"""Public data sets in plain English as TFDS data sets.
+"""Public data sets in natural language as TFDS data sets.
 
-A training row that a test split spells too, apart from case and punctuation, is
-left out; for a validation or a test split that a data set lacks, 5% of its
-training rows are held out, by a hash of the question.
+Rows of other splits whose question is also in a test split, apart from case and
+punctuation, are left out. If a data set has no validation or test split, 5% of
+its training rows are held out for it, chosen by a hash of the question.
 """
 
 import dataclasses
 import hashlib
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from dllm_jax.data import benchmarks, catalog, leaks
+from dllm_jax.data import benchmarks, catalog, leaks, row_builder
 from dllm_jax.tasks import task as task_lib
 
-VERSION = '1.2.0'
-_HELD_OUT = 0.05
+_HELD_OUT = 0.05  # share of the training rows, per missing split
+_CHOICE = {'question': str, 'options': list, 'answer': str, 'reasoning': str}
+_CODE = dict.fromkeys(
+  ('prompt', 'entry_point', 'test', 'solution', 'setup'), str
+)
+_MATH = {'problem': str, 'solution': str, 'answer': str}
+_FIELDS = {
+  'gsm8k': {'question': str, 'reasoning': str, 'answer': str},
+  'math': {**_MATH, 'level': int, 'subject': str},
+  'aqua': _CHOICE,
+  'openbookqa': _CHOICE,
+}
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class Config(tfds.core.BuilderConfig):
-  """Which files; the name holds their hashes.
+  """Which files to read; the name contains a hash of their checksums.
 
   Attributes:
     data_set: a key of `benchmarks.SPLITS`.
-    data_dir: the data directory.
+    data_dir: the directory of the public data sets.
   """
 
   name: str = dataclasses.field(init=False)
@@ -35,98 +46,74 @@ class Config(tfds.core.BuilderConfig):
 
   def __post_init__(self):
     files = sorted(set(benchmarks.SPLITS[self.data_set].values()))
-    known = ''
+    checksums = ''
     for file in files:
       if file in catalog.FILES:
-        known += catalog.FILES[file].sha256
+        checksums += catalog.FILES[file].sha256
       else:
-        known += catalog.digest(pathlib.Path(self.data_dir) / file)
-    digest = hashlib.sha256(known.encode()).hexdigest()[:12]
+        checksums += catalog.digest(pathlib.Path(self.data_dir) / file)
+    digest = hashlib.sha256(checksums.encode()).hexdigest()[:12]
     self.name = f'{self.data_set}_{digest}'
     self.description = f'rows of {", ".join(files)}'
 
-
-class TextRows(tfds.core.GeneratorBasedBuilder):
-  """Builds the splits of one `Config`."""
-
-  VERSION = tfds.core.Version(VERSION)
-  BUILDER_CONFIGS = []
-
-  def _info(self) -> tfds.core.DatasetInfo:
-    fields = _FIELDS.get(self.builder_config.data_set, _CODE)
+  def features(self) -> dict[str, Any]:
+    """The feature of each field of a row."""
     text = tfds.features.Text()
     kinds = {str: text, int: np.int32, list: tfds.features.Sequence(text)}
-    return self.dataset_info_from_configs(
-      features=tfds.features.FeaturesDict(
-        {name: kinds[kind] for name, kind in {'id': str, **fields}.items()}
-      ),
-      disable_shuffling=True,
-    )
+    fields = {'id': str, **_FIELDS.get(self.data_set, _CODE)}
+    return {name: kinds[kind] for name, kind in fields.items()}
 
-  def _split_generators(self, dl_manager):
-    del dl_manager  # `data.download` does that, when it is asked to
-    cfg = self.builder_config
-    found = splits(cfg.data_set, cfg.data_dir)
-    return {name: self._generate_examples(rows) for name, rows in found.items()}
-
-  def _generate_examples(self, rows: Sequence[task_lib.Row]):
-    yield from enumerate(rows)
+  def splits(self) -> dict[str, list[task_lib.Row]]:
+    """The rows of each split."""
+    return splits(self.data_set, self.data_dir)
 
 
-_CHOICE = {'question': str, 'options': list, 'answer': str, 'reasoning': str}
-_CODE = dict.fromkeys(
-  ('prompt', 'entry_point', 'test', 'solution', 'setup'), str
-)
-_FIELDS = {
-  'gsm8k': {'question': str, 'reasoning': str, 'answer': str},
-  'math': {
-    'problem': str,
-    'solution': str,
-    'answer': str,
-    'level': int,
-    'subject': str,
-  },
-  'aqua': _CHOICE,
-  'openbookqa': _CHOICE,
-}
+class TextRows(row_builder.RowBuilder):
+  """The data set 'text_rows', one configuration per public data set."""
+
+  VERSION = tfds.core.Version('1.2.0')
 
 
 def splits(
   data_set: str, data_dir: str | pathlib.Path
 ) -> dict[str, list[task_lib.Row]]:
-  """All splits of a data set, without leaks.
+  """All splits of a data set, without rows that leak test questions.
+
+  Args:
+    data_set: a key of `benchmarks.SPLITS`.
+    data_dir: the directory of the public data sets.
 
   Raises:
-    errors.UserError: as `benchmarks.load`.
+    errors.UserError: see `benchmarks.load`.
   """
-  found = {
+  rows = {
     split: benchmarks.load(data_set, split, data_dir)
     for split in benchmarks.SPLITS[data_set]
   }
-  tests = {
-    leaks.normalised(leaks.question(row))
-    for split in leaks.test_splits(data_set)
-    for row in found.get(split, ())
-  }
-  for split in set(found) - set(leaks.test_splits(data_set)):
-    found[split] = [
-      row
-      for row in found[split]
-      if leaks.normalised(leaks.question(row)) not in tests
+  normalised = lambda row: leaks.normalised(leaks.question(row))
+  tests = leaks.test_splits(data_set)
+  test_questions = {normalised(row) for split in tests for row in rows[split]}
+  for split in set(rows) - set(tests):
+    rows[split] = [
+      row for row in rows[split] if normalised(row) not in test_questions
     ]
-  missing = [name for name in ('validation', 'test') if name not in found]
-  if 'train' in found and missing:
-    kept = {'train': [], **{name: [] for name in missing}}
-    for row in found['train']:
-      kept[split_of(row, missing)].append(row)
-    found |= kept
-  return found
+  missing = [name for name in ('validation', 'test') if name not in rows]
+  if 'train' in rows and missing:
+    divided = {'train': [], **{name: [] for name in missing}}
+    for row in rows['train']:
+      divided[split_of(row, missing)].append(row)
+    rows |= divided
+  return rows
 
 
 def split_of(row: task_lib.Row, missing: Sequence[str]) -> str:
-  """Which of the missing splits a training row is held out for, or 'train'.
+  """The split of a training row: 'train', or a missing split.
 
-  Equal questions go together.
+  Rows with the same question go to the same split.
+
+  Args:
+    row: a training row.
+    missing: the splits to hold out rows for.
   """
   text = leaks.normalised(leaks.question(row))
   digest = hashlib.blake2b(text.encode(), digest_size=8).digest()

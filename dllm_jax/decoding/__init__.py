@@ -20,6 +20,11 @@ def flag_names() -> dict[str, dataclasses.Field]:
   }
 
 
+def users(field: str) -> list[str]:
+  """The names of the decoders that have a field."""
+  return [name for name, cls in DECODERS.items() if field in _fields(cls)]
+
+
 def apply_overrides(
   decoders: Mapping[str, types.Decoder],
   name: str,
@@ -39,13 +44,14 @@ def apply_overrides(
     ValueError: a field that the decoder does not have, or a wrong value.
   """
   if name not in decoders:
-    raise ValueError(f'--decode {name}: the model has no settings for it')
+    raise ValueError(
+      f'--decode {name}: expected one of {", ".join(decoders)} for this model'
+    )
   for field in overrides:
-    owners = [n for n, cls in DECODERS.items() if field in _fields(cls)]
-    if name not in owners:
+    if name not in users(field):
       raise ValueError(
         f'--{_flag(field)} is not read by the {name} decoder; give --decode '
-        f'{" or ".join(owners)}'
+        f'{" or ".join(users(field))}'
       )
   changes = dict(overrides)
   decoder = decoders[name]

@@ -15,6 +15,12 @@ from dllm_jax.runtime import process_rows
 from dllm_jax.tasks import task as task_lib
 
 Setting = TypeVar('Setting', int, float)
+# Names in results files, which no reward term or metric of a task may have.
+RESERVED = frozenset(
+  'accuracy interval num unjudged mean_steps tokens_per_step '
+  'tokens_per_second num_samples task model params seed decoding reasons '
+  'sweep threshold thresholds at_threshold trained_steps kept_step'.split()
+)
 
 
 class Evaluation(NamedTuple):
@@ -125,6 +131,11 @@ def evaluate(
   )
   length = score.completion_mask(trajectory.tokens, ctx.vocab.stop_tokens)
   means = scored.terms | scored.metrics
+  if taken := sorted(RESERVED & means.keys()):
+    raise errors.UserError(
+      f'task {ctx.task.name!r} reports {taken[0]!r}, a name that results files '
+      'use for something else; rename that reward term or metric of the task'
+    )
   if not scored.judged.any():
     raise errors.UserError(
       f'none of the {len(rows)} completions could be judged: the verifier of '

@@ -8,7 +8,7 @@ import pathlib
 import re
 
 from dllm_jax import errors
-from dllm_jax.state import workdir
+from dllm_jax.runtime import cache
 
 PATTERNS = ('*.json', '*.safetensors', 'merges.txt', '*.jinja')
 _REPO = re.compile(r'[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}', re.ASCII)
@@ -23,7 +23,7 @@ def place(name: str) -> pathlib.Path:
     _REPO.fullmatch(repo) and _REVISION.fullmatch(revision)
   ):
     return path
-  root = workdir.cache_dir() / 'hub'
+  root = cache.cache_dir() / 'hub'
   return root / repo.replace('/', '--') / revision
 
 

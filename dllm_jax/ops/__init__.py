@@ -1,1 +1,1 @@
-"""Functions from arrays to arrays: no Flax, no configuration."""
+"""Pure functions on arrays, without Flax or configuration."""

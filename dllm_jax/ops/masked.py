@@ -1,7 +1,10 @@
-"""Reductions over the entries that count.
+"""Masked reductions, over all entries or by group.
 
-Values at masked-out entries never reach a result or a gradient, NaN and inf
-included: they are replaced before the reduction, not multiplied by zero.
+Masks are True for the entries to include. Excluded values never reach a result
+or a gradient, even if they are NaN or inf: they are replaced before the
+reduction, not multiplied by zero.
+
+Dims: B rows, N segments or groups.
 """
 
 import jax
@@ -10,12 +13,12 @@ from jaxtyping import Array, Bool, Float, Int
 
 
 def total(x: Float[Array, '*n'], mask: Bool[Array, '*n']) -> Float[Array, '']:
-  """Sum of x over the entries where mask is True."""
+  """Sum of x over the mask."""
   return jnp.sum(jnp.where(mask, x, 0.0))
 
 
 def maximum(x: Float[Array, '*n'], mask: Bool[Array, '*n']) -> Float[Array, '']:
-  """Largest counted x; 0 where nothing counts."""
+  """Maximum of x over the mask; 0 if the mask is empty."""
   peak = jnp.max(jnp.where(mask, x, -jnp.inf))
   return jnp.where(jnp.any(mask), peak, 0.0)
 
@@ -27,7 +30,7 @@ def segment_sum(
   *,
   num_segments: int,
 ) -> Float[Array, ' N']:
-  """Sum of the counted x of every segment."""
+  """Sum of x over the mask, for each segment."""
   return jax.ops.segment_sum(
     jnp.where(mask, x, 0.0), segment, num_segments=num_segments
   )
@@ -40,11 +43,11 @@ def segment_min(
   *,
   num_segments: int,
 ) -> Float[Array, ' N']:
-  """Smallest counted x of every segment; 0 where nothing counts."""
-  least = jax.ops.segment_min(
+  """Minimum of x over the mask, for each segment; 0 if the mask is empty."""
+  smallest = jax.ops.segment_min(
     jnp.where(mask, x, jnp.inf), segment, num_segments=num_segments
   )
-  return jnp.where(jnp.isinf(least), 0.0, least)
+  return jnp.where(jnp.isinf(smallest), 0.0, smallest)
 
 
 def group_sum(
@@ -54,7 +57,7 @@ def group_sum(
   *,
   num_groups: int,
 ) -> Float[Array, ' B']:
-  """For every row, the sum of x over the members of its group."""
+  """Sum of x over the members of a row's group, for each row."""
   return segment_sum(x, group, members, num_segments=num_groups)[group]
 
 
@@ -65,7 +68,10 @@ def group_std(
   *,
   num_groups: int,
 ) -> Float[Array, ' N']:
-  """Standard deviation (n - 1) of the members of every group; 0 for one."""
+  """Sample standard deviation (n - 1) of x over the members of each group.
+
+  0 for a group of fewer than two members.
+  """
   ones = jnp.ones_like(x)
   count = group_sum(ones, group, members, num_groups=num_groups)
   total = group_sum(x, group, members, num_groups=num_groups)

@@ -1,4 +1,6 @@
-"""Token proposals and their confidences, in float32.
+"""Sampling of tokens and measures of confidence, in float32.
+
+A token with logit -inf is excluded: its probability is 0.
 
 Dims: B rows, W columns of the active block, V vocabulary.
 """
@@ -11,20 +13,24 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from dllm_jax import types
 
-LOWEST = -1e30
+LOWEST = -1e30  # below every score, above -inf
 
 
 def allowed_logits(
   logits: Float[Array, '*n V'], vocab: types.Vocabulary
 ) -> Float[Array, '*n V']:
-  """Float32 logits with [MASK] and ids beyond the vocabulary ruled out.
+  """Excludes [MASK] and padding of the vocabulary; returns float32 logits.
 
-  Sampler and learner both pass through here, so that they mean the same
-  distribution: a position that proposed [MASK] would never be revealed.
+  A position that sampled [MASK] would never be unmasked. Sampler and learner
+  both use this function, so that they have the same distribution.
+
+  Args:
+    logits: of any float type.
+    vocab: the size of the vocabulary and the id of [MASK].
   """
   ids = jnp.arange(logits.shape[-1])
   allowed = (ids < vocab.size) & (ids != vocab.mask_token)
-  # Broadcast by hand: rank promotion is an error in the tests.
+  # Explicit broadcast: implicit rank promotion is an error in the tests.
   allowed = jnp.broadcast_to(allowed, logits.shape)
   return jnp.where(allowed, logits.astype(jnp.float32), -jnp.inf)
 
@@ -34,21 +40,21 @@ def gumbel_argmax(
   logits: Float[Array, 'B W V'],
   temperature: Float[Array, ''],
 ) -> Int[Array, 'B W']:
-  """A draw of softmax(logits / T) per position; the argmax where T = 0.
+  """Samples from softmax(logits / T) at each position; the argmax if T = 0.
 
   argmax_v [ l_v + T g_v ],   g_v = -ln(-ln u_v),   u_v ~ U(0, 1)
 
-  The log-space form of LLaDA's exp(l) / (-ln u)^T. The noise is float32 and
-  belongs to a row and a column of its block, so that neither padding nor the
-  other rows of a batch change it.
+  This is LLaDA's exp(l) / (-ln u)^T in log space. The float32 noise depends on
+  the row and its column in the block alone: padding and the other rows of the
+  batch do not change it.
 
   Args:
-    keys: one key a row; consumed.
-    logits: float32; -inf rules a token out.
-    temperature: T >= 0, traced. Equal logits go to the lowest id at T = 0.
+    keys: one random key per row; the keys are consumed.
+    logits: float32 logits.
+    temperature: T >= 0, traced. At T = 0, ties take the lowest id.
 
   Returns:
-    Token ids.
+    Token ids, int32.
 
   References:
     Nie et al. 2025, LLaDA, arXiv:2502.09992 (`generate.py`).
@@ -58,7 +64,7 @@ def gumbel_argmax(
     noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:]))(keys)
     return jnp.argmax(logits + temperature * noise, axis=-1)
 
-  # Greedy decoding does not pay for noise that it would multiply by 0.
+  # Greedy decoding skips the noise, which would be multiplied by 0.
   greedy = functools.partial(jnp.argmax, logits, axis=-1)
   return jax.lax.cond(temperature > 0, draw, greedy).astype(jnp.int32)
 
@@ -66,14 +72,15 @@ def gumbel_argmax(
 def nucleus(
   logits: Float[Array, '*n V'], top_p: float, temperature: Float[Array, '']
 ) -> Float[Array, '*n V']:
-  """The logits with all but the most probable tokens ruled out (top-p).
+  """Excludes all tokens except for the most probable ones (top-p).
 
-  Keeps the fewest tokens whose probability under softmax(logits / T) reaches
-  `top_p`, and the equals of the least probable among them.
+  Keeps the smallest set of tokens whose total probability under
+  softmax(logits / T) reaches `top_p`, and all that tie with the least probable
+  of them.
 
   Args:
-    logits: float32; -inf rules a token out.
-    top_p: in (0, 1].
+    logits: float32 logits.
+    top_p: total probability to keep, in (0, 1].
     temperature: T > 0, traced.
 
   References:
@@ -91,22 +98,22 @@ def nucleus(
 def token_logp(
   logits: Float[Array, '*n V'], tokens: Int[Array, '*n']
 ) -> Float[Array, '*n']:
-  """log softmax(logits)[tokens], nats, without a table of log-probabilities."""
+  """log softmax(logits)[tokens] in nats, without the full log_softmax."""
   chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
   return chosen - jax.nn.logsumexp(logits, axis=-1)
 
 
 def entropy(logits: Float[Array, '*n V']) -> Float[Array, '*n']:
-  """-sum_v p_v log p_v, nats; -inf rules a token out."""
+  """-sum_v p_v log p_v in nats."""
   logp = jax.nn.log_softmax(logits, axis=-1)
-  # 0 * -inf is NaN, and p log p tends to 0.
+  # p log p tends to 0 with p, but 0 * -inf is NaN.
   return -jnp.sum(jnp.where(logp > -jnp.inf, jnp.exp(logp) * logp, 0.0), -1)
 
 
 def margin(logits: Float[Array, '*n V']) -> Float[Array, '*n']:
-  """p_1 - p_2, how far the most probable token is ahead of the next."""
-  best, _ = jax.lax.top_k(jax.nn.softmax(logits, axis=-1), 2)
-  return best[..., 0] - best[..., 1]
+  """p_1 - p_2, the difference of the two largest probabilities."""
+  largest, _ = jax.lax.top_k(jax.nn.softmax(logits, axis=-1), 2)
+  return largest[..., 0] - largest[..., 1]
 
 
 def top_quota(
@@ -114,12 +121,15 @@ def top_quota(
   eligible: Bool[Array, 'B W'],
   quota: Int[Array, ' B'],
 ) -> Bool[Array, 'B W']:
-  """Marks each row's `quota` best eligible columns; the leftmost of equals.
+  """Selects the eligible columns with the highest scores in each row.
 
-  Scores are finite or NaN; a quota of 0 or less marks nothing.
+  Args:
+    score: finite or NaN; ties take the leftmost column.
+    eligible: columns that may be selected.
+    quota: number of columns to select per row; none if <= 0.
   """
-  # A score that is not a number ranks last among the eligible, not after the
-  # others: a step must commit something, or decoding would never end.
+  # NaN ranks below all eligible scores but above ineligible columns: a step
+  # must commit a token, or decoding would never end.
   ranked = jnp.where(eligible, jnp.nan_to_num(score, nan=LOWEST), -jnp.inf)
   order = jnp.argsort(-ranked, axis=-1, stable=True)
   rank = jnp.argsort(order, axis=-1, stable=True)

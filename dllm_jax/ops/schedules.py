@@ -1,6 +1,6 @@
-"""How many tokens each denoising step commits, and where each row stands.
+"""Schedules: how many tokens each denoising step commits, and when.
 
-Dims: B rows, L completion columns.
+Dims: B rows, L completion columns, S canvas columns.
 """
 
 import jax.numpy as jnp
@@ -13,15 +13,15 @@ def step_quota(
   num_steps: Int[Array, ''],
   step: Int[Array, ' B'],
 ) -> Int[Array, ' B']:
-  """Tokens to commit at `step` of a block: floor(n/s), one more if t < n mod s.
+  """Number of tokens to commit: floor(n / s), plus 1 if t < n mod s.
 
-  The quotas of a block sum to its n masks for every n and s; with s > n the
-  block is full after n steps.
+  The quotas of a block sum to n for all n and s. If s > n, the block is
+  complete after n steps.
 
   Args:
-    num_masks: n, masks of the row's block when the block began.
-    num_steps: s >= 1, denoising steps of a block.
-    step: t, 0-based step within the block.
+    num_masks: n, number of masks in the block at its first step.
+    num_steps: s >= 1, number of denoising steps per block.
+    step: t, index of the step in the block, from 0.
 
   References:
     Nie et al. 2025, LLaDA, arXiv:2502.09992 (`get_num_transfer_tokens`).
@@ -30,7 +30,7 @@ def step_quota(
 
 
 def largest_quota(num_masks: int, num_steps: int) -> int:
-  """The most tokens that one step of `step_quota` commits."""
+  """The largest value of `step_quota` over the steps of a block."""
   return -(-num_masks // num_steps)
 
 
@@ -39,16 +39,16 @@ def linear_quota(
   num_steps: Int[Array, ''],
   step: Int[Array, ' B'],
 ) -> Int[Array, ' B']:
-  """Dream's schedule: the share of the masks that a linear noise level drops.
+  """Dream's schedule: number of tokens to commit at a linear noise level.
 
-  floor(n (1 - t_{i+1} / t_i)),   t_i = 1 - i (1 - 1/1000) / s;   at the last
-  step all n. In whole numbers, floor(999 n / (1000 s - 999 i)), so that no
-  rounding moves a token. Early steps may commit nothing.
+  floor(n (1 - t_{i+1} / t_i)),   t_i = 1 - i (1 - 1/1000) / s;   all n at the
+  last step. It is computed in integers as floor(999 n / (1000 s - 999 i)), so
+  there is no rounding error. Early steps may commit no token.
 
   Args:
-    left: n, masks of the row's block now.
-    num_steps: s >= 1, denoising steps of a block.
-    step: i, 0-based step within the block.
+    left: n, number of masks that remain in the block.
+    num_steps: s >= 1, number of denoising steps per block.
+    step: i, index of the step in the block, from 0.
 
   References:
     Ye et al. 2025, Dream, arXiv:2508.15487 (`generation_utils.py`).
@@ -58,19 +58,18 @@ def linear_quota(
 
 
 def largest_linear_quota(num_masks: int, num_steps: int) -> int:
-  """The most tokens that a step of `linear_quota` commits in a block of up to
-  `num_masks` masks."""
-  left, most = np.arange(num_masks + 1), 0
+  """The largest value of `linear_quota` for blocks of at most `num_masks`."""
+  left, largest = np.arange(num_masks + 1), 0
   for step in range(num_steps):
     last = step == num_steps - 1
     quota = left if last else 999 * left // (1000 * num_steps - 999 * step)
-    most = max(most, int(quota.max()))
+    largest = max(largest, int(quota.max()))
     left = left - quota
-  return most
+  return largest
 
 
 def first_true(mask: Bool[Array, 'B L']) -> Int[Array, ' B']:
-  """Column of the first True of every row; L where there is none."""
+  """Column of the first True in each row; L if there is none."""
   length = mask.shape[-1]
   return jnp.where(jnp.any(mask, -1), jnp.argmax(mask, -1), length).astype(
     jnp.int32
@@ -83,17 +82,24 @@ def replay(
   step: Int[Array, '*B'],
   mask_token: int,
 ) -> Int[Array, '*B L']:
-  """The completion that denoising step t of a row read: M from step t on.
+  """The completion before a denoising step: where(commit_step < t, tokens, M).
 
-  where(commit_step < t, tokens, M); valid since no decoder here remasks.
+  This is exact because no decoder masks a committed token again.
+
+  Args:
+    tokens: the final completions.
+    commit_step: the step that committed each token.
+    step: t.
+    mask_token: M, the id of [MASK].
   """
   return jnp.where(commit_step < step[..., None], tokens, mask_token)
 
 
 def positions(attention_mask: Bool[Array, 'B S']) -> Int[Array, 'B S']:
-  """Position ids that count real tokens only, from each row's first.
+  """Position ids that count the real tokens of a row, from 0.
 
-  Padding, on either side or between prompt and completion, moves nothing.
+  Padding does not shift positions, whether it is on the left, on the right or
+  between prompt and completion.
   """
   count = jnp.cumsum(attention_mask.astype(jnp.int32), axis=-1)
   return jnp.maximum(count - 1, 0)

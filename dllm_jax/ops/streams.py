@@ -1,9 +1,9 @@
-"""Every draw of a run as a function of (seed, stream, step, row).
+"""Random keys: every draw is a function of (seed, stream, step, row).
 
 A run has one root key. `step_key` folds in the stream and the step, `row_keys`
-the global number of each row; loops fold in their own step. So no draw depends
-on the order of computation, the batch, or the number of devices, and a run
-that resumes at step s needs nothing but s.
+the global number of each row, and loops fold in their own step. So no draw
+depends on the order of computation, the batch or the number of devices, and a
+run that resumes at step s needs only s.
 """
 
 from typing import Literal
@@ -24,16 +24,16 @@ STREAMS = {
 
 
 def step_key(root: Key[Array, ''], stream: Stream, step: int) -> Key[Array, '']:
-  """The key of one stream at one step."""
+  """The key of a stream at a step of the run."""
   return jax.random.fold_in(jax.random.fold_in(root, STREAMS[stream]), step)
 
 
 def host_seed(seed: int, stream: Stream) -> int:
-  """A seed for draws of the host, independent over seeds and streams."""
+  """A seed for draws on the host, independent across seeds and streams."""
   words = np.random.SeedSequence([seed, STREAMS[stream]]).generate_state(1)
   return int(words[0])
 
 
 def row_keys(key: Key[Array, ''], row_id: Int[Array, ' B']) -> Key[Array, ' B']:
-  """One key a row, by the row's global number."""
+  """One key per row, from the row's global number."""
   return jax.vmap(jax.random.fold_in, (None, 0))(key, row_id)

@@ -1,1 +1,1 @@
-"""Reinforcement-learning mathematics: pure functions on arrays."""
+"""The mathematics of reinforcement learning: pure functions on arrays."""

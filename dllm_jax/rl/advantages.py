@@ -1,10 +1,11 @@
-"""Group-relative advantages, by explicit prompt id.
+"""Group-relative advantages.
 
-diffu-GRPO centres rewards on the mean of the prompt's group; AG-GRPO chooses
-which rows of the group the mean is taken over. Deviations: segment means, so
-that a batch holds any number of prompts in any order and any split of the two
-kinds; rows whose reward is not finite count for nothing. Dims: B rows, N
-prompts.
+diffu-GRPO subtracts the mean reward of the group; AG-GRPO chooses which rows of
+the group the mean is taken over. Deviations: groups are given by an id, so a
+batch may contain any number of groups in any order and any mix of answer-free
+and answer-guided rows; rows whose reward is not finite are ignored.
+
+Dims: B rows, N groups.
 
 References:
   Shao et al. 2024, GRPO, arXiv:2402.03300; Kim et al. 2026, AG-GRPO, ACL.
@@ -20,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dllm_jax.ops import masked
 
-# Rewards that differ by no more than this are tied (float32 sums of terms).
+# Rewards with a smaller difference are tied: they are float32 sums of terms.
 TIE = 1e-6
 
 BASELINES = ('shared', 'free_separate', 'guided_separate', 'separate')
@@ -31,13 +32,14 @@ class AdvantageConfig:
   """How a row is compared with its group.
 
   Attributes:
-    baseline: whose mean is subtracted. 'shared': the whole group's, for all
-      rows. 'free_separate': answer-free rows use their own kind's.
-      'guided_separate': answer-guided rows use their own kind's. 'separate':
-      both do. (The release: default, front_, back_seperate, seperate.)
-    leave_one_out: the baseline of a row leaves that row out (RLOO).
-    divide_by_std: divide by the standard deviation of the group (GRPO as in
-      DeepSeekMath; off in diffu-GRPO).
+    baseline: the rows whose mean is subtracted. 'shared': all rows of the
+      group. 'free_separate': answer-free rows are compared with answer-free
+      rows alone. 'guided_separate': answer-guided rows are compared with
+      answer-guided rows alone. 'separate': both. (The released code calls them
+      default, front_, back_seperate and seperate.)
+    leave_one_out: whether the baseline of a row excludes the row itself (RLOO).
+    divide_by_std: whether to divide by the standard deviation of the group, as
+      GRPO does in DeepSeekMath; diffu-GRPO does not.
   """
 
   baseline: Literal[
@@ -48,16 +50,18 @@ class AdvantageConfig:
 
   def __post_init__(self):
     if self.baseline not in BASELINES:
-      raise ValueError(f'baseline {self.baseline!r} is not one of {BASELINES}')
+      raise ValueError(
+        f'baseline: expected one of {BASELINES}, got {self.baseline!r}'
+      )
 
 
 class Advantages(NamedTuple):
-  """Advantages, and what the group statistics were.
+  """Advantages, and the groups and rows without a comparison.
 
   Attributes:
-    advantage: A of every row; 0 where the row does not count.
-    tied: True for prompts whose counted rewards are all equal (std <= TIE).
-    counted: rows with a finite reward.
+    advantage: A of each row; 0 if its reward is not finite.
+    tied: groups whose finite rewards are all equal (std <= TIE).
+    counted: rows whose reward is finite.
   """
 
   advantage: Float[Array, ' B']
@@ -73,38 +77,38 @@ def group_advantages(
   num_groups: int,
   cfg: AdvantageConfig,
 ) -> Advantages:
-  """A_i = r_i - b_i, where b_i is a mean over rows of the same prompt.
+  """A_i = r_i - b_i, where b_i is a mean over rows of the same group.
 
-  A group whose rewards are tied gets exactly 0, and so does a row that is
-  alone in its baseline.
+  The advantage is exactly 0 in a group whose rewards are tied, and for a row
+  that is the only one in its baseline.
 
   Args:
-    reward: r; rows that are not finite are left out of every mean.
-    group_id: group of each row, in [0, num_groups).
-    guided: True on answer-guided rows.
+    reward: r of each row; values that are not finite are excluded.
+    group_id: the group of each row, in [0, num_groups).
+    guided: True for answer-guided rows.
     num_groups: N.
-    cfg: which baseline.
+    cfg: the baseline and the normalisation.
 
   Returns:
-    Advantages. With 'shared' they sum to 0 over each group.
+    Advantages. With the 'shared' baseline they sum to 0 in each group.
   """
   chex.assert_equal_shape([reward, group_id, guided])
   counted = jnp.isfinite(reward)
-  # Counted from the group's lowest: the sums of tied rewards are then exact,
+  # Subtract the minimum of the group: the sums of tied rewards are then exact,
   # and large rewards keep their differences.
   low = masked.segment_min(reward, group_id, counted, num_segments=num_groups)
   reward = jnp.where(counted, reward - low[group_id], 0.0)
 
   def centred(members):
-    """r minus the mean of its prompt's `members`; 0 where it is alone."""
+    """r minus the mean over the `members` of its group; 0 if it is the only."""
     ones = jnp.ones_like(reward)
-    of_group = functools.partial(
+    group_sum = functools.partial(
       masked.group_sum,
       group=group_id,
       members=members,
       num_groups=num_groups,
     )
-    total, count = of_group(reward), of_group(ones)
+    total, count = group_sum(reward), group_sum(ones)
     difference = reward - total / jnp.maximum(count, 1.0)
     if cfg.leave_one_out:  # r - (S - r)/(n - 1) = n/(n - 1) (r - S/n)
       difference *= count / jnp.maximum(count - 1.0, 1.0)

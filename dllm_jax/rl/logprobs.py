@@ -1,13 +1,13 @@
-"""Estimators of the token log-probabilities of a completion.
+"""Estimators of the log-probabilities of a completion's tokens.
 
-The likelihood of a masked diffusion model is intractable, so every estimator
-asks the model about one or more *views* of a row: a partly masked canvas, the
-tokens that are credited in it, and a weight. Estimators differ in the views
-alone; `read_views` reads the log-probabilities of any. Views are a function of
-(key, row number), so old, reference and new policies see the same.
+The likelihood of a masked diffusion model is intractable. An estimator
+evaluates the model on one or more *views* of a row: a partly masked canvas, the
+tokens to score in it, and a weight. Estimators differ only in their views;
+`read_views` evaluates any of them. Views are a function of (key, row number),
+so the old, the reference and the new policy are evaluated on the same views.
 
-Dims: B rows, K views a row, Q credited slots of a view, C slots of a chunk,
-L completion columns, S canvas columns, P prompt columns, V vocabulary, D model.
+Dims: B rows, K views per row, Q slots per view, C slots per chunk, L completion
+columns, S canvas columns, P prompt columns, V vocabulary, D model.
 """
 
 import dataclasses
@@ -21,21 +21,21 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from dllm_jax import types
 from dllm_jax.ops import sampling, schedules, streams
 
-# Slots whose logits exist at a time, where a model can be asked so.
+# Number of slots whose logits are computed at a time, if the model allows it.
 CHUNK = 64
 
 
 class Views(NamedTuple):
-  """What to ask the model about each row.
+  """The canvases on which the model is evaluated, and the tokens to score.
 
   Attributes:
-    tokens: canvases.
-    attention_mask: real tokens of the canvases.
-    slot: completion column of each credited slot.
-    target: the token there.
-    credit: True where the slot counts.
-    weight: of every slot of the view, so that the credited sum estimates the
-      sum over all counted tokens.
+    tokens: token ids of the canvases.
+    attention_mask: True for the real tokens of the canvases.
+    slot: completion column of each slot.
+    target: the token whose log-probability is read at each slot.
+    credit: True for the slots to score.
+    weight: weight of a view. With it, the sum over the credited slots is an
+      estimate of the sum over all tokens.
   """
 
   tokens: Int[Array, 'B K S']
@@ -47,11 +47,11 @@ class Views(NamedTuple):
 
 
 class Reading(NamedTuple):
-  """What the model says about the credited slots, nats; 0 elsewhere.
+  """Log-probabilities and entropies in nats; 0 at slots without credit.
 
   Attributes:
     logp: log-probability of the target.
-    entropy: of the distribution that the target is from; a constant.
+    entropy: entropy of the distribution at the slot; a constant.
   """
 
   logp: Float[Array, 'B K Q']
@@ -60,7 +60,7 @@ class Reading(NamedTuple):
 
 @runtime_checkable
 class Estimator(Protocol):
-  """Makes the views of a batch. Hashable: it is a static argument."""
+  """Makes the views of a batch; hashable, for use as a static argument."""
 
   def __call__(
     self,
@@ -72,10 +72,13 @@ class Estimator(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OneStep:
-  """diffu-GRPO's mean-field estimate: the whole completion from one forward.
+  """diffu-GRPO's mean-field estimate: all tokens from one forward pass.
 
   lp_k = log softmax(f([q' ; M^L]))_k [o_k], where q' is the prompt with each
-  content token masked independently with probability `mask_prob`.
+  maskable token masked independently with probability `mask_prob`.
+
+  Attributes:
+    mask_prob: probability of masking a prompt token, in [0, 1].
 
   References:
     Zhao et al. 2025, d1, section 3.2 (arXiv:2504.12216).
@@ -85,7 +88,7 @@ class OneStep:
 
   def __post_init__(self):
     if not 0.0 <= self.mask_prob <= 1.0:
-      raise ValueError(f'mask_prob {self.mask_prob} is outside [0, 1]')
+      raise ValueError(f'mask_prob must be in [0, 1], got {self.mask_prob}')
 
   def __call__(
     self,
@@ -97,10 +100,11 @@ class OneStep:
     size = batch.prompt_ids.shape[1]
     draw = lambda key: jax.random.uniform(key, (size,))
     uniform = jax.vmap(draw)(streams.row_keys(key, batch.row_id))
-    # From the right, where prompts end: the padding's width moves no draw.
+    # Count draws from the right, where prompts end: the amount of padding does
+    # not change them.
     uniform = uniform[:, ::-1]
-    hide = batch.maskable & (uniform < self.mask_prob)
-    prompt = jnp.where(hide, vocab.mask_token, batch.prompt_ids)
+    masked = batch.maskable & (uniform < self.mask_prob)
+    prompt = jnp.where(masked, vocab.mask_token, batch.prompt_ids)
     blank = jnp.full_like(batch.tokens, vocab.mask_token)
     slot = jnp.broadcast_to(jnp.arange(length)[None], (rows, length))
     return Views(
@@ -115,21 +119,23 @@ class OneStep:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SampledSteps:
-  """The trajectory estimate: some of the denoising steps, as they happened.
+  """The trajectory estimate: a sample of the row's denoising steps.
 
-  `num_steps` steps t of the row are drawn without replacement; view t is the
-  canvas that step t read, rebuilt from `commit_step`, and credits the tokens
-  that it committed:
+  n steps t of the row are drawn without replacement. View t is the canvas
+  before step t, rebuilt from `commit_step`; it scores the tokens that step t
+  committed:
 
     lp_k = log softmax(f([q ; where(c < t, o, M)]))_k [o_k],   c_k = t
 
-  Each step is drawn with probability n/T, hence the weight T/n: the weighted
-  sum is unbiased for the sum over all the row's steps.
+  A step is drawn with probability n/T and has weight T/n: the weighted sum is
+  an unbiased estimate of the sum over all T steps.
 
   Attributes:
-    num_steps: n, views of a row; rows of T <= n steps show all of theirs.
-    max_commits: slots of a view, the most tokens that a step commits
-      (`rollout.RolloutConfig.largest_commit`): of no other are logits made.
+    num_steps: n, number of views per row; a row of T <= n steps uses all of its
+      steps.
+    max_commits: number of slots per view, the largest number of tokens that a
+      step commits (`RolloutConfig.largest_commit`). Logits are computed for
+      these slots alone.
   """
 
   num_steps: int
@@ -138,8 +144,8 @@ class SampledSteps:
   def __post_init__(self):
     if self.num_steps < 1 or self.max_commits < 1:
       raise ValueError(
-        f'num_steps {self.num_steps} and max_commits {self.max_commits} '
-        'must be positive'
+        'num_steps and max_commits must be positive, got '
+        f'{self.num_steps} and {self.max_commits}'
       )
 
   def __call__(
@@ -167,8 +173,8 @@ class SampledSteps:
     now = (commit == step[..., None]) & batch.completion_mask[:, None]
     slots = min(self.max_commits, length)
     slot = jnp.argsort(~now, axis=-1, stable=True)[..., :slots]
-    counted = jnp.minimum(batch.num_steps, self.num_steps)
-    weight = batch.num_steps / jnp.maximum(counted, 1)
+    num_drawn = jnp.minimum(batch.num_steps, self.num_steps)
+    weight = batch.num_steps / jnp.maximum(num_drawn, 1)
     return Views(
       tokens=jnp.concatenate([prompt, canvas], -1),
       attention_mask=mask,
@@ -181,19 +187,22 @@ class SampledSteps:
   def _draw_steps(
     self, keys: Key[Array, ' B'], total: Int[Array, ' B'], length: int
   ) -> Int[Array, 'B K']:
-    """`num_steps` distinct steps of [0, total) a row; a row with fewer gets
-    steps at or beyond its total, which committed nothing."""
-    # A row takes at most `length` steps: each commits a token.
+    """Draws distinct steps of [0, total) for each row.
+
+    The draws that a row with fewer steps lacks are `total + 1`, a step that
+    committed nothing.
+    """
+    # A row has at most `length` steps, since each commits a token.
     count = max(length, self.num_steps)
     draw = lambda key: jax.random.uniform(key, (count,))
     uniform = jax.vmap(draw)(keys)
     step = jnp.arange(count)[None]
-    late = jnp.broadcast_to(step, uniform.shape) >= total[:, None]
-    # Steps that exist sort by their uniform, the others after them.
-    order = jnp.argsort(uniform + late, axis=-1)
+    is_beyond = jnp.broadcast_to(step, uniform.shape) >= total[:, None]
+    # Random order of the steps of the row; the others come after them.
+    order = jnp.argsort(uniform + is_beyond, axis=-1)
     chosen = order[:, : self.num_steps].astype(jnp.int32)
     exists = chosen < total[:, None]
-    # commit_step == total marks tokens that no step committed: pass beyond it.
+    # Not `total`: it is the commit_step of tokens that no step committed.
     return jnp.where(exists, chosen, total[:, None] + 1)
 
 
@@ -210,26 +219,29 @@ def read_views(
   *,
   gen_length: int,
 ) -> Reading:
-  """log pi(target) and entropy of every credited slot; 0 elsewhere.
+  """Evaluates the model on views: log pi(target) and entropy of each slot.
 
-  Only the Q slots are unembedded, `CHUNK` of them at a time where the model is
-  a `types.SplitDenoiser`: an array of all completion columns by vocabulary
-  never exists. The caller bounds B by micro-batches.
+  Only the Q slots are unembedded, `CHUNK` at a time if the model is a
+  `types.SplitDenoiser`: logits of all completion columns are never in memory at
+  once. The caller limits B by micro-batches.
 
   Args:
     denoiser: the model.
-    params: its parameters; gradients of `logp` flow through them.
-    views: what to ask.
-    vocab: special ids; [MASK] is ruled out as in the sampler.
-    gen_length: L.
+    params: parameters of the model; `logp` is differentiable in them.
+    views: the canvases and the tokens to score.
+    vocab: special ids; [MASK] is excluded, as in the sampler.
+    gen_length: L, number of completion columns.
+
+  Returns:
+    Log-probabilities and entropies; 0 at slots without credit.
   """
   chex.assert_equal_shape([views.slot, views.target, views.credit])
   chex.assert_equal_shape([views.tokens, views.attention_mask])
   rows, count, size = views.tokens.shape
   flat = lambda x: x.reshape(rows * count, *x.shape[2:])
   column = size - gen_length + flat(views.slot)
-  # An uncredited slot may hold an id that is ruled out: its log-probability
-  # would be -inf, and 0 * inf a NaN gradient.
+  # The target of a slot without credit may be an excluded id. Its
+  # log-probability would be -inf, and its gradient 0 * inf = NaN.
   target = flat(jnp.where(views.credit, views.target, vocab.eos_token))
   canvas = flat(views.tokens), flat(views.attention_mask)
   if column.shape[1] > CHUNK and isinstance(denoiser, types.SplitDenoiser):
@@ -250,7 +262,7 @@ def _read_logits(
   target: Int[Array, 'B Q'],
   vocab: types.Vocabulary,
 ) -> tuple[Float[Array, 'B Q'], Float[Array, 'B Q']]:
-  """Log-probabilities of the targets, and entropies."""
+  """Log-probabilities of the targets, and entropies, from logits."""
   logits = sampling.allowed_logits(logits, vocab)
   entropy = sampling.entropy(jax.lax.stop_gradient(logits))
   return sampling.token_logp(logits, target), entropy
@@ -263,25 +275,27 @@ def _read_chunks(
   target: Int[Array, 'B Q'],
   vocab: types.Vocabulary,
 ) -> tuple[Float[Array, 'B Q'], Float[Array, 'B Q']]:
-  """`_read_logits` of the states, `CHUNK` slots at a time.
+  """`_read_logits` from hidden states, `CHUNK` slots at a time.
 
-  The backward pass makes a chunk's logits anew, rather than keep them all.
+  The backward pass recomputes the logits of a chunk instead of storing them.
   """
   rows, slots = target.shape
   count = -(-slots // CHUNK)
 
-  def cut(x):  # [B, Q, ...] -> [chunks, B, C, ...]
-    fill = [(0, 0), (0, count * CHUNK - slots), *[(0, 0)] * (x.ndim - 2)]
-    x = jnp.pad(x, fill).reshape(rows, count, CHUNK, *x.shape[2:])
+  def split(x):  # [B, Q, ...] -> [chunks, B, C, ...]
+    padding = [(0, 0), (0, count * CHUNK - slots), *[(0, 0)] * (x.ndim - 2)]
+    x = jnp.pad(x, padding).reshape(rows, count, CHUNK, *x.shape[2:])
     return jnp.swapaxes(x, 0, 1)
 
   @jax.checkpoint
   def read(states, target):
     return _read_logits(denoiser.unembed(params, states), target, vocab)
 
-  found = jax.lax.map(lambda xs: read(*xs), (cut(states), cut(target)))
+  logp, entropy = jax.lax.map(
+    lambda xs: read(*xs), (split(states), split(target))
+  )
   join = lambda x: jnp.swapaxes(x, 0, 1).reshape(rows, -1)[:, :slots]
-  return join(found[0]), join(found[1])
+  return join(logp), join(entropy)
 
 
 def view_logp(

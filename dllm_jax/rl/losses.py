@@ -1,9 +1,9 @@
-"""Policy-gradient, KL and supervised losses, per token and averaged.
+"""Policy-gradient and KL losses of each token, and their mean.
 
-Per-token functions return one value a token; `token_mean` is the one place
-where tokens are averaged. Everything is float32. Deviations from diffu-GRPO:
-the log-ratio and the log-difference are clamped before `exp`, so that a rare
-token under one policy gives a large number and not an overflow.
+All functions except for `token_mean` return one value per token. Everything is
+float32. Deviations from diffu-GRPO: differences of log-probabilities are
+clamped before `exp`, so that a token that is rare under one policy gives a
+large finite value.
 """
 
 import jax.numpy as jnp
@@ -11,14 +11,14 @@ from jaxtyping import Array, Bool, Float
 
 from dllm_jax.ops import masked
 
-# exp(20) = 4.9e8: far beyond any clip radius, and finite when squared.
+# exp(20) = 4.9e8 is far beyond any clip radius, and its square is finite.
 MAX_LOG_RATIO = 20.0
 
 
 def ratio(
   logp: Float[Array, '*n'], old_logp: Float[Array, '*n']
 ) -> Float[Array, '*n']:
-  """exp(logp - old_logp), the difference clamped to +-20 nats."""
+  """exp(logp - old_logp), with the difference clamped to +-20 nats."""
   return jnp.exp(jnp.clip(logp - old_logp, -MAX_LOG_RATIO, MAX_LOG_RATIO))
 
 
@@ -29,13 +29,13 @@ def clipped_surrogate(
   *,
   eps: float,
 ) -> Float[Array, '*n']:
-  """Clipped policy-gradient loss of every token.
+  """The clipped policy-gradient loss of each token.
 
   -min( r A, clip(r, 1 - eps, 1 + eps) A ),   r = exp(logp - old_logp)
 
   Args:
-    logp: log-probability under the policy that is trained (nats).
-    old_logp: the same under the rollout policy; a constant.
+    logp: log-probability under the trained policy, in nats.
+    old_logp: log-probability under the rollout policy; a constant.
     advantage: A of each token; a constant.
     eps: clip radius, > 0.
 
@@ -54,15 +54,15 @@ def k3(
   *,
   max_difference: float | None,
 ) -> Float[Array, '*n']:
-  """Schulman's k3 estimate of KL(pi || ref) at every token.
+  """Schulman's k3 estimate of KL(pi || ref) at each token.
 
   exp(D) - D - 1,   D = ref_logp - logp
 
   Args:
-    logp: under the policy that is trained (nats).
-    ref_logp: under the reference policy; a constant.
-    max_difference: D is clamped to this size (nats), which bounds the
-      estimate where pi << ref; None is the published, unbounded form.
+    logp: log-probability under the trained policy, in nats.
+    ref_logp: log-probability under the reference policy; a constant.
+    max_difference: D is clamped to +- this value in nats, which bounds the
+      estimate where pi << ref; None for the published, unbounded form.
 
   References:
     Schulman 2020, "Approximating KL divergence"; D11 in docs/papers.md.
@@ -80,7 +80,10 @@ def is_clipped(
   *,
   eps: float,
 ) -> Bool[Array, '*n']:
-  """Tokens whose ratio is clipped: no gradient flows through them."""
+  """Tokens whose ratio is clipped, so that their gradient is 0.
+
+  The arguments are those of `clipped_surrogate`.
+  """
   r = ratio(logp, old_logp)
   return jnp.clip(r, 1.0 - eps, 1.0 + eps) * advantage < r * advantage
 
@@ -91,9 +94,13 @@ def token_mean(
   weight: Float[Array, '*n'],
   count: Float[Array, ''],
 ) -> Float[Array, '']:
-  """sum_mask( weight * loss ) / max(count, 1).
+  """Weighted mean over tokens: sum_mask(weight * loss) / max(count, 1).
 
-  `count` is the number of counted tokens of the whole batch, not of the
-  micro-batch at hand, so that micro-batches add up to the batch.
+  Args:
+    loss: loss of each token.
+    mask: tokens that are trained.
+    weight: weight of each token.
+    count: number of trained tokens in the whole batch, not in this micro-batch:
+      the results of the micro-batches then add up to that of the batch.
   """
   return masked.total(weight * loss, mask) / jnp.maximum(count, 1.0)

@@ -1,4 +1,4 @@
-"""The supervised loss of masked diffusion: views of half-hidden completions.
+"""The supervised loss of masked diffusion: partly masked completions.
 
 Dims: B rows, P prompt columns, L completion columns.
 """
@@ -21,24 +21,24 @@ def masked_views(
   *,
   min_ratio: float,
 ) -> logprobs.Views:
-  """Hides each completion token with probability t, credits the hidden ones.
+  """Masks each completion token with probability t; credits the masked tokens.
 
-  L(theta) = E_t E_mask [ 1/t sum_k 1[k hidden] -log p(o_k | q, o_visible) ]
+  L(theta) = E_t E_mask [ 1/t sum_k 1[k masked] -log p(o_k | q, o_unmasked) ]
 
-  The sum over tokens is an upper bound of -log p(o | q). t is systematic
-  over the batch, (i + u) / B with one u, which lowers the variance of 1/t; and
-  at least `min_ratio`, since the variance of 1/t has no bound.
+  The sum over tokens is an upper bound of -log p(o | q). t is stratified over
+  the batch, t_i = (i + u) / B with one draw u, which lowers the variance of
+  1/t. It is at least `min_ratio`, because the variance of 1/t is unbounded.
 
   Args:
-    key: consumed.
-    prompt_ids: left-padded prompts, never hidden.
-    prompt_mask: their real tokens.
-    tokens: completions with their EOS fill, all of which is trained.
+    key: random key; consumed.
+    prompt_ids: left-padded prompts, which are never masked.
+    prompt_mask: True for the real tokens of the prompts.
+    tokens: completions, padded with EOS; the padding is trained as well.
     vocab: special ids.
-    min_ratio: smallest t.
+    min_ratio: smallest masking probability t, in (0, 1].
 
   Returns:
-    Views with K = 1 and all L slots; credit marks the hidden ones.
+    Views with K = 1 and Q = L; `credit` is True for the masked tokens.
 
   References:
     Nie et al. 2025, LLaDA, eq. 5 and appendix B (arXiv:2502.09992).
@@ -50,8 +50,8 @@ def masked_views(
   t = jnp.maximum(t, min_ratio)
   draw = lambda key: jax.random.uniform(key, (length,))
   uniform = jax.vmap(draw)(streams.row_keys(mask_key, row))
-  hidden = uniform < t[:, None]
-  canvas = jnp.where(hidden, vocab.mask_token, tokens)
+  masked = uniform < t[:, None]
+  canvas = jnp.where(masked, vocab.mask_token, tokens)
   slot = jnp.broadcast_to(jnp.arange(length)[None], tokens.shape)
   return logprobs.Views(
     tokens=jnp.concatenate([prompt_ids, canvas], 1)[:, None],
@@ -60,7 +60,7 @@ def masked_views(
     )[:, None],
     slot=slot[:, None],
     target=tokens[:, None],
-    credit=hidden[:, None],
+    credit=masked[:, None],
     weight=(1.0 / t)[:, None],
   )
 
@@ -73,14 +73,15 @@ def loss(
   *,
   num_tokens: Float[Array, ''],
 ) -> Float[Array, '']:
-  """Weighted negative log-likelihood a token (nats) of the hidden tokens.
+  """Weighted negative log-likelihood per token of the masked tokens, in nats.
 
   Args:
     denoiser: the model.
-    params: its parameters; gradients flow through them.
-    views: of `masked_views`.
+    params: parameters of the model, to differentiate.
+    views: the result of `masked_views`.
     vocab: special ids.
-    num_tokens: B * L of the whole batch, so that micro-batches add up.
+    num_tokens: B * L of the whole batch, not of this micro-batch: the losses of
+      the micro-batches then add up to that of the batch.
   """
   length = views.slot.shape[-1]
   logp = logprobs.view_logp(denoiser, params, views, vocab, gen_length=length)

@@ -295,7 +295,7 @@ def rollout_metrics(
     'rollout/has_eos': length < gen_length,
     'rollout/leaked_gold': scored.leaked,
   }
-  columns |= {f'reward/{k}': v for k, v in scored.terms.items()}
+  columns |= {f'terms/{k}': v for k, v in scored.terms.items()}
   columns |= {f'task/{k}': v for k, v in scored.metrics.items()}
   metrics = {name: score.finite_mean(v) for name, v in columns.items()}
   metrics['rollout/guided_fraction'] = float(guided.mean())

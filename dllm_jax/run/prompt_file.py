@@ -6,6 +6,7 @@ Other keys are let be, so that rows of a data set serve as they are. Faults are
 named by file and line.
 """
 
+import codecs
 import pathlib
 from typing import Any, NamedTuple
 
@@ -34,6 +35,8 @@ class Request(NamedTuple):
 def read(path: pathlib.Path) -> list[Request]:
   """The prompts of a file, in its order; empty lines are skipped.
 
+  The byte order mark that some editors put first is skipped too.
+
   Raises:
     errors.UserError: no such file, or a line that is no prompt.
   """
@@ -43,6 +46,8 @@ def read(path: pathlib.Path) -> list[Request]:
       number = 0
       while data := file.readline(MAX_LINE + 1):
         number += 1
+        if number == 1:
+          data = data.removeprefix(codecs.BOM_UTF8)
         where = f'{path}:{number}'
         if len(data) > MAX_LINE:
           raise errors.UserError(f'{where} is longer than {MAX_LINE} bytes')

@@ -19,8 +19,9 @@ from dllm_jax.rollout import (
   context,
 )
 from dllm_jax.run import pretrained_base, settings
+from dllm_jax.runtime import cache as cache_lib
 from dllm_jax.runtime import console, processes, sharding, signals, watchdog
-from dllm_jax.state import checkpoint, metrics, workdir
+from dllm_jax.state import checkpoint, metrics
 from dllm_jax.tasks import task as task_lib
 from dllm_jax.text import chat
 from dllm_jax.text import tokenizer as tokenizer_lib
@@ -106,12 +107,7 @@ def make_context(
       f'config key rollout.prefill is {cfg.prefill!r}, but it is for '
       'pretrained models: demonstrations are learned whole; leave it empty'
     )
-  vocab = types.Vocabulary(
-    size=tokenizer.vocab_size,
-    mask_token=tokenizer.mask_token,
-    eos_token=tokenizer.eos_token,
-    stop_tokens=tokenizer.special.stop,
-  )
+  vocab = tokenizer.vocabulary()
   model = cfg.model_config(vocab) if model is None else model
   if model.attention == 'cudnn' and not attention.has_cudnn():
     raise errors.UserError(
@@ -223,7 +219,7 @@ def _split(cfg: settings.Settings, split: str) -> Sequence[task_lib.Row]:
 @contextlib.contextmanager
 def _cache(cfg: settings.Settings) -> Iterator[pathlib.Path]:
   """Where data sets are built; that it cannot be written is one line."""
-  cache = pathlib.Path(cfg.data.cache_dir or workdir.cache_dir() / 'data')
+  cache = pathlib.Path(cfg.data.cache_dir or cache_lib.cache_dir() / 'data')
   try:
     yield cache
   except OSError as e:

@@ -243,7 +243,7 @@ def _scorer(
       batch_size=run.cfg.eval.batch_size,
       advance=lambda count: run.watch.beat('evaluating'),
     )
-    means = {f'eval/{k}': v for k, v in found.metrics.items()}
+    means = {f'eval_task/{k}': v for k, v in found.metrics.items()}
     return {
       'eval/accuracy': found.accuracy,
       'eval/mean_steps': found.mean_steps,

@@ -26,17 +26,6 @@ from dllm_jax.runtime import console, processes, signals, watchdog
 from dllm_jax.state import metrics, provenance, workdir
 from dllm_jax.train import loop
 
-# Metrics of the live line, in order of interest.
-SHOWN = (
-  'reward/correct',
-  'free/correct',
-  'guided/correct',
-  'eval/accuracy',
-  'rollout/num_steps',
-  'policy/kl',
-  'policy/ratio_max',
-  'sft/loss',
-)
 # Config keys that an unfinished run may be continued under with other values:
 # what they change is at most the last bits.
 FREE = ('checkpoint', 'mesh', 'train.watchdog_seconds', 'wandb_project')

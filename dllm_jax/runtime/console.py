@@ -2,9 +2,13 @@
 
 On a terminal a bar with the newest metrics; elsewhere (a log file, CI) one
 line every `LINE_SECONDS`, so that progress shows there too.
+
+The screen never ends a run: see `Output`.
 """
 
 import contextlib
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -12,42 +16,91 @@ from rich import console as rich_console
 from rich import live, progress, table
 from rich import text as rich_text
 
+from dllm_jax.runtime import signals
+
 LINE_SECONDS = 15.0
 METRICS_SHOWN = 4
 BAR_WIDTH = 12
-FRAME_SECONDS = 0.08  # that a frame is to be seen
+FRAME_SECONDS = 0.08  # for which a frame is shown
 TIMES_WIDTH = 7 + 3 + 7 + 6  # elapsed, 'eta', remaining, gaps
 
 
+class Output:
+  """A text stream to which writing never fails.
+
+  What its encoding lacks is replaced by '?'. Once it cannot be written, its
+  reader gone or its disk full, the rest is dropped.
+  """
+
+  def __init__(self, file):
+    self._file = file
+
+  def __getattr__(self, name: str):
+    return getattr(self._file, name)
+
+  def write(self, text: str) -> None:
+    encoding = self._file.encoding or 'utf-8'
+    self._try(
+      self._file.write, text.encode(encoding, 'replace').decode(encoding)
+    )
+
+  def flush(self) -> None:
+    self._try(self._file.flush)
+
+  def _try(self, method: Callable, *args) -> None:
+    try:
+      method(*args)
+    except (OSError, ValueError):  # ValueError: the file was closed
+      discard(self._file)
+
+
+def discard(file) -> None:
+  """Sends what is still written to a stream, or buffered in it, nowhere."""
+  with contextlib.suppress(OSError, ValueError):
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, file.fileno())
+    os.close(nowhere)
+
+
 class Bar:
-  """Progress of one stage."""
+  """Progress of one stage; raises the KeyboardInterrupt that got lost."""
 
   def __init__(self, advance, total: int, done: int):
     self._advance, self._total, self._done = advance, total, done
 
   def step(self, metrics: Mapping[str, float] | None = None) -> None:
     """One more unit done; `metrics` replace those shown."""
+    signals.check_interrupt()
     self._done += 1
     self._advance(self._done, metrics)
 
   def add(self, count: int) -> None:
-    """Several more units done; none changes nothing."""
+    """Several more units done; 0 changes nothing."""
+    signals.check_interrupt()
     if count:
       self._done += count
       self._advance(self._done, None)
 
 
 class Console:
-  """Prints to one stream; everything that a command shows goes through it."""
+  """Prints to one stream, for all that a command shows."""
 
   def __init__(
     self, *, show: Sequence[str] = (), file=None, quiet: bool = False
   ):
-    """`show` names the metrics of the live line, in order of interest.
+    """Opens a stream.
 
-    A quiet one shows nothing: of several processes one speaks.
+    Args:
+      show: names of the metrics of a progress line, in order of interest.
+      file: a text stream; None is the standard output, if it is open.
+      quiet: print nothing; of several processes only one prints.
     """
-    self._rich = rich_console.Console(file=file, highlight=False, quiet=quiet)
+    file = sys.stdout if file is None else file
+    self._rich = rich_console.Console(
+      file=None if file is None else Output(file),
+      highlight=False,
+      quiet=quiet or file is None,
+    )
     self._show = tuple(show)
 
   def line(self, text: str) -> None:
@@ -69,7 +122,7 @@ class Console:
       progress.TimeRemainingColumn(),
       progress.TextColumn('{task.fields[metrics]}'),
     )
-    # Metrics get the room that is left: rich would squeeze the count away.
+    # Metrics get the remaining columns: rich would drop the count.
     count = 2 * len(str(total)) + 1
     room = self._rich.width - len(title) - BAR_WIDTH - count - TIMES_WIDTH
     with progress.Progress(*columns, console=self._rich) as live:
@@ -85,20 +138,25 @@ class Console:
   def frames(
     self,
   ) -> Iterator[Callable[[Sequence[tuple[str, str]]], None]]:
-    """A function that shows a text in place of the one before it.
+    """A function that shows a text in place of the previous one.
 
-    The text is given as (part, rich style). The last one stays; away from a
-    terminal each is a line that stays. A model may have written the text, so
+    The text is given as (part, rich style). The last one stays; if the output
+    is no terminal, each is a line. A model may have written the text, so
     control characters are shown as a mark.
     """
     if not self._rich.is_terminal:
-      yield lambda parts: self.line(
-        printable(''.join(part for part, _ in parts)).replace('\n', '↵')
-      )
+
+      def print_line(parts):
+        signals.check_interrupt()
+        text = printable(''.join(part for part, _ in parts))
+        self.line(text.replace('\n', '↵'))
+
+      yield print_line
       return
     with live.Live(console=self._rich, auto_refresh=False) as view:
 
       def show(parts):
+        signals.check_interrupt()
         text = rich_text.Text()
         for part, style in parts:
           text.append(printable(part), style)
@@ -108,7 +166,7 @@ class Console:
       yield show
 
   def brief(self, metrics: Mapping[str, float], room: int = 1000) -> str:
-    """The first few of the metrics to show, as many as `room` has place for."""
+    """The first few of the metrics to show, in at most `room` columns."""
     names = [name for name in self._show if name in metrics]
     text = ''
     for name in names[:METRICS_SHOWN]:
@@ -131,14 +189,14 @@ class Console:
 
 
 def printable(text: str) -> str:
-  """The text with a mark for control characters, but for line and tab."""
+  """The text with a mark for control characters, except newline and tab."""
   return ''.join(
     c if c.isprintable() or c in '\n\t' else '\ufffd' for c in text
   )
 
 
 class _Lines:
-  """A line now and then, for output that is not a terminal."""
+  """A line every `LINE_SECONDS`, for output that is not a terminal."""
 
   def __init__(self, console: Console, title: str, total: int, done: int):
     self._console, self._title, self._total = console, title, total

@@ -1,8 +1,8 @@
-"""Digests of files: what is read is checked against what was written.
+"""Digests of files, to check what is read against what was written.
 
-SHA-256 says which data and weights these are, to anybody. XXH3 sees damage as
-well, at eight times the speed, and is for what is written every few minutes;
-it is no help against malice.
+SHA-256 identifies data and weights. XXH3 detects damage just as well at eight
+times the speed, and is for what is written every few minutes; it does not
+protect against malice.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ _THREADS = 16
 
 
 def of_file(path: pathlib.Path, kind: str = SHA256) -> str:
-  """The digest of a file's bytes, in hexadecimal; OSError where it fails."""
+  """The digest of a file's bytes, in hexadecimal; raises OSError."""
   with path.open('rb') as f:
     return hashlib.file_digest(f, KINDS[kind]).hexdigest()
 
@@ -26,9 +26,9 @@ def of_file(path: pathlib.Path, kind: str = SHA256) -> str:
 def of_files(
   paths: Sequence[pathlib.Path], kind: str = SHA256
 ) -> list[str | OSError]:
-  """The digests of several files, or why one cannot be read, in their order.
+  """The digest of each file, or the error if it cannot be read, in order.
 
-  Several at a time: hashing leaves the interpreter to other threads.
+  Several are read at a time: hashing releases the interpreter lock.
   """
 
   def one(path):
@@ -41,17 +41,15 @@ def of_files(
     return list(pool.map(one, paths))
 
 
-def of_folder(
-  directory: pathlib.Path, pattern: str = '*', kind: str = SHA256
-) -> dict[str, str]:
-  """Digests of the files below a folder that match, by their paths in it."""
-  files = sorted(p for p in directory.rglob(pattern) if p.is_file())
-  found = of_files(files, kind)
-  for digest in found:
+def of_folder(directory: pathlib.Path, kind: str = SHA256) -> dict[str, str]:
+  """Digests of the files in a folder, by their relative paths."""
+  files = sorted(p for p in directory.rglob('*') if p.is_file())
+  file_digests = of_files(files, kind)
+  for digest in file_digests:
     if isinstance(digest, OSError):
       raise digest
   names = [str(path.relative_to(directory)) for path in files]
-  return dict(zip(names, found, strict=True))
+  return dict(zip(names, file_digests, strict=True))
 
 
 def of_text(text: str) -> str:

@@ -1,7 +1,12 @@
 """How a process joins the others of its run; before JAX touches a device."""
 
 import dataclasses
+import os
+import pathlib
 import re
+import socket
+import sys
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -16,13 +21,13 @@ class ProcessConfig:
   """How a process joins the others.
 
   Attributes:
-    coordinator: HOST:PORT of process 0; '' leaves it to the cluster.
-    num_processes: in all; None leaves it to the cluster.
-    process_id: of this one; None leaves it to the cluster.
+    coordinator: HOST:PORT of process 0; '' asks the cluster.
+    num_processes: in the whole run; None asks the cluster.
+    process_id: of this process, from 0; None asks the cluster.
     auto: ask the cluster (TPU pod, Slurm, GKE, MPI) for what is not given.
     heartbeat_seconds: after which a silent process counts as dead.
-    barrier_seconds: that a process waits for the others, at the start and
-      later; under a watchdog not so long that this would end the process.
+    barrier_seconds: to wait for the others, at the start and later; less if
+      a watchdog would end the process first.
   """
 
   coordinator: str = ''
@@ -62,25 +67,79 @@ def start(cfg: ProcessConfig) -> None:
       shutdown_timeout_seconds=cfg.barrier_seconds,
     )
   except (RuntimeError, ValueError, TypeError, OSError) as e:
-    where = f' at {cfg.coordinator}' if cfg.coordinator else ''
-    late = isinstance(e, RuntimeError)
-    raise (errors.AbsentError if late else errors.UserError)(
-      f'cannot join the other processes{where}: {processes.first_line(e)}; '
-      'start all of them, with the same --coordinator and --num_processes'
-    ) from e
+    raise _explain(e, cfg) from e
   processes.Limits.heartbeat_seconds = cfg.heartbeat_seconds
   processes.Limits.barrier_seconds = cfg.barrier_seconds
   if processes.several() and jax.default_backend() == 'cpu':
     _connect()
+  _report_idle_gpus()
+
+
+def _explain(error: Exception, cfg: ProcessConfig) -> errors.UserError:
+  if cfg.auto and isinstance(error, ValueError):
+    return errors.UserError(
+      'cannot join the other processes: JAX found no cluster that knows what '
+      f'is not given ({processes.first_line(error)}); with --distributed=auto '
+      'start the command by srun, by mpirun or on every host of a TPU pod, or '
+      'give --coordinator, --num_processes and --process_id to every process'
+    )
+  where = f' at {cfg.coordinator}' if cfg.coordinator else ''
+  late = isinstance(error, RuntimeError)
+  return (errors.AbsentError if late else errors.UserError)(
+    f'cannot join the other processes{where}: {processes.first_line(error)}; '
+    'start all of them, with the same --coordinator and --num_processes'
+  )
+
+
+def _report_idle_gpus() -> None:
+  """Prints a line for each host with GPUs that no process uses.
+
+  Under Slurm and MPI JAX gives each process one GPU, even if it is the only
+  process of its host.
+  """
+  used = jax.local_device_count() if jax.default_backend() == 'gpu' else 0
+  own = (socket.gethostname(), used, _num_gpus() if used else 0)
+  hosts = processes.exchange('the list of devices', own)
+  if processes.is_first():
+    for line in idle_gpus(hosts):
+      print(line, file=sys.stderr)
+
+
+def _num_gpus() -> int:
+  """NVIDIA GPUs that this process may use, whatever JAX takes of them."""
+  visible = os.environ.get('CUDA_VISIBLE_DEVICES')
+  if visible is not None:
+    return len([gpu for gpu in visible.split(',') if gpu.strip()])
+  return len(list(pathlib.Path('/dev').glob('nvidia[0-9]*')))
+
+
+def idle_gpus(hosts: Sequence[tuple[str, int, int]]) -> list[str]:
+  """A line for every host with GPUs that no process uses.
+
+  Args:
+    hosts: of each process its host, how many GPUs it uses, and how many it
+      may use.
+  """
+  lines = []
+  for host in dict.fromkeys(name for name, _, _ in hosts):
+    here = [(used, usable) for name, used, usable in hosts if name == host]
+    used, usable = sum(u for u, _ in here), max(n for _, n in here)
+    if used < usable:
+      ids = ','.join(map(str, range(usable)))
+      lines.append(
+        f'{host}: {usable - used} of {usable} GPUs are idle: start one process '
+        f'a GPU, or set JAX_LOCAL_DEVICE_IDS={ids}'
+      )
+  return lines
 
 
 def _connect() -> None:
-  """The CPU's devices meet once, while all processes are at the same place.
+  """Connects the CPU devices of all processes, while all of them wait here.
 
   At the first exchange of a group of devices Gloo waits 30 s for the others,
-  and on a busy machine one process may compile longer than that. The group of
-  all devices alone meets here: those of a mesh with `fsdp` or `tensor` have
-  the 30 s when they are first used.
+  and on a busy machine one process may compile for longer. Only the group of
+  all devices is connected: those of a mesh with `fsdp` or `tensor` have 30 s
+  when they are first used.
   """
   processes.barrier('the start')
   multihost_utils.process_allgather(np.int32(0))
@@ -120,5 +179,5 @@ def _check(cfg: ProcessConfig) -> None:
   ):
     raise errors.UserError(
       f'--process_id {cfg.process_id} is not in 0..{cfg.num_processes - 1}, '
-      f'there being --num_processes {cfg.num_processes}'
+      f'since --num_processes is {cfg.num_processes}'
     )

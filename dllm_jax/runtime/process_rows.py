@@ -1,9 +1,9 @@
-"""The rows of a batch that this process holds, and what all processes know.
+"""The rows of a batch that this process holds, and how all rows are gathered.
 
-A batch lies over the devices by `sharding.rows`; a process encodes, decodes and
-verifies the rows of its own devices, and the verdicts are gathered. A row's
-draws come from its number, so it does not matter which process has it. With one
-process all rows are its own. Dims: b rows held here, B rows of the batch.
+A batch is sharded over the devices by `sharding.rows`; a process encodes,
+decodes and verifies the rows on its own devices, and the verdicts are gathered.
+A row's draws depend on its number, not on the process that has it. A single
+process has all rows. Dims: b rows held here, B rows of the batch.
 """
 
 from typing import Any
@@ -19,7 +19,12 @@ PyTree = Any
 
 
 def held(mesh: Mesh, num_rows: int) -> Int[np.ndarray, ' b']:
-  """The numbers of the rows on this process's devices, ascending."""
+  """The numbers of the rows on this process's devices, ascending.
+
+  Args:
+    mesh: of the batch.
+    num_rows: B.
+  """
   spec = sharding.rows(mesh)
   places = spec.addressable_devices_indices_map((num_rows,)).values()
   every = np.arange(num_rows, dtype=np.int32)
@@ -33,12 +38,12 @@ def share(
 
   Args:
     mesh: of the batch.
-    num_rows: of the batch, B.
-    padded: rows with the padding at the end; None is without.
+    num_rows: B, without padding.
+    padded: rows with the padding at the end; None if there is no padding.
 
   Returns:
-    Its rows but for the padding; the last row where it holds padding alone,
-    and then another process has that row too.
+    Its rows except for the padding. If it holds only padding, the last row,
+    which another process has too.
   """
   own = held(mesh, padded or num_rows)
   own = own[own < num_rows]
@@ -46,12 +51,15 @@ def share(
 
 
 def place(tree: PyTree, mesh: Mesh, num_rows: int) -> PyTree:
-  """The arrays of all rows, on the devices, from this process's share.
+  """Puts the rows that this process works on onto the devices.
 
   Args:
-    tree: arrays of its rows; where it holds more, the last is repeated.
+    tree: arrays of its rows; the last row is repeated up to b.
     mesh: of the batch.
-    num_rows: B, the padding included.
+    num_rows: B, including the padding.
+
+  Returns:
+    Global arrays of all B rows.
   """
   spec = sharding.rows(mesh)
   count = len(held(mesh, num_rows))
@@ -66,7 +74,7 @@ def place(tree: PyTree, mesh: Mesh, num_rows: int) -> PyTree:
 
 
 def fetch(tree: PyTree) -> PyTree:
-  """The held rows of arrays on the devices, on the host; scalars whole."""
+  """Copies the rows that this process holds to the host; scalars whole."""
 
   def pieces(x):
     if not isinstance(x, jax.Array) or x.is_fully_addressable:
@@ -79,17 +87,17 @@ def fetch(tree: PyTree) -> PyTree:
     return np.concatenate(whole) if whole[0].ndim else whole[0]
 
   leaves, structure = jax.tree.flatten(tree)
-  found = jax.device_get([pieces(x) for x in leaves])
-  return jax.tree.unflatten(structure, [join(parts) for parts in found])
+  on_host = jax.device_get([pieces(x) for x in leaves])
+  return jax.tree.unflatten(structure, [join(parts) for parts in on_host])
 
 
 def gather(tree: PyTree, index: Int[np.ndarray, ' b'], num_rows: int) -> PyTree:
-  """All rows, in every process, from those that each has; one exchange.
+  """All rows, in every process, from those of each; one exchange.
 
   Args:
     tree: arrays of b rows.
-    index: their numbers; of a row that several have, any one is taken.
-    num_rows: B; every number below it is some process's.
+    index: their numbers; if several processes have a row, any one is taken.
+    num_rows: B; some process must have each of the numbers below it.
   """
   leaves, structure = jax.tree.flatten(tree)
   leaves = [np.asarray(x) for x in leaves]
@@ -105,8 +113,8 @@ def gather(tree: PyTree, index: Int[np.ndarray, ' b'], num_rows: int) -> PyTree:
 
   def unpack(column, like):
     out = np.empty((num_rows, *like.shape[1:]), like.dtype)
-    found = np.ascontiguousarray(column).view(like.dtype)
-    out[number] = found.reshape(len(rows), *like.shape[1:])
+    values = np.ascontiguousarray(column).view(like.dtype)
+    out[number] = values.reshape(len(rows), *like.shape[1:])
     return out
 
   whole = [unpack(c, x) for c, x in zip(columns[1:], leaves, strict=True)]

@@ -1,12 +1,12 @@
 """Several processes of one run: waiting for each other, agreeing, leaving.
 
-Every process runs the same program (JAX's multi-controller runtime). What they
-must have in common is settled here, through the coordination service that
-process 0 keeps: a wait has a limit, and whoever did not come is named. Without
-`joining.start` there is one process, and nothing here costs or waits.
+Every process runs the same program (JAX's multi-controller runtime). They agree
+here, through the coordination service of process 0: every wait has a limit, and
+the processes that are missing are named. Without `distributed.start` there is
+one process, and nothing here costs or waits.
 
-A dead process is noticed by the service itself, within the heartbeat: it ends
-all others (SIGABRT), after a line that names the dead one.
+The service itself notices a dead process, within the heartbeat: it ends all
+others (SIGABRT), after a line that names the dead one.
 """
 
 import itertools
@@ -21,8 +21,8 @@ from typing import Any, NoReturn, TypeVar
 import jax
 import numpy as np
 
-# Public JAX has barriers on devices alone, which wait for ever. The client of
-# the coordination service has them with a limit; orbax uses the same module.
+# Public JAX has barriers on devices only, which wait forever. The client of the
+# coordination service has barriers with a limit; orbax uses the same module.
 from jax._src import distributed
 from jax.experimental import multihost_utils
 
@@ -33,18 +33,15 @@ T = TypeVar('T')
 
 # Seconds that a process which ends by an error waits for the others to do so.
 LEAVING_SECONDS = 5
-# For others that work meanwhile, such as building a data set of their own.
+# To wait for others that build data sets of their own.
 WORK_SECONDS = 6 * 3600.0
 SLICE_SECONDS = 60  # of a wait without a limit
-# Of what the watchdog has left: a wait that ends first names who is missing.
+# Of the watchdog's time: a wait that ends first can name who is missing.
 SHARE = 0.8
 
 
 class Limits:
-  """Of waiting, in seconds; of the one runtime that there is in a process.
-
-  See `joining.ProcessConfig`, whose start sets them.
-  """
+  """Of waiting, in seconds; `distributed.start` sets those of the process."""
 
   heartbeat_seconds = 100
   barrier_seconds = 600
@@ -68,12 +65,12 @@ def barrier(name: str, *, seconds: float | None = None) -> None:
   """Returns when every process is here.
 
   Args:
-    name: what is waited for; the same everywhere.
-    seconds: to wait at most; None is what `joining.start` was told. Where a
-      watchdog would end this process first, it is `SHARE` of what it has left.
+    name: what is waited for; the same in all processes.
+    seconds: to wait at most; None is `Limits.barrier_seconds`. If a watchdog
+      would end this process first, `SHARE` of the watchdog's time.
 
   Raises:
-    errors.AbsentError: names the processes that did not come.
+    errors.AbsentError: names the processes that are missing.
   """
   if several():
     _wait(f'{name}/{next(_rounds)}', name, seconds)
@@ -82,7 +79,7 @@ def barrier(name: str, *, seconds: float | None = None) -> None:
 def any_of(flag: bool) -> bool:
   """Whether the flag is set in any process: the same answer in all of them.
 
-  It takes no device: work in flight goes on.
+  It uses no device: work in flight goes on.
 
   Raises:
     errors.AbsentError: as `barrier`.
@@ -105,18 +102,18 @@ def any_of(flag: bool) -> bool:
 
 
 def from_first(name: str, make: Callable[[], T]) -> T:
-  """What `make` gives in process 0, which alone calls it.
+  """The value of `make()`, which process 0 alone calls, in all processes.
 
-  `make` may take as long as it wants: the others wait while process 0 lives,
+  `make` may take as long as it needs: the others wait while process 0 lives,
   and under a watchdog as `barrier` does.
 
   Args:
-    name: what is waited for; the same everywhere.
-    make: gives a JSON value; a UserError of its is raised everywhere.
+    name: what is waited for; the same in all processes.
+    make: returns a JSON value; its UserError is raised in all processes.
 
   Raises:
     errors.UserError: that of `make`.
-    errors.AbsentError: process 0 did not come.
+    errors.AbsentError: process 0 is missing.
   """
   if not several():
     return make()
@@ -136,33 +133,48 @@ def from_first(name: str, make: Callable[[], T]) -> T:
   return sent['value']
 
 
+def exchange(
+  name: str, value: Any, *, seconds: float | None = None
+) -> list[Any]:
+  """The values of all processes, by process; it uses no device.
+
+  Args:
+    name: what is waited for; the same in all processes.
+    value: of this process, a JSON value.
+    seconds: as in `barrier`.
+
+  Raises:
+    errors.AbsentError: as `barrier`.
+  """
+  if not several():
+    return [value]
+  folder = f'exchange/{next(_rounds)}'
+  client = distributed.global_state.client
+  client.key_value_set(f'{folder}/{jax.process_index()}', json.dumps(value))
+  barrier(name, seconds=seconds)
+  stored = {
+    int(key.rsplit('/', 1)[1]): json.loads(text)
+    for key, text in client.key_value_dir_get(folder)
+  }
+  return [stored[process] for process in sorted(stored)]
+
+
 def check_same(
   values: Mapping[str, Any], *, seconds: float | None = None
 ) -> None:
-  """Refuses to go on where the processes were not started alike.
+  """Refuses to go on if the processes were not started alike.
 
   Args:
-    values: by name, JSON values that must be the same everywhere.
+    values: by name, JSON values that must be equal in all processes.
     seconds: as in `barrier`.
 
   Raises:
     errors.UserError: in all processes; names what differs, and where.
     errors.AbsentError: as `barrier`.
   """
-  if not several():
-    return
   own = {name: json.dumps(v, sort_keys=True) for name, v in values.items()}
-  folder = f'same/{next(_rounds)}'
-  client = distributed.global_state.client
-  client.key_value_set(f'{folder}/{jax.process_index()}', json.dumps(own))
-  barrier('the comparison of configs', seconds=seconds)
-  stored = {
-    int(key.rsplit('/', 1)[1]): json.loads(text)
-    for key, text in client.key_value_dir_get(folder)
-  }
-  first = stored[0]
-  for process in sorted(stored):
-    other = stored[process]
+  first, *others = exchange('the comparison of configs', own, seconds=seconds)
+  for process, other in enumerate(others, 1):
     for name in sorted(first.keys() | other.keys()):
       here, there = first.get(name, 'absent'), other.get(name, 'absent')
       if here != there:
@@ -177,45 +189,45 @@ def all_gather(rows: np.ndarray) -> list[np.ndarray]:
   """The rows of every process, by process; their numbers may differ.
 
   Args:
-    rows: of the same width and dtype everywhere, of 32 bits at most.
+    rows: of the same width and dtype in all processes; at most 32 bits.
 
   Raises:
     errors.AbsentError: as `barrier`.
   """
   if not several():
     return [rows]
-  _wait('gather', 'the exchange of results')  # the devices would wait for ever
+  _wait('gather', 'the exchange of results')  # the devices would wait forever
   counts = multihost_utils.process_allgather(np.int32(len(rows)))
   padding = ((0, int(counts.max()) - len(rows)),) + ((0, 0),) * (rows.ndim - 1)
-  found = multihost_utils.process_allgather(np.pad(rows, padding))
-  return [part[:count] for part, count in zip(found, counts, strict=True)]
+  parts = multihost_utils.process_allgather(np.pad(rows, padding))
+  return [part[:count] for part, count in zip(parts, counts, strict=True)]
 
 
 def suffix() -> str:
-  """What tells the files of this process from those of others."""
+  """Distinguishes the files of this process from those of others."""
   return f'.{jax.process_index()}' if several() else ''
 
 
 def prefix() -> str:
-  """What stands before a line on the standard error."""
+  """What a line on standard error begins with."""
   return f'process {jax.process_index()}: ' if several() else ''
 
 
 def first_line(error: Exception | str) -> str:
-  """Of an error; the rest is not for the user."""
+  """The first line of an error; the rest is not for the user."""
   return (str(error).splitlines() or [''])[0]
 
 
 def leave(code: int, *, find_dead: bool = False) -> None:
-  """Before the end by an error: does not wait for processes that go on.
+  """Called before an exit by an error; does not wait for those that go on.
 
-  Returns where all processes end so. Otherwise this one ends here and at once:
-  the usual way out would wait for the others, and they for this one.
+  Returns if all processes are leaving. Otherwise this one exits here, at once:
+  a normal exit would wait for the others, and they for this one.
 
   Args:
     code: to exit with.
-    find_dead: waits for the others for a heartbeat, so that one that has died
-      is named; else but for `LEAVING_SECONDS`.
+    find_dead: whether to wait for the others for a heartbeat more than
+      `LEAVING_SECONDS`, so that a dead one is named.
   """
   if not several():
     return
@@ -243,7 +255,7 @@ def _wait(key: str, name: str, seconds: float | None = None) -> None:
 
 
 def _get(key: str, name: str) -> str:
-  """What process 0 sets; its death ends this process, whatever it waits for."""
+  """The value that process 0 sets; the death of process 0 ends this one too."""
   client = distributed.global_state.client
   deadline = time.monotonic() + SHARE * watchdog.left()
   while True:
@@ -256,19 +268,19 @@ def _get(key: str, name: str) -> str:
 
 
 def _milliseconds(seconds: float) -> int:
-  """Of a wait that ends before the watchdog would end this process."""
+  """The time to wait, if the watchdog does not end this process first."""
   return max(1, int(1000 * min(seconds, SHARE * watchdog.left())))
 
 
 def _absent(name: str, message: str, known: str) -> str:
-  """One line from what the service says of a wait that failed."""
+  """One line from the service's message about a wait that failed."""
   listed = message.partition('timed out task names:')[2]
-  found = re.findall(r'^\D*(\d+)\s*$', listed, re.MULTILINE)
-  found += re.findall(r'Task \D*(\d+) heartbeat', message)
-  who = ', '.join(dict.fromkeys(found)) or known
+  missing = re.findall(r'^\D*(\d+)\s*$', listed, re.MULTILINE)
+  missing += re.findall(r'Task \D*(\d+) heartbeat', message)
+  who = ', '.join(dict.fromkeys(missing)) or known
   if not who:
     return f'waiting for {name} failed: {first_line(message)}'
   return (
-    f'process {who} did not come to {name}: it is dead or stuck; look at its '
-    'log, and start all processes again'
+    f'timed out waiting for process {who} at {name}: it is dead or stuck; '
+    'check its log, and start all processes again'
   )

@@ -24,13 +24,13 @@ class MeshConfig:
   """Sizes of the mesh; devices beyond their product stay idle.
 
   Attributes:
-    data: -1 takes every device that the other axes leave.
-    fsdp: shards of the parameters and of the rows; a layer is put together
-      where it is used.
+    data: shards of the rows; -1 takes all devices that the other axes leave.
+    fsdp: shards of the parameters and of the rows; a layer is gathered where
+      it is used.
     tensor: shards of heads, hidden widths and vocabulary, which work on the
       same rows.
-    cpu_devices: devices that the launchers make of a CPU; on the CPU a shard
-      a core is faster than many threads on small arrays.
+    cpu_devices: number of devices that the launchers make of a CPU; one shard
+      a core is faster there than many threads on small arrays.
   """
 
   data: int = -1
@@ -39,7 +39,7 @@ class MeshConfig:
   cpu_devices: int = 1
 
 
-# A factor of an adapter is divided as the side of the kernel that it shares.
+# A factor of an adapter is sharded like the side of the kernel that it shares.
 RULES = (
   (r'embed_tokens', P('tensor', 'fsdp')),
   (r'lm_head/kernel', P('fsdp', 'tensor')),
@@ -97,13 +97,13 @@ def rule(path: str) -> tuple[str, P]:
 
 
 def specs(tree: Any) -> Any:
-  """How the rules divide every leaf of a tree that holds parameters.
+  """The PartitionSpec of every leaf of a tree that holds parameters.
 
   That is a parameter tree, or an optimiser's or training state, whose paths
   end in those of the parameters; scalars need no rule.
 
   Raises:
-    ValueError: a leaf that no rule names, or of fewer axes than its rule.
+    ValueError: a leaf matches no rule, or has fewer axes than its rule.
   """
 
   def find(path, leaf):
@@ -143,10 +143,10 @@ def divides_params(mesh: Mesh) -> bool:
 
 
 def constrain(tree: Any, mesh: Mesh) -> Any:
-  """The same arrays, under jit, lying as the rules say.
+  """Constrains arrays, under jit, to the shardings of the rules.
 
-  On a mesh that does not divide parameters they are whole on every device,
-  and need no rule.
+  On a mesh that does not shard parameters they are replicated, and need no
+  rule.
   """
   if divides_params(mesh):
     return jax.lax.with_sharding_constraint(tree, param_shardings(tree, mesh))
@@ -176,12 +176,17 @@ def num_row_shards(mesh: Mesh) -> int:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """The sharding of what every device holds whole."""
+  """The sharding of an array that every device holds whole."""
   return NamedSharding(mesh, P())
 
 
 def check_divides(num_rows: int, mesh: Mesh, what: str) -> None:
   """Refuses a number of rows that `num_row_shards` does not divide.
+
+  Args:
+    num_rows: B.
+    mesh: of the batch.
+    what: the config keys that give `num_rows`, for the message.
 
   Raises:
     errors.UserError: names `what`, the number, and the axes.

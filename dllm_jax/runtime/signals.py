@@ -1,21 +1,47 @@
-"""Signals that ask a run to stop: it ends at a step boundary, not in a step."""
+"""Signals that ask a run to stop: it ends at a step boundary, not in a step.
+
+An exception that a signal handler raises can get lost: in a finalizer or a
+callback the interpreter reports it and goes on, and C++ code may clear it or
+turn it into another. So `interrupt` records the Ctrl-C before it raises, and
+loops ask `check_interrupt` at every step.
+"""
 
 import contextlib
 import os
 import signal
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
+
+_interrupts: list[int] = []
 
 _NOTICE = '\n{}: stopping once all is saved (Ctrl-C {}: at once, unsaved)\n'
 
 
+def interrupt(number: int, frame: Any) -> NoReturn:
+  """The handler of SIGINT: records it and raises KeyboardInterrupt."""
+  del frame
+  _interrupts.append(number)
+  raise KeyboardInterrupt
+
+
+def interrupted() -> bool:
+  """Whether `interrupt` was called, whatever became of its exception."""
+  return bool(_interrupts)
+
+
+def check_interrupt() -> None:
+  """Raises KeyboardInterrupt if `interrupt` was called and that got lost."""
+  if _interrupts:
+    raise KeyboardInterrupt
+
+
 class StopRequest:
-  """Turns SIGTERM, SIGUSR1 and SIGINT into a flag for the loop to look at.
+  """Turns SIGTERM, SIGUSR1 and SIGINT into a flag for the loop to check.
 
   Inside the `with` block a signal only sets `requested` and says so on standard
-  error, so that the loop can end its step and save. A second SIGINT raises
-  KeyboardInterrupt, but for the time of a `shield`. The former handlers come
-  back when the block ends. For the main thread alone.
+  error, so that the loop can finish its step and save. A second SIGINT raises
+  KeyboardInterrupt, except within a `shield`. The former handlers come back
+  when the block ends. For the main thread only.
   """
 
   SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -36,7 +62,7 @@ class StopRequest:
 
   @contextlib.contextmanager
   def shield(self) -> Iterator[None]:
-    """No signal but SIGKILL breaks into the block, which is a save."""
+    """Only SIGKILL can stop the block, which is a save."""
     self._shielded = True
     try:
       yield
@@ -44,7 +70,6 @@ class StopRequest:
       self._shielded = False
 
   def _handle(self, number: int, frame: Any) -> None:
-    del frame
     first, self.requested = not self.requested, True
     again = number == signal.SIGINT and self._interrupted
     self._interrupted |= number == signal.SIGINT
@@ -55,4 +80,4 @@ class StopRequest:
       with contextlib.suppress(OSError):
         os.write(2, _NOTICE.format(name, more).encode())
     if again and not self._shielded:
-      raise KeyboardInterrupt
+      interrupt(number, frame)

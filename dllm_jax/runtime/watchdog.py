@@ -1,9 +1,9 @@
-"""A run that hangs says where, and ends.
+"""A run that hangs says where, and exits.
 
-A peer that is stuck, a file system that does not answer or a dead device stop
-a run without an error. The loop calls `beat` as it goes; when it has been
-quiet for too long, the stacks of all threads are written down and the process
-ends with `EXIT_CODE`, so that what started it can start it again.
+A stuck peer, a file system that does not answer or a dead device stop a run
+without an error. The loop calls `beat` as it goes; after too long a silence the
+stacks of all threads are dumped and the process exits with `EXIT_CODE`, so that
+its launcher can restart it.
 """
 
 import collections
@@ -19,18 +19,18 @@ import time
 from collections.abc import Sequence
 
 EXIT_CODE = 4
-MEDIANS = 10  # of what goes on that it may last
-FIRST = 6  # times longer, the first time: it compiles
-# The interpreter itself may hang, and no thread of ours run: then the C library
-# ends the process, with exit code 1.
+MEDIANS = 10  # an activity may take so many times its median
+FIRST = 6  # times the limit, the first time: it compiles
+# If the interpreter itself hangs, none of our threads runs: then faulthandler's
+# C thread ends the process, with exit code 1.
 GRACE_SECONDS = 30.0
-TELL_SECONDS = 10.0
+TELL_SECONDS = 10.0  # to write the stacks
 
 
 class Watchdog:
   """Watches from the first beat to the end of the `with` block.
 
-  See `limit` for how long it waits. One at a time in a process.
+  See `limit` for how long it waits. A process may run one at a time.
   """
 
   def __init__(self, path: str | os.PathLike, *, seconds: float):
@@ -38,7 +38,7 @@ class Watchdog:
     self._path, self._seconds = pathlib.Path(path), seconds
     self._took = collections.defaultdict(_History)
     self._what = None
-    self._now = ('', None, 0.0)  # what goes on, since when, for how long
+    self._now = ('', None, 0.0)  # activity, its start, its limit in seconds
     self._ended = threading.Event()
     self._thread = threading.Thread(target=self._watch, daemon=True)
     self._file = None
@@ -63,12 +63,12 @@ class Watchdog:
         self._path.unlink()
 
   def beat(self, what: str, step: int | None = None) -> None:
-    """Says that the run goes on, and what it does next.
+    """Says that the run makes progress, and what it does next.
 
     Args:
-      what: is compared with itself: how long it took before says how long it
-        may take.
-      step: in which; for the reader.
+      what: the next activity; earlier durations of the same activity set its
+        limit.
+      step: of the run; for the message only.
     """
     if not self._seconds:
       return
@@ -82,14 +82,14 @@ class Watchdog:
     )
 
   def pause(self) -> None:
-    """Says that what went on has ended; looks away until the next beat."""
+    """Says that the activity has ended; nothing is watched until a beat."""
     if self._what is not None:
       self._took[self._what].append(time.monotonic() - self._now[1])
     self._what, self._now = None, ('', None, 0.0)
     faulthandler.cancel_dump_traceback_later()
 
   def left(self) -> float:
-    """Seconds that the silence may still last; infinite while not watching."""
+    """Seconds until the process is ended; infinite while not watching."""
     _, last, longest = self._now
     return math.inf if last is None else last + longest - time.monotonic()
 
@@ -100,11 +100,11 @@ class Watchdog:
         self._end(what, time.monotonic() - last)
 
   def _end(self, what: str, quiet: float) -> None:
-    """Ends the process, even where nothing can be written any more."""
+    """Ends the process, even if nothing can be written any more."""
 
     def tell():
-      line = f'stuck: nothing for {quiet:.0f} s in {what}; stacks are in '
-      line += f'{self._path}; the same command continues from the last save'
+      line = f'stuck: no progress for {quiet:.0f} s in {what}; stacks are in '
+      line += f'{self._path}; rerun to resume from the last checkpoint'
       faulthandler.dump_traceback(file=sys.stderr)
       print(line, file=sys.stderr, flush=True)
       print(line, file=self._file, flush=True)
@@ -121,16 +121,17 @@ _running: Watchdog | None = None
 
 
 def left() -> float:
-  """`Watchdog.left` of the one that is running; infinite without one."""
+  """`Watchdog.left` of the running watchdog; infinite without one."""
   return math.inf if _running is None else _running.left()
 
 
 def limit(seconds: float, took: Sequence[float]) -> float:
-  """How long a silence may last.
+  """How long an activity may take, in seconds.
 
   Args:
-    seconds: at least; `FIRST` times as long for what is done the first time.
-    took: how long it took before; `MEDIANS` times the median is let pass.
+    seconds: the least limit; `FIRST` times that the first time.
+    took: its earlier durations in seconds; the limit is at least `MEDIANS`
+      times their median.
   """
   if not took:
     return FIRST * seconds

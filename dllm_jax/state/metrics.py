@@ -1,8 +1,8 @@
-"""Metrics of a run: metrics.jsonl, and TensorBoard beside it.
+"""Metrics of a run: metrics.jsonl, TensorBoard and Weights & Biases.
 
-One JSON row a line: `{"phase": "rl", "step": 7, "reward/mean": 0.25}`. JSON has
-no NaN and no infinity, so such a value is written as null, and the row's
-`"nonfinite"` entry says which it was: `{"nonfinite": {"loss/kl": "nan"}}`.
+One JSON row per line: `{"phase": "rl", "step": 7, "reward/mean": 0.25}`. Names
+are those of `metric_names`. JSON has no NaN and no infinity, so such a value is
+null, and the row's `"nonfinite"` entry has it: `{"policy/kl": "nan"}`.
 """
 
 import contextlib
@@ -16,13 +16,13 @@ from typing import SupportsFloat
 
 import tensorboardX
 
-from dllm_jax import errors
+from dllm_jax import errors, metric_names
 
 METRICS_FILE = 'metrics.jsonl'
 
 
 class MetricsLog:
-  """Writes rows to metrics.jsonl line by line, and scalars to TensorBoard."""
+  """Writes each row to metrics.jsonl, TensorBoard and Weights & Biases."""
 
   def __init__(
     self,
@@ -32,19 +32,20 @@ class MetricsLog:
     wandb_project: str = '',
     writes: bool = True,
   ):
-    """Opens the log, dropping the rows that the run is about to write again.
+    """Opens the log and removes the rows that the run will write again.
 
     Args:
-      workdir: the directory of the run; exists.
-      resume_step: by phase, the last step whose rows stay: that of the
-        checkpoint. Rows of a phase without an entry go, all of them; None
-        drops every row. A last line that was cut off goes in any case.
-      wandb_project: send the rows to this Weights & Biases project too.
-      writes: False opens nothing, and drops the rows: of several processes
-        one writes.
+      workdir: the directory of the run, which exists.
+      resume_step: by phase, the step of the checkpoint to resume from. Later
+        rows are removed, and all rows of a phase without an entry; None
+        removes every row. A truncated last line is always removed.
+      wandb_project: the Weights & Biases project to log to; '' for none.
+      writes: False opens nothing and ignores the rows, as all processes but
+        the first do.
 
     Raises:
-      UserError: where a project is named and wandb is not installed.
+      UserError: a project is named but wandb is not installed, or the disk
+        refuses.
     """
     self._workdir = pathlib.Path(workdir)
     self._boards = {}
@@ -61,9 +62,13 @@ class MetricsLog:
       self._file = self._path.open('a', encoding='utf-8')
 
   def rewind(self, phase: str, step: int) -> None:
-    """Drops the rows of a phase after `step`, which was restored.
+    """Removes the rows of a phase after `step`, which was restored.
 
-    They are there where the checkpoints after it turned out to be damaged.
+    There are such rows if the checkpoints after it were damaged.
+
+    Args:
+      phase: as in `write`.
+      step: of the restored checkpoint.
     """
     if self._file is not None and step < self._resume_step.get(phase, -1):
       self._resume_step[phase] = step
@@ -75,14 +80,23 @@ class MetricsLog:
   def write(
     self, phase: str, step: int, values: Mapping[str, SupportsFloat]
   ) -> None:
-    """Adds one row, on disk when this returns; keys are 'group/name'."""
+    """Adds one row, which is on disk when this returns.
+
+    Args:
+      phase: 'sft', 'rl', 'control' or 'eval'.
+      step: the training step, counted within the phase.
+      values: numbers by metric; names are those of `metric_names`.
+
+    Raises:
+      ValueError: a name is not in that table.
+      UserError: the disk refuses.
+    """
     if self._file is None:
       return
     row = {'phase': phase, 'step': int(step)}
     nonfinite = {}
     for name, value in values.items():
-      if '/' not in name:
-        raise ValueError(f"metric {name!r} is not named 'group/name'")
+      metric_names.find(name)
       value = float(value)
       if not math.isfinite(value):
         nonfinite[name] = str(value)
@@ -94,11 +108,11 @@ class MetricsLog:
       self._file.flush()
       board = self._board(phase)
       for name, value in values.items():
-        if name not in nonfinite:  # TensorBoard cannot draw it, and warns
+        if name not in nonfinite:  # TensorBoard warns and cannot plot it.
           board.add_scalar(f'{phase}/{name}', float(value), step)
       board.flush()
     if self._wandb is not None:
-      # No `step`: phases count apart, and wandb wants one rising number.
+      # No `step`: wandb wants one that increases, and each phase has its own.
       named = {f'{phase}/{name}': float(v) for name, v in values.items()}
       self._wandb.log(named | {f'{phase}/step': int(step)})
 
@@ -111,8 +125,8 @@ class MetricsLog:
       board.close()
 
   def _board(self, phase: str) -> tensorboardX.SummaryWriter:
-    # A writer a phase: `purge_step` hides the steps that a resumed run writes
-    # again, and the steps of one phase say nothing about another's.
+    # One writer per phase: `purge_step` hides the steps that a resumed run
+    # writes again, and each phase counts its own steps.
     if phase not in self._boards:
       step = self._resume_step.get(phase)
       self._boards[phase] = tensorboardX.SummaryWriter(
@@ -123,17 +137,17 @@ class MetricsLog:
 
   @contextlib.contextmanager
   def _refusals(self) -> Iterator[None]:
-    """A disk that refuses is one line."""
+    """Turns an error of the disk into one line."""
     try:
       yield
     except OSError as e:
       raise errors.UserError(
-        f'cannot write {self._path}: {e.strerror or e}; free some space, and '
-        'the same command continues from the last checkpoint'
+        f'cannot write {self._path}: {e.strerror or e}; free some space and '
+        'rerun to resume from the last checkpoint'
       ) from e
 
   def _keep(self, wanted: Callable[[dict], bool]) -> None:
-    """Rewrites the file with some of its rows, all at once."""
+    """Atomically replaces the file by one with the wanted rows alone."""
     path = self._path
     kept = [line for line, row in _rows(path) if wanted(row)]
     temporary = path.with_name(path.name + '.tmp')
@@ -145,10 +159,10 @@ class MetricsLog:
 
 
 def find_wandb(project: str):
-  """The wandb module where a project is named, else None.
+  """The wandb module if a project is named, else None.
 
   Raises:
-    UserError: where it is wanted and not installed.
+    UserError: a project is named but wandb is not installed.
   """
   if not project:
     return None
@@ -163,7 +177,7 @@ def find_wandb(project: str):
 
 
 def _wandb_run(project: str, workdir: pathlib.Path):
-  """The run of this workdir in a project, the same one when it is resumed."""
+  """The W&B run of a workdir; the same one when the run is resumed."""
   wandb = find_wandb(project)
   if wandb is None:
     return None
@@ -180,10 +194,10 @@ def _wandb_run(project: str, workdir: pathlib.Path):
 
 
 def read(workdir: str | os.PathLike) -> list[dict]:
-  """The rows of a run, non-finite values restored; a cut last line is left out.
+  """The rows of a run with their non-finite values, except a truncated one.
 
   Raises:
-    UserError: where there is no metrics.jsonl, or a line of it is broken.
+    UserError: metrics.jsonl does not exist, or one of its lines is broken.
   """
   path = pathlib.Path(workdir) / METRICS_FILE
   if not path.exists():
@@ -197,7 +211,7 @@ def read(workdir: str | os.PathLike) -> list[dict]:
 
 
 def _rows(path: pathlib.Path) -> list[tuple[str, dict]]:
-  """(line, row) of each whole line; only the last line may be broken."""
+  """(line, row) of each complete line; only the last line may be broken."""
   lines = path.read_text('utf-8', errors='replace').splitlines(keepends=True)
   rows = []
   for number, line in enumerate(lines, 1):

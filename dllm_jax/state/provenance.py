@@ -1,4 +1,4 @@
-"""Where the numbers of a run come from: commit, versions, machine, command."""
+"""Provenance of a run: commit, versions, machine and command."""
 
 import importlib.metadata
 import os
@@ -24,12 +24,12 @@ _PACKAGES = (
 
 
 def code() -> dict[str, Any]:
-  """The commit and the versions of what runs here."""
+  """The git commit, and the versions of Python and packages."""
   return {'git': git_commit(), 'versions': versions()}
 
 
 def record() -> dict[str, Any]:
-  """What config.json says beside the config."""
+  """What config.json records besides the config."""
   machine = {'system': platform.platform(), 'cores': os.cpu_count()}
   if name := _processor():
     machine['processor'] = name
@@ -41,7 +41,7 @@ def record() -> dict[str, Any]:
 
 
 def _processor() -> str:
-  """The model of the CPU, as Linux names it; '' where nothing does."""
+  """The CPU model as Linux reports it; '' if unknown."""
   try:
     for line in pathlib.Path('/proc/cpuinfo').read_text().splitlines():
       if line.startswith('model name'):
@@ -52,19 +52,21 @@ def _processor() -> str:
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-  """What differs of two records and can change the last bits of a run.
+  """Differences that can change the last bits of a run, one string each.
 
-  Entries that the old one does not have say nothing.
+  Args:
+    old: the `record` of an earlier run; entries that it lacks are not compared.
+    new: the `record` of this one.
   """
-  found = []
+  differences = []
   before, after = old.get('versions') or {}, new['versions']
   for name in sorted(before.keys() & after.keys()):
     if before[name] != after[name]:
-      found.append(f'{name} {before[name]} -> {after[name]}')
+      differences.append(f'{name} {before[name]} -> {after[name]}')
   before, after = old.get('devices'), new['devices']
   if before and before != after:
-    found.append(f'devices {_counted(before)} -> {_counted(after)}')
-  return found
+    differences.append(f'devices {_counted(before)} -> {_counted(after)}')
+  return differences
 
 
 def _counted(devices: list[str]) -> str:
@@ -73,7 +75,7 @@ def _counted(devices: list[str]) -> str:
 
 
 def git_commit() -> str | None:
-  """The commit of this checkout, '-dirty' where files differ; else None."""
+  """The commit of this checkout, with '-dirty' if files differ; or None."""
   root = pathlib.Path(__file__).parents[2]
   if not (root / '.git').exists():
     return None
@@ -93,11 +95,11 @@ def git_commit() -> str | None:
 
 
 def versions() -> dict[str, str | None]:
-  """Of Python and of the packages that decide the numbers."""
-  found = {'python': platform.python_version()}
+  """Versions of Python and of the packages that affect numerical results."""
+  installed = {'python': platform.python_version()}
   for package in _PACKAGES:
     try:
-      found[package] = importlib.metadata.version(package)
+      installed[package] = importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-      found[package] = None
-  return found
+      installed[package] = None
+  return installed

@@ -1,7 +1,4 @@
-"""The directory of a run: who owns it, and what it was started with.
-
-`claim` takes a directory for one run.
-"""
+"""The working directory of a run: its lock, and the config it began with."""
 
 import contextlib
 import fcntl
@@ -19,7 +16,7 @@ from dllm_jax.state import provenance
 
 CONFIG_FILE = 'config.json'
 LOCK_FILE = '.lock'
-# What a killed run may leave half written.
+# Files that a killed run may leave incomplete.
 _STALE = (
   'config.json.*.tmp',
   'eval.json.*.tmp',
@@ -31,19 +28,12 @@ _STALE = (
 _KEYS_SHOWN = 8
 
 
-def cache_dir() -> pathlib.Path:
-  """Where data sets and compilations are kept between runs.
-
-  $DLLM_JAX_CACHE, or ~/.cache/dllm_jax.
-  """
-  root = os.environ.get('DLLM_JAX_CACHE') or '~/.cache/dllm_jax'
-  return pathlib.Path(root).expanduser()
-
-
 def write_json(path: str | os.PathLike, obj: Any) -> None:
-  """Writes `obj` to `path` so that a reader sees the old file or the new.
+  """Atomically writes an object as JSON.
 
-  JSON has no NaN and no infinity: they become the strings 'nan', 'inf', '-inf'.
+  Args:
+    path: of the file; an existing one is replaced.
+    obj: JSON values; NaN and infinities become 'nan', 'inf' and '-inf'.
   """
   path = pathlib.Path(path)
   temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
@@ -59,7 +49,7 @@ def write_json(path: str | os.PathLike, obj: Any) -> None:
 
 
 def _plain(obj: Any) -> Any:
-  """`obj` as it comes back from the JSON that `write_json` makes of it."""
+  """`obj` as it is read back from the JSON that `write_json` writes."""
   if isinstance(obj, Mapping):
     return {str(key): _plain(value) for key, value in obj.items()}
   if isinstance(obj, list | tuple):
@@ -78,27 +68,26 @@ def claim(
   free: tuple[str, ...] = (),
   say: Callable[[str], None] = lambda line: None,
 ) -> Iterator[bool]:
-  """Holds `workdir` for one run, and yields whether it continues an older one.
+  """Locks `workdir` for one run, and yields whether that run is resumed.
 
-  A new directory is made and gets a config.json: the config, the git commit,
-  versions, devices and `extra`. A directory that a run left behind is taken
-  only by a run of the same config; what that run left half written is removed,
-  and config.json is brought up to date. A lock keeps a second trainer out until
-  the block ends, or the process dies. With several processes, the first alone
-  claims.
+  A new directory gets a config.json: the config, the git commit, versions,
+  devices and `extra`. An existing run is resumed only under the same config;
+  its incomplete files are removed and its config.json is updated. The lock is
+  held until the block ends or the process dies. With several processes, only
+  the first claims.
 
   Args:
-    workdir: the directory; made with its parents where it is missing.
-    config: nested, of JSON values; tuples count as lists.
-    extra: more entries for config.json; not compared.
-    free: dotted config keys that may differ from the older run's, such as
-      'train.num_steps'. A group's name frees all of its keys.
-    say: is told, in one line, of free keys, versions and devices that are not
-      those of the older run.
+    workdir: the directory; created if it does not exist.
+    config: nested dicts of JSON values; tuples are equal to lists.
+    extra: more entries for config.json, which are not compared.
+    free: dotted config keys that may differ from the earlier run's, such as
+      'train.num_steps'; the name of a group stands for all of its keys.
+    say: called with one line if free keys, versions or devices differ from
+      those of the earlier run.
 
   Raises:
-    UserError: where another run holds it, began it with another config, where
-      it has files and no config.json, or cannot be written.
+    UserError: another run holds the lock or began with another config, the
+      directory has files but no config.json, or it is not writable.
   """
   path = pathlib.Path(workdir)
   try:
@@ -120,9 +109,9 @@ def claim(
       others = _free_changes(path, old, record['config'], free)
       if others := others + provenance.changes(old, record):
         say(
-          'begun with other settings, libraries or devices: '
-          f'{", ".join(others)}; the same bits as without a stop are not '
-          'promised'
+          'resumed with other settings, libraries or devices: '
+          f'{", ".join(others)}; the result may differ in its last bits from '
+          'that of an uninterrupted run'
         )
     try:
       for pattern in _STALE:
@@ -139,10 +128,9 @@ def claim(
 
 
 def _take(lock: TextIO, path: pathlib.Path) -> None:
-  """Locks the file, which then says who has it.
+  """Locks the file and writes the holder's name into it.
 
-  The lock is the kernel's and ends with the process; a file that a dead one
-  left is nothing but text.
+  The kernel releases the lock when the process ends; the file may remain.
   """
   try:
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -150,13 +138,13 @@ def _take(lock: TextIO, path: pathlib.Path) -> None:
     lock.seek(0)
     holder = lock.read(200).strip() or 'another run'
     raise errors.UserError(
-      f'workdir {path} is in use by {holder}; wait for its end, or use another '
-      '--workdir'
+      f'workdir {path} is in use by {holder}; wait until it ends, or use '
+      'another --workdir'
     ) from None
   except OSError as e:
     raise errors.UserError(
-      f'workdir {path} cannot be locked: {e.strerror}; use a file system with '
-      'locks'
+      f'cannot lock workdir {path}: {e.strerror}; use a file system that '
+      'supports locks'
     ) from e
   lock.truncate(0)
   lock.write(f'process {os.getpid()} on {socket.gethostname()}\n')
@@ -164,7 +152,7 @@ def _take(lock: TextIO, path: pathlib.Path) -> None:
 
 
 def read_config(path: str | os.PathLike) -> dict[str, Any] | None:
-  """The config that the run in `path` had; None where it does not say."""
+  """The config of the run in `path`; None if it cannot be read."""
   try:
     record = json.loads((pathlib.Path(path) / CONFIG_FILE).read_text('utf-8'))
     return record['config']
@@ -173,17 +161,17 @@ def read_config(path: str | os.PathLike) -> dict[str, Any] | None:
 
 
 def _earlier(path: pathlib.Path) -> dict[str, Any] | None:
-  """The config.json of a run to continue; None in an empty place."""
+  """The config.json of a run to resume; None in an empty directory."""
   config_path = path / CONFIG_FILE
   if not config_path.exists():
-    strangers = sorted(
+    others = sorted(
       p.name
       for p in path.iterdir()
       if p.name != LOCK_FILE and p.suffix != '.tmp'
     )
-    if strangers:
+    if others:
       raise errors.UserError(
-        f'workdir {path} has files (such as {strangers[0]}) and no '
+        f'workdir {path} has files (such as {others[0]}) but no '
         f'{CONFIG_FILE}, so it is not a run of ours; use another --workdir'
       )
     return None
@@ -193,7 +181,7 @@ def _earlier(path: pathlib.Path) -> dict[str, Any] | None:
     return record
   except (ValueError, KeyError, TypeError, AttributeError, OSError) as e:
     raise errors.UserError(
-      f'{config_path} cannot be read ({e}); use another --workdir'
+      f'cannot read {config_path} ({e}); use another --workdir'
     ) from e
 
 
@@ -203,9 +191,9 @@ def check_resumable(
   *,
   free: tuple[str, ...],
 ) -> None:
-  """Raises the UserErrors of `claim` about another config, and takes nothing.
+  """Raises the UserErrors of `claim` about another config, without a lock.
 
-  For a run to see it before it spends time on its data.
+  Called before a run spends time on its data. Arguments are those of `claim`.
   """
   path = pathlib.Path(workdir)
   old = _earlier(path) if path.is_dir() else None
@@ -216,18 +204,27 @@ def check_resumable(
 def check_data(workdir: str | os.PathLike, digests: Mapping[str, str]) -> None:
   """Refuses to continue a run on other data than it began with.
 
+  Only digests of one kind can be compared: those that an older version of the
+  library wrote in another way are ignored.
+
   Args:
-    workdir: of the run, if there is one.
-    digests: of the data by name, as the run put them under 'data' of its
-      config.json.
+    workdir: directory of the run; it need not exist.
+    digests: 'KIND:DIGEST' of the data by name, as the run wrote them under
+      'data' in its config.json.
   """
   path = pathlib.Path(workdir)
-  was = (_earlier(path) or {}).get('data', {}) if path.is_dir() else {}
-  changed = [name for name in was if digests.get(name) != was[name]]
+  old = (_earlier(path) or {}).get('data', {}) if path.is_dir() else {}
+  kind = lambda digest: digest.rpartition(':')[0]
+  kinds = {kind(digest) for digest in digests.values()}
+  changed = [
+    name
+    for name, digest in old.items()
+    if kind(digest) in kinds and digests.get(name) != digest
+  ]
   if changed:
     raise errors.UserError(
-      f'the data of workdir {path} are not those that it was begun with '
-      f'({", ".join(changed)}); put them back, or use another --workdir'
+      f'the data of workdir {path} have changed since the run began '
+      f'({", ".join(changed)}): restore them, or use another --workdir'
     )
 
 
@@ -237,7 +234,7 @@ def _free_changes(
   config: Mapping[str, Any],
   free: tuple[str, ...],
 ) -> list[str]:
-  """Changes of the keys that may change; refuses others."""
+  """Differences in free keys; raises a UserError about any others."""
   keys = changes(old['config'], config)
   is_free = lambda key: any(key == f or key.startswith(f + '.') for f in free)
   fixed = [change for key, change in keys.items() if not is_free(key)]
@@ -252,7 +249,7 @@ def _free_changes(
 
 
 def changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
-  """'key: was -> is' of each key that differs; what explains others first."""
+  """'key: old -> new' by key that differs, names of choices first."""
   was, now = flatten(_plain(was)), flatten(_plain(now))
   names = sorted(was.keys() | now.keys())
   names.sort(key=lambda key: not key.endswith('.name'))
@@ -264,7 +261,7 @@ def changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
 
 
 def flatten(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
-  """{'a': {'b': 1}} -> {'a.b': 1}; an empty group stays, as itself."""
+  """{'a': {'b': 1}} -> {'a.b': 1}; an empty group keeps its name."""
   flat = {}
   for key, value in config.items():
     name = f'{prefix}{key}'

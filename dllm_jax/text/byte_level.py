@@ -1,17 +1,13 @@
 """Byte-level BPE from `vocab.json` and `merges.txt`, which are not trusted."""
 
-import contextlib
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
-from dllm_jax.text import json_file
-
-MAX_BYTES = json_file.MAX_BYTES
-MAX_ID = 2**19
+from dllm_jax.text import json_file, tokenizer_json
 
 # Pre-tokenizers of the families that come as vocab.json and merges.txt.
 QWEN2_PATTERN = (
@@ -37,28 +33,29 @@ def read(
     config: its tokenizer_config.json, which names the family.
 
   Raises:
-    ValueError: in one line that names the file.
+    errors.UserError, ValueError: in one line that names the file.
   """
-  family = FAMILIES.get(str(config.get('tokenizer_class')))
-  if not (directory / 'vocab.json').exists():
+  path = directory / 'vocab.json'
+  if not path.exists():
     raise ValueError(f'{directory} holds neither tokenizer.json nor vocab.json')
+  family = FAMILIES.get(str(config.get('tokenizer_class')))
   if family is None:
     raise ValueError(
       f'{directory / "tokenizer_config.json"} names the tokenizer_class '
       f'{config.get("tokenizer_class")!r:.80}; without a tokenizer.json it '
       f'must be one of {", ".join(FAMILIES)}'
     )
-  path = directory / 'vocab.json'
-  vocab = json_file.read_object(path, MAX_BYTES)
+  vocab = json_file.read_object(path, json_file.MAX_BYTES)
   for name, value in vocab.items():
-    if type(value) is not int or not 0 <= value < MAX_ID:
+    if type(value) is not int or not 0 <= value < tokenizer_json.MAX_ID:
       raise ValueError(f'{path} gives {name!r:.80} the id {value!r:.80}')
   merges = _merges(directory / 'merges.txt', vocab)
-  tokenizer = built(
+  tokenizer = tokenizer_json.build(
     lambda: tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=merges)), path
   )
   split_bytes = pre_tokenizers.ByteLevel(
-    add_prefix_space=False, use_regex=family == 'gpt2'
+    add_prefix_space=config.get('add_prefix_space') is True,
+    use_regex=family == 'gpt2',
   )
   if family == 'qwen2':
     tokenizer.normalizer = normalizers.NFC()
@@ -75,7 +72,7 @@ def _merges(
   path: pathlib.Path, vocab: Mapping[str, int]
 ) -> list[tuple[str, str]]:
   """The merges of a file, one a line after a line of its version."""
-  lines = json_file.read_text(path, MAX_BYTES).split('\n')
+  lines = json_file.read_text(path).split('\n')
   first = 1 if lines[0].startswith('#version') else 0
   merges = []
   for number, line in enumerate(lines[first:], first + 1):
@@ -85,37 +82,8 @@ def _merges(
     left, space, right = line.partition(' ')
     if not space or not {left, right, left + right} <= vocab.keys():
       raise ValueError(
-        f'{path}, line {number}: {line!r:.80} is no merge of two tokens of '
+        f'{path}, line {number}: {line!r:.80} does not merge two tokens of '
         'vocab.json into a third; are the two files from one model?'
       )
     merges.append((left, right))
   return merges
-
-
-def built(
-  make: Callable[[], tokenizers.Tokenizer], path: pathlib.Path
-) -> tokenizers.Tokenizer:
-  """What `make` returns; the library's errors as one line."""
-  try:
-    with no_panic():
-      return make()
-  except MemoryError:
-    raise
-  except Exception as e:  # the library raises plain Exception
-    line = ' '.join(str(e).split())[:200]
-    raise ValueError(f'{path} is not a tokenizer: {line}') from e
-
-
-@contextlib.contextmanager
-def no_panic() -> Iterator[None]:
-  """Makes an Exception of the library's panics, which are none.
-
-  Raises:
-    RuntimeError: the library panicked, as at a pattern that takes too long.
-  """
-  try:
-    yield
-  except BaseException as e:
-    if type(e).__name__ != 'PanicException':
-      raise
-    raise RuntimeError(' '.join(str(e).split())[:200]) from None

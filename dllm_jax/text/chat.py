@@ -2,8 +2,9 @@
 
 Prompts here are one user turn and the header of the answer, so a template is
 two texts. Those of the supported families are written out; any other comes from
-a directory's Jinja source, which is rendered once, with a few messages that
-show the two texts, in a limited process (`text/render.py`).
+a directory's Jinja source, which is rendered once, with messages that show the
+two texts, in a limited process (`text/render.py`). A template that does more
+to a message than put text around it is refused.
 """
 
 import dataclasses
@@ -12,13 +13,24 @@ from collections.abc import Mapping
 from typing import Any
 
 from dllm_jax import errors
-from dllm_jax.text import directory, json_file, render, special, tokenizer
+from dllm_jax.text import json_file, pieces, render, special
 
-# Messages that a template must leave as they are, but for spaces at the ends.
+# Classes of transformers that name no special tokens by themselves.
+_PLAIN_CLASSES = ('PreTrainedTokenizerFast', 'TokenizersBackend')
+# Messages that a template must leave as they are, except for spaces at the
+# ends: what templates are known to branch on, or to rewrite.
 _PROBES = (
   'one (alpha) message',
   ' \n two: {{ 7 * 7 }} {% raw %} <think>b</think>\t\n',
   '<|im_start|>user\n[INST] <tool_response>x</tool_response>',
+  '<tool_response>\nx\n</tool_response>',
+  '',
+  '7',
+  'None',
+  '/no_think Is <b> & "c" \'d\' 1 < 2 > 0?',
+  '{"name": "f", "arguments": {}}\n\n\n```python\nx = [1]\n```\n\n- a',
+  'ÄÖ \u00e9 e\u0301 \u4f60\u597d \U0001f600 \u200b %s \\n https://a.b/c?d=e#f',
+  'Long. ' * 500 + 'END',
 )
 
 
@@ -36,7 +48,7 @@ class ChatTemplate:
   after: str
   strip: bool = False
 
-  def render(self, message: str, prefill: str = '') -> list[tokenizer.Piece]:
+  def render(self, message: str, prefill: str = '') -> list[pieces.Piece]:
     """The prompt of a message.
 
     Args:
@@ -44,9 +56,9 @@ class ChatTemplate:
       prefill: how the answer is to begin ('<reasoning>'), part of the prompt.
     """
     return [
-      tokenizer.Piece(self.before, True),
-      tokenizer.Piece(message.strip() if self.strip else message, False),
-      tokenizer.Piece(self.after + prefill, True),
+      pieces.Piece(self.before, True),
+      pieces.Piece(message.strip() if self.strip else message, False),
+      pieces.Piece(self.after + prefill, True),
     ]
 
 
@@ -96,31 +108,36 @@ def from_jinja(
     ValueError: in one line, if it fails, does not end, or does more to a
       message than put text around it.
   """
+  variables = dict(variables or {})
   opening = [{'role': 'system', 'content': system}] if system else []
+  names = [value for value in variables.values() if isinstance(value, str)]
+  probes = [*_PROBES, ' '.join(['a', *names, 'b'])]
   runs = [
     {
       'add_generation_prompt': True,
-      **(variables or {}),
+      'tools': None,
+      'documents': None,
+      **variables,
       'messages': [*opening, {'role': 'user', 'content': probe}],
     }
-    for probe in _PROBES
+    for probe in probes
   ]
   texts = render.render(source, runs)
-  before, found, after = texts[0].partition(_PROBES[0])
-  if not found or _PROBES[0] in after:
+  before, message, after = texts[0].partition(_PROBES[0])
+  if not message or _PROBES[0] in after:
     raise ValueError('the chat template does not show its message once')
   for strip in (False, True):
     made = ChatTemplate(before=before, after=after, strip=strip)
-    if texts == [_joined(made, probe) for probe in _PROBES]:
+    if texts == [_joined(made, probe) for probe in probes]:
       return made
   raise ValueError(
-    'the chat template rewrites its message; use the one of a family: '
-    f'{", ".join(FAMILIES)}'
+    'the chat template rewrites its message, or depends on it; use the one of '
+    f'a family: {", ".join(FAMILIES)}'
   )
 
 
 def _joined(template: ChatTemplate, message: str) -> str:
-  return ''.join(piece.text for piece in template.render(message))
+  return pieces.joined(template.render(message))
 
 
 def from_directory(
@@ -141,17 +158,20 @@ def from_directory(
   """
   path = pathlib.Path(path)
   try:
-    config_file = path / 'tokenizer_config.json'
-    config = {}
-    if config_file.exists():
-      config = json_file.read_object(config_file, directory.MAX_CONFIG_BYTES)
+    config = json_file.read_optional(path / 'tokenizer_config.json')
+    token_map = json_file.read_optional(path / 'special_tokens_map.json')
     source = _source(path, config)
     if source is None:
       return None
-    names = {
-      key: special.name_of(config.get(key), key) or ''
-      for key in ('bos_token', 'eos_token', 'pad_token', 'unk_token')
-    }
+    names, _ = special.names(config, token_map)
+    # A class of transformers may have a default for what no file names.
+    plain = config.get('tokenizer_class') in _PLAIN_CLASSES
+    for key in ('bos_token', 'eos_token', 'pad_token', 'unk_token'):
+      if key in source and not plain and not {key} & {*config, *token_map}:
+        raise ValueError(
+          f'the chat template uses {key}, which no file names; set it in '
+          'tokenizer_config.json, to null if there is none'
+        )
     return from_jinja(
       source, system=system, variables=names | dict(options or {})
     )
@@ -166,13 +186,27 @@ def _source(path: pathlib.Path, config: Mapping[str, Any]) -> str | None:
   if file.exists():
     return json_file.read_text(file, 4 * render.MAX_SOURCE)
   source = config.get('chat_template')
+  others = sorted((path / 'additional_chat_templates').glob('*.jinja'))
+  if others:  # they replace those of the configuration
+    source = {file.stem: None for file in others}
   if isinstance(source, list):
-    named = {
-      entry.get('name'): entry.get('template')
+    source = {
+      entry['name']: entry.get('template')
       for entry in source
       if isinstance(entry, dict) and isinstance(entry.get('name'), str)
     }
-    source = named.get('default')
+  if isinstance(source, dict):
+    if not isinstance(source.get('default'), str):
+      raise ValueError(
+        f'none of the chat templates {sorted(source)!r:.200} is the default, '
+        'with a text; save one as chat_template.jinja'
+      )
+    source = source['default']
   if source is not None and not isinstance(source, str):
-    raise ValueError('chat_template of tokenizer_config.json is no text')
+    raise ValueError('chat_template of tokenizer_config.json is not text')
+  if source is None and (path / 'chat_template.json').exists():
+    raise ValueError(
+      'chat_template.json is for processors; save its template as '
+      'chat_template.jinja'
+    )
   return source

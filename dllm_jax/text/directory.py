@@ -1,17 +1,18 @@
 """A tokenizer from a Hugging Face directory, none of whose files is trusted.
 
 Either `tokenizer.json`, or `vocab.json` and `merges.txt` for the families whose
-pre-tokenizer is known here; tokens that tokenizer_config.json adds get the ids
-that it says. No file is code, and no code that comes along is run.
+pre-tokenizer is known here; tokens that other files add get the ids and flags
+that these say. No file is code, and no code that comes along is run.
 """
 
 import pathlib
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tokenizers
 
-from dllm_jax.text import added_tokens, byte_level, json_file, pattern, special
+from dllm_jax.text import byte_level, json_file, special, tokenizer_json
 
 # What a converted folder keeps of config.json, which would make it look like a
 # folder of Hugging Face's.
@@ -24,11 +25,7 @@ IDS = (
   'vocab_size',
   'embedding_size',
 )
-MAX_CONFIG_BYTES = 4 * 2**20
-MAX_ADDED = 2**15
-MAX_TOKEN_LENGTH = 1024
-MAX_DEPTH = 32
-MAX_GROWTH = 64  # of a text, by all replacements together
+MAX_PLACEHOLDERS = 4096
 
 
 def read(
@@ -37,99 +34,155 @@ def read(
   """The tokenizer of a directory, and its special tokens.
 
   Args:
-    directory: of the files.
-    model: what its config.json says, where that file is not there.
+    directory: the folder of the files.
+    model: what its config.json says, where that file is not in the folder.
 
   Raises:
-    ValueError: in one line that names the file.
+    errors.UserError, ValueError: in one line that names the file.
   """
   if not directory.is_dir():
-    raise ValueError(f'{directory} is no directory')
-  optional = lambda name: _optional(directory / name)
+    raise ValueError(f'{directory} is not a directory')
+  optional = lambda name: json_file.read_optional(directory / name)
   config = optional('tokenizer_config.json')
-  names = [config, optional('special_tokens_map.json')]
+  token_map = optional('special_tokens_map.json')
   if model is None:
     model = optional('config.json') or optional(IDS_FILE)
-  numbers = [model, optional('generation_config.json')]
   path = directory / 'tokenizer.json'
   if path.exists():
-    tokenizer = parse(path)
+    tokenizer = tokenizer_json.read(path)
   else:
     tokenizer = byte_level.read(directory, config)
   try:
-    added = added_tokens.listed(config, optional('added_tokens.json'))
-    added_tokens.add(tokenizer, added)
-    added_tokens.add_mask(tokenizer, numbers[0])
-    found = special.find(
-      names,
-      numbers,
+    if config.get('split_special_tokens'):
+      raise ValueError(
+        'split_special_tokens makes text of the special tokens of prompts'
+      )
+    names, others = special.names(config, token_map)
+    texts = [*names.values(), *others]
+    legacy = optional('added_tokens.json')
+    _add(tokenizer, _listed(tokenizer, config, legacy, texts))
+    _add_mask(tokenizer, model)
+    _mark(tokenizer, texts)
+    added = tokenizer.get_added_tokens_decoder()
+    tokens = special.find(
+      [names, token_map],
+      [model, optional('generation_config.json')],
       tokenizer.token_to_id,
-      added_tokens.special_ids(tokenizer).__contains__,
+      lambda value: value in added and added[value].special,
     )
-    check(tokenizer, found, rows=_rows(numbers[0]))
+    check(tokenizer, tokens, rows=_rows(model))
   except ValueError as e:
     raise ValueError(f'the tokenizer in {directory}: {e}') from e
-  return tokenizer, found
+  return tokenizer, tokens
 
 
-def parse(path: pathlib.Path) -> tokenizers.Tokenizer:
-  """The tokenizer of a `tokenizer.json`.
+def _listed(
+  tokenizer: tokenizers.Tokenizer,
+  config: Mapping[str, Any],
+  legacy: Mapping[str, Any],
+  special_texts: Sequence[str],
+) -> dict[int, tokenizers.AddedToken]:
+  """Tokens that files add to the tokenizer's own, by id.
 
-  Raises:
-    ValueError: in one line, if it is not one, or might not end on some text.
+  Args:
+    tokenizer: of tokenizer.json; its flags win over `legacy`.
+    config: tokenizer_config.json, whose flags win over the tokenizer's.
+    legacy: added_tokens.json, which has no flags.
+    special_texts: those that files call special.
   """
-  text = json_file.read_text(path, byte_level.MAX_BYTES)
-  document = json_file.parse_object(text, path)
-  for part in ('normalizer', 'pre_tokenizer', 'post_processor', 'decoder'):
-    for key, value in _strings(document.get(part), f'{path}: {part}'):
-      try:
-        if key == 'Regex':
-          pattern.check(value)
-      except ValueError as e:
-        raise ValueError(f'{path}: the {part} has {e}') from e
-      # A short text must not become a long one.
-      if key in ('content', 'prepend') and len(value) > MAX_TOKEN_LENGTH:
-        raise ValueError(f'{path}: the {part} inserts a text that is too long')
-  growth = 1.0
-  for part in ('normalizer', 'pre_tokenizer', 'decoder'):
-    try:
-      growth *= _growth(document.get(part))
-    except ValueError as e:
-      raise ValueError(f'{path}: the {part} has {e}') from e
-  if growth > MAX_GROWTH:
-    raise ValueError(
-      f'{path}: its replacements make a text more than {MAX_GROWTH} times as '
-      'long'
-    )
-  added = document.get('added_tokens')
-  model = document.get('model')
-  if isinstance(model, dict) and model.get('dropout'):
-    raise ValueError(
-      f'{path}: the model has dropout {model["dropout"]!r:.80}, so that a text '
-      'would get other ids each time; set it to null'
-    )
-  vocab = model.get('vocab') if isinstance(model, dict) else None
-  for tokens, most in ((vocab, byte_level.MAX_ID), (added, MAX_ADDED)):
-    if isinstance(tokens, (dict, list)) and len(tokens) > most:
-      raise ValueError(f'{path} has {len(tokens)} tokens, more than {most}')
-  del document, model, vocab
-  tokenizer = byte_level.built(
-    lambda: tokenizers.Tokenizer.from_str(text), path
+  tokens = {}
+  decoder = config.get('added_tokens_decoder') or {}
+  if not isinstance(decoder, dict):
+    raise ValueError('added_tokens_decoder is not a JSON object')
+  known = {
+    token.content: value
+    for value, token in tokenizer.get_added_tokens_decoder().items()
+  }
+  items = [(key, flags, flags) for key, flags in decoder.items()]
+  items += [
+    (key, name, {'special': name in special_texts})
+    for name, key in legacy.items()
+    if known.get(name, -1) != key
+  ]
+  for key, name, flags in items:
+    what = f'added token {key!r:.80}'
+    if not re.fullmatch('[0-9]{1,10}', str(key)):
+      raise ValueError(f'{what} has an id that is not a number')
+    name, value = special.name_of(name, what), int(key)
+    if name is None or value >= tokenizer_json.MAX_ID:
+      raise ValueError(f'{what} has no text, or an id that is too large')
+    before = tokens.setdefault(value, _token(name, flags)).content
+    if before != name:
+      raise ValueError(f'{what} is both {before!r} and {name!r}')
+  return dict(sorted(tokens.items()))
+
+
+def _token(name: str, flags: Any) -> tokenizers.AddedToken:
+  """A token with the flags that a file gives it."""
+  flags = flags if isinstance(flags, dict) else {}
+  flag = lambda key, default=False: flags.get(key, default) is True
+  return tokenizers.AddedToken(
+    name,
+    special=flag('special'),
+    lstrip=flag('lstrip'),
+    rstrip=flag('rstrip'),
+    single_word=flag('single_word'),
+    normalized=flag('normalized', not flag('special')),
   )
-  # The library numbers them itself, and warns at most.
-  for token in added or ():
-    found = tokenizer.token_to_id(token['content'])
-    if found != token['id']:
+
+
+def _add(
+  tokenizer: tokenizers.Tokenizer,
+  added: Mapping[int, tokenizers.AddedToken],
+) -> None:
+  """Gives every token the id that it is to have; gaps get placeholders."""
+  vocab = tokenizer.get_vocab(with_added_tokens=True)
+  top = max(vocab.values(), default=-1)
+  for value, token in added.items():
+    name = token.content
+    if value - top > MAX_PLACEHOLDERS:
       raise ValueError(
-        f'{path}: added token {token["content"]!r:.80} is to have id '
-        f'{token["id"]}, which the vocabulary makes {found}'
+        f'added token {name!r} has id {value}, far beyond the last id {top}'
       )
-  return tokenizer
+    if name not in vocab:
+      gap = [f'<|unused_{i}|>' for i in range(top + 1, value)]
+      tokenizer.add_special_tokens(gap)
+    tokenizer.add_tokens([token])  # of a known one, the flags
+    if tokenizer.token_to_id(name) != value:
+      raise ValueError(
+        f'added token {name!r} should have id {value}, but the tokenizer gives '
+        f'it {tokenizer.token_to_id(name)}'
+      )
+    top = max(top, value)
+
+
+def _add_mask(
+  tokenizer: tokenizers.Tokenizer, config: Mapping[str, Any]
+) -> None:
+  """A token for a mask id that the model has beyond its tokenizer's ids."""
+  for value in special.ids_of(config.get('mask_token_id'), 'mask_token_id')[:1]:
+    name = special.KNOWN['mask'][1]
+    if (
+      tokenizer.id_to_token(value) is None
+      and tokenizer.token_to_id(name) is None
+    ):
+      _add(tokenizer, {value: _token(name, {'special': True})})
+
+
+def _mark(tokenizer: tokenizers.Tokenizer, names: Sequence[str]) -> None:
+  """Makes special tokens of the texts that files name, their flags kept."""
+  added = tokenizer.get_added_tokens_decoder()
+  for name in names:
+    value = tokenizer.token_to_id(name)
+    if value is None:
+      raise ValueError(f'the special token {name!r} is not in the tokenizer')
+    if value not in added:
+      tokenizer.add_special_tokens([_token(name, {'special': True})])
 
 
 def check(
   tokenizer: tokenizers.Tokenizer,
-  found: special.SpecialTokens,
+  tokens: special.SpecialTokens,
   *,
   rows: int | None = None,
 ) -> None:
@@ -139,7 +192,7 @@ def check(
 
   Args:
     tokenizer: its tokens.
-    found: their special ones.
+    tokens: their special ones.
     rows: of the model's embedding table, where known.
 
   Raises:
@@ -147,23 +200,26 @@ def check(
   """
   vocab = tokenizer.get_vocab(with_added_tokens=True)
   top = max(vocab.values(), default=-1)
-  if top >= byte_level.MAX_ID:
-    raise ValueError(f'id {top} is beyond the limit of {byte_level.MAX_ID}')
+  if top >= tokenizer_json.MAX_ID:
+    raise ValueError(f'id {top} is beyond the limit of {tokenizer_json.MAX_ID}')
   if len(set(vocab.values())) < len(vocab):
     raise ValueError('two tokens share one id')
-  if max(map(len, vocab), default=0) > MAX_TOKEN_LENGTH:
-    raise ValueError(f'a token is longer than {MAX_TOKEN_LENGTH} characters')
-  found.check_below(top + 1)
+  longest = tokenizer_json.MAX_TOKEN_LENGTH
+  if max(map(len, vocab), default=0) > longest:
+    raise ValueError(f'a token is longer than {longest} characters')
   if rows is not None and top >= rows:
     raise ValueError(
       f'id {top} is beyond the {rows} rows of the embedding that config.json '
       'gives; are they from one model?'
     )
-  for value in sorted(found.ids()):
+  added = tokenizer.get_added_tokens_decoder()
+  for value in sorted(tokens.ids()):
     name = tokenizer.id_to_token(value)
     if name is None:
-      raise ValueError(f'special id {value} is no token')
-    tokenizer.add_special_tokens([added_tokens.token(name, {'special': True})])
+      raise ValueError(f'special id {value} is not a token')
+    token = added.get(value) or _token(name, {'special': True})
+    token.special = True
+    tokenizer.add_special_tokens([token])
     if _spells(tokenizer, value, name):
       raise ValueError(
         f'special id {value} is the ordinary token {name!r}, which text spells'
@@ -175,7 +231,7 @@ def _spells(tokenizer: tokenizers.Tokenizer, value: int, name: str) -> bool:
   before = tokenizer.encode_special_tokens
   tokenizer.encode_special_tokens = True
   try:
-    with byte_level.no_panic():
+    with tokenizer_json.no_panic():
       texts = {name, tokenizer.decode([value], skip_special_tokens=False)}
       return any(
         value in tokenizer.encode(text, add_special_tokens=False).ids
@@ -189,54 +245,8 @@ def _spells(tokenizer: tokenizers.Tokenizer, value: int, name: str) -> bool:
     tokenizer.encode_special_tokens = before
 
 
-def _optional(path: pathlib.Path) -> dict[str, Any]:
-  return json_file.read_object(path, MAX_CONFIG_BYTES) if path.exists() else {}
-
-
 def _rows(config: Mapping[str, Any]) -> int | None:
   rows = config.get('embedding_size') or config.get('vocab_size')
   if rows is not None and (isinstance(rows, bool) or not isinstance(rows, int)):
-    raise ValueError(f'vocab_size of config.json is no number: {rows!r:.80}')
+    raise ValueError(f'vocab_size of config.json is not a number: {rows!r:.80}')
   return rows
-
-
-def _strings(
-  node: Any, where: str, depth: int = 0
-) -> Iterator[tuple[str, str]]:
-  """Every (key, text) below `node`; texts of a list have the key ''."""
-  if depth > MAX_DEPTH:
-    raise ValueError(f'{where} is nested too deeply')
-  items = node.items() if isinstance(node, dict) else ()
-  if isinstance(node, list):
-    items = (('', value) for value in node)
-  for key, value in items:
-    if isinstance(value, str):
-      yield key, value
-    else:
-      yield from _strings(value, where, depth + 1)
-
-
-def _growth(node: Any) -> float:
-  """How much longer the replacements below `node` can make a text.
-
-  Raises:
-    ValueError: if one has no bound that is known here.
-  """
-  growth = 1.0
-  for value in node.values() if isinstance(node, dict) else node or ():
-    if isinstance(value, (dict, list)):
-      growth *= _growth(value)
-  if not isinstance(node, dict):
-    return growth
-  if 'precompiled_charsmap' in node:
-    raise ValueError('a precompiled table, which is not supported')
-  before = node.get('prepend')
-  growth *= 1 + len(before) if isinstance(before, str) else 1
-  content, old = node.get('content'), node.get('pattern')
-  if isinstance(content, str) and isinstance(old, dict):
-    if old.get('String') == '':
-      raise ValueError('a replacement of the empty text')
-    # A Regex can match one character, or none before and after each.
-    size = len(old['String']) if isinstance(old.get('String'), str) else 0
-    growth *= max(1.0, len(content) / size if size else 1 + 2 * len(content))
-  return growth

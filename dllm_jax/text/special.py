@@ -1,12 +1,14 @@
-"""The token ids with a meaning of their own, and where a directory names them.
+"""The token ids with a meaning of their own, and the files that name them.
 
-A Hugging Face directory spreads them over tokenizer_config.json (names),
-special_tokens_map.json (names), config.json and generation_config.json (ids).
+A Hugging Face folder spreads them over tokenizer_config.json (texts),
+special_tokens_map.json (texts), config.json and generation_config.json (ids).
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from dllm_jax import types
 
 # Names by which families call a token that no file points to.
 KNOWN = {
@@ -21,25 +23,28 @@ TURN_ENDS = ('<|eot_id|>', '<|im_end|>')
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SpecialTokens:
-  """Ids that text cannot spell.
+  """Ids that text cannot spell: the one record of them.
 
   Attributes:
     mask: [MASK]; None where the model is not a masked diffusion model.
-    eos: ends a completion, and fills what follows it.
-    pad: fills a batch's rows; often `eos`.
+    eos: ends a completion, and fills what follows it; None where no file names
+      one, as config.json need not.
+    pad: fills a batch's rows; `eos` unless given.
     bos: opens a text; None where the family has none.
     stop: all that end a completion or a turn, `eos` among them, ascending.
   """
 
-  mask: int | None
-  eos: int
-  pad: int
+  mask: int | None = None
+  eos: int | None = None
+  pad: int | None = None
   bos: int | None = None
   stop: tuple[int, ...] = ()
 
   def __post_init__(self):
-    stop = tuple(sorted({self.eos, *self.stop}))
-    object.__setattr__(self, 'stop', stop)
+    stop = {*self.stop, self.eos} - {None}
+    object.__setattr__(self, 'stop', tuple(sorted(stop)))
+    if self.pad is None:
+      object.__setattr__(self, 'pad', self.eos)
     for name, value in self._named():
       if value < 0:
         raise ValueError(f'{name} id {value} is negative')
@@ -55,15 +60,24 @@ class SpecialTokens:
     """All of them."""
     return frozenset(value for _, value in self._named())
 
-  def check_below(self, size: int) -> None:
-    """Refuses ids of `size` or more.
+  def vocabulary(self, size: int) -> types.Vocabulary:
+    """What decoders and losses must know of the ids.
+
+    Args:
+      size: number of ids that text can use: the tokenizer's, or without one the
+        rows of the model's embedding.
 
     Raises:
-      ValueError: naming the first.
+      ValueError: there is no EOS, or an id is outside the vocabulary.
     """
-    for name, value in self._named():
-      if value >= size:
-        raise ValueError(f'{name} id {value} is outside 0..{size - 1}')
+    if self.eos is None:
+      raise ValueError('no file names an EOS; set eos_token_id in config.json')
+    return types.Vocabulary(
+      size=size,
+      mask_token=self.mask,
+      eos_token=self.eos,
+      stop_tokens=self.stop,
+    )
 
 
 def name_of(value: Any, what: str) -> str | None:
@@ -77,13 +91,44 @@ def name_of(value: Any, what: str) -> str | None:
   return value
 
 
+def names(
+  config: Mapping[str, Any], token_map: Mapping[str, Any]
+) -> tuple[dict[str, str], list[str]]:
+  """The texts of special tokens, as transformers reads them.
+
+  Beside an `added_tokens_decoder` the map is not read, and otherwise it wins.
+
+  Args:
+    config: tokenizer_config.json.
+    token_map: special_tokens_map.json.
+
+  Returns:
+    Those with a name (`bos_token`), which templates may use, and the others.
+  """
+  if 'added_tokens_decoder' not in config:
+    config = {**config, **token_map}
+  roles = {f'{role}_token' for role in ('unk', 'sep', 'cls', *KNOWN)}
+  named = {
+    key: name_of(value, key)
+    for key, value in config.items()
+    if key in roles or (key.endswith('_token') and isinstance(value, str))
+  }
+  key = 'extra_special_tokens'
+  extra = config.get(key) or config.get('additional_special_tokens') or []
+  extra = list(extra.values()) if isinstance(extra, dict) else extra
+  if not isinstance(extra, list):
+    raise ValueError(f'{key} is not a list of tokens: {extra!r:.80}')
+  others = [name for value in extra if (name := name_of(value, key))]
+  return {key: name for key, name in named.items() if name}, others
+
+
 def ids_of(value: Any, what: str) -> tuple[int, ...]:
   """One id, a list of ids, or none, as configuration files write them."""
   values = value if isinstance(value, list) else [value]
   values = [v for v in values if v is not None]
   for v in values:
     if isinstance(v, bool) or not isinstance(v, int) or not 0 <= v < 2**31:
-      raise ValueError(f'{what} is no token id: {v!r:.80}')
+      raise ValueError(f'{what} is not a token id: {v!r:.80}')
   return tuple(values)
 
 
@@ -111,13 +156,7 @@ def find(
   stop = [i for file in numbers for i in _ids(file, 'eos')]
   ends = [id_of(name) for name in TURN_ENDS]
   stop += [i for i in ends if i is not None and is_special(i)]
-  return SpecialTokens(
-    mask=role['mask'],
-    eos=role['eos'],
-    pad=role['eos'] if role['pad'] is None else role['pad'],
-    bos=role['bos'],
-    stop=tuple(stop),
-  )
+  return SpecialTokens(**role, stop=tuple(stop))
 
 
 def _ids(file: Mapping[str, Any], role: str) -> tuple[int, ...]:
@@ -130,10 +169,8 @@ def _role(
   numbers: Sequence[Mapping[str, Any]],
   id_of: Callable[[str], int | None],
 ) -> int | None:
-  named = [
-    name_of(file.get(f'{role}_token'), f'{role}_token') for file in texts
-  ]
-  name = next((n for n in named if n), None)
+  key = f'{role}_token'
+  name = next((n for file in texts if (n := name_of(file.get(key), key))), None)
   by_number = next((ids[0] for f in numbers if (ids := _ids(f, role))), None)
   if name is not None:
     value = id_of(name)
@@ -148,5 +185,5 @@ def _role(
     return value
   if by_number is not None:
     return by_number
-  known = (id_of(name) for name in KNOWN[role])
-  return next((value for value in known if value is not None), None)
+  ids = (id_of(name) for name in KNOWN[role])
+  return next((value for value in ids if value is not None), None)

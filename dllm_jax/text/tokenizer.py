@@ -6,42 +6,17 @@ prompt that spells '<|mask|>' is text, or an error. Where special tokens are
 wanted, as in a chat template, the text comes in pieces that say so.
 """
 
-import itertools
 import pathlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import tokenizers
 
-from dllm_jax import errors
-from dllm_jax.text import byte_level, directory, special
+from dllm_jax import errors, types
+from dllm_jax.text import directory, special, tokenizer_json
+from dllm_jax.text import pieces as pieces_lib
 from dllm_jax.text import words as words_lib
-
-
-class Piece(NamedTuple):
-  """A part of a prompt.
-
-  Attributes:
-    text: what it says.
-    is_template: whether a template wrote it: its special tokens are tokens,
-      and no estimator masks it. Content is the user's, and text throughout.
-  """
-
-  text: str
-  is_template: bool
-
-
-class Encoded(NamedTuple):
-  """The tokens of a prompt.
-
-  Attributes:
-    ids: one a token.
-    is_content: True where all of the token's text is content.
-  """
-
-  ids: list[int]
-  is_content: list[bool]
 
 
 class Tokenizer:
@@ -80,7 +55,7 @@ class Tokenizer:
     names = {token.content: i for i, token in added.items() if token.special}
     self._special_ids = names
     longest_first = sorted(names, key=lambda name: (-len(name), name))
-    self._special_names = re.compile(
+    self._special_pattern = re.compile(
       f'({"|".join(map(re.escape, longest_first))})'
     )
 
@@ -96,7 +71,7 @@ class Tokenizer:
         gets id i; EOS and mask follow.
 
     Raises:
-      ValueError: if a word is empty, double, or one of the special tokens.
+      ValueError: if a word is empty, duplicate, or one of the special tokens.
     """
     return cls(*words_lib.build(words))
 
@@ -120,47 +95,40 @@ class Tokenizer:
       errors.UserError: if anything there is missing, damaged or hostile.
     """
     try:
-      tokenizer, found = directory.read(pathlib.Path(path), model)
-      if need_mask and found.mask is None:
+      tokenizer, tokens = directory.read(pathlib.Path(path), model)
+      if need_mask and tokens.mask is None:
         raise ValueError(
           f'the tokenizer in {path} has no mask token; set mask_token in '
           'tokenizer_config.json or mask_token_id in config.json'
         )
-      return cls(tokenizer, found)
+      return cls(tokenizer, tokens)
     except (ValueError, OSError) as e:
       raise errors.UserError(' '.join(str(e).split())) from e
 
   @classmethod
-  def load(
-    cls,
-    path: str | pathlib.Path,
-    *,
-    eos: str = words_lib.EOS,
-    mask: str = words_lib.MASK,
-  ) -> 'Tokenizer':
-    """Reads a `tokenizer.json`.
-
-    Args:
-      path: the file.
-      eos: text of the end-of-sequence token, also used as padding.
-      mask: text of the mask token.
+  def load(cls, path: str | pathlib.Path) -> 'Tokenizer':
+    """Reads the `tokenizer.json` that `save` wrote of `from_words`.
 
     Raises:
-      FileNotFoundError: if there is no such file.
-      ValueError: if the file is too large or not a tokenizer, or lacks one of
-        the two.
+      FileNotFoundError: there is no such file.
+      errors.UserError: it is too large, or not JSON.
+      ValueError: it is not a tokenizer, or lacks EOS or mask.
     """
     path = pathlib.Path(path)
     if not path.is_file():
       raise FileNotFoundError(f'no tokenizer file at {path}')
-    tokenizer = directory.parse(path)
-    return cls(tokenizer, words_lib.named(tokenizer, eos, mask))
+    tokenizer = tokenizer_json.read(path)
+    return cls(tokenizer, words_lib.special_tokens(tokenizer))
 
   def save(self, path: str | pathlib.Path) -> None:
     """Writes a `tokenizer.json`; parent folders are made."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(self._tokenizer.to_str(pretty=True), encoding='utf-8')
+
+  def vocabulary(self) -> types.Vocabulary:
+    """What decoders and losses must know of the ids."""
+    return self.special.vocabulary(self.vocab_size)
 
   def check_rows(self, rows: int, where: str) -> None:
     """Refuses a model whose embedding has fewer rows than there are ids.
@@ -193,33 +161,34 @@ class Tokenizer:
     encodings = self._encodings(self._tokenizer.encode_batch_fast, texts)
     return [encoding.ids for encoding in encodings]
 
-  def encode_pieces(self, prompts: Sequence[Sequence[Piece]]) -> list[Encoded]:
+  def encode_pieces(
+    self, prompts: Sequence[pieces_lib.Prompt]
+  ) -> list[pieces_lib.Encoded]:
     """Tokens of prompts that come in pieces.
 
-    Special tokens of templates part the text; what lies between two of them is
-    tokenized as one, whoever wrote it, so that ids are those of the joined
-    text. A token of both template and content is not content.
+    They are those that `tokenizers` gives the joined text, special tokens
+    parsed, unless content has a part in one: then what lies between the
+    templates' special tokens is tokenized as text. A token of both template and
+    content is not content.
 
     Raises:
-      ValueError: naming the first piece that is not in the vocabulary.
+      ValueError: naming the first piece that is not in the vocabulary; or
+        content spells a special token, and this tokenizer's change the text
+        beside them.
     """
-    runs = [list(self._runs(pieces)) for pieces in prompts]
-    texts = [run for row in runs for run in row if isinstance(run, list)]
-    joined = [''.join(piece.text for piece in run) for run in texts]
-    encodings = iter(self._encodings(self._tokenizer.encode_batch, joined))
-    rows = []
-    for row in runs:
-      encoded = Encoded([], [])
-      for run in row:
-        if isinstance(run, int):
-          encoded.ids.append(run)
-          encoded.is_content.append(False)
-        else:
-          encoding = next(encodings)
-          encoded.ids.extend(encoding.ids)
-          encoded.is_content.extend(_content_spans(run, encoding.offsets))
-      rows.append(encoded)
-    return rows
+    try:
+      encodings = self._parsed(prompts)
+    except ValueError:  # what follows names the piece
+      return [self._encode_parts(prompt) for prompt in prompts]
+    special_ids = frozenset(self._special_ids.values())
+    return [
+      self._encode_parts(prompt)
+      if pieces_lib.spells(prompt, encoding, special_ids)
+      else pieces_lib.Encoded(
+        encoding.ids, pieces_lib.content_spans(prompt, encoding.offsets)
+      )
+      for prompt, encoding in zip(prompts, encodings, strict=True)
+    ]
 
   def decode(self, ids: Iterable[int]) -> str:
     """Text of `ids`, special tokens left out.
@@ -239,17 +208,17 @@ class Tokenizer:
           f'{min(ids)}..{max(ids)}'
         )
     try:
-      with byte_level.no_panic():
+      with tokenizer_json.no_panic():
         return self._tokenizer.decode_batch(rows, skip_special_tokens=True)
     except RuntimeError as error:
       raise ValueError(f'the tokenizer fails on ids: {error}') from error
 
   def _encodings(self, encode, texts: Sequence[str]):
     try:
-      with byte_level.no_panic():
+      with tokenizer_json.no_panic():
         return encode(list(texts), add_special_tokens=False)
     except UnicodeError as error:
-      raise ValueError(f'text that is no Unicode: {error}') from error
+      raise ValueError(f'text is not valid Unicode: {error}') from error
     except RuntimeError as error:
       raise ValueError(f'the tokenizer fails on a text: {error}') from error
     except Exception as error:  # the library raises plain Exception
@@ -258,21 +227,55 @@ class Tokenizer:
         raise
       raise ValueError(f'not in the vocabulary: {piece!r}') from error
 
-  def _runs(self, pieces: Sequence[Piece]) -> Iterable[int | list[Piece]]:
+  def _parsed(self, prompts: Sequence[pieces_lib.Prompt]):
+    """Encodings of the joined texts, their special tokens parsed."""
+    self._tokenizer.encode_special_tokens = False
+    try:
+      texts = [pieces_lib.joined(prompt) for prompt in prompts]
+      return self._encodings(self._tokenizer.encode_batch, texts)
+    finally:
+      self._tokenizer.encode_special_tokens = True
+
+  def _encode_parts(self, prompt: pieces_lib.Prompt) -> pieces_lib.Encoded:
+    """Tokens of a prompt, its parts between special tokens encoded as text."""
+    blank = [piece for piece in prompt if piece.is_template]
+    if len(blank) < len(prompt):
+      ids = self._encode_parts(blank).ids
+      if ids != self._parsed([blank])[0].ids:
+        raise ValueError(
+          'the prompt spells a special token, which is text there, but this '
+          'tokenizer has special tokens that change the text beside them'
+        )
+    encoded = pieces_lib.Encoded([], [])
+    for part in self._parts(prompt):
+      if isinstance(part, int):
+        encoded.ids.append(part)
+        encoded.is_content.append(False)
+      else:
+        texts = [pieces_lib.joined(part)]
+        [encoding] = self._encodings(self._tokenizer.encode_batch, texts)
+        spans = pieces_lib.content_spans(part, encoding.offsets)
+        encoded.ids.extend(encoding.ids)
+        encoded.is_content.extend(spans)
+    return encoded
+
+  def _parts(
+    self, prompt: pieces_lib.Prompt
+  ) -> Iterable[int | list[pieces_lib.Piece]]:
     """Special ids of templates, and the pieces between them."""
     run = []
-    for piece in pieces:
-      parts = [piece.text]
+    for piece in prompt:
+      texts = [piece.text]
       if piece.is_template:
-        parts = self._special_names.split(piece.text)
-      for i, part in enumerate(parts):
+        texts = self._special_pattern.split(piece.text)
+      for i, text in enumerate(texts):
         if i % 2:  # the names are every other part
           if run:
             yield run
           run = []
-          yield self._special_ids[part]
-        elif part:
-          run.append(Piece(part, piece.is_template))
+          yield self._special_ids[text]
+        elif text:
+          run.append(piece._replace(text=text))
     if run:
       yield run
 
@@ -285,12 +288,3 @@ class Tokenizer:
         if self._tokenizer.model.token_to_id(piece) is None:
           return piece
     return None
-
-
-def _content_spans(
-  run: Sequence[Piece], spans: Sequence[tuple[int, int]]
-) -> list[bool]:
-  """Which spans of the joined run hold content and nothing else."""
-  written = [[piece.is_template] * len(piece.text) for piece in run]
-  before = [0, *itertools.accumulate(itertools.chain(*written))]
-  return [a < b and before[a] == before[b] for a, b in spans]

@@ -18,12 +18,12 @@ def build(
   """The tokenizer of `Tokenizer.from_words`, and its special tokens.
 
   Raises:
-    ValueError: a word is empty, double, or one of the special tokens.
+    ValueError: a word is empty, duplicate, or one of the special tokens.
   """
   seen = set()
   for word in words:
     if not word or word in seen or word in (EOS, MASK):
-      raise ValueError(f'empty, double or reserved word: {word!r}')
+      raise ValueError(f'empty, duplicate or reserved word: {word!r}')
     seen.add(word)
   # EOS and mask stay out of the model, so that no text can spell them.
   vocab = {word: i for i, word in enumerate(words)}
@@ -35,20 +35,15 @@ def build(
   )
   tokenizer.decoder = decoders.Fuse()
   tokenizer.add_special_tokens([EOS, MASK])
-  return tokenizer, named(tokenizer, EOS, MASK)
+  return tokenizer, special_tokens(tokenizer)
 
 
-def named(
-  tokenizer: tokenizers.Tokenizer, eos: str, mask: str
-) -> special.SpecialTokens:
-  """The special tokens of a tokenizer that has an EOS and a mask."""
-  for name in (eos, mask):
-    if tokenizer.token_to_id(name) is None:
-      raise ValueError(f'the tokenizer has no token {name!r}')
-  end = tokenizer.token_to_id(eos)
-  return special.SpecialTokens(
-    mask=tokenizer.token_to_id(mask), eos=end, pad=end
-  )
+def special_tokens(tokenizer: tokenizers.Tokenizer) -> special.SpecialTokens:
+  """The special tokens of a tokenizer that `build` made."""
+  eos, mask = (tokenizer.token_to_id(name) for name in (EOS, MASK))
+  if eos is None or mask is None:
+    raise ValueError(f'the tokenizer has no token {EOS!r} or no {MASK!r}')
+  return special.SpecialTokens(mask=mask, eos=eos)
 
 
 def _escape(word: str) -> str:

@@ -51,8 +51,8 @@ def _row(rng, step, steps):
   row |= {
     'reward/mean': 0.2 + 0.4 * done + noise(),
     'reward/correct': 0.1 + 0.3 * done,
-    'reward/solution': 0.2 + 0.3 * done + noise(),
-    'reward/valid': 0.5 + 0.4 * done + noise(),
+    'terms/solution': 0.2 + 0.3 * done + noise(),
+    'terms/valid': 0.5 + 0.4 * done + noise(),
     'policy/kl': 0.02 * done,
     'policy/clip_fraction': 0.0,
     'policy/entropy': 0.4 - 0.1 * done + noise(),

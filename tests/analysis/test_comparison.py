@@ -1,10 +1,10 @@
-"""Groups of runs, and what their differences are paired by."""
+"""Groups of runs, and how their differences are paired."""
 
 import math
 
 import pytest
 
-from dllm_jax import errors
+from dllm_jax import errors, metric_names
 from dllm_jax.analysis import charts, comparison, record
 from tests.analysis import made_run
 
@@ -39,7 +39,7 @@ def test_a_seed_counts_once(tmp_path):
   assert names(found) == {'run0': ['run0'], 'run1': ['run1']}
 
 
-def test_a_group_is_named_by_the_keys_that_tell_it_apart(tmp_path):
+def test_groups_are_named_by_the_fewest_keys_that_differ(tmp_path):
   found = comparison.grouped(
     runs(
       tmp_path,
@@ -90,14 +90,14 @@ def test_single_runs_are_paired_by_problem(tmp_path):
   )
 
 
-def test_other_problems_pair_nothing(tmp_path):
+def test_runs_on_other_problems_are_not_paired(tmp_path):
   found = runs(tmp_path, {}, {'method': 'diffu_grpo', 'final': 0.75})
   found[1].verdicts['ids'][0] = 'another'
   _, other = lines(found)
   assert other.how == '' and math.isnan(other.against.half_width)
 
 
-def test_an_unfinished_run_has_its_curves_alone(tmp_path):
+def test_an_unfinished_run_has_curves_but_no_accuracies(tmp_path):
   found = runs(tmp_path, {}, {'seed': 1, 'finished': False})
   (line,) = lines(found)
   assert line.base is None and line.decoding == 'not finished'
@@ -105,7 +105,7 @@ def test_an_unfinished_run_has_its_curves_alone(tmp_path):
   assert 'not finished' in page and '"title": "Reward"' in page
 
 
-def test_what_is_refused(tmp_path):
+def test_runs_that_cannot_be_compared_are_refused(tmp_path):
   (run,) = runs(tmp_path, {})
   with pytest.raises(errors.UserError, match='named twice'):
     comparison.of_runs([run, run])
@@ -113,17 +113,17 @@ def test_what_is_refused(tmp_path):
   with pytest.raises(errors.UserError, match='several tasks'):
     comparison.of_runs([run, other])
   many = runs(tmp_path / 'c', *({'size': i} for i in range(7)))
-  with pytest.raises(errors.UserError, match='7 configs, and 6 can be'):
+  with pytest.raises(errors.UserError, match='7 configs, but a chart'):
     comparison.of_runs(many)
 
 
-def test_charts_of_a_run(tmp_path):
+def test_charts_follow_the_table_of_metrics(tmp_path):
   (run,) = runs(tmp_path, {})
-  found = {c['title']: c for c in charts.of_run(charts.LEARNING, run)}
+  found = {c['title']: c for c in charts.of_run(metric_names.LEARNING, run)}
   assert found['Speed']['series'][0]['x'] == [*range(1, 31)]
   assert 'Tokens per step' not in found
-  assert 'Tokens per step' in charts.missing(charts.LEARNING, run)
+  assert 'Tokens per step' in charts.missing(metric_names.LEARNING, run)
   terms = charts.reward_terms(run)['series']
   assert [s['name'] for s in terms] == ['solution × 1', 'valid × 0.2']
-  guided = charts.of_run(charts.GUIDED, run)
+  guided = charts.of_run(metric_names.GUIDED, run)
   assert [s['name'] for s in guided[0]['series']] == ['answer-free', 'guided']

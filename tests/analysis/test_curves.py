@@ -11,12 +11,12 @@ def curve(values, first=1):
   return record.Curve(steps, np.array(values, float))
 
 
-def test_a_short_curve_is_drawn_as_it_is():
+def test_thin_keeps_short_curves():
   drawn = curves.thin(curve([3.0, 1.0, 2.0]))
   assert drawn.x.tolist() == [1, 2, 3] and drawn.y.tolist() == [3, 1, 2]
 
 
-def test_thin_takes_means_of_neighbours():
+def test_thin_averages_neighbours():
   n = 2 * curves.MAX_POINTS
   drawn = curves.thin(curve(np.arange(n) ** 2.0))
   assert len(drawn.x) == curves.MAX_POINTS
@@ -44,13 +44,13 @@ def test_smooth_by_hand():
   assert found[20] == pytest.approx((19**2 + 20**2 + 21**2) / 3)
 
 
-def test_smooth_leaves_a_line_and_short_curves():
+def test_smooth_keeps_lines_and_short_curves():
   line = np.linspace(2, 5, 200)
   np.testing.assert_allclose(curves.smooth(curve(line)).values, line)
   assert curves.smooth(curve([1.0, 5.0])).values.tolist() == [1, 5]
 
 
-def test_over_seeds_at_common_steps():
+def test_over_seeds_averages_at_common_steps():
   drawn = curves.over_seeds([curve([9.0, 1, 1]), curve([3.0, 3, 8], first=2)])
   assert drawn.x.tolist() == [2, 3] and drawn.y.tolist() == [2, 2]
   # s = sqrt(2), t_{1, 0.975} = 12.7062: 12.7062 sqrt(2) / sqrt(2)

@@ -8,14 +8,14 @@ from dllm_jax.analysis import gains, record
 from tests.analysis import made_run
 
 
-def test_paired_by_hand():
+def test_paired_difference_by_hand():
   # d = 1, 0, 0, -1, 1: mean 0.2, s^2 = (3 - 5 * 0.04) / 4 = 0.7
   found = gains.paired('00110', '10101')
   assert found.difference == pytest.approx(0.2)
   assert found.half_width == pytest.approx(1.96 * math.sqrt(0.7 / 5))
 
 
-def test_a_run_is_paired_where_its_verdicts_are_there(tmp_path):
+def test_a_gain_is_paired_if_there_are_verdicts(tmp_path):
   directory = made_run.make(tmp_path / 'run', final=0.5)
   run = record.read(directory)
   base, final = gains.readings(run)

@@ -1,4 +1,4 @@
-"""What is read back of a run, finished or not, and what is refused."""
+"""Reading finished and unfinished runs, and refusing damaged ones."""
 
 import json
 
@@ -9,7 +9,7 @@ from dllm_jax.analysis import record
 from tests.analysis import made_run
 
 
-def test_an_unfinished_run_has_what_is_there(tmp_path):
+def test_an_unfinished_run_is_read_without_results(tmp_path):
   run = made_run.make(tmp_path / 'run', finished=False)
   with (run / 'metrics.jsonl').open('a') as file:
     file.write('{"phase": "rl", "step": 31, "rew')  # cut off
@@ -20,7 +20,7 @@ def test_an_unfinished_run_has_what_is_there(tmp_path):
   assert found.curves['rl']['eval/accuracy'].steps.tolist() == [10, 20, 30]
 
 
-def test_what_is_not_finite_is_left_out(tmp_path):
+def test_non_finite_values_are_left_out_of_curves(tmp_path):
   run = made_run.make(tmp_path / 'run')
   rows = [
     {'phase': 'rl', 'step': 1, 'policy/kl': 0.5},
@@ -45,11 +45,15 @@ SAMPLE = made_run.sample('base', ['a', 'b'], [0, 1], 2)
 @pytest.mark.parametrize(
   'file, text, line',
   [
-    ('config.json', None, 'is no workdir of a run: config.json is missing'),
+    (
+      'config.json',
+      None,
+      'is not the workdir of a run: config.json is missing',
+    ),
     ('config.json', '{"config": {}}', 'is not the config of a run'),
     ('config.json', '[]', 'is not a JSON object'),
     ('eval.json', '{"base": {}}', 'is not the results of a run'),
-    ('eval.json', '{"base', 'cannot be read'),
+    ('eval.json', '{"base', 'cannot read .*eval.json'),
     ('metrics.jsonl', '{"phase": "rl"}\n', 'line 1, is not a row of metrics'),
     ('metrics.jsonl', '{}}\n{}\n', 'line 1, is not a JSON object'),
     ('trajectories.jsonl', '{}\n', 'line 1, is not a problem'),
@@ -67,7 +71,7 @@ SAMPLE = made_run.sample('base', ['a', 'b'], [0, 1], 2)
     ),
   ],
 )
-def test_damage_is_one_line_with_its_place(tmp_path, file, text, line):
+def test_a_damaged_file_is_one_line_with_its_path(tmp_path, file, text, line):
   run = made_run.make(tmp_path / 'run')
   (run / file).unlink(missing_ok=True)
   if text is not None:

@@ -124,7 +124,7 @@ def wait(browser, script):
   return found
 
 
-def test_every_step_is_the_canvas_of_the_trajectory(browser, page):
+def test_every_step_shows_the_canvas_of_the_trajectory(browser, page):
   load(browser, page)
   both = [BASE, FINAL]
   assert_canvas(browser, both, 6)  # it opens with the finished text
@@ -167,7 +167,7 @@ def test_play_runs_to_the_end_and_stops(browser, page):
   assert_quiet(browser, page)
 
 
-def test_keys(browser, page):
+def test_keys_step_play_and_change_the_problem(browser, page):
   load(browser, page)
   browser.run("document.querySelector('.player').focus()")
   for keys, step in (
@@ -191,7 +191,7 @@ def test_keys(browser, page):
   assert_quiet(browser, page)
 
 
-def test_everything_is_reached_by_tab_and_shows_the_focus(browser, page):
+def test_tab_reaches_every_control_and_shows_the_focus(browser, page):
   load(browser, page)
   seen = []
   for _ in range(40):
@@ -260,7 +260,7 @@ def test_hostile_text_stays_text(browser, page):
 
 @pytest.mark.parametrize('width', [390, 1280])
 @pytest.mark.parametrize('scheme', ['light', 'dark'])
-def test_nothing_sticks_out(browser, page, width, scheme):
+def test_nothing_overflows_the_page(browser, page, width, scheme):
   browser.prefer(prefers_color_scheme=scheme)
   load(browser, page, width)
   size = browser.run(
@@ -302,7 +302,7 @@ def test_a_long_run_is_small_and_opens_fast(browser, tmp_path):
   assert_quiet(browser, path)
 
 
-def test_a_comparison(browser, tmp_path):
+def test_a_comparison_draws_curves_with_intervals(browser, tmp_path):
   runs = [
     made_run.make(tmp_path / f'{method}{seed}', seed=seed, method=method)
     for method in ('ag_grpo', 'diffu_grpo')
@@ -323,7 +323,7 @@ def test_a_comparison(browser, tmp_path):
   assert_quiet(browser, path)
 
 
-def test_the_data_of_the_page_are_the_file(page):
+def test_the_page_embeds_the_trajectories_as_escaped_json(page):
   text = page.read_text('utf-8')
   data = text.split('id="data">')[1].split('</script>')[0]
   assert '<' not in data and '\u2028' not in data and data.isascii()

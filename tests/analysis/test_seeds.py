@@ -35,7 +35,7 @@ def _run(directory, base, final, steps=('4', '2')):
   return directory
 
 
-def test_difference_is_paired(tmp_path):
+def test_differences_are_paired_by_seed(tmp_path):
   # Bases differ, the gain does not: its interval is zero.
   a = _run(tmp_path / 'a', 0.1, 0.3)
   b = _run(tmp_path / 'b', 0.5, 0.7)
@@ -63,7 +63,7 @@ def _gated(directory, accuracy, gap, steps, threshold='0.9'):
   return directory
 
 
-def test_thresholds_by_hand(tmp_path):
+def test_the_table_of_thresholds_by_hand(tmp_path):
   a = _gated(tmp_path / 'a', 0.3, 0.1, 1.0)
   b = _gated(tmp_path / 'b', 0.4, 0.1, 3.0)
   lines = seeds.table([a, b]).splitlines()
@@ -78,14 +78,14 @@ def test_thresholds_by_hand(tmp_path):
     seeds.table([a, _run(tmp_path / 'd', 0.1, 0.3)])
 
 
-def test_different_settings_are_refused(tmp_path):
+def test_runs_of_different_settings_are_refused(tmp_path):
   a = _run(tmp_path / 'a', 0.1, 0.3)
   b = _run(tmp_path / 'b', 0.1, 0.3, steps=('8', '2'))
   with pytest.raises(errors.UserError, match='seeds of one configuration'):
     seeds.table([a, b])
 
 
-def test_the_command_answers_in_one_line(tmp_path, capsys):
+def test_a_missing_run_is_one_line(tmp_path, capsys):
   assert seeds.main([str(tmp_path)]) == 1
   err = capsys.readouterr().err
   assert err.count('\n') == 1 and 'eval.json is missing' in err
@@ -98,7 +98,7 @@ def test_broken_results_are_one_line(tmp_path, capsys, text):
   assert 'is not the results of a run' in capsys.readouterr().err
 
 
-def test_a_run_that_is_named_twice_is_refused(tmp_path):
+def test_a_run_named_twice_is_refused(tmp_path):
   a = _run(tmp_path / 'a', 0.1, 0.3)
   with pytest.raises(errors.UserError, match='named twice'):
     seeds.table([a, tmp_path / 'a' / '..' / 'a'])

@@ -34,7 +34,7 @@ class Judge:
 
 
 @pytest.mark.parametrize(('name', 'split'), SIZES)
-def test_real_files(shared_dir, name, split):
+def test_demonstrations_of_real_files_score_correct(shared_dir, name, split):
   rows = benchmarks.load(name, split, shared_dir / 'data')
   assert len(rows) == SIZES[name, split]
   assert len({row['id'] for row in rows}) == len(rows)
@@ -50,7 +50,7 @@ def test_real_files(shared_dir, name, split):
       assert task.score(row, task.demonstration(row)).correct
 
 
-def test_answers_of_math_are_those_of_the_solutions(shared_dir):
+def test_math_answers_are_the_boxed_ones_of_the_solutions(shared_dir):
   """The training file's own `answer` has lost its \\text and its commas."""
   path = shared_dir / 'data' / 'math' / 'math500_test.jsonl'
   answers = [json.loads(x)['answer'] for x in path.read_text().splitlines()]
@@ -61,7 +61,7 @@ def test_answers_of_math_are_those_of_the_solutions(shared_dir):
   assert not any(row['answer'] == '{Friday}' for row in train)
 
 
-def test_the_first_rows(shared_dir):
+def test_first_rows_of_real_files(shared_dir):
   first = lambda *args: benchmarks.load(*args, shared_dir / 'data')[0]
   gsm8k = first('gsm8k', 'train')
   assert gsm8k['answer'] == '72' and '<<' not in gsm8k['reasoning']
@@ -78,7 +78,7 @@ def test_the_first_rows(shared_dir):
   assert 'def check(candidate)' in code['test']
 
 
-def test_helpers_that_a_test_calls_come_with_it(shared_dir):
+def test_humaneval_test_includes_the_helpers_it_calls(shared_dir):
   """HumanEval/32, 38 and 50 call functions that their prompts define."""
   rows = benchmarks.load('humaneval', 'test', shared_dir / 'data')
   with_helpers = [
@@ -91,7 +91,7 @@ def test_helpers_that_a_test_calls_come_with_it(shared_dir):
   assert 'def find_zero' not in rows[32]['test']
 
 
-def test_both_forms_of_openbookqa_agree(shared_dir, monkeypatch):
+def test_both_formats_of_openbookqa_give_the_same_rows(shared_dir, monkeypatch):
   """The other file of the test questions has them in the same order."""
   file = 'openbookqa/llm_adapters_test.json'
   rows = benchmarks.load('openbookqa', 'test', shared_dir / 'data')
@@ -123,7 +123,7 @@ KODCODE = {
 }
 
 
-def test_kodcode(tmp_path):
+def test_kodcode_rows_of_both_spellings(tmp_path):
   info = {'test_info': [{'function_name': 'f'}]}
   text = '\n'.join(json.dumps(KODCODE | extra) for extra in ({}, info))
   _write(tmp_path, 'kodcode/train.jsonl', text)
@@ -145,7 +145,7 @@ GSM8K = json.dumps({'question': 'q', 'answer': 'r\n#### 1'})
 AQUA = {'question': 'q', 'options': ['A)x'], 'correct': 'A', 'rationale': ''}
 MBPP = {'task_id': 11, 'text': 't', 'test_list': ['assert 1'], 'code': ''}
 MATH = {'problem': 'p', 'solution': 's', 'answer': '1'}
-INFO = r"'test_info' must hold objects, found \[1\]"
+INFO = r"'test_info' must contain objects, got \[1\]"
 
 
 @pytest.mark.parametrize(
@@ -164,8 +164,8 @@ INFO = r"'test_info' must hold objects, found \[1\]"
     ('aqua', 'test', AQUA | {'options': 'A)x'}, "'options' must be a list"),
     ('aqua', 'test', AQUA | {'correct': ['A']}, "'correct' must be text"),
     ('aqua', 'test', AQUA | {'correct': None}, "'correct' must be text"),
-    ('mbpp', 'test', MBPP | {'task_id': '11'}, "'task_id' must be a whole"),
-    ('mbpp', 'test', MBPP | {'task_id': [1]}, "'task_id' must be a whole"),
+    ('mbpp', 'test', MBPP | {'task_id': '11'}, "'task_id' must be an integer"),
+    ('mbpp', 'test', MBPP | {'task_id': [1]}, "'task_id' must be an integer"),
     ('mbpp', 'test', MBPP | {'test_list': []}, "'test_list' is empty"),
     ('mbpp', 'test', MBPP | {'test_list': 'assert'}, "'test_list' must be a"),
     ('mbpp', 'test', MBPP | {'test_imports': 5}, "'test_imports' must be a"),
@@ -176,14 +176,16 @@ INFO = r"'test_info' must hold objects, found \[1\]"
     ('gsm8k', 'test', {'question': '\ud800', 'answer': '#### 1'}, 'surrogate'),
   ],
 )
-def test_wrong_types(unpinned, tmp_path, name, split, record, message):
+def test_fields_of_the_wrong_type_are_refused_in_one_line(
+  unpinned, tmp_path, name, split, record, message
+):
   _write(tmp_path, benchmarks.SPLITS[name][split], json.dumps(record))
   with pytest.raises(errors.UserError, match=f':1: .*{message}') as caught:
     benchmarks.load(name, split, tmp_path)
   assert '\n' not in str(caught.value) and len(str(caught.value)) < 500
 
 
-def test_a_task_without_its_number(unpinned, tmp_path):
+def test_mbpp_record_without_task_id_is_refused(unpinned, tmp_path):
   record = {k: v for k, v in MBPP.items() if k != 'task_id'}
   _write(tmp_path, 'mbpp/mbpp.jsonl', json.dumps(record))
   with pytest.raises(errors.UserError, match=":1: no 'task_id'"):
@@ -200,7 +202,7 @@ def test_a_task_without_its_number(unpinned, tmp_path):
     ('gsm8k', 'train', '{"question": "q", "answer": "3"}', '#### NUMBER'),
     ('gsm8k', 'train', GSM8K.replace('"q"', f'"{"q" * 2**16}x"'), '65536'),
     ('gsm8k', 'train', ' ' * (json_rows.MAX_LINE_BYTES + 1), 'a line of more'),
-    ('gsm8k', 'train', '', 'holds no rows'),
+    ('gsm8k', 'train', '', 'has no rows'),
     ('gsm8k', 'train', '[' * 10**5, 'not JSON'),
     ('gsm8k', 'train', b'\xff\xfe', 'not JSON'),
     ('math', 'train', b'not gzip', 'not JSON|gzip'),
@@ -214,14 +216,16 @@ def test_a_task_without_its_number(unpinned, tmp_path):
       'aqua',
       'test',
       '{"question": "q", "options": ["A)x"], "correct": "B", "rationale": ""}',
-      'is no option',
+      'is not an option',
     ),
     ('openbookqa', 'train', '[{"instruction": "x", "answer": "y"}]', 'four'),
     ('kodcode', 'train', json.dumps(KODCODE | {'test': 'def'}), 'not Python'),
     ('mbpp', 'test', '{"text": "t", "test_list": [], "code": ""}', ':1: '),
   ],
 )
-def test_malformed_files(unpinned, tmp_path, name, split, text, message):
+def test_malformed_files_are_refused_in_one_line(
+  unpinned, tmp_path, name, split, text, message
+):
   file = benchmarks.SPLITS[name][split]
   _write(tmp_path, file, text)
   if text == b'not gzip':
@@ -231,14 +235,14 @@ def test_malformed_files(unpinned, tmp_path, name, split, text, message):
   assert '\n' not in str(caught.value) and len(str(caught.value)) < 500
 
 
-def test_what_is_not_there(tmp_path):
-  with pytest.raises(errors.UserError, match='it has train, test$'):
+def test_missing_split_or_file_is_refused(tmp_path):
+  with pytest.raises(errors.UserError, match='splits: train, test$'):
     benchmarks.load('gsm8k', 'validation', tmp_path)
-  with pytest.raises(errors.UserError, match='it has none'):
+  with pytest.raises(errors.UserError, match='splits: none'):
     benchmarks.load('chess', 'train', tmp_path)
   with pytest.raises(errors.UserError, match='data.download --task gsm8k'):
     benchmarks.load('gsm8k', 'train', tmp_path)
-  with pytest.raises(errors.UserError, match='put it there'):
+  with pytest.raises(errors.UserError, match='copy it there yourself'):
     benchmarks.load('kodcode', 'train', tmp_path)
   _write(tmp_path, 'gsm8k/train.jsonl', GSM8K)
   with pytest.raises(errors.UserError, match='another version'):

@@ -1,7 +1,6 @@
-"""Hashes of data files, and their downloads from a local server."""
+"""Checksums of data files, and downloads from a local server."""
 
 import contextlib
-import dataclasses
 import functools
 import hashlib
 import http.server
@@ -29,13 +28,13 @@ def _file(url='', body=BODY):
   )
 
 
-def test_the_real_files(shared_dir):
+def test_real_files_match_the_catalog(shared_dir):
   for file in catalog.FILES.values():
     path = catalog.checked(file, shared_dir / 'data')
     assert path.stat().st_size == file.num_bytes
 
 
-def test_records_are_complete():
+def test_every_file_of_a_split_is_in_the_catalog():
   used = {f for splits in benchmarks.SPLITS.values() for f in splits.values()}
   assert used - set(catalog.FILES) == {'kodcode/train.jsonl'}
   for path, file in catalog.FILES.items():
@@ -44,7 +43,7 @@ def test_records_are_complete():
     assert not file.url or file.url.startswith('https://github.com/')
 
 
-def test_another_file_is_refused(tmp_path):
+def test_missing_or_changed_file_is_refused_with_a_hint(tmp_path):
   file = _file('https://example.org/a')
   with pytest.raises(errors.UserError, match='is missing: set data_dir'):
     catalog.checked(file, tmp_path)
@@ -58,8 +57,8 @@ def test_another_file_is_refused(tmp_path):
   line = str(caught.value)
   assert 'another version' in line and '\n' not in line
   assert 'python -m dllm_jax.data.download --task gsm8k' in line
-  with pytest.raises(errors.UserError, match='by hand'):
-    catalog.checked(dataclasses.replace(file, url=''), tmp_path)
+  with pytest.raises(errors.UserError, match='copy it there yourself'):
+    catalog.checked(file._replace(url=''), tmp_path)
 
 
 @pytest.fixture
@@ -87,7 +86,7 @@ def _left(folder):
   )
 
 
-def test_download(server, tmp_path):
+def test_fetch_downloads_once_and_replaces_a_damaged_file(server, tmp_path):
   address, served = server
   (served / 'a').write_bytes(BODY)
   data = tmp_path / 'data'
@@ -98,11 +97,11 @@ def test_download(server, tmp_path):
   (served / 'a').unlink()
   assert download.fetch(file, data) == path
   path.write_bytes(b'')
-  with pytest.raises(errors.UserError, match='cannot be fetched'):
+  with pytest.raises(errors.UserError, match='cannot download'):
     download.fetch(file, data)
 
 
-def test_a_file_url(tmp_path):
+def test_fetch_reads_a_file_url(tmp_path):
   source = tmp_path / 'a'
   source.write_bytes(BODY)
   path = download.fetch(_file(source.as_uri()), tmp_path / 'data')
@@ -112,14 +111,16 @@ def test_a_file_url(tmp_path):
 @pytest.mark.parametrize(
   ('body', 'message'),
   [
-    (BODY + b' ', 'more than the'),
-    (BODY * 10**5, 'more than the'),
-    (BODY[:-1], 'holds now is another file: its sha256'),
-    (BODY.replace(b'1', b'2'), 'holds now is another file: its sha256'),
-    (None, 'cannot be fetched'),
+    (BODY + b' ', 'it has more than 38 bytes'),
+    (BODY * 10**5, 'it has more than 38 bytes'),
+    (BODY[:-1], 'no longer the expected file: expected sha256'),
+    (BODY.replace(b'1', b'2'), 'no longer the expected file: expected sha256'),
+    (None, 'cannot download'),
   ],
 )
-def test_a_wrong_download_leaves_nothing(server, tmp_path, body, message):
+def test_wrong_download_is_refused_and_leaves_no_files(
+  server, tmp_path, body, message
+):
   address, served = server
   if body is not None:
     (served / 'a').write_bytes(body)
@@ -158,39 +159,41 @@ def raw_server():
     b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n',
   ],
 )
-def test_a_server_that_is_none(raw_server, tmp_path, answer):
+def test_invalid_http_response_is_one_line(raw_server, tmp_path, answer):
   address, script = raw_server
   script.append(answer)
   data = tmp_path / 'data'
-  with pytest.raises(errors.UserError, match='cannot be fetched') as caught:
+  with pytest.raises(errors.UserError, match='cannot download') as caught:
     download.fetch(_file(address), data)
   assert '\n' not in str(caught.value) and _left(data) == []
 
 
-def test_a_server_that_is_slow(raw_server, tmp_path, monkeypatch):
+def test_slow_download_times_out(raw_server, tmp_path, monkeypatch):
   address, script = raw_server
   script.append(b'HTTP/1.1 200 OK\r\n\r\n')
   script += [BODY[i : i + 1] for i in range(len(BODY))]
   assert download.fetch(_file(address), tmp_path / 'a').read_bytes() == BODY
   monkeypatch.setattr(download, 'TOTAL_SECONDS', 0.2)
-  with pytest.raises(errors.UserError, match='after 0.2 seconds'):
+  with pytest.raises(errors.UserError, match='timed out after 0.2 seconds'):
     download.fetch(_file(address), tmp_path / 'b')
   assert _left(tmp_path / 'b') == []
 
 
-def test_places_that_cannot_be_written(tmp_path):
+def test_unwritable_path_and_missing_address_are_refused(tmp_path):
   source = tmp_path / 'a'
   source.write_bytes(BODY)
-  with pytest.raises(errors.UserError, match='cannot be fetched to'):
+  with pytest.raises(errors.UserError, match='cannot download .* to '):
     download.fetch(_file(source.as_uri()), source)
   with pytest.raises(errors.UserError, match='no public address'):
     download.fetch(_file(), tmp_path)
 
 
-def test_the_command(server, tmp_path, monkeypatch, capsys):
+def test_command_prints_files_and_returns_1_on_failure(
+  server, tmp_path, monkeypatch, capsys
+):
   address, served = server
   (served / 'a').write_bytes(BODY)
-  by_hand = dataclasses.replace(_file(), path='gsm8k/b.jsonl')
+  by_hand = _file()._replace(path='gsm8k/b.jsonl')
   files = {'gsm8k/a.jsonl': _file(f'{address}/a'), 'gsm8k/b.jsonl': by_hand}
   monkeypatch.setattr(catalog, 'FILES', files)
   args = ['--task', 'gsm8k', '--data_dir', str(tmp_path / 'data')]
@@ -200,4 +203,4 @@ def test_the_command(server, tmp_path, monkeypatch, capsys):
   (served / 'a').unlink()
   (tmp_path / 'data' / 'gsm8k' / 'a.jsonl').unlink()
   assert download.main(args) == 1
-  assert capsys.readouterr().err.startswith('download: http://127')
+  assert capsys.readouterr().err.startswith('download: cannot download')

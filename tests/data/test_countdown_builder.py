@@ -15,7 +15,7 @@ def _rows(task, **fields):
   return list(data.problems(data.Config(task=task, **fields)))
 
 
-def test_every_problem_is_there_and_counted():
+def test_problems_are_all_that_brute_force_finds():
   rows = {}
   for _, row in _rows(SMALL):
     rows[tuple(sorted(row['numbers'])), row['target']] = row
@@ -33,7 +33,7 @@ def test_every_problem_is_there_and_counted():
 @pytest.mark.parametrize(
   'task', [SMALL, task_lib.Countdown(count=3, max_number=5, operators='+-*/')]
 )
-def test_solutions_are_demonstrable(task):
+def test_solutions_have_positive_steps_and_score_correct(task):
   words = set(task.words())
   for _, row in _rows(task):
     steps = arithmetic.evaluate(row['solution']).steps
@@ -42,7 +42,7 @@ def test_solutions_are_demonstrable(task):
     assert task.score(row, task.demonstration(row)).correct
 
 
-def test_solutions_are_drawn_evenly():
+def test_solutions_are_drawn_uniformly():
   # 1 + 2 + 3 in any of six orders, and so for all with three numbers.
   ranks = collections.Counter()
   for _, row in _rows(task_lib.Countdown(count=3, max_number=14)):
@@ -56,7 +56,7 @@ def test_solutions_are_drawn_evenly():
   assert all(abs(n - total / 6) < four_sigma for n in ranks.values())
 
 
-def test_rows_depend_on_the_problem_alone():
+def test_row_depends_only_on_its_problem_and_seed():
   every = {row['id']: (split, row) for split, row in _rows(SMALL)}
   some = _rows(SMALL, max_multisets=20)
   assert 0 < len(some) < len(every)
@@ -65,7 +65,7 @@ def test_rows_depend_on_the_problem_alone():
   assert _rows(SMALL) != _rows(SMALL, seed=1)
 
 
-def test_splits_are_disjoint_problems():
+def test_splits_share_no_problem_and_have_the_stated_sizes():
   where = {}
   for split, row in _rows(task_lib.Countdown(count=3, max_number=20)):
     key = tuple(sorted(row['numbers'])), row['target']
@@ -76,7 +76,7 @@ def test_splits_are_disjoint_problems():
   assert shares['validation'] / len(where) == pytest.approx(0.05, abs=0.01)
 
 
-def test_names_tell_configurations_apart():
+def test_name_differs_exactly_where_the_data_differ():
   variants = [
     {},
     {'count': 3},
@@ -93,19 +93,19 @@ def test_names_tell_configurations_apart():
   assert data.config(same).name == data.config(task_lib.Countdown()).name
 
 
-def test_built_rows_equal_the_problems(tmp_path):
+def test_built_rows_equal_the_generated_problems(tmp_path):
   builder = pipeline.prepare(SMALL, tmp_path)
   for split in data.SPLITS:
     expected = [row for s, row in _rows(SMALL) if s == split]
-    assert list(pipeline.open_split(builder, split)) == expected
+    assert list(pipeline.Source(builder, split)) == expected
 
 
-def test_bad_config():
+def test_negative_max_multisets_raises():
   with pytest.raises(ValueError, match='max_multisets'):
     data.Config(task=SMALL, max_multisets=-1)
 
 
-def test_an_empty_split_is_an_error(tmp_path):
+def test_empty_split_raises(tmp_path):
   tiny = task_lib.Countdown(count=2, max_number=2, max_target=3)
   with pytest.raises(ValueError, match='too few problems: none in'):
     pipeline.prepare(tiny, tmp_path)

@@ -19,7 +19,7 @@ def _write(folder, name, text):
 
 
 @pytest.mark.parametrize('name', ['a.json', 'a.json.gz'])
-def test_lines_and_lists(tmp_path, name):
+def test_lines_and_lists_give_the_same_objects(tmp_path, name):
   first, second = map(json.dumps, ROWS)
   path = _write(tmp_path, name, f'{first}\n\n{second}')
   assert list(json_rows.records(path)) == [(1, ROWS[0]), (3, ROWS[1])]
@@ -40,7 +40,9 @@ def test_lines_and_lists(tmp_path, name):
     ('MAX_LIST_BYTES', json.dumps([{}] * 101), ':0: a list of more than 100'),
   ],
 )
-def test_bounds(tmp_path, monkeypatch, name, bound, text, message):
+def test_files_over_a_limit_are_refused(
+  tmp_path, monkeypatch, name, bound, text, message
+):
   path = _write(tmp_path, name, text)
   list(json_rows.records(path))
   monkeypatch.setattr(json_rows, bound, 100)
@@ -48,7 +50,7 @@ def test_bounds(tmp_path, monkeypatch, name, bound, text, message):
     list(json_rows.records(path))
 
 
-def test_a_small_file_that_holds_a_large_one(tmp_path):
+def test_limits_count_decompressed_bytes(tmp_path):
   path = tmp_path / 'a.gz'
   line = b' ' * (json_rows.MAX_LINE_BYTES - 1) + b'\n'
   with gzip.open(path, 'wb', compresslevel=1) as data:

@@ -1,4 +1,4 @@
-"""Which training rows a test split holds too."""
+"""Training rows that are also in a test split."""
 
 import json
 
@@ -9,21 +9,21 @@ from dllm_jax.data import benchmarks, leaks
 TEST = ['How many are 3 + 4?', 'a b c d e f g', 'short one']
 
 
-def test_same_texts():
-  found = leaks.find(['how  MANY are 3 + 4 ?!', 'How many are 3 - 4?'], TEST)
-  assert found.same == [(0, 0)] and found.overlapping == [(0, 0)]
+def test_texts_that_differ_in_case_and_punctuation_are_the_same():
+  leaked = leaks.find(['how  MANY are 3 + 4 ?!', 'How many are 3 - 4?'], TEST)
+  assert leaked.same == [(0, 0)] and leaked.overlapping == [(0, 0)]
 
 
-def test_runs_of_words():
+def test_texts_that_share_an_ngram_overlap():
   train = ['x a b c y', 'x a b y', 'e f g', 'g f e', 'one short']
-  found = leaks.find(train, TEST, words=3)
-  assert found.same == []
-  assert found.overlapping == [(0, 1), (2, 1)]
+  leaked = leaks.find(train, TEST, words=3)
+  assert leaked.same == []
+  assert leaked.overlapping == [(0, 1), (2, 1)]
 
 
-def test_short_texts_are_compared_as_a_whole():
-  found = leaks.find(['short one', 'a short one'], TEST, words=3)
-  assert found.overlapping == [(0, 2)] and found.same == [(0, 2)]
+def test_texts_shorter_than_an_ngram_are_compared_whole():
+  leaked = leaks.find(['short one', 'a short one'], TEST, words=3)
+  assert leaked.overlapping == [(0, 2)] and leaked.same == [(0, 2)]
 
 
 @pytest.mark.parametrize(
@@ -36,11 +36,11 @@ def test_short_texts_are_compared_as_a_whole():
     ('', ''),
   ],
 )
-def test_normalised(text, expected):
+def test_normalised_keeps_words_and_signs(text, expected):
   assert leaks.normalised(text) == expected
 
 
-def test_options_are_part_of_the_question():
+def test_question_includes_the_options():
   row = {'question': 'q', 'options': ['1', '2']}
   assert leaks.question(row) == 'q\n1\n2'
 
@@ -52,13 +52,13 @@ COUNTS = {
 
 
 @pytest.mark.parametrize('name', COUNTS)
-def test_real_data(shared_dir, capsys, name):
+def test_counts_of_leaks_in_real_files(shared_dir, capsys, name):
   args = ['--task', name, '--data_dir', str(shared_dir / 'data')]
   assert leaks.main(args) == 0
   assert f'{name} {COUNTS[name]}' in capsys.readouterr().out
 
 
-def test_all_pairs_go_to_a_file(shared_dir, capsys, tmp_path):
+def test_out_has_every_pair_and_must_be_new(shared_dir, capsys, tmp_path):
   out = tmp_path / 'pairs.jsonl'
   args = ['--task', 'openbookqa', '--data_dir', str(shared_dir / 'data')]
   assert leaks.main([*args, '--out', str(out)]) == 0
@@ -68,12 +68,12 @@ def test_all_pairs_go_to_a_file(shared_dir, capsys, tmp_path):
   for pair in train:
     assert pair['test']['split'] == 'test'
     sides = (leaks.question(pair[side]) for side in ('train', 'test'))
-    first, second = (set(leaks._runs(leaks.normalised(s), 13)) for s in sides)
+    first, second = (set(leaks._ngrams(leaks.normalised(s), 13)) for s in sides)
     assert first & second
   capsys.readouterr()
   assert leaks.main([*args, '--out', str(out)]) == 1
   err = capsys.readouterr().err
-  assert 'File exists; name a new file' in err and err.count('\n') == 1
+  assert 'File exists; use a new file' in err and err.count('\n') == 1
   assert len(out.read_text().splitlines()) == len(pairs)
 
 
@@ -85,19 +85,19 @@ SLOW_COUNTS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', SLOW_COUNTS)
-def test_large_real_data(shared_dir, capsys, name):
+def test_counts_of_leaks_in_large_real_files(shared_dir, capsys, name):
   args = ['--task', name, '--data_dir', str(shared_dir / 'data')]
   assert leaks.main(args) == 0
   assert f'{name} {SLOW_COUNTS[name]}' in capsys.readouterr().out
 
 
-def test_missing_data_is_one_line(tmp_path, capsys):
+def test_missing_data_file_is_one_line(tmp_path, capsys):
   assert leaks.main(['--task', 'gsm8k', '--data_dir', str(tmp_path)]) == 1
   err = capsys.readouterr().err
-  assert err.startswith('leaks: the data file') and err.count('\n') == 1
+  assert err.startswith('leaks: data file') and err.count('\n') == 1
 
 
-def test_only_what_is_reported_on_is_a_test_split():
+def test_test_splits_are_those_with_test_in_their_name():
   assert leaks.test_splits('math') == ['test', 'test5000']
   assert leaks.test_splits('mbpp') == ['test', 'sanitized_test']
   assert set(leaks.test_splits('kodcode')) == set()

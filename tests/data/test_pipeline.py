@@ -4,9 +4,11 @@ import sys
 import types
 
 import hypothesis
+import numpy as np
 import pytest
 from hypothesis import strategies as st
 
+from dllm_jax import errors
 from dllm_jax.data import countdown_builder, pipeline, sudoku_builder
 from dllm_jax.tasks import countdown as task_lib
 
@@ -25,7 +27,7 @@ def test_each_epoch_has_each_row_once(size, batch_size, seed):
     assert sorted(order) == list(range(size))
 
 
-def test_epochs_and_seeds_differ():
+def test_epochs_and_seeds_have_different_orders():
   source = [{'id': i} for i in range(50)]
   zero, one = (
     pipeline.batches(source, seed=seed, batch_size=50) for seed in (0, 1)
@@ -47,7 +49,7 @@ def test_rows_are_a_pure_function_of_seed_and_step():
   assert halves.rows(6) + halves.rows(7) == forward[3]
 
 
-def test_rows_of_other_processes_are_the_same():
+def test_another_process_draws_the_same_rows():
   code = (
     'from dllm_jax.data import pipeline\n'
     'rows = [{"id": i} for i in range(1000)]\n'
@@ -64,7 +66,7 @@ def test_rows_of_other_processes_are_the_same():
   )
 
 
-def test_bad_batches():
+def test_empty_source_bad_batch_size_and_negative_step_raise():
   with pytest.raises(ValueError, match='no rows'):
     pipeline.batches([], seed=0, batch_size=1)
   with pytest.raises(ValueError, match='batch_size'):
@@ -73,7 +75,7 @@ def test_bad_batches():
     pipeline.batches([{}], seed=0, batch_size=1).rows(-1)
 
 
-def test_prepare_builds_once_and_cleans_up(tmp_path, capfd, caplog):
+def test_prepare_builds_once_quietly_and_cleans_up(tmp_path, capfd, caplog):
   caplog.set_level(std_logging.INFO)
   builder = pipeline.prepare(TASK, tmp_path)
   out = capfd.readouterr()
@@ -84,14 +86,13 @@ def test_prepare_builds_once_and_cleans_up(tmp_path, capfd, caplog):
   again = pipeline.prepare(TASK, str(tmp_path))
   assert (info / 'dataset_info.json').stat().st_mtime_ns == stamp
   assert [p.name for p in tmp_path.iterdir()] == ['countdown']
-  rows = list(pipeline.open_split(builder, 'train'))
-  assert rows == list(pipeline.open_split(again, 'train'))
-  assert rows == list(pipeline.open_split(info, 'train'))
+  rows = list(pipeline.Source(builder, 'train'))
+  assert rows == list(pipeline.Source(again, 'train'))
 
 
-def test_rows_hold_plain_values(tmp_path):
+def test_rows_hold_the_python_values_that_tfds_decodes(tmp_path):
   builder = pipeline.prepare(TASK, tmp_path)
-  source = pipeline.open_split(builder, 'train')
+  source = pipeline.Source(builder, 'train')
   row = source[0]
   assert {name: type(value) for name, value in row.items()} == {
     'id': str,
@@ -104,12 +105,23 @@ def test_rows_hold_plain_values(tmp_path):
   assert source[0] is row and source[-1] == source[len(source) - 1]
   with pytest.raises(IndexError):
     source[len(source)]
-  half = pipeline.open_split(builder, 'train[:50%]')
+  assert list(pipeline.Source(builder, 'train')) == [
+    {name: _plain(value) for name, value in record.items()}
+    for record in builder.as_data_source('train')
+  ]
+  half = pipeline.Source(builder, 'train[:50%]')
   assert list(half) == list(source)[: len(half)]
   assert 0 < len(half) < len(source)
 
 
-def test_two_builders_at_once(tmp_path, monkeypatch):
+def _plain(value):
+  """A value as TFDS decodes it, as a value of Python."""
+  if isinstance(value, np.ndarray):
+    return value.tolist()
+  return value.decode() if isinstance(value, bytes) else value
+
+
+def test_two_processes_can_build_the_same_data_set(tmp_path, monkeypatch):
   # The other one finishes while ours is at work.
   rename = pipeline.os.rename
 
@@ -120,11 +132,24 @@ def test_two_builders_at_once(tmp_path, monkeypatch):
 
   monkeypatch.setattr(pipeline.os, 'rename', late_rename)
   builder = pipeline.prepare(TASK, tmp_path)
-  assert len(pipeline.open_split(builder, 'train')) > 0
+  assert len(pipeline.Source(builder, 'train')) > 0
   assert [p.name for p in tmp_path.iterdir()] == ['countdown']
 
 
-def test_a_broken_build_leaves_nothing(tmp_path):
+@pytest.mark.parametrize('content', [b'', b'x' * 2**17, 'validation'])
+def test_damaged_data_set_is_one_line(tmp_path, content):
+  builder = pipeline.prepare(TASK, tmp_path)
+  (path,) = tmp_path.rglob('*train.array_record*')
+  if content == 'validation':
+    (other,) = tmp_path.rglob('*validation.array_record*')
+    content = other.read_bytes()
+  path.write_bytes(content)
+  with pytest.raises(errors.UserError, match='remove it') as error:
+    list(pipeline.Source(builder, 'train'))
+  assert str(path.parent) in str(error.value) and '\n' not in str(error.value)
+
+
+def test_failed_build_leaves_no_files(tmp_path):
   config = sudoku_builder.Config(
     num_train=4000, num_validation=1, num_test=1, min_clues=15, max_clues=15
   )
@@ -133,7 +158,7 @@ def test_a_broken_build_leaves_nothing(tmp_path):
   assert list(tmp_path.iterdir()) == []
 
 
-def test_unknown_task():
+def test_task_without_generated_data_raises():
   with pytest.raises(ValueError, match='gsm8k'):
     pipeline.prepare(types.SimpleNamespace(name='gsm8k', **_METHODS), '.')
 

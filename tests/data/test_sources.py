@@ -1,6 +1,8 @@
-"""Rows of every task's splits, without leaks and in one place."""
+"""The rows of every task's splits, and their digests."""
 
+import hashlib
 import json
+import types
 
 import pytest
 
@@ -27,7 +29,7 @@ def data(tmp_path, monkeypatch):
   return folder.parent
 
 
-def test_splits_of_a_small_data_set(data, tmp_path):
+def test_missing_validation_split_is_held_out_of_train(data, tmp_path):
   task = tasks.TASKS['gsm8k']()
   get = lambda split: sources.rows(
     task, split, data_dir=data, cache_dir=tmp_path / 'cache'
@@ -37,14 +39,14 @@ def test_splits_of_a_small_data_set(data, tmp_path):
   assert [row['answer'] for row in test] == ['1000', '1001']
   ids = {row['id'] for part in (train, validation) for row in part}
   assert ids == {f'gsm8k/train.jsonl:{i}' for i in range(1, 101)}
-  found = {text_rows.split_of(row, ['validation']) for row in validation}
-  assert found == {'validation'}
+  splits = {text_rows.split_of(row, ['validation']) for row in validation}
+  assert splits == {'validation'}
   loaded = {r['id']: r for r in benchmarks.load('gsm8k', 'train', data)}
   assert all(loaded[row['id']] == row for row in train)
   assert train[5] is train[5]  # read once
 
 
-def test_test_rows_of_a_data_set_that_has_none(data, tmp_path):
+def test_missing_test_split_is_held_out_of_train(data, tmp_path):
   (data / 'kodcode').mkdir()
   (data / 'kodcode' / 'train.jsonl').write_text(
     _lines(
@@ -62,7 +64,7 @@ def test_test_rows_of_a_data_set_that_has_none(data, tmp_path):
   assert len({row['id'] for part in rows.values() for row in part}) == 200
 
 
-def test_other_files_are_another_data_set(data, tmp_path):
+def test_changed_file_gives_new_rows(data, tmp_path):
   task = tasks.TASKS['gsm8k']()
   cache = tmp_path / 'cache'
   before = sources.rows(task, 'test', data_dir=data, cache_dir=cache)
@@ -74,26 +76,64 @@ def test_other_files_are_another_data_set(data, tmp_path):
   assert (len(before), len(after)) == (2, 3)
 
 
-def test_digests_are_of_what_is_read(data, tmp_path):
-  """The same for a cache that was built anew, others for other data."""
+def test_digests_are_equal_for_rows_that_are_built_again(data, tmp_path):
+  """TFDS does not promise the same bytes for the same rows."""
   task = tasks.TASKS['gsm8k']()
   get = lambda cache: sources.digests(
     task, data_dir=data, cache_dir=tmp_path / cache
   )
   before = get('one')
-  assert before == get('two') and len(before) == 3
-  assert {len(digest) for digest in before.values()} == {64}
+  assert before == get('two')
+  assert set(before) == {'train', 'validation', 'test'}
+  for value in before.values():
+    kind, _, hexadecimal = value.partition(':')
+    assert kind == 'rows-sha256' and len(hexadecimal) == 64
   path = data / 'gsm8k' / 'test.jsonl'
   path.write_text(path.read_text().replace('1001', '1002'))
   after = get('one')
-  (test,) = (name for name in before if '-test.' in name)
-  changed = {k for k in before.keys() | after.keys()} - {
-    k for k in before if after.get(k) == before[k]
+  assert {split for split in before if after[split] != before[split]} == {
+    'test'
   }
-  assert changed == {test}
 
 
-def test_lists_of_texts_come_back(shared_dir, tmp_path):
+def test_digests_of_a_generated_task_are_of_the_rows_read(shared_dir, tmp_path):
+  task = countdown.Countdown(count=3, max_number=9, max_target=20)
+  get = lambda cache, data_dir='': sources.digests(
+    task, data_dir=data_dir, cache_dir=tmp_path / cache
+  )
+  built = get('one')
+  assert built == get('two')
+  with_public_test = get('one', shared_dir / 'data')
+  assert with_public_test['train'] == built['train']
+  assert with_public_test['test'] != built['test']
+
+
+def test_digest_by_hand():
+  rows = [{'b': [1, 2], 'a': 'é'}, {'a': ''}]
+  text = b'{"a":"\\u00e9","b":[1,2]}\n{"a":""}\n'
+  expected = 'rows-sha256:' + hashlib.sha256(text).hexdigest()
+  assert sources.digest(rows) == expected
+  assert sources.digest([{'a': 'é', 'b': [1, 2]}, {'a': ''}]) == expected
+
+
+@pytest.mark.parametrize(
+  'rows',
+  [
+    [{'a': 1}],
+    [{'a': 2}, {'a': 1}],
+    [{'a': 1}, {'a': 3}],
+    [{'a': 1}, {'a': 2}, {'a': 2}],
+    [{'a': 1}, {'b': 2}],
+    [{'a': 1}, {'a': '2'}],
+    [{'a': 1}, {'a': [2]}],
+    [{'a': 1}, {'a': 2, 'b': ''}],
+  ],
+)
+def test_digest_differs_for_other_rows_order_fields_and_types(rows):
+  assert sources.digest(rows) != sources.digest([{'a': 1}, {'a': 2}])
+
+
+def test_lists_of_texts_survive_the_cache(shared_dir, tmp_path):
   task = tasks.TASKS['openbookqa']()
   rows = sources.rows(
     task, 'test', data_dir=shared_dir / 'data', cache_dir=tmp_path
@@ -102,9 +142,9 @@ def test_lists_of_texts_come_back(shared_dir, tmp_path):
   assert list(rows) == loaded and isinstance(rows[0]['options'][0], str)
 
 
-def test_real_mbpp_has_no_leak(shared_dir):
-  found = text_rows.splits('mbpp', shared_dir / 'data')
-  sizes = {split: len(rows) for split, rows in found.items()}
+def test_mbpp_splits_leave_out_leaks(shared_dir):
+  splits = text_rows.splits('mbpp', shared_dir / 'data')
+  sizes = {split: len(rows) for split, rows in splits.items()}
   assert sizes == {
     'prompt': 10,
     'train': 373,
@@ -112,11 +152,11 @@ def test_real_mbpp_has_no_leak(shared_dir):
     'test': 500,
     'sanitized_test': 257,
   }
-  assert max(len(row['prompt']) for row in found['test']) < 1000
+  assert max(len(row['prompt']) for row in splits['test']) < 1000
 
 
 @pytest.mark.slow
-def test_real_math_has_no_leak(shared_dir, tmp_path):
+def test_math_splits_leave_out_leaks(shared_dir, tmp_path):
   task = tasks.TASKS['math']()
   sizes = {
     split: len(
@@ -129,7 +169,9 @@ def test_real_math_has_no_leak(shared_dir, tmp_path):
   assert sizes == {'train': 7101, 'validation': 393, 'test': 500}
 
 
-def test_generated_tasks(shared_dir, tmp_path):
+def test_generated_task_takes_the_public_test_file_with_data_dir(
+  shared_dir, tmp_path
+):
   task = countdown.Countdown(count=3, max_number=9, max_target=20)
   get = lambda split, data_dir: sources.rows(
     task, split, data_dir=data_dir, cache_dir=tmp_path
@@ -137,22 +179,27 @@ def test_generated_tasks(shared_dir, tmp_path):
   assert len(get('train', '')) > len(get('test', '')) > 0
   public = get('test', shared_dir / 'data')
   assert public[0]['id'] == 'countdown_cd3_test:1'
-  with pytest.raises(errors.UserError, match='is not at'):
+  with pytest.raises(errors.UserError, match='is missing: set data_dir'):
     get('test', tmp_path)
 
 
-def test_what_is_not_there(data, tmp_path):
-  get = lambda name, split, where: sources.text_split(
-    name, split, data_dir=where, cache_dir=tmp_path / 'cache'
+def test_missing_splits_files_and_data_sets_are_refused(data, tmp_path):
+  methods = ('words', 'prompt', 'demonstration', 'gold', 'score')
+  methods = dict.fromkeys((*methods, 'reasoning_has_gold'), repr)
+  get = lambda name, split, where: sources.rows(
+    types.SimpleNamespace(name=name, **methods),
+    split,
+    data_dir=where,
+    cache_dir=tmp_path / 'cache',
   )
   with pytest.raises(errors.UserError, match='set data_dir'):
     get('gsm8k', 'train', '')
-  with pytest.raises(errors.UserError, match='it has test, train, validation'):
+  with pytest.raises(errors.UserError, match='one of test, train, validation'):
     get('gsm8k', 'dev', data)
   with pytest.raises(errors.UserError, match="'aqua' has no split 'train'"):
     get('aqua', 'train', data)
-  with pytest.raises(errors.UserError, match='no data set'):
+  with pytest.raises(errors.UserError, match="no data set for task 'chess'"):
     get('chess', 'train', data)
-  with pytest.raises(errors.UserError, match='cannot be read'):
+  with pytest.raises(errors.UserError, match='cannot read data file'):
     get('kodcode', 'train', data)
   assert not (tmp_path / 'cache').exists()

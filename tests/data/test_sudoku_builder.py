@@ -9,14 +9,14 @@ from dllm_jax.tasks import sudoku as task_lib
 SMALL = data.Config(num_train=300, num_validation=60, num_test=60)
 
 
-def test_deal_is_disjoint_and_whole():
+def test_deal_divides_all_grids_among_the_splits():
   dealt = data.deal(0)
   assert {s: len(g) for s, g in dealt.items()} == data.NUM_GRIDS
   assert set(itertools.chain(*dealt.values())) == set(task_lib.grids())
   assert data.deal(0) == dealt != data.deal(1)
 
 
-def test_dig_by_hand():
+def test_dig_empties_cells_in_order_down_to_num_clues():
   grid = '1234341221434321'
   # The first cell that is tried goes; nothing goes once the clues are few.
   assert data.dig(grid, [0, 1], 15) == '0' + grid[1:]
@@ -24,12 +24,12 @@ def test_dig_by_hand():
   assert data.dig(grid, [0, 1], 16) == grid
 
 
-def test_built_puzzles(tmp_path):
+def test_built_puzzles_are_distinct_and_have_one_solution(tmp_path):
   builder = pipeline.build(data.Sudoku, SMALL, tmp_path)
   dealt = data.deal(0)
   clues = set()
   for split, size in (('train', 300), ('validation', 60), ('test', 60)):
-    rows = list(pipeline.open_split(builder, split))
+    rows = list(pipeline.Source(builder, split))
     assert len(rows) == len({row['puzzle'] for row in rows}) == size
     for row in rows:
       task_lib.check(row['puzzle'], row['solution'])
@@ -39,7 +39,7 @@ def test_built_puzzles(tmp_path):
   assert max(clues) == 10 and min(clues) <= 5
 
 
-def test_puzzles_are_pure():
+def test_puzzles_depend_only_on_split_and_config():
   grids = data.deal(0)['test']
   first, second = (
     list(data.puzzles(grids, 30, 'test', SMALL)) for _ in range(2)
@@ -48,7 +48,7 @@ def test_puzzles_are_pure():
   assert first != list(data.puzzles(grids, 30, 'train', SMALL))
 
 
-def test_too_many_puzzles_are_an_error():
+def test_asking_for_too_many_puzzles_raises():
   cfg = data.Config(min_clues=15, max_clues=15)
   grids = data.deal(0)['test'][:2]
   assert len(list(data.puzzles(grids, 20, 'test', cfg))) == 20
@@ -56,7 +56,7 @@ def test_too_many_puzzles_are_an_error():
     list(data.puzzles(grids, 50, 'test', cfg))
 
 
-def test_names_tell_configurations_apart():
+def test_name_differs_for_every_config():
   configs = [
     data.Config(),
     data.Config(num_train=1),
@@ -68,6 +68,6 @@ def test_names_tell_configurations_apart():
   assert len({config.name for config in configs}) == len(configs)
 
 
-def test_bad_config():
+def test_min_clues_above_max_clues_raises():
   with pytest.raises(ValueError, match='clues'):
     data.Config(min_clues=11)

@@ -80,7 +80,7 @@ def test_a_task_is_short():
 def test_the_task_trains(tmp_path):
   found = follow('add_a_task.md', 'configs/sorting.py', tmp_path)
   assert found['task'] == 'sorting' and found['num'] == 8
-  assert 'reward/places' in (tmp_path / 'run/metrics.jsonl').read_text()
+  assert 'terms/places' in (tmp_path / 'run/metrics.jsonl').read_text()
 
 
 def test_the_method_trains(tmp_path):

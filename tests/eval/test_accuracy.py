@@ -188,3 +188,18 @@ def test_accuracy_is_of_what_was_judged(parts, monkeypatch):
   given[:2] = [verdict(False, False)] * 2
   with pytest.raises(errors.UserError, match='none of the 7 completions'):
     evaluate(parts)
+
+
+@pytest.mark.parametrize('field', ['terms', 'metrics'])
+@pytest.mark.parametrize('name', ['accuracy', 'mean_steps', 'seed'])
+def test_a_tasks_name_that_results_files_use_is_refused(
+  parts, monkeypatch, field, name
+):
+  given = task_lib.Score({}, True, {})._replace(**{field: {name: 1.0}})
+  monkeypatch.setattr(task_lib, 'score_all', lambda *args: [given] * 7)
+  with pytest.raises(errors.UserError, match=f"reports '{name}', a name that"):
+    evaluate(parts)
+
+
+def test_names_of_results_files_are_reserved():
+  assert make([1]).summary().keys() - {'solution'} <= accuracy.RESERVED

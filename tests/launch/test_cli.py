@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shlex
 import signal
 import subprocess
 import sys
@@ -177,6 +178,152 @@ def test_help_shows_the_example_and_the_flags(checkout):
   for text in ('Counts.', '--config', '--workdir', '--size', 'default: 3'):
     assert text in out
   assert 'logtostderr' not in out and '--alsologtostderr' not in out
+
+
+STREAMS = """
+  import signal, sys
+  import cli
+  from dllm_jax import errors
+
+  def main(args):
+    if args[0] == 'lost':  # as C++ code and finalizers may lose it
+      try:
+        signal.raise_signal(signal.SIGINT)
+      except KeyboardInterrupt:
+        pass
+      if args[1:]:
+        from dllm_jax.runtime import console
+        with console.Console().stage('work', 1) as bar:
+          bar.step()
+        print('went on')
+    elif args[0] == 'memory':
+      raise MemoryError(*args[1:])
+    elif args[0] == 'xla':
+      raise RuntimeError(args[1])
+    elif args[0] == 'screen':
+      from dllm_jax.runtime import console
+      console.Console().line('12 % ± 1')
+    else:
+      print('12 % ± 1', flush=args[0] == 'flush')
+      if args[0] == 'error':
+        raise errors.UserError('a fault')
+
+  # A background job of a script starts with SIGINT ignored.
+  signal.signal(signal.SIGINT, signal.default_int_handler)
+  sys.modules.pop('interrupts')
+  import interrupts
+  cli.run(main, 'Prints.', example='launch/streams.py', takes=('args',))
+"""
+
+
+@pytest.fixture(scope='module')
+def streams(checkout):
+  path = checkout / 'launch' / 'streams.py'
+  path.write_text(textwrap.dedent(STREAMS))
+
+  def run(*args, redirect='', encoding='utf-8', unbuffered=''):
+    """(exit code, stdout, stderr) of the command under a shell."""
+    command = shlex.join([sys.executable, str(path), *args])
+    done = subprocess.run(
+      ['bash', '-c', f'{command} {redirect}'],
+      env=os.environ
+      | {'PYTHONPATH': str(REPO), 'PYTHONIOENCODING': encoding}
+      | {'PYTHONUNBUFFERED': unbuffered},
+      capture_output=True,
+      check=False,
+    )
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+  return run
+
+
+@pytest.mark.parametrize('how', ['screen', 'print'])
+def test_what_the_output_cannot_encode_is_replaced(streams, how):
+  assert streams(how) == (0, '12 % ± 1\n', '')
+  assert streams(how, encoding='ascii') == (0, '12 % ? 1\n', '')
+  assert streams(how, redirect='>&-') == (0, '', '')
+
+
+@pytest.mark.parametrize('unbuffered', ['', '1'])
+@pytest.mark.parametrize(
+  'how, code, err',
+  [
+    ('screen', 0, ''),
+    ('print', 1, 'streams.py: cannot write to standard output: {why}\n'),
+    ('flush', 1, 'streams.py: cannot write to standard output: {why}\n'),
+    ('--help', 1, 'streams.py: cannot write to standard output: {why}\n'),
+  ],
+)
+@pytest.mark.parametrize(
+  'redirect, why',
+  [
+    ('> /dev/full', 'No space left on device'),
+    # The reader ends before the command has started.
+    ('| true; exit ${PIPESTATUS[0]}', 'Broken pipe'),
+  ],
+)
+def test_a_result_that_cannot_be_printed_is_one_line(
+  streams, how, code, err, redirect, why, unbuffered
+):
+  told = streams(how, redirect=redirect, unbuffered=unbuffered)
+  assert told == (code, '', err.format(why=why))
+
+
+def test_an_error_is_told_though_nothing_can_be_printed(streams):
+  told = streams('error', redirect='> /dev/full')
+  assert told == (1, '', 'streams.py: a fault\n')
+
+
+@pytest.mark.parametrize(
+  'args, told',
+  [
+    (
+      [
+        'xla',
+        'RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nAllocator',
+      ],
+      1,
+    ),
+    (['xla', 'RESOURCE_EXHAUSTED: Attempting to allocate 2.0G.'], 1),
+    (['xla', 'RESOURCE_EXHAUSTED: the queue is full'], 0),
+    (['xla', 'INVALID_ARGUMENT: memory'], 0),
+    (['memory', 'Unable to allocate 9 GiB for an array'], 1),
+    (['memory'], 1),
+  ],
+)
+def test_running_out_of_memory_is_one_line(streams, args, told):
+  code, out, err = streams(*args)
+  assert (code, out) == (1, '')
+  if told:
+    assert err.startswith('streams.py: out of memory: ') and 'batch_size' in err
+    assert err.count('\n') == 1 and 'Allocator' not in err
+  else:
+    assert 'Traceback' in err
+
+
+@pytest.mark.parametrize('where', [[], ['in a loop']])
+def test_an_interrupt_that_got_lost_ends_the_command(streams, where):
+  assert streams('lost', *where) == (130, '', 'interrupted\n')
+
+
+def test_a_flagfile_may_set_config_keys(checkout):
+  inner, outer = checkout / 'inner.flags', checkout / 'outer.flags'
+  inner.write_text('--config.train.num_steps=6\n--size=5\n')
+  outer.write_text(
+    f'# a comment\n--config=configs/c.py:big\n--flagfile={inner}\n'
+  )
+  given = ['--flagfile', str(outer), '--workdir=here']
+  assert count(checkout, *given) == (2, '2 6 here 5 12\n', '')
+  # What comes later wins.
+  code, out, _ = count(checkout, *given, '--config.train.num_steps=5')
+  assert (code, out) == (1, '2 5 here 5 10\n')
+  inner.write_text('--config.train.num_stepz=6\n')
+  code, out, err = count(checkout, *given)
+  assert (code, out, err.count('\n')) == (2, '', 1)
+  assert "did you mean 'train.num_steps'?" in err
+  code, out, err = count(checkout, f'--flagfile={checkout}/none')
+  assert (code, out, err.count('\n')) == (2, '', 1)
+  assert 'none' in err
 
 
 LOAD = """

@@ -91,7 +91,7 @@ def test_results_and_generations(commands, model, tmp_path):
   assert again | {'tokens_per_second': 0} == found | {'tokens_per_second': 0}
   once_more = ('--model', model, '--out', tmp_path / 'again.json', '--steps=2')
   refused = commands.run('eval.py', *once_more)
-  assert refused.code == 1 and 'is there already' in refused.err
+  assert refused.code == 1 and 'already exists' in refused.err
   assert json.loads((tmp_path / 'again.json').read_text()) == again
   assert commands.run('eval.py', *once_more, '--overwrite').code == 0
   assert json.loads((tmp_path / 'again.json').read_text())['mean_steps'] == 2
@@ -169,7 +169,11 @@ def test_public_test_files(commands, shared_dir, tmp_path, task, changes):
       1,
       'holds another model',
     ),
-    (['--model={model}', '--config.data_dir=/no'], 1, 'is not at /no/countdo'),
+    (
+      ['--model={model}', '--config.data_dir=/no'],
+      1,
+      'test file /no/countdown/',
+    ),
     (
       ['--model={model}', *tiny_run.flags(rollout__max_prompt_length=3)],
       1,

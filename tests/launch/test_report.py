@@ -44,7 +44,7 @@ def test_several_runs_are_compared(commands, tmp_path):
   'args, code, line',
   [
     ([], 2, 'no run is named'),
-    (['nowhere'], 1, 'nowhere is no workdir of a run'),
+    (['nowhere'], 1, 'nowhere is not the workdir of a run'),
     (['run', '--out=nowhere/a.html'], 1, 'cannot write nowhere/a.html'),
     (['run', 'run'], 1, 'is named twice'),
     (['run', '--oud=x'], 2, '--out'),

@@ -72,7 +72,7 @@ def test_a_report_is_written_over_on_request_alone(file, tmp_path):
   args = ('--task=gsm8k', f'--generations={file}', f'--out={out}')
   refused = run(*args)
   assert refused.returncode == 1 and refused.stderr.count('\n') == 1
-  assert 'is there already' in refused.stderr
+  assert 'already exists' in refused.stderr
   assert '--overwrite' in refused.stderr and out.read_text() == 'kept'
   assert run(*args, '--overwrite').returncode == 0
   assert json.loads(out.read_text())['num'] == 2

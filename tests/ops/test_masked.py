@@ -1,4 +1,4 @@
-"""Masked reductions: numbers by hand, and nothing leaks from masked entries."""
+"""Masked reductions: hand-computed, and independent of excluded entries."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ X = jnp.array([[1.0, 2.0, 3.0], [-4.0, 5.0, 6.0]])
 KEEP = jnp.array([[True, False, True], [True, False, False]])
 
 
-def test_by_hand():
+def test_total_and_maximum_by_hand():
   assert masked.total(X, KEEP) == 0.0  # 1 + 3 - 4
   assert masked.maximum(X, KEEP) == 3.0
   assert masked.maximum(-X, KEEP) == 4.0
@@ -20,7 +20,7 @@ def test_by_hand():
 
 
 @pytest.mark.parametrize('reduce', [masked.total, masked.maximum])
-def test_nothing_counts(reduce):
+def test_empty_mask_gives_0_and_no_gradient(reduce):
   none = jnp.zeros_like(KEEP)
   value, grad = jax.value_and_grad(reduce)(X * jnp.nan, none)
   assert value == 0.0
@@ -38,7 +38,7 @@ def test_masked_entries_reach_neither_value_nor_gradient(reduce, poison):
   np.testing.assert_array_equal(np.asarray(bad_grad)[~np.asarray(KEEP)], 0.0)
 
 
-def test_segment_sum():
+def test_segment_sum_and_min_by_hand():
   x = jnp.array([1.0, 2.0, jnp.nan, 8.0, 16.0])
   segment = jnp.array([2, 0, 0, 2, 0])
   counted = jnp.array([True, True, False, True, True])
@@ -48,7 +48,7 @@ def test_segment_sum():
   np.testing.assert_array_equal(got, [2.0, 0.0, 1.0, 0.0])
 
 
-def test_groups_by_hand():
+def test_group_sum_and_std_by_hand():
   x = jnp.array([1.0, 5.0, 3.0, 2.0, 7.0])
   group = jnp.array([0, 1, 0, 0, 1])
   members = jnp.array([True, True, True, False, True])

@@ -1,4 +1,4 @@
-"""Proposals and quotas: by hand, against NumPy, and as distributions."""
+"""Sampling: hand-computed, NumPy twins, and distributions."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from tests import tiny
 gumbel_argmax = jax.jit(sampling.gumbel_argmax)
 
 
-def test_allowed_logits_rules_out_mask_and_ids_beyond_the_text():
+def test_allowed_logits_excludes_mask_and_vocabulary_padding():
   vocab = types.Vocabulary(size=4, mask_token=1, eos_token=2)
   logits = jnp.array([[5.0, 9.0, 6.0, 7.0, 8.0, 8.0]], jnp.bfloat16)
   got = sampling.allowed_logits(logits, vocab)
@@ -31,7 +31,7 @@ def test_token_logp_by_hand():
   np.testing.assert_allclose(np.exp(got), [0.5, 0.25], rtol=1e-6)
 
 
-def test_token_logp_of_huge_logits():
+def test_token_logp_of_huge_logits_is_finite():
   logits = jnp.array([[1e4, 0.0, -jnp.inf], [1e4, 1e4, -1e4]])
   value, grad = jax.value_and_grad(
     lambda x: sampling.token_logp(x, jnp.array([0, 1])).sum()
@@ -48,7 +48,7 @@ def test_temperature_0_is_the_argmax_and_ties_take_the_lowest_id():
   np.testing.assert_array_equal(got, [[1, 0]])
 
 
-def test_temperature_0_with_ruled_out_tokens():
+def test_excluded_tokens_are_never_drawn():
   logits = jnp.array([[[-jnp.inf, -jnp.inf, -50.0, -jnp.inf]]])
   for t in (0.0, 1e-6, 1.0, 1e6):
     got = gumbel_argmax(tiny.row_keys(1, [0]), logits, jnp.float32(t))
@@ -84,7 +84,7 @@ def test_columns_and_rows_draw_independently():
   assert stats.chisquare(pairs.ravel()).pvalue > 1e-3
 
 
-def test_a_row_draws_the_same_alone():
+def test_draws_of_a_row_do_not_depend_on_the_batch():
   logits = jax.random.normal(jax.random.key(0), (5, 3, 7))
   draw = lambda rows, at: gumbel_argmax(
     tiny.row_keys(4, rows), logits[at], jnp.float32(1.0)

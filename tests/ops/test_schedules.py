@@ -1,4 +1,4 @@
-"""Quotas, first columns and positions."""
+"""Schedules: hand-computed, and against exact arithmetic."""
 
 import fractions
 
@@ -32,13 +32,13 @@ def quotas(n, s):
     (0, 3, [0, 0, 0]),
   ],
 )
-def test_quota_by_hand(n, s, want):
+def test_step_quota_by_hand(n, s, want):
   np.testing.assert_array_equal(quotas(n, s)[:s], want)
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.integers(0, 256), st.integers(1, MOST))
-def test_quotas_sum_to_the_masks(n, s):
+def test_step_quotas_sum_to_the_masks_and_differ_by_at_most_1(n, s):
   got = quotas(n, s)[:s]
   assert got.sum() == n
   assert got.min() >= 0
@@ -48,20 +48,20 @@ def test_quotas_sum_to_the_masks(n, s):
   assert np.count_nonzero(got) == min(n, s)
 
 
-def test_quotas_of_a_guided_reasoning_pass():
+def test_step_quotas_of_a_guided_reasoning_pass():
   # L = 256, La = 12, S = 64: 244 = 52 * 4 + 12 * 3.
   got = quotas(256 - 12, 64)[:64]
   np.testing.assert_array_equal(got, [4] * 52 + [3] * 12)
 
 
-def test_first_true():
+def test_first_true_is_the_length_without_a_true():
   mask = jnp.array([[False, True, True], [False] * 3, [True, False, True]])
   got = schedules.first_true(mask)
   assert got.dtype == jnp.int32
   np.testing.assert_array_equal(got, [1, 3, 0])
 
 
-def test_positions_count_real_tokens():
+def test_positions_count_only_real_tokens():
   mask = jnp.array(
     [
       [1, 1, 1, 1, 1],
@@ -89,8 +89,8 @@ def test_linear_quota_by_hand():
   assert schedules.largest_linear_quota(10, 4) == 4
 
 
-def test_linear_quota_is_the_published_formula():
-  # In exact arithmetic; in floats the two differ at whole numbers alone.
+def test_linear_quota_equals_the_published_formula():
+  # In exact arithmetic; floats can differ where the quota is an integer.
   half = fractions.Fraction(1, 1000)
   for steps in (1, 2, 7, 12, 37):
     time = [1 - i * (1 - half) / steps for i in range(steps + 1)]
@@ -104,7 +104,7 @@ def test_linear_quota_is_the_published_formula():
 
 
 @pytest.mark.parametrize('steps', [1, 3, 8, 20])
-def test_largest_linear_quota_bounds_every_start(steps):
+def test_largest_linear_quota_equals_a_search(steps):
   seen = 0
   for start in range(1, 21):
     left = start

@@ -1,4 +1,4 @@
-"""Every draw is a function of (seed, stream, step, row)."""
+"""Keys are a function of (seed, stream, step, row)."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from dllm_jax.ops import streams
 bits = lambda key: np.asarray(jax.random.key_data(key))
 
 
-def test_streams_and_steps_have_keys_of_their_own():
+def test_every_stream_and_step_has_its_own_key():
   root = jax.random.key(0)
   seen = {
     bits(streams.step_key(root, stream, step)).tobytes()
@@ -30,7 +30,7 @@ def test_step_key_by_hand():
   )
 
 
-def test_row_keys_depend_on_the_row_number_alone():
+def test_row_keys_depend_only_on_the_row_number():
   key = jax.random.key(3)
   whole = bits(streams.row_keys(key, jnp.array([4, 0, 9, 4])))
   for row, number in enumerate([4, 0, 9, 4]):

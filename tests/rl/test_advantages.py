@@ -1,4 +1,4 @@
-"""Baselines by hand, recordings, and invariants."""
+"""Group-relative advantages: hand-computed, recordings, invariants."""
 
 import functools
 
@@ -16,19 +16,19 @@ group = jax.jit(
   advantages.group_advantages, static_argnames=('num_groups', 'cfg')
 )
 
-# Two prompts, rows mixed; 3 answer-free and 2 guided rows, then 1 and 2.
+# Two groups, rows interleaved: 3 free and 2 guided rows, 1 free and 2 guided.
 REWARD = np.float32([1, 10, 2, 5, 4, 6, 20, 3])
 PROMPT = np.int32([0, 1, 0, 0, 0, 1, 1, 0])
 GUIDED = np.array([0, 0, 0, 1, 1, 1, 1, 0], bool)
-# Prompt 0: free 1, 2, 3 (mean 2); guided 5, 4 (mean 4.5); all: mean 3.
-# Prompt 1: free 10; guided 6, 20 (mean 13); all: mean 12.
+# Group 0: free 1, 2, 3 (mean 2); guided 5, 4 (mean 4.5); all: mean 3.
+# Group 1: free 10; guided 6, 20 (mean 13); all: mean 12.
 BY_HAND = {
   'shared': [-2, -2, -1, 2, 1, -6, 8, 0],
   'free_separate': [-1, 0, 0, 2, 1, -6, 8, 1],
   'guided_separate': [-2, -2, -1, 0.5, -0.5, -7, 7, 0],
   'separate': [-1, 0, 0, 0.5, -0.5, -7, 7, 1],
 }
-# n/(n - 1) times the above, n the rows that the mean is taken over.
+# n / (n - 1) times the above, where n is the number of rows in the mean.
 LEAVE_ONE_OUT = {
   'shared': [-2.5, -3, -1.25, 2.5, 1.25, -9, 12, 0],
   'free_separate': [-1.5, 0, 0, 2.5, 1.25, -9, 12, 1.5],
@@ -48,7 +48,7 @@ def compute(reward=REWARD, prompt=PROMPT, guided=GUIDED, n=2, **cfg):
 
 
 @pytest.mark.parametrize('baseline', advantages.BASELINES)
-def test_by_hand(baseline):
+def test_every_baseline_by_hand(baseline):
   got = compute(baseline=baseline)
   np.testing.assert_allclose(got.advantage, BY_HAND[baseline], atol=1e-5)
   assert not got.tied.any() and got.counted.all()
@@ -56,7 +56,7 @@ def test_by_hand(baseline):
   np.testing.assert_allclose(got.advantage, LEAVE_ONE_OUT[baseline], atol=1e-5)
 
 
-def test_leave_one_out_is_the_mean_of_the_others():
+def test_leave_one_out_baseline_is_the_mean_of_the_others():
   got = compute(leave_one_out=True).advantage
   for i in range(8):
     others = (PROMPT == PROMPT[i]) & (np.arange(8) != i)
@@ -64,7 +64,7 @@ def test_leave_one_out_is_the_mean_of_the_others():
     np.testing.assert_allclose(got[i], want, atol=1e-5)
 
 
-def test_divide_by_std():
+def test_divide_by_std_uses_the_std_of_the_group():
   got = compute(divide_by_std=True).advantage
   for p in (0, 1):
     rows = PROMPT == p
@@ -74,7 +74,7 @@ def test_divide_by_std():
 
 
 @pytest.mark.parametrize('baseline', advantages.BASELINES)
-def test_order_of_rows_does_not_matter(baseline):
+def test_advantages_do_not_depend_on_the_order_of_rows(baseline):
   order = np.random.default_rng(0).permutation(8)
   want = compute(baseline=baseline).advantage
   got = compute(REWARD[order], PROMPT[order], GUIDED[order], baseline=baseline)
@@ -83,7 +83,7 @@ def test_order_of_rows_does_not_matter(baseline):
 
 @pytest.mark.parametrize('bad', [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize('baseline', advantages.BASELINES)
-def test_a_reward_that_is_not_finite_counts_for_nothing(baseline, bad):
+def test_rewards_that_are_not_finite_are_ignored(baseline, bad):
   reward = REWARD.copy()
   reward[[0, 4]] = bad
   keep = ~np.isin(np.arange(8), [0, 4])
@@ -105,8 +105,10 @@ def test_a_reward_that_is_not_finite_counts_for_nothing(baseline, bad):
 @pytest.mark.parametrize('divide_by_std', [False, True])
 @pytest.mark.parametrize('leave_one_out', [False, True])
 @pytest.mark.parametrize('baseline', advantages.BASELINES)
-def test_groups_without_a_comparison(baseline, leave_one_out, divide_by_std):
-  # Prompt 0 is tied, prompt 1 has one row, 2 none that counts, 3 no row.
+def test_rows_without_a_comparison_get_0(
+  baseline, leave_one_out, divide_by_std
+):
+  # Group 0 is tied, 1 has one row, 2 no finite reward, 3 no row.
   got = compute(
     [0.3, 0.3, 0.3, 2.0, np.nan, np.inf],
     [0, 0, 0, 1, 2, 2],
@@ -126,7 +128,7 @@ def test_groups_without_a_comparison(baseline, leave_one_out, divide_by_std):
   st.integers(1, 64),
   st.sampled_from(advantages.BASELINES),
 )
-def test_ties_are_exactly_0(reward, size, baseline):
+def test_tied_rewards_give_exactly_0(reward, size, baseline):
   # Rows beyond `size` are a second group, so that one shape is compiled.
   rows = np.arange(64)
   values = np.where(rows < size, reward, np.float32(0.1))
@@ -139,7 +141,7 @@ def test_ties_are_exactly_0(reward, size, baseline):
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(0, 4), min_size=8, max_size=8), st.integers(-8, 8))
-def test_sums_are_0_and_a_shift_changes_nothing(rewards, shift):
+def test_advantages_sum_to_0_and_ignore_a_shift_of_rewards(rewards, shift):
   r = np.float32(rewards) / 4
   got = np.asarray(compute(r).advantage)
   for p in (0, 1):
@@ -151,7 +153,7 @@ def test_sums_are_0_and_a_shift_changes_nothing(rewards, shift):
       assert abs(kinds[(PROMPT == p) & (GUIDED == g)].sum()) < 1e-5
 
 
-def test_without_guided_rows_all_baselines_agree():
+def test_baselines_agree_without_guided_rows():
   plain = np.zeros(8, bool)
   want = compute(guided=plain).advantage
   for baseline in advantages.BASELINES:
@@ -160,7 +162,7 @@ def test_without_guided_rows_all_baselines_agree():
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'float64'])
-def test_recorded_groups(shared_dir, dtype):
+def test_advantages_equal_recorded_groups(shared_dir, dtype):
   path = shared_dir / 'golden' / 'rl' / 'group_advantage.json'
   wide = dtype == 'float64'
   with jax.enable_x64(wide):
@@ -168,7 +170,7 @@ def test_recorded_groups(shared_dir, dtype):
     for case in tiny.cases(path):
       rewards = np.array(case['inputs']['rewards'])
       prompts, size = rewards.shape
-      # Filled with rows that count for nothing: one shape is compiled.
+      # Padded with rows that are ignored, so that one shape is compiled.
       fill = 128 - rewards.size
       got = call(
         np.pad(rewards.ravel(), (0, fill), constant_values=np.nan).astype(
@@ -192,9 +194,9 @@ def test_recorded_groups(shared_dir, dtype):
       np.testing.assert_array_equal(got.tied[:prompts], want['zero_std_groups'])
 
 
-def test_recorded_shared_baselines(shared_dir):
+def test_advantages_equal_recorded_shared_baselines(shared_dir):
   path = shared_dir / 'golden' / 'rl' / 'af_ag_shared_baseline.json'
-  # All prompts in one batch, rows shuffled: float32, rtol 1e-5.
+  # All groups in one batch, rows shuffled: float32, rtol 1e-5.
   cases = tiny.cases(path)
   reward, prompt, guided, want = [], [], [], []
   for i, case in enumerate(cases):

@@ -1,4 +1,4 @@
-"""Estimators and their views; recorded log-probabilities and gradients."""
+"""Estimators, their views, and recorded log-probabilities and gradients."""
 
 import dataclasses
 import functools
@@ -31,7 +31,7 @@ def views_of(key, batch, *, estimator, vocab=tiny.VOCAB):
 
 
 def one_step_views(prompts, completions, hide, mask_token):
-  """One view a row: prompts with some tokens hidden, blank completions."""
+  """One view per row: partly masked prompts, fully masked completions."""
   width = max(map(len, prompts))
   length = max(map(len, completions))
   ids, real = tiny.pad(prompts, width)
@@ -59,7 +59,7 @@ def cut(rows, lengths=None):
   ('name', 'which'),
   [('llada', 'onestep'), ('llada', 'ragged'), ('dream', 'onestep')],
 )
-def test_recorded_log_probabilities(shared_dir, name, which):
+def test_logprobs_equal_recordings(shared_dir, name, which):
   folder = shared_dir / 'golden' / f'{name}_tiny'
   data = tiny.recorded(folder, 'loglik.npz')
   cfg, vocab, load = {
@@ -89,7 +89,7 @@ def test_recorded_log_probabilities(shared_dir, name, which):
   np.testing.assert_allclose(got, want, atol=5e-4, rtol=0)
 
 
-def test_recorded_gradients(shared_dir):
+def test_gradients_equal_recordings(shared_dir):
   folder = shared_dir / 'golden' / 'llada_tiny'
   data = tiny.recorded(folder, 'loglik.npz')
   views = one_step_views(
@@ -134,7 +134,7 @@ def test_recorded_gradients(shared_dir):
     )
   others = np.delete(np.asarray(grads['embed_tokens']), rows, axis=0)
   np.testing.assert_array_equal(others, 0.0)
-  # Every parameter's norm, by its recorded name.
+  # The gradient norm of each parameter, by its recorded name.
   flat = flax.traverse_util.flatten_dict(grads, sep='/')
   tensors = hf.tensor_shapes('llada', flat)
   assert set(tensors) == set(data['grad.norms_names'])
@@ -153,7 +153,7 @@ L = 8
 BATCH = tiny.rollouts(0, rows=6, gen_length=L)
 
 
-def test_one_step_hides_only_what_it_may():
+def test_one_step_masks_only_maskable_tokens():
   maskable = BATCH.maskable.at[:, -1].set(False)
   batch = BATCH._replace(maskable=maskable)
   views = views_of(
@@ -179,7 +179,7 @@ def test_one_step_hides_only_what_it_may():
   np.testing.assert_array_equal(nothing.tokens[:, 0, :-L], batch.prompt_ids)
 
 
-def test_one_step_hides_the_same_at_any_width():
+def test_one_step_masks_the_same_tokens_with_more_padding():
   pad = lambda x, fill: jnp.pad(x, ((0, 0), (3, 0)), constant_values=fill)
   wide = BATCH._replace(
     prompt_ids=pad(BATCH.prompt_ids, tiny.EOS),
@@ -196,7 +196,7 @@ def test_one_step_hides_the_same_at_any_width():
   assert hidden.any() and not hidden.all()
 
 
-def test_one_step_rate_is_independent_per_token():
+def test_one_step_masks_tokens_independently_at_the_given_rate():
   many = jax.tree.map(lambda x: jnp.repeat(x[:1], 2000, 0), BATCH)
   many = many._replace(
     row_id=jnp.arange(2000), maskable=jnp.ones_like(many.maskable)
@@ -220,7 +220,7 @@ ESTIMATORS = [
 
 
 @pytest.mark.parametrize('estimator', ESTIMATORS)
-def test_views_are_a_function_of_key_and_row_number(estimator):
+def test_views_depend_only_on_key_and_row_number(estimator):
   a = views_of(jax.random.key(3), BATCH, estimator=estimator)
   b = views_of(jax.random.key(3), BATCH, estimator=estimator)
   jax.tree.map(np.testing.assert_array_equal, a, b)
@@ -238,8 +238,8 @@ def test_views_are_a_function_of_key_and_row_number(estimator):
 # The trajectory estimate.
 
 
-def test_sampled_steps_are_unbiased_and_without_replacement():
-  # Rows of 4, 1 and 3 steps; two views. Values: a number a token.
+def test_sampled_steps_are_distinct_and_unbiased():
+  # Rows of 4, 1 and 3 steps; two views; one value per token.
   rng = np.random.default_rng(0)
   batch = jax.tree.map(lambda x: x[:3], tiny.rollouts(1, rows=6, gen_length=L))
   batch = batch._replace(
@@ -261,20 +261,20 @@ def test_sampled_steps_are_unbiased_and_without_replacement():
   exact = (value * np.asarray(batch.completion_mask)).sum(1)
   error = np.abs(sums.mean(0) - exact)
   assert (error <= 4 * sums.std(0) / np.sqrt(n) + 1e-5).all()
-  # The single step of row 1 is exact in every draw, and credited once.
+  # The only step of row 1 is credited exactly once in every draw.
   np.testing.assert_allclose(sums[:, 1], exact[1], rtol=1e-5)
   credited = np.zeros((n, 3, L), int)
   at = np.indices(views.slot.shape)
   np.add.at(credited, (at[0], at[1], views.slot), views.credit)
   assert credited.max() == 1
-  # Both views of rows with more steps show something, each step as often.
+  # Rows with more steps credit tokens in both views, each step equally often.
   assert (views.credit[:, 2].sum(-1) > 0).all()
   step = np.stack([credited[:, 2, [5, 3, 0]].sum(0)]).ravel()
   assert stats.chisquare(step).pvalue > 1e-3
   np.testing.assert_allclose(views.weight[:, :, 0], [[2.0, 1.0, 1.5]] * n)
 
 
-def test_more_views_than_steps_show_every_step_once():
+def test_rows_with_few_steps_use_each_step_once():
   estimator = logprobs.SampledSteps(num_steps=7, max_commits=2)
   views = views_of(jax.random.key(0), BATCH, estimator=estimator)
   np.testing.assert_array_equal(views.weight, 1.0)
@@ -287,7 +287,7 @@ def test_more_views_than_steps_show_every_step_once():
       assert len(set(steps)) <= 1
       np.add.at(credited[row], slot[credit], 1)
       if credit.any():
-        # The view is what the step read, and blank from then on.
+        # The view is the canvas before the step, masked from then on.
         seen = np.asarray(BATCH.commit_step[row]) < steps[0]
         want = np.where(seen, BATCH.tokens[row], tiny.MASK)
         np.testing.assert_array_equal(views.tokens[row, view, -L:], want)
@@ -297,12 +297,12 @@ def test_more_views_than_steps_show_every_step_once():
         np.testing.assert_array_equal(
           views.target[row, view][credit], BATCH.tokens[row][slot[credit]]
         )
-  # Tokens past EOS are never credited, all others are, once.
+  # Tokens past EOS are never credited, all others exactly once.
   assert not BATCH.completion_mask.all()
   np.testing.assert_array_equal(credited, BATCH.completion_mask)
 
 
-def test_tokens_that_no_step_committed_are_not_credited():
+def test_tokens_that_no_step_committed_get_no_credit():
   late = BATCH.commit_step.at[:, 3].set(4)  # == num_steps
   batch = BATCH._replace(
     commit_step=late, completion_mask=jnp.ones_like(BATCH.completion_mask)
@@ -316,7 +316,7 @@ def test_tokens_that_no_step_committed_are_not_credited():
 
 @pytest.mark.parametrize('steps', [1, 3])
 @pytest.mark.parametrize('order', ['confidence', 'random'])
-def test_learner_equals_sampler(steps, order):
+def test_learner_logp_equals_sampler_logp(steps, order):
   cfg = fixed.Fixed(
     gen_length=L,
     block_length=4,
@@ -359,8 +359,8 @@ def test_learner_equals_sampler(steps, order):
 # Log-probabilities of views.
 
 
-def test_uncredited_slots_are_0_and_without_gradient():
-  # A row of the batch alone, so that the table's rows are the slots' logits.
+def test_slots_without_credit_have_0_logp_and_gradient():
+  # One row, so that the rows of the table are the logits of the slots.
   row = jax.tree.map(lambda x: x[:1], BATCH)
   bad = jnp.array([tiny.MASK, 31], jnp.int32)
   row = row._replace(
@@ -381,11 +381,11 @@ def test_uncredited_slots_are_0_and_without_gradient():
   assert (np.asarray(logp[0, 0, :4]) < 0).all()
   np.testing.assert_array_equal(grads['table'][4:], 0.0)
   assert (np.abs(np.asarray(grads['table'][:4])).max(1) > 0).all()
-  # [MASK] and ids beyond the text have no share in the distribution.
+  # [MASK] and padding of the vocabulary have probability 0.
   np.testing.assert_array_equal(grads['table'][:, tiny.MASK :], 0.0)
 
 
-def test_log_probabilities_by_numpy():
+def test_logprobs_equal_numpy():
   views = views_of(jax.random.key(2), BATCH, estimator=ESTIMATORS[1])
   params = tiny.table_params(0, L)
   got = view_logp(
@@ -400,18 +400,18 @@ def test_log_probabilities_by_numpy():
     np.testing.assert_allclose(got[row, view, q], want, rtol=1e-5, atol=1e-5)
 
 
-def test_estimators_refuse_nonsense():
-  with pytest.raises(ValueError, match='mask_prob 1.5'):
+def test_estimators_reject_bad_settings():
+  with pytest.raises(ValueError, match='mask_prob .*got 1.5'):
     logprobs.OneStep(mask_prob=1.5)
-  with pytest.raises(ValueError, match='num_steps 0'):
+  with pytest.raises(ValueError, match='num_steps .*got 0 and'):
     dataclasses.replace(ESTIMATORS[1], num_steps=0)
   assert isinstance(ESTIMATORS[0], logprobs.Estimator)
   assert isinstance(tiny.Table(gen_length=L), types.Denoiser)
 
 
 @pytest.mark.parametrize('slots', [3, 8])
-def test_chunks_of_slots_are_the_whole(monkeypatch, slots):
-  # Values, and gradients of all parameters, the chunk's last slots padding.
+def test_chunked_logprobs_equal_unchunked(monkeypatch, slots):
+  # Values and gradients of all parameters; the last chunk is padded.
   batch = tiny.rollouts(3, rows=4, gen_length=L)
   views = logprobs.SampledSteps(num_steps=2, max_commits=slots)(
     jax.random.key(1), batch, tiny.VOCAB

@@ -1,4 +1,4 @@
-"""Losses by hand, against recordings, and where exp overflows."""
+"""Losses: hand-computed, recordings, and extreme log-ratios."""
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ def surrogate(logp, old, advantage):
     (1.0, 3.0, -3.0, -3.0),
     (1.1, 3.0, -3.3, -3.3),
     (1.5, 3.0, -3.6, 0.0),  # clipped at 1.2
-    (0.5, 3.0, -1.5, -1.5),  # the smaller one: not clipped
+    (0.5, 3.0, -1.5, -1.5),  # the minimum is the unclipped term
     (1.5, -2.0, 3.0, 3.0),
     (0.5, -2.0, 1.6, 0.0),  # clipped at 0.8
     (7.0, 0.0, 0.0, 0.0),
@@ -41,7 +41,7 @@ def test_clipped_surrogate_by_hand(ratio, advantage, loss, slope):
   assert bool(clipped) == (slope == 0.0 and advantage != 0.0)
 
 
-def test_on_policy():
+def test_on_policy_ratio_is_1_and_gradient_is_the_advantage():
   logp = jnp.array([-0.3, -20.0, -1e-6])
   advantage = jnp.array([1.0, -2.0, 0.5])
   np.testing.assert_array_equal(losses.ratio(logp, logp), 1.0)
@@ -54,7 +54,7 @@ def test_on_policy():
 
 @pytest.mark.parametrize('gap', [1e3, -1e3, 88.0, -88.0])
 @pytest.mark.parametrize('advantage', [1.0, -1.0, 0.0, 1e6])
-def test_overflow_is_finite(gap, advantage):
+def test_losses_are_finite_for_extreme_log_ratios(gap, advantage):
   value, grad = jax.value_and_grad(surrogate)(jnp.float32(gap), 0.0, advantage)
   assert np.isfinite(value) and np.isfinite(grad)
   bounded = lambda x: losses.k3(x, jnp.float32(0.0), max_difference=10.0)
@@ -139,12 +139,12 @@ def recorded(case, dtype):
   }
 
 
-def test_recorded_losses(shared_dir):
+def test_losses_equal_recordings(shared_dir):
   path = shared_dir / 'golden' / 'rl' / 'clipped_loss.json'
   for case in tiny.cases(path):
     for name, value in recorded(case, jnp.float32).items():
       want = np.array(case['outputs'][name])
-      # k3 cancels around 0: relative to 1, from which it is subtracted.
+      # k3 cancels around 0: the tolerance is relative to 1.
       np.testing.assert_allclose(
         value,
         want,
@@ -154,7 +154,7 @@ def test_recorded_losses(shared_dir):
       )
 
 
-def test_recorded_losses_in_float64(shared_dir):
+def test_losses_equal_recordings_in_float64(shared_dir):
   path = shared_dir / 'golden' / 'rl' / 'clipped_loss.json'
   with jax.enable_x64(True):
     for case in tiny.cases(path):

@@ -1,4 +1,4 @@
-"""The supervised loss: its views, its numbers, and what it estimates."""
+"""The supervised loss: its views, NumPy twins, and what it estimates."""
 
 import itertools
 import math
@@ -33,13 +33,13 @@ def views(key, rows, *, min_ratio=0.0, vocab=tiny.VOCAB):
   ), batch
 
 
-def test_views():
+def test_views_mask_completions_and_keep_prompts():
   got, batch = views(jax.random.key(0), 8)
-  hidden = np.asarray(got.tokens[:, 0, -L:]) == tiny.MASK
-  np.testing.assert_array_equal(got.credit[:, 0], hidden)
+  masked = np.asarray(got.tokens[:, 0, -L:]) == tiny.MASK
+  np.testing.assert_array_equal(got.credit[:, 0], masked)
   np.testing.assert_array_equal(
-    np.asarray(got.tokens[:, 0, -L:])[~hidden],
-    np.asarray(batch.tokens)[~hidden],
+    np.asarray(got.tokens[:, 0, -L:])[~masked],
+    np.asarray(batch.tokens)[~masked],
   )
   np.testing.assert_array_equal(got.tokens[:, 0, :-L], batch.prompt_ids)
   np.testing.assert_array_equal(
@@ -52,13 +52,13 @@ def test_views():
   np.testing.assert_array_equal(np.floor(8 * t + 1e-4), np.arange(8))
 
 
-def test_hidden_share_is_t():
+def test_share_of_masked_tokens_is_t():
   got, _ = views(jax.random.key(1), 4000)
   t = 1 / np.asarray(got.weight[:, 0])
-  hidden = np.asarray(got.credit[:, 0])
-  z = (hidden.sum() - L * t.sum()) / np.sqrt(L * (t * (1 - t)).sum())
+  masked = np.asarray(got.credit[:, 0])
+  z = (masked.sum() - L * t.sum()) / np.sqrt(L * (t * (1 - t)).sum())
   assert abs(z) < 4
-  for column in hidden.T:
+  for column in masked.T:
     z = (column.sum() - t.sum()) / np.sqrt((t * (1 - t)).sum())
     assert abs(z) < 4
   assert stats.kstest(t, 'uniform').pvalue > 1e-3
@@ -81,22 +81,22 @@ def test_loss_equals_numpy():
 
 
 def test_elbo_is_unbiased_against_enumeration():
-  # Ids 0 and EOS are text, 2 is [MASK]; three tokens, so eight maskings.
+  # Ids 0 and EOS are text, 2 is [MASK]; three tokens have eight maskings.
   vocab = types.Vocabulary(size=3, mask_token=2, eos_token=1)
   length, rows, rounds = 3, 32, 150
   params = tiny.table_params(3, length, size=3)
   prompt, target = np.int32([[0, 1]]), np.int32([[1, 0, 1]])
   exact = 0.0
-  for hidden in itertools.product([False, True], repeat=length):
-    m = sum(hidden)
+  for masked in itertools.product([False, True], repeat=length):
+    m = sum(masked)
     if m == 0:
       continue
-    canvas = np.where(hidden, 2, target[0])
+    canvas = np.where(masked, 2, target[0])
     seen = params['context'][[*prompt[0], *canvas]].sum(0)
     logits = np.float64(params['table'] + seen)
     logits[:, 2] = -np.inf
     logp = tiny.log_softmax(logits)
-    nll = -sum(logp[k, target[0, k]] for k in range(length) if hidden[k])
+    nll = -sum(logp[k, target[0, k]] for k in range(length) if masked[k])
     # integral of t^m (1 - t)^(L - m) / t over [0, 1]
     beta = math.factorial(m - 1) * math.factorial(length - m)
     exact += nll * beta / math.factorial(length)
@@ -127,11 +127,11 @@ def test_elbo_is_unbiased_against_enumeration():
   assert error < 0.1 * exact
 
 
-def test_tiny_t_is_finite():
+def test_loss_is_finite_for_tiny_t():
   rows = 512
   got, _ = views(jax.random.key(5), rows, min_ratio=1e-3)
   assert np.asarray(got.weight).max() <= 1e3 * (1 + 1e-6)
-  # As if the rarest thing happened: a hidden token at the smallest t.
+  # The rarest case: a masked token at the smallest t.
   worst = got._replace(
     weight=jnp.full_like(got.weight, 1e3), credit=got.credit | True
   )
@@ -144,7 +144,7 @@ def test_tiny_t_is_finite():
   assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
 
 
-def test_nothing_hidden_is_0():
+def test_loss_is_0_without_masked_tokens():
   got, _ = views(jax.random.key(6), 4)
   nothing = got._replace(credit=got.credit & False)
   value, grads = jax.value_and_grad(
@@ -157,7 +157,7 @@ def test_nothing_hidden_is_0():
     np.testing.assert_array_equal(g, 0.0)
 
 
-def test_micro_batches_add_up():
+def test_losses_of_micro_batches_add_up():
   got, _ = views(jax.random.key(7), 6)
   part = lambda a, b: loss(
     TABLE,

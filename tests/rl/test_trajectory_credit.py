@@ -1,4 +1,4 @@
-"""Token advantages of paths: recordings, numbers by hand, relations."""
+"""Trajectory-aware token advantages: recordings, hand-computed, relations."""
 
 import dataclasses
 
@@ -46,7 +46,7 @@ def recorded(shared_dir, name):
   return tiny.cases(shared_dir / 'golden' / 'rl' / f'{name}.json')
 
 
-def test_recorded_weights(shared_dir):
+def test_unmask_weights_equal_recordings(shared_dir):
   cases = recorded(shared_dir, 'unmask_weight')
   assert len(cases) == 26
   for case in cases:
@@ -56,7 +56,7 @@ def test_recorded_weights(shared_dir):
     )
 
 
-def test_recorded_auc_and_z(shared_dir):
+def test_auc_and_z_equal_recordings(shared_dir):
   cases = recorded(shared_dir, 'auc_zscore')
   assert len(cases) == 27
   for case in cases:
@@ -68,7 +68,7 @@ def test_recorded_auc_and_z(shared_dir):
     )
 
 
-def test_recorded_token_advantages(shared_dir):
+def test_token_advantages_equal_recordings(shared_dir):
   cases = recorded(shared_dir, 'shaped_advantage')
   assert len(cases) == 25
   for case in cases:
@@ -92,15 +92,15 @@ def test_recorded_token_advantages(shared_dir):
 # By hand.
 
 
-def test_auc_pads_to_the_longest_of_the_group():
-  # 1 + 1 + 1, and 0 + 0.5 + 0.5 with one step more that repeats 0.5.
+def test_auc_extends_rows_to_the_longest_of_their_group():
+  # 1 + 1 + 1, and 0 + 0.5 + 0.5 with one more step that repeats 0.5.
   np.testing.assert_allclose(auc_of([[1, 1, 1], [0, 0.5]]), [3.0, 1.0])
-  # A longer row of another prompt changes nothing.
+  # A longer row of another group changes nothing.
   got = auc_of([[1, 1, 1], [0, 0.5], [1.0] * 9], 2, jnp.array([0, 0, 1]))
   np.testing.assert_allclose(got, [3.0, 1.0, 9.0])
 
 
-def test_weight_by_hand():
+def test_unmask_weight_by_hand():
   got = unmask_weight(jnp.array([[0, 1, 1, 2], [3, 3, 3, 3]]))
   np.testing.assert_allclose(got, [[0.75, 0.25, 0.25, 0.0], [0.0] * 4])
 
@@ -139,7 +139,7 @@ def test_forms_by_hand():
   assert fraction == 1 / 8
 
 
-def test_the_parts_alone():
+def test_use_auc_and_use_time_switch_off_one_factor():
   np.testing.assert_allclose(
     shaped(use_time=False)[:, 0], [2.0, 0.5, 0.5, -0.75]
   )
@@ -147,7 +147,7 @@ def test_the_parts_alone():
 
 
 @pytest.mark.parametrize('form', credit.FORMS)
-def test_relations(form):
+def test_forms_change_nothing_without_delta_mask_or_signal(form):
   flat = np.repeat(np.asarray(A)[:, None], 2, 1)
   if form != 'recentred':
     np.testing.assert_array_equal(shaped(form=form, delta=0.0), flat)
@@ -158,7 +158,7 @@ def test_relations(form):
     assert abs(got.sum()) < 1e-6
   if form == 'clamped':
     assert (shaped(form=form, delta=9.0) * flat >= 0).all()
-  # A group of tied rewards and tied paths has no signal in any form.
+  # A group of tied rewards and tied AUCs has no signal in any form.
   nothing = token_advantages(
     jnp.zeros(4),
     jnp.zeros(4),
@@ -178,13 +178,13 @@ def test_only_the_additive_form_acts_on_tied_rewards():
     assert np.asarray(got).any() == (form == 'additive')
 
 
-def test_the_published_mean_is_positive_and_the_additive_one_is_not():
-  """Why the published multiplier inflates confidences: z follows A."""
+def test_mean_is_positive_for_published_and_not_for_additive():
+  """The published multiplier inflates confidences, since z and A correlate."""
   rng = np.random.default_rng(0)
   groups, size, length = 400, 8, 6
   group_id = np.repeat(np.arange(groups), size)
   reward = (rng.random(groups * size) < 0.3).astype(np.float32)
-  start = rng.integers(1, 6, groups * size)  # when the answer shows up
+  start = rng.integers(1, 6, groups * size)  # when the answer appears
   auc = reward * start + 0.3 * rng.random(groups * size)
   mean = reward.reshape(groups, size).mean(1)[group_id]
   z = group_z(
@@ -214,11 +214,11 @@ def test_the_published_mean_is_positive_and_the_additive_one_is_not():
 
 @pytest.mark.parametrize('value', [0.0, 0.1, 1 / 3, 7.7, 1e4, -250.3])
 @pytest.mark.parametrize('size', [2, 6, 8])
-def test_tied_paths_have_no_z(value, size):
+def test_z_is_0_for_tied_aucs(value, size):
   assert not np.asarray(z_of([value] * size)).any()
 
 
-def test_z_ignores_what_is_not_finite():
+def test_z_ignores_values_that_are_not_finite():
   got = z_of([1.0, 2.0, np.nan, np.inf])
   np.testing.assert_allclose(got, [-(0.5**0.5), 0.5**0.5, 0, 0], rtol=1e-6)
   assert not np.asarray(z_of([3.0])).any()
@@ -226,13 +226,13 @@ def test_z_ignores_what_is_not_finite():
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.floats(-50, 50, width=32), min_size=2, max_size=12))
-def test_z_is_bounded_and_sums_to_zero(values):
+def test_z_is_bounded_and_sums_to_0(values):
   z = np.asarray(z_of(values), np.float64)
   n = len(values)
   assert np.abs(z).max() <= (n - 1) / np.sqrt(n) + 1e-4
   assert abs(z.sum()) < 1e-3
   if z.any():
-    # The published epsilon counts where the spread is tiny.
+    # The published epsilon matters if the spread is tiny.
     spread = np.std(np.float32(values) - np.float32(min(values)), ddof=1)
     want = spread / (spread + 1e-8)
     assert z.std(ddof=1) == pytest.approx(want, abs=1e-3)
@@ -240,7 +240,7 @@ def test_z_is_bounded_and_sums_to_zero(values):
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=16))
-def test_weight_is_the_share_still_masked(steps):
+def test_unmask_weight_is_the_share_still_masked(steps):
   w = np.asarray(unmask_weight(jnp.array([steps])))[0]
   steps = np.array(steps)
   assert w.min() == 0 and w.max() < 1
@@ -248,7 +248,7 @@ def test_weight_is_the_share_still_masked(steps):
     np.testing.assert_allclose(w[steps == t], np.mean(steps > t), atol=1e-6)
 
 
-def test_order_and_place_do_not_matter():
+def test_z_does_not_depend_on_the_order_of_rows():
   rng = np.random.default_rng(3)
   group_id = np.repeat([0, 1, 2], 4)
   auc = rng.random(12).astype(np.float32)
@@ -268,6 +268,6 @@ def test_order_and_place_do_not_matter():
     {'form': 'additive', 'use_auc': False},
   ],
 )
-def test_bad_settings(changes):
+def test_bad_settings_raise(changes):
   with pytest.raises(ValueError):
     dataclasses.replace(PUBLISHED, **changes)

@@ -166,8 +166,8 @@ def test_metrics_by_hand(judged):
   want = {
     'reward/mean': (1 + 0.1 + 0 + 1) / 4,
     'reward/correct': 0.5,
-    'reward/solution': 2.1 / 4,
-    'reward/valid': 0.75,
+    'terms/solution': 2.1 / 4,
+    'terms/valid': 0.75,
     'rollout/length': 12.5,
     'rollout/num_steps': 6.5,
     # Up to EOS; an early exit left the last two of the fourth row.
@@ -220,6 +220,24 @@ def test_rows_of_one_kind_have_no_metrics_of_kinds(ctx):
   metrics = judge(ctx, rollouts(ctx)._replace(guided=np.ones(4, bool))).metrics
   assert metrics['guided/mean'] == metrics['reward/mean']
   assert 'free/mean' not in metrics
+
+
+def test_a_tasks_names_do_not_replace_other_metrics(ctx, judged, monkeypatch):
+  score_of_task = ctx.task.score
+
+  def with_more_names(row, text):
+    given = score_of_task(row, text)
+    terms = given.terms | {'mean': 7.0, 'correct': 8.0}
+    return given._replace(terms=terms, metrics={'mean': 9.0})
+
+  monkeypatch.setattr(
+    type(ctx.task), 'score', lambda self, *a: with_more_names(*a)
+  )
+  metrics = judge(ctx, rollouts(ctx)).metrics
+  for name in ('reward/mean', 'reward/correct'):
+    assert metrics[name] == judged[2][name]
+  named = ('terms/mean', 'terms/correct', 'task/mean')
+  assert [metrics[name] for name in named] == [7.0, 8.0, 9.0]
 
 
 # What is compared is not what was read.

@@ -44,7 +44,7 @@ def test_a_run_on_code(commands, data_dir, tmp_path):
   rows = [row for row in metrics.read(run) if row['phase'] == 'rl']
   assert len(rows) == 2
   for row in rows:
-    assert {'reward/tests', 'reward/passed', 'task/has_program'} <= set(row)
+    assert {'terms/tests', 'terms/passed', 'task/has_program'} <= set(row)
     assert row['reward/not_finite'] == 0
   found = json.loads((run / 'eval.json').read_text())
   assert (found['task'], found['num']) == ('kodcode', 8)
@@ -145,7 +145,7 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(
     for run in (whole, broken)
   )
   assert rows == again
-  tests = [row['reward/tests'] for row in rows if row['phase'] == 'rl']
+  tests = [row['terms/tests'] for row in rows if row['phase'] == 'rl']
   assert len(tests) == 8 and 0 < max(tests) < 1 and len(set(tests)) > 2
   # TFDS leaves an empty folder when it builds a data set.
   left = [x for x in os.listdir(temporary) if not x.endswith('tfds')]

@@ -5,6 +5,7 @@ import signal
 
 import pytest
 
+from dllm_jax import metric_names
 from dllm_jax.state import metrics
 from tests import tiny_run
 
@@ -55,6 +56,16 @@ def test_results_and_picture(whole):
   assert (directory / 'frontier.png').read_bytes().startswith(PNG)
   assert 'accuracy (%) in mean steps, by threshold' in said
   assert 'chosen on validation rows' in said
+
+
+def test_path_credit_and_the_control_are_logged(whole):
+  logged = {name for row in metrics.read(whole[0]) for name in row}
+  ours = {
+    name
+    for name in metric_names.METRICS
+    if name.startswith(('credit/', 'control/'))
+  }
+  assert ours <= logged
 
 
 def test_what_is_watched_is_logged(whole):

@@ -488,7 +488,7 @@ def test_ag_grpo_with_guidance_and_a_prefill(folder, tmp_path):
   run_lib.run(config, tmp_path / 'run', QUIET)
   row = metrics.read(tmp_path / 'run')[0]
   assert row['rollout/guided_fraction'] == 0.5
-  assert row['reward/xmlcount'] >= 0.125  # the prefill's tag counts
+  assert row['terms/xmlcount'] >= 0.125  # the prefill's tag counts
 
 
 def test_generate_reads_a_run_and_its_base(commands, folder, whole, tmp_path):

@@ -28,6 +28,11 @@ def test_rows_in_order_with_other_keys_and_empty_lines(tmp_path):
   ]
 
 
+def test_a_byte_order_mark_is_skipped(tmp_path):
+  path = write(tmp_path, b'\xef\xbb\xbf{"id": "a", "prompt": "x"}')
+  assert prompt_file.read(path) == [('a', f'{path}:1', 'x', None)]
+
+
 GOOD = b'{"id": "a", "prompt": "x"}'
 
 

@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from dllm_jax import metric_names
 from dllm_jax.run import setup
 from dllm_jax.state import metrics
 from tests import tiny_run
@@ -64,6 +65,19 @@ def test_an_uninterrupted_run_is_complete(whole):
     if 'eval/accuracy' in row
   }
   assert evaluated == {('sft', 2), ('sft', 4), ('rl', 3), ('rl', 6)}
+
+
+def test_a_run_logs_the_table_except_path_credit_and_control(whole):
+  logged = {name for row in metrics.read(whole) for name in row}
+  unlogged = metric_names.METRICS.keys() - logged
+  assert {name.partition('/')[0] for name in unlogged} == {'credit', 'control'}
+  charts = (*metric_names.LEARNING, *metric_names.GUIDED)
+  drawn = {name for chart in charts for name in chart.names}
+  # The run has one inner step, so no last one of several.
+  credit = {name for name in drawn if name.startswith('credit/')}
+  assert drawn - logged == credit | {'policy/last_clip_fraction'}
+  solution = [row['terms/solution'] for row in metrics.read(whole)[4:10]]
+  assert all(0 <= value <= 1 for value in solution)
 
 
 class Changes:

@@ -47,7 +47,7 @@ def attempt(directory, **changes):
     ({'data__num_test': 10**6}, 'data.num_test is 1000000, but there are'),
     ({'data__num_validation': 10**6}, 'data.num_validation is 1000000'),
     ({'data__num_demonstrations': 10**6}, 'data.num_demonstrations is 1000000'),
-    ({'data_dir': '/nonexistent'}, 'is not at /nonexistent'),
+    ({'data_dir': '/nonexistent'}, 'test file /nonexistent/countdown/'),
     ({'rollout__max_prompt_length': 3}, 'rollout.max_prompt_length=3'),
     (
       {'rollout__gen_length': 8, 'rollout__block_length': 8},

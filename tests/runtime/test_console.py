@@ -1,12 +1,14 @@
 """What a person sees, on narrow screens too."""
 
 import io
+import os
 import re
+import signal
 
 import pytest
 from rich import console as rich_console
 
-from dllm_jax.runtime import console
+from dllm_jax.runtime import console, signals
 
 SHOWN = ('free/correct', 'guided/correct', 'eval/accuracy', 'policy/ratio_max')
 
@@ -30,6 +32,56 @@ def test_lines_of_a_log_are_not_wrapped():
   out = io.StringIO()
   console.Console(file=out).line('x ' * 100)
   assert out.getvalue().count('\n') == 1
+
+
+def screen_text(file) -> str:
+  file.flush()
+  file.buffer.seek(0)
+  return file.buffer.read().decode('ascii')
+
+
+def test_what_the_encoding_lacks_is_replaced():
+  file = io.TextIOWrapper(io.BytesIO(), encoding='ascii')
+  screen = console.Console(file=file)
+  screen.line('12.5 % ± 1.0')
+  screen.table('┌', ['naïve'], [['½']])
+  seen = screen_text(file)
+  assert seen.startswith('12.5 % ? 1.0\n')
+  assert 'na?ve' in seen
+
+
+def test_a_pipe_without_a_reader_stops_the_output_and_not_the_run():
+  reader, writer = os.pipe()
+  os.close(reader)
+  file = open(writer, 'w')  # noqa: SIM115
+  screen = console.Console(file=file)
+  for _ in range(2):
+    screen.line('x' * 100_000)
+    with screen.stage('work', 1) as bar:
+      bar.step()
+  file.close()  # nothing is left that could not be written
+
+
+@pytest.mark.skipif(not os.path.exists('/dev/full'), reason='needs /dev/full')
+def test_a_full_disk_stops_the_output_and_not_the_run():
+  with open('/dev/full', 'w') as file:
+    console.Console(file=file).line('x')
+
+
+def test_a_closed_output_shows_nothing(monkeypatch):
+  file = io.StringIO()
+  file.close()
+  console.Console(file=file).line('x')
+  monkeypatch.setattr('sys.stdout', None)
+  console.Console().line('x')
+
+
+def test_a_bar_raises_an_interrupt_that_got_lost(monkeypatch):
+  monkeypatch.setattr(signals, '_interrupts', [signal.SIGINT])
+  with console.Console(quiet=True).stage('work', 2) as bar:
+    for step in (bar.step, lambda: bar.add(0)):
+      with pytest.raises(KeyboardInterrupt):
+        step()
 
 
 FRAMES = [('a', ''), ('░░', 'dim')], [('a\nb\x1b[2J', ''), ('[bold]', 'bold')]

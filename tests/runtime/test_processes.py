@@ -17,7 +17,7 @@ from dllm_jax.runtime import distributed, processes
 from dllm_jax.state import metrics
 from tests import process_child, tiny_run
 
-REPO = pathlib.Path(__file__).resolve().parents[1]
+REPO = pathlib.Path(__file__).resolve().parents[2]
 COUNT = process_child.COUNT
 
 
@@ -108,6 +108,10 @@ def test_the_first_process_decides(agreed):
     assert found['from_first_error'] == 'process 0 refuses'
 
 
+def test_values_are_exchanged_in_the_order_of_processes(agreed):
+  assert [found['exchanged'].tolist() for found in agreed] == [[0, 7]] * 2
+
+
 def test_processes_that_differ_are_refused(agreed):
   for found in agreed:
     assert found['same'] == ''
@@ -143,7 +147,7 @@ def test_rows_are_gathered(agreed):
 
 def test_who_does_not_come_is_named(agreed):
   assert str(agreed[0]['missing']).startswith(
-    'process 1 did not come to the feast'
+    'timed out waiting for process 1 at the feast'
   )
   assert [str(found['met']) for found in agreed] == ['', '']
 
@@ -213,7 +217,9 @@ def test_a_dead_process_is_noticed_and_named(tmp_path, mode):
 def test_a_stuck_process_is_named(tmp_path):
   end(start(tmp_path, 'stick'))
   found = np.load(tmp_path / 'stick.0.npz')
-  assert str(found['missing']).startswith('process 1 did not come to the step')
+  assert str(found['missing']).startswith(
+    'timed out waiting for process 1 at the step'
+  )
 
 
 def test_one_process_waits_for_nobody():
@@ -223,6 +229,7 @@ def test_one_process_waits_for_nobody():
   assert processes.is_first() and not processes.several()
   assert processes.any_of(True) and not processes.any_of(False)
   assert processes.from_first('nobody', lambda: 3) == 3
+  assert processes.exchange('nobody', [1]) == [[1]]
   assert processes.prefix() == ''
 
 

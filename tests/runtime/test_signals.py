@@ -1,5 +1,6 @@
 """Signals wait for the end of a step."""
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -8,6 +9,11 @@ import textwrap
 import pytest
 
 from dllm_jax.runtime import signals
+
+
+@pytest.fixture(autouse=True)
+def no_interrupt_yet(monkeypatch):
+  monkeypatch.setattr(signals, '_interrupts', [])
 
 
 @pytest.mark.parametrize(
@@ -50,10 +56,30 @@ def test_nothing_breaks_into_a_shield():
       signal.raise_signal(signal.SIGINT)
 
 
+@pytest.mark.parametrize('within_stop', [False, True])
+def test_a_lost_interrupt_is_raised_by_the_next_check(monkeypatch, within_stop):
+  monkeypatch.setattr(signals, '_NOTICE', '')
+  before = signal.signal(signal.SIGINT, signals.interrupt)
+  stop = signals.StopRequest() if within_stop else contextlib.nullcontext()
+  try:
+    signals.check_interrupt()
+    with stop:
+      if within_stop:
+        signal.raise_signal(signal.SIGINT)
+        signals.check_interrupt()  # the first only asks
+      with contextlib.suppress(KeyboardInterrupt):  # as C++ code may
+        signal.raise_signal(signal.SIGINT)
+      assert signals.interrupted()
+      with pytest.raises(KeyboardInterrupt):
+        signals.check_interrupt()
+  finally:
+    signal.signal(signal.SIGINT, before)
+
+
 def test_a_process_under_sigterm_ends_its_step():
   code = """
     import time
-    from dllm_jax.io import signals
+    from dllm_jax.runtime import signals
     with signals.StopRequest() as stop:
       print('ready', flush=True)
       while not stop.requested:

@@ -12,7 +12,7 @@ from dllm_jax.runtime import watchdog
 
 CHILD = """
   import re, sys, threading, time
-  from dllm_jax import watchdog
+  from dllm_jax.runtime import watchdog
 
   watchdog.GRACE_SECONDS = 0.5
 
@@ -46,7 +46,7 @@ def test_a_stuck_step_ends_the_process_and_says_where(tmp_path):
   assert done.returncode == watchdog.EXIT_CODE == 4
   assert time.monotonic() - began > 1.0
   line = done.stderr.splitlines()[-1]
-  assert line.startswith('stuck: nothing for ')
+  assert line.startswith('stuck: no progress for ')
   assert 'in rl updating of step 3;' in line and str(path) in line
   for text in (done.stderr, path.read_text()):
     assert line in text and 'in hang_here' in text

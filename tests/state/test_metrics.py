@@ -1,4 +1,4 @@
-"""metrics.jsonl: every digit, no gap, no repeat."""
+"""metrics.jsonl: all digits, no gaps, no repeats."""
 
 import json
 import math
@@ -28,31 +28,35 @@ def write_run(workdir, steps, *, resume_step=None, phase='rl', scale=1.0):
 
 def test_a_row_is_as_documented_with_all_its_digits(tmp_path):
   log = metrics.MetricsLog(tmp_path, resume_step=None)
-  log.write('rl', 3, {'a/b': 0.1 + 0.2, 'a/c': np.float32(0.1), 'a/d': 2})
+  log.write(
+    'rl', 3, {'task/b': 0.1 + 0.2, 'task/c': np.float32(0.1), 'task/d': 2}
+  )
   assert lines(tmp_path) == [
-    '{"phase": "rl", "step": 3, "a/b": 0.30000000000000004, '
-    '"a/c": 0.10000000149011612, "a/d": 2.0}'
+    '{"phase": "rl", "step": 3, "task/b": 0.30000000000000004, '
+    '"task/c": 0.10000000149011612, "task/d": 2.0}'
   ]
   log.close()
 
 
 def test_nonfinite_values_are_null_and_named(tmp_path):
   log = metrics.MetricsLog(tmp_path, resume_step=None)
-  log.write('rl', 0, {'a/x': math.nan, 'a/y': -math.inf, 'a/z': 1.0})
+  log.write('rl', 0, {'task/x': math.nan, 'task/y': -math.inf, 'task/z': 1.0})
   log.close()
   row = json.loads(lines(tmp_path)[0], parse_constant=pytest.fail)
-  assert row['a/x'] is None and row['a/y'] is None
-  assert row['nonfinite'] == {'a/x': 'nan', 'a/y': '-inf'}
+  assert row['task/x'] is None and row['task/y'] is None
+  assert row['nonfinite'] == {'task/x': 'nan', 'task/y': '-inf'}
   (back,) = metrics.read(tmp_path)
-  assert math.isnan(back['a/x']) and back['a/y'] == -math.inf
-  assert back.keys() == {'phase', 'step', 'a/x', 'a/y', 'a/z'}
+  assert math.isnan(back['task/x']) and back['task/y'] == -math.inf
+  assert back.keys() == {'phase', 'step', 'task/x', 'task/y', 'task/z'}
 
 
-def test_names_without_a_group_are_refused(tmp_path):
+@pytest.mark.parametrize('name', ['step', 'reward/men', 'task/', 'reward/'])
+def test_unknown_names_are_refused_and_nothing_is_written(tmp_path, name):
   log = metrics.MetricsLog(tmp_path, resume_step=None)
-  with pytest.raises(ValueError, match='group/name'):
-    log.write('rl', 0, {'step': 1.0})
+  with pytest.raises(ValueError, match=f'unknown metric {name!r}'):
+    log.write('rl', 0, {'reward/mean': 1.0, name: 1.0})
   log.close()
+  assert lines(tmp_path) == []
 
 
 def test_a_resumed_file_equals_an_uninterrupted_one(tmp_path):
@@ -65,7 +69,7 @@ def test_a_resumed_file_equals_an_uninterrupted_one(tmp_path):
   assert lines(cut) == lines(whole)
 
 
-def test_phases_are_cut_apart(tmp_path):
+def test_phases_are_resumed_separately(tmp_path):
   write_run(tmp_path, range(5), phase='sft')
   write_run(tmp_path, range(5), phase='rl', resume_step={'sft': 9})
   write_run(tmp_path, [], phase='eval', resume_step={'sft': 9, 'rl': 1})
@@ -78,7 +82,7 @@ def test_phases_are_cut_apart(tmp_path):
 
 
 @pytest.mark.parametrize('cut', [1, 5, 20])
-def test_a_torn_last_line_is_dropped(tmp_path, cut):
+def test_a_truncated_last_line_is_dropped(tmp_path, cut):
   write_run(tmp_path, range(3))
   path = tmp_path / 'metrics.jsonl'
   path.write_bytes(path.read_bytes()[:-cut])
@@ -87,7 +91,7 @@ def test_a_torn_last_line_is_dropped(tmp_path, cut):
   assert [r['step'] for r in metrics.read(tmp_path)] == [0, 1, 2]
 
 
-def test_a_torn_line_in_the_middle_is_an_error(tmp_path):
+def test_a_broken_line_in_the_middle_is_an_error(tmp_path):
   write_run(tmp_path, range(3))
   path = tmp_path / 'metrics.jsonl'
   path.write_text(path.read_text().replace('"step": 1', '"step": '))
@@ -99,18 +103,18 @@ def test_a_torn_line_in_the_middle_is_an_error(tmp_path):
   assert path.read_bytes() == before
 
 
-def test_reading_nothing_is_an_error(tmp_path):
+def test_reading_a_missing_file_is_an_error(tmp_path):
   with pytest.raises(errors.UserError, match='metrics.jsonl is missing'):
     metrics.read(tmp_path)
 
 
-def test_rows_are_there_when_the_process_is_killed(tmp_path):
+def test_rows_survive_a_killed_process(tmp_path):
   code = f"""
     import os, signal
-    from dllm_jax.io import metrics
+    from dllm_jax.state import metrics
     log = metrics.MetricsLog({str(tmp_path)!r}, resume_step=None)
     for step in range(3):
-      log.write('rl', step, {{'a/b': 1.0}})
+      log.write('rl', step, {{'task/b': 1.0}})
     os.kill(os.getpid(), signal.SIGKILL)
   """
   subprocess.run([sys.executable, '-c', textwrap.dedent(code)], check=False)
@@ -172,25 +176,25 @@ def test_wandb_gets_the_rows_and_a_resumed_run_its_id(tmp_path, monkeypatch):
   assert fake.finished == 2
 
 
-def test_wandb_that_is_missing_is_one_clear_line(tmp_path, monkeypatch):
+def test_wandb_that_is_not_installed_is_one_line(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, 'wandb', None)
   with pytest.raises(errors.UserError, match='wandb is not installed'):
     metrics.MetricsLog(tmp_path, resume_step=None, wandb_project='p')
 
 
-def test_rows_after_a_restored_step_are_dropped_for_its_phase_alone(tmp_path):
+def test_rewind_removes_later_rows_of_its_phase_only(tmp_path):
   log = metrics.MetricsLog(tmp_path, resume_step=None)
   for phase, step in (('sft', 1), ('sft', 2), ('rl', 1), ('rl', 2), ('rl', 3)):
-    log.write(phase, step, {'a/b': step})
+    log.write(phase, step, {'task/b': step})
   log.close()
   log = metrics.MetricsLog(tmp_path, resume_step={'sft': 2, 'rl': 3})
-  log.write('eval', 0, {'a/b': 0})  # of this process, and not of the phase
+  log.write('eval', 0, {'task/b': 0})  # of this process, and not of the phase
   log.rewind('rl', 1)
-  log.write('rl', 2, {'a/b': 20})
+  log.write('rl', 2, {'task/b': 20})
   log.rewind('rl', 1)  # what was written since stays
   log.rewind('sft', 5)
   log.close()
-  rows = [(r['phase'], r['step'], r['a/b']) for r in metrics.read(tmp_path)]
+  rows = [(r['phase'], r['step'], r['task/b']) for r in metrics.read(tmp_path)]
   assert rows == [
     ('sft', 1, 1),
     ('sft', 2, 2),
@@ -203,12 +207,12 @@ def test_rows_after_a_restored_step_are_dropped_for_its_phase_alone(tmp_path):
 def test_a_full_disk_is_one_line(tmp_path):
   """/dev/full is a disk without room."""
   log = metrics.MetricsLog(tmp_path, resume_step=None)
-  log.write('rl', 0, {'a/b': 0})
+  log.write('rl', 0, {'task/b': 0})
   full = os.open('/dev/full', os.O_WRONLY)
   os.dup2(full, log._file.fileno())
   os.close(full)
   with pytest.raises(errors.UserError) as caught:
-    log.write('rl', 1, {'a/b': 1})
+    log.write('rl', 1, {'task/b': 1})
   line = str(caught.value)
   assert 'metrics.jsonl: No space left on device; free some space' in line
   assert '\n' not in line

@@ -1,11 +1,12 @@
 """Chat templates: the real ones, the written ones, and what is content."""
 
+import datetime
 import json
 
 import pytest
 
 from dllm_jax import errors
-from dllm_jax.text import chat, tokenizer
+from dllm_jax.text import chat, pieces, tokenizer
 from tests import tiny_text
 
 MESSAGES = (
@@ -60,9 +61,9 @@ def test_llada_by_hand():
 
 
 def test_qwen2_by_hand(dream):
-  pieces = chat.FAMILIES['dream'].render('Hello world!', '<reasoning>\n')
-  assert [piece.is_template for piece in pieces] == [True, False, True]
-  ids, content = dream.encode_pieces([pieces])[0]
+  prompt = chat.FAMILIES['dream'].render('Hello world!', '<reasoning>\n')
+  assert [piece.is_template for piece in prompt] == [True, False, True]
+  ids, content = dream.encode_pieces([prompt])[0]
   # <|im_start|>system\nYou are a helpful assistant.<|im_end|>\n and so on.
   head = [151644, 8948, 198, 2610, 525, 264, 10950, 17847, 13, 151645, 198]
   head += [151644, 872, 198]
@@ -94,12 +95,12 @@ def test_tokens_are_those_of_the_joined_text(dream):
   ids, content = dream.encode_pieces([template.render('\n  Hi')])[0]
   assert ids[1:5] == dream.encode('user\n\n  Hi')[:4]
   assert content[:4] == [False, False, False, True]
-  pieces = [tokenizer.Piece('Q: ', True), tokenizer.Piece('Hello', False)]
-  ids, content = dream.encode_pieces([pieces])[0]
+  prompt = [pieces.Piece('Q: ', True), pieces.Piece('Hello', False)]
+  ids, content = dream.encode_pieces([prompt])[0]
   assert ids == dream.encode('Q: Hello') and len(ids) == 3
   assert content == [False, False, False]
-  pieces = [tokenizer.Piece('Q:', True), tokenizer.Piece(' Hello', False)]
-  assert dream.encode_pieces([pieces])[0] == (ids, [False, False, True])
+  prompt = [pieces.Piece('Q:', True), pieces.Piece(' Hello', False)]
+  assert dream.encode_pieces([prompt])[0] == (ids, [False, False, True])
 
 
 def test_pieces_without_a_template_are_the_text(dream):
@@ -110,8 +111,8 @@ def test_pieces_without_a_template_are_the_text(dream):
 
 def test_letters_of_several_tokens(dream):
   # Four bytes of one letter, each a token of the same span.
-  pieces = [tokenizer.Piece('a', True), tokenizer.Piece('\U00013000', False)]
-  ids, content = dream.encode_pieces([pieces])[0]
+  prompt = [pieces.Piece('a', True), pieces.Piece('\U00013000', False)]
+  ids, content = dream.encode_pieces([prompt])[0]
   assert ids[0] == dream.encode('a')[0] and len(ids) > 2
   assert content == [False] + [True] * (len(ids) - 1)
 
@@ -119,11 +120,11 @@ def test_letters_of_several_tokens(dream):
 def test_words_that_a_lexicon_lacks_are_named():
   words = tokenizer.Tokenizer.from_words([' 1', 'Q'])
   rows = words.encode_pieces(
-    [[tokenizer.Piece('Q<|eos|>', True), tokenizer.Piece(' 1', False)]]
+    [[pieces.Piece('Q<|eos|>', True), pieces.Piece(' 1', False)]]
   )
   assert rows == [([1, words.eos_token, 0], [False, False, True])]
   with pytest.raises(ValueError, match='not in the vocabulary'):
-    words.encode_pieces([[tokenizer.Piece('<|eos|>', False)]])
+    words.encode_pieces([[pieces.Piece('<|eos|>', False)]])
 
 
 def test_where_a_directory_keeps_its_template(tmp_path):
@@ -146,11 +147,11 @@ def test_where_a_directory_keeps_its_template(tmp_path):
   [
     ('nothing', 'does not show its message once'),
     ('{{ messages[0].content }}' * 2, 'does not show its message once'),
-    ('{{ messages[0].content | escape }}', 'rewrites its message; use'),
+    ('{{ messages[0].content | escape }}', 'rewrites its message, or depends'),
     ('{{ messages[0].content | upper }}', 'does not show its message once'),
     ("{{ raise_exception('no\nsystem') }}", 'fails: TemplateError: no system'),
     ('{% if %}', 'fails: TemplateSyntaxError'),
-    ('{{ strftime_now() }}', "'strftime_now' is undefined"),
+    ('{{ strftime() }}', "'strftime' is undefined"),
     ('{{ ' + '(' * 5000, 'is nested too deeply|fails'),
     ('x' * 300_000, 'longer than 262144 characters'),
   ],
@@ -161,9 +162,16 @@ def test_unsuitable_templates_are_refused_in_one_line(source, match):
   assert '\n' not in str(caught.value) and len(str(caught.value)) < 400
 
 
-def test_a_template_that_is_no_text(tmp_path):
+def test_strftime_now_is_today():
+  today = lambda: datetime.date.today().isoformat()
+  before = today()
+  source = "{{ strftime_now('%Y-%m-%d') }} {{ messages[0].content }}"
+  assert chat.from_jinja(source).before in (f'{before} ', f'{today()} ')
+
+
+def test_template_that_is_not_text_is_refused(tmp_path):
   tiny_text.tiny_dir(tmp_path, config={'chat_template': 7})
-  with pytest.raises(errors.UserError, match='chat_template .* is no text'):
+  with pytest.raises(errors.UserError, match='chat_template .* is not text'):
     chat.from_directory(tmp_path)
 
 

@@ -7,7 +7,7 @@ import shutil
 import pytest
 import tokenizers
 
-from dllm_jax import errors
+from dllm_jax import errors, types
 from dllm_jax.text import tokenizer
 from tests import tiny_text
 
@@ -42,6 +42,9 @@ def test_dream_from_vocabulary_and_merges(dream):
     mask=151666, eos=151643, pad=151643, bos=151665, stop=(151643, 151645)
   )
   assert dream.vocab_size == 151667
+  assert dream.vocabulary() == types.Vocabulary(
+    size=151667, mask_token=151666, eos_token=151643, stop_tokens=(151645,)
+  )
   dream.check_rows(152064, 'Dream')
   with pytest.raises(errors.UserError, match='151667 ids.* has 151666 rows'):
     dream.check_rows(151666, 'Dream')
@@ -157,7 +160,10 @@ def test_the_other_places_of_added_and_special_tokens(tmp_path):
     ({'model': {'mask_token_id': 3}}, "is the ordinary token 'd'"),
     ({'model': {'mask_token_id': 99, 'vocab_size': 64}}, 'beyond the 64 rows'),
     ({'model': {'vocab_size': 20}}, 'id 22 is beyond the 20 rows'),
-    ({'model': {'vocab_size': '20'}}, 'vocab_size of config.json is no number'),
+    (
+      {'model': {'vocab_size': '20'}},
+      'vocab_size of config.json is not a number',
+    ),
     ({'config': {'mask_token': '<|eot_id|>'}}, 'mask_token_id is 19'),
     ({'config': {'eos_token': '<|no|>'}}, 'is not in the tokenizer'),
     (
@@ -166,7 +172,7 @@ def test_the_other_places_of_added_and_special_tokens(tmp_path):
           'added_tokens_decoder': tiny_text.added_tokens({3: ('new', True)})
         }
       },
-      'to have id 3, but the tokenizer gives it 23',
+      'should have id 3, but the tokenizer gives it 23',
     ),
     (
       {
@@ -174,7 +180,7 @@ def test_the_other_places_of_added_and_special_tokens(tmp_path):
           'added_tokens_decoder': tiny_text.added_tokens({30: ('a', True)})
         }
       },
-      'to have id 30, but the tokenizer gives it 0',
+      'should have id 30, but the tokenizer gives it 0',
     ),
   ],
 )
@@ -186,7 +192,7 @@ def test_contradictions_are_refused_in_one_line(tmp_path, files, match):
 
 def test_missing_files_are_named(tmp_path, dream_dir):
   refused = lambda path, match: pytest.raises(errors.UserError, match=match)
-  with refused(tmp_path, 'no directory'):
+  with refused(tmp_path, 'is not a directory'):
     Tokenizer.from_directory(tmp_path / 'none')
   with refused(tmp_path, 'neither tokenizer.json nor vocab.json'):
     Tokenizer.from_directory(tmp_path)
@@ -194,7 +200,7 @@ def test_missing_files_are_named(tmp_path, dream_dir):
   with refused(tmp_path, 'names the tokenizer_class None'):
     Tokenizer.from_directory(tmp_path)
   shutil.copy(dream_dir / 'tokenizer_config.json', tmp_path)
-  with refused(tmp_path, 'merges.txt is no file'):
+  with refused(tmp_path, 'merges.txt is not a file'):
     Tokenizer.from_directory(tmp_path)
 
 

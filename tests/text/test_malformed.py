@@ -177,18 +177,33 @@ CASES = {
   'printing': (
     template(LOOP + "{{ 'a' * 9999 }}{% endfor %}"), 'more than 262144 char'
   ),
+  'center': (template("{{ 'a' | center(99999999999) }}"), 'too much memory'),
+  'date': (
+    template("{{ strftime_now('%99999d' * 99999) }}" + MESSAGE),
+    'too much memory|more than 0.5 s of CPU',
+  ),
+  'indent': (
+    template('{{ [1] | tojson(indent=999999999) }}'), 'too much memory'
+  ),
+  'recursion': (
+    template('{% macro f() %}{{ f() }}{{ f() }}{% endmacro %}{{ f() }}'),
+    'nested too deeply',
+  ),
+  'blocks': (
+    template('{% generation %}' * 3000), 'nested too deeply|fails'
+  ),
   'parentheses': (template('{{ ' + '(' * 50_000), 'nested|fails'),
   'long': (template('x' * 3_000_000), 'longer than 262144 characters'),
   # Files that are no tokenizer.
   'huge': (huge, 'is larger than 33554432 bytes'),
-  'device': (device, 'is no file'),
+  'device': (device, 'is not a file'),
   'cut': (
     raw(json.dumps(tiny_text.tiny_json()).encode()[:-200]),
-    'not valid JSON.*is the file whole',
+    'not valid JSON.*is the file complete',
   ),
   'binary': (raw(b'\xff\xfe\x00'), 'is not UTF-8'),
   'pickle': (raw(pickle.dumps(Touch(), protocol=0)), 'is not valid JSON'),
-  'list': (raw(b'[1, 2]'), 'holds no JSON object'),
+  'list': (raw(b'[1, 2]'), 'is not a JSON object'),
   'deep': (raw(b'{"a":' * 100_000), 'nested too deeply'),
   'many': (raw(b'[' + b'[],' * 8_000_000 + b'[]]'), 'more than 2097152 JSON'),
   'deep part': (document(pre_tokenizer=deep(100)), 'is nested too deeply'),
@@ -242,7 +257,7 @@ CASES = {
   ),
   'dropout': (dropout(0.1), 'dropout 0.1'),
   'link': (link, 'tokenizer_config.json is a link out of its folder'),
-  'key twice': (twice, "'mask_token_id' is there twice"),
+  'key twice': (twice, "'mask_token_id' appears twice"),
   # Ids that lie.
   'merges': (
     document(
@@ -250,7 +265,7 @@ CASES = {
     ),
     'is not a tokenizer.*out of vocabulary',
   ),
-  'other merges': (other_merges, "line 2: 'a b' is no merge"),
+  'other merges': (other_merges, "line 2: 'a b' does not merge"),
   'mask is eos': (model(mask_token_id=18), 'mask and eos are one id, 18'),
   'mask is a letter': (model(mask_token_id=2), "the ordinary token 'c'"),
   'no mask': (
@@ -266,10 +281,10 @@ CASES = {
   ),
   'mask is far': (model(mask_token_id=10**6), 'far beyond the last id'),
   'mask has no row': (model(mask_token_id=40), 'id 40 is beyond the 32 rows'),
-  'negative': (model(eos_token_id=-1), 'eos_token_id is no token id: -1'),
+  'negative': (model(eos_token_id=-1), 'eos_token_id is not a token id: -1'),
   'few rows': (model(vocab_size=16), 'id 22 is beyond the 16 rows'),
   'far id': (added({2**33: ('x', True)}), 'an id that is too large'),
-  'taken id': (added({2: ('new', True)}), 'is to have id 2'),
+  'taken id': (added({2: ('new', True)}), 'should have id 2'),
   'huge id': (
     document(
       model={
@@ -282,7 +297,7 @@ CASES = {
   ),
   'ids of another': (
     document(model={'type': 'BPE', 'vocab': {'a': 0}, 'merges': []}),
-    'is to have id 18, which the vocabulary makes 1',
+    'should have id 18, but the vocabulary gives it 1',
   ),
   'shared id': (
     document(

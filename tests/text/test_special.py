@@ -2,6 +2,7 @@
 
 import pytest
 
+from dllm_jax import types
 from dllm_jax.text import special
 
 IDS = {'<|endoftext|>': 5, '<|mask|>': 6, '<|im_end|>': 7, 'e': 1, 'm': 2}
@@ -40,13 +41,50 @@ def test_the_mask_is_no_other_token(role):
     special.SpecialTokens(mask=6, eos=1, pad=1, stop=(6,))
 
 
-def test_ids_are_in_the_vocabulary():
-  found = special.SpecialTokens(mask=6, eos=5, pad=5, stop=(9,))
-  found.check_below(10)
-  with pytest.raises(ValueError, match=r'stop id 9 is outside 0\.\.8'):
-    found.check_below(9)
+def test_negative_ids_are_refused():
   with pytest.raises(ValueError, match='pad id -1 is negative'):
     special.SpecialTokens(mask=6, eos=5, pad=-1)
+
+
+def test_padding_is_eos_unless_given():
+  assert special.SpecialTokens(eos=5).pad == 5
+  assert special.SpecialTokens(eos=5, pad=4).pad == 4
+
+
+def test_config_without_eos_has_no_stop_tokens():
+  got = special.SpecialTokens(mask=6)
+  assert (got.eos, got.pad, got.stop, got.ids()) == (None, None, (), {6})
+  with pytest.raises(ValueError, match='no file names an EOS; set'):
+    got.vocabulary(9)
+
+
+def test_vocabulary_has_the_ids_and_the_size():
+  tokens = special.SpecialTokens(mask=6, eos=5, pad=4, bos=3, stop=(7,))
+  assert tokens.vocabulary(8) == types.Vocabulary(
+    size=8, mask_token=6, eos_token=5, stop_tokens=(5, 7)
+  )
+  with pytest.raises(ValueError, match=r'stop token 7 is outside \[0, 7\)'):
+    tokens.vocabulary(7)
+
+
+def test_names_of_the_map_count_beside_no_decoder():
+  config = {'bos_token': 'a', 'x_token': 'x', 'add_bos_token': True}
+  token_map = {'bos_token': {'content': 'b'}, 'cls_token': 'c'}
+  names, _ = special.names(config, token_map)
+  assert names == {'bos_token': 'b', 'x_token': 'x', 'cls_token': 'c'}
+  names, _ = special.names(config | {'added_tokens_decoder': {}}, token_map)
+  assert names == {'bos_token': 'a', 'x_token': 'x'}
+
+
+def test_further_special_tokens_are_a_list_or_named():
+  further = lambda **config: special.names(config, {})[1]
+  assert further(additional_special_tokens=['a', {'content': 'b'}]) == [
+    'a',
+    'b',
+  ]
+  assert further(extra_special_tokens={'image_token': 'a'}) == ['a']
+  with pytest.raises(ValueError, match="is not a list of tokens: 'a'"):
+    further(extra_special_tokens='a')
 
 
 @pytest.mark.parametrize(
@@ -55,9 +93,9 @@ def test_ids_are_in_the_vocabulary():
     ([{'mask_token': 'm'}], [{'mask_token_id': 6}], 'mask_token_id is 6'),
     ([{'eos_token': 'zzz'}], [], "eos_token 'zzz' is not in the tokenizer"),
     ([{'eos_token': 3}], [], 'eos_token is not the text of a token: 3'),
-    ([], [{'mask_token_id': '6'}], "mask_token_id is no token id: '6'"),
-    ([], [{'eos_token_id': True}], 'eos_token_id is no token id: True'),
-    ([], [{'eos_token_id': [5, -1]}], 'eos_token_id is no token id: -1'),
+    ([], [{'mask_token_id': '6'}], "mask_token_id is not a token id: '6'"),
+    ([], [{'eos_token_id': True}], 'eos_token_id is not a token id: True'),
+    ([], [{'eos_token_id': [5, -1]}], 'eos_token_id is not a token id: -1'),
   ],
 )
 def test_contradictions_are_named(texts, numbers, match):

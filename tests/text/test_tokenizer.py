@@ -2,6 +2,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
+from dllm_jax import types
 from dllm_jax.text import tokenizer
 
 WORDS = ('<a>\n', '\n</a>', ' 1', ' 12', ' +', ' (', '*', '\n', ' =', '3', '\\')
@@ -77,5 +78,14 @@ def test_load_errors(tmp_path):
     tokenizer.Tokenizer.load(bad)
   good = tmp_path / 'good.json'
   tokenizer.Tokenizer.from_words(WORDS).save(good)
+  good.write_text(good.read_text().replace('<|mask|>', '<|other|>'))
   with pytest.raises(ValueError, match='no token'):
-    tokenizer.Tokenizer.load(good, mask='<|other|>')
+    tokenizer.Tokenizer.load(good)
+
+
+def test_vocabulary_is_that_of_the_words():
+  got = tokenizer.Tokenizer.from_words(WORDS).vocabulary()
+  size = len(WORDS) + 2
+  assert got == types.Vocabulary(
+    size=size, mask_token=size - 1, eos_token=size - 2
+  )

@@ -34,7 +34,7 @@ class Adder:
     stop: is requested in the update of step `stop_at`.
     stop_at: see `stop`.
     bad: (inner step, metric) that is NaN in the steps `bad_at`; but for
-      'toy/ratio' it makes the step one that is skipped.
+      'policy/ratio_max' it makes the step one that is skipped.
     bad_at: see `bad`.
     inner: inner steps.
   """
@@ -54,7 +54,7 @@ class Adder:
     self.collected.append((step, [row['id'] for row in rows]))
     if self.log is not None:
       self.rows_seen.append(len(metrics.read(self.log)))
-    return jnp.float32(step + 1), {'batch/step': float(step)}
+    return jnp.float32(step + 1), {'task/step': float(step)}
 
   def update(self, state, batch, step):
     if step == self.stop_at:
@@ -63,17 +63,17 @@ class Adder:
     new = state_lib.TrainState(state.step + 1, params, state.opt_state)
     history = [
       {
-        'toy/loss': batch + j,
-        'toy/grad_norm': batch * 0,
-        'toy/skipped_updates': batch * 0,
+        'policy/loss': batch + j,
+        'policy/grad_norm': batch * 0,
+        'policy/skipped_updates': batch * 0,
       }
       for j in range(self.inner)
     ]
     if step in self.bad_at:
       inner, name = self.bad
       history[inner][name] = jnp.float32(jnp.nan)
-      if name != 'toy/ratio':
-        history[inner]['toy/skipped_updates'] += 1
+      if name != 'policy/ratio_max':
+        history[inner]['policy/skipped_updates'] += 1
         new = state
     return new, history
 
@@ -173,9 +173,9 @@ def test_rows_are_written_one_step_later_once_and_in_order(run):
   assert steps_of(rows) == list(range(1, 8))
   for step, row in enumerate(rows):
     assert row['phase'] == 'rl'
-    assert row['batch/step'] == step
+    assert row['task/step'] == step
     # The first inner step, and the last.
-    assert (row['toy/loss'], row['toy/last_loss']) == (step + 1, step + 3)
+    assert (row['policy/loss'], row['policy/last_loss']) == (step + 1, step + 3)
     assert row['time/step'] > row['time/collect'] >= 0
 
 
@@ -206,7 +206,7 @@ def test_an_update_counts_for_its_step_and_not_for_what_follows(run):
 
 def test_one_inner_step_has_no_last_one(run):
   run(Adder())
-  assert 'toy/last_loss' not in run.rows()[0]
+  assert 'policy/last_loss' not in run.rows()[0]
 
 
 @pytest.mark.parametrize('every, saved', [(1, [5, 6, 7]), (3, [3, 6, 7])])
@@ -357,7 +357,8 @@ def test_time_adds_up_over_stops(run, monkeypatch):
 
 
 @pytest.mark.parametrize(
-  'inner, name', [(0, 'toy/loss'), (0, 'toy/grad_norm'), (1, 'toy/loss')]
+  'inner, name',
+  [(0, 'policy/loss'), (0, 'policy/grad_norm'), (1, 'policy/loss')],
 )
 def test_a_step_that_was_skipped_is_counted_and_its_batch_kept(
   run, inner, name
@@ -366,11 +367,11 @@ def test_a_step_that_was_skipped_is_counted_and_its_batch_kept(
   params, progress = run(method)
   assert (progress.step, progress.skipped) == (7, 2)
   assert progress.skipped_in_a_row == 0
-  counts = [row['toy/skipped_updates'] for row in run.rows()]
+  counts = [row['policy/skipped_updates'] for row in run.rows()]
   assert counts == [0, 1, 0, 0, 1, 0, 0]
   rows = run.rows()[4]
-  logged = name if inner == 0 else 'toy/last_loss'
-  assert jnp.isnan(rows[logged]) and 'toy/last_skipped_updates' not in rows
+  logged = name if inner == 0 else 'policy/last_loss'
+  assert jnp.isnan(rows[logged]) and 'policy/last_skipped_updates' not in rows
   files = sorted((run.directory / 'skipped').iterdir())
   assert [path.name for path in files] == ['rl-2.npz', 'rl-5.npz']
   with np.load(files[1], allow_pickle=False) as kept:
@@ -381,7 +382,7 @@ def test_a_step_that_was_skipped_is_counted_and_its_batch_kept(
 
 
 def test_a_run_that_diverges_is_stopped(run):
-  method = Adder(bad=(0, 'toy/loss'), bad_at=tuple(range(4, 30)))
+  method = Adder(bad=(0, 'policy/loss'), bad_at=tuple(range(4, 30)))
   for _ in range(2):  # the same command stops at the same place
     with pytest.raises(errors.UserError) as caught:
       run(method, num_steps=30, checkpoint_every=3)
@@ -396,13 +397,13 @@ def test_a_run_that_diverges_is_stopped(run):
 
 def test_too_many_stray_batches_stop_a_run(run):
   every_third = tuple(range(0, 40, 3))
-  method = Adder(bad=(0, 'toy/loss'), bad_at=every_third)
+  method = Adder(bad=(0, 'policy/loss'), bad_at=every_third)
   with pytest.raises(errors.UserError, match='rl step 31: .* in 11 of 31'):
     run(method, num_steps=40)
 
 
 def test_what_was_skipped_is_counted_over_a_stop(run):
-  method = Adder(bad=(0, 'toy/loss'), bad_at=tuple(range(2, 30)))
+  method = Adder(bad=(0, 'policy/loss'), bad_at=tuple(range(2, 30)))
   method.stop, method.stop_at = run.stop, 6
   with pytest.raises(loop.Interrupted):
     run(method, num_steps=30)
@@ -414,7 +415,7 @@ def test_what_was_skipped_is_counted_over_a_stop(run):
 @pytest.mark.parametrize('step, stops', [(1099, True), (1100, False)])
 def test_one_stray_batch_in_a_hundred_is_let_pass(tmp_path, step, stops):
   this = skipping.Step(tmp_path, 'rl', step, (), {})
-  history = [{'toy/skipped_updates': 1.0}]
+  history = [{'policy/skipped_updates': 1.0}]
   before = skipping.Skips(10, 0)
   if stops:
     with pytest.raises(errors.UserError, match='in 11 of 1099 steps'):
@@ -442,14 +443,14 @@ def test_batches_of_few_steps_are_kept(tmp_path, monkeypatch):
 
 def test_a_batch_that_cannot_be_written_does_not_end_the_run(run):
   (run.directory / 'skipped').touch()
-  _, progress = run(Adder(bad=(0, 'toy/loss'), bad_at=(2,)))
+  _, progress = run(Adder(bad=(0, 'policy/loss'), bad_at=(2,)))
   assert (progress.step, progress.skipped) == (7, 1)
   assert 'its batch cannot be written: ' in run.screen.getvalue()
 
 
 def test_a_mean_over_nothing_is_not_logged(run):
-  run(Adder(bad=(0, 'toy/ratio'), bad_at=(2,)))
-  assert 'toy/ratio' not in run.rows()[2]
+  run(Adder(bad=(0, 'policy/ratio_max'), bad_at=(2,)))
+  assert 'policy/ratio_max' not in run.rows()[2]
 
 
 def test_a_run_of_no_steps_gives_its_start(run):
@@ -471,7 +472,7 @@ class Adapting:
     jax.tree.map(lambda x: x.delete(), moving.params)
     new = moving._replace(step=moving.step + 1, params=params)
     one = jnp.float32(1)
-    metrics = {'toy/loss': one, 'toy/grad_norm': one}
+    metrics = {'policy/loss': one, 'policy/grad_norm': one}
     return state_lib.with_frozen(new, frozen), [metrics]
 
 

@@ -1,4 +1,4 @@
-// Line charts: axes, series, intervals, a reading at the cursor, and a table.
+// Line charts: axes, series, intervals, values at the cursor, and a table.
 
 const MARGIN = {left: 46, right: 14, top: 10, bottom: 24};
 
@@ -14,9 +14,9 @@ function ticks(low, high, count) {
   return found;
 }
 
-// The range of an axis: all of the means; of the raw values what is not far
-// out, and of the intervals what is not much wider than all else, so that
-// neither a spike nor an interval over two seeds flattens the curves.
+// The range of an axis: all means, raw values except for outliers, and
+// intervals that are not much wider than everything else, so that neither a
+// spike nor an interval over two seeds flattens the curves.
 function range(series, unit) {
   const known = (key) => series.flatMap((s) => s[key] || [])
     .filter((v) => v !== null);
@@ -38,7 +38,7 @@ function range(series, unit) {
   return [low === 0 ? 0 : low - room, high + room];
 }
 
-// A number for reading: percent for shares, four significant digits at most.
+// Formats a number: shares in percent, at most four significant digits.
 function number(value, unit) {
   if (value === null || value === undefined) return '–';
   if (unit === 'share') return `${(100 * value).toFixed(1)} %`;
@@ -73,7 +73,7 @@ class Chart {
       .sort((a, b) => a - b);
     this.at = null;
     this.listen();
-    // The width comes with the event: to ask for it would lay out the page anew.
+    // The event has the width: reading it here would force another layout.
     new ResizeObserver(([entry]) => this.draw(entry.contentRect.width))
       .observe(this.svg.parentElement);
   }
@@ -162,7 +162,7 @@ class Chart {
     return number(s.y[i], unit) + half + label;
   }
 
-  // Reads the series at the cursor; without one, at their ends.
+  // Shows the values at the cursor, or at the ends without a cursor.
   mark() {
     const {series} = this.spec;
     this.cursor.replaceChildren();

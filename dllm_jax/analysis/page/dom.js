@@ -1,4 +1,4 @@
-// Making elements. Text goes in as text: nothing here parses markup.
+// Creates elements. Text is set as text: nothing here parses markup.
 
 const SVG = 'http://www.w3.org/2000/svg';
 

@@ -1,4 +1,4 @@
-// Puts the data of the page into its places.
+// Creates the charts and the player from the data of the page.
 
 const DATA = JSON.parse(document.getElementById('data').textContent);
 

@@ -1,8 +1,8 @@
-// Replays denoising trajectories, some policies side by side.
+// Replays denoising trajectories of several policies side by side.
 //
-// Nothing is ever taken back, so the canvas after step t follows from the steps
-// of commitment (0-based): a cell shows its token once its step is below t. What
-// no step committed, behind an early end, shows with the last one.
+// Tokens are never remasked, so the canvas after step t follows from the commit
+// steps (0-based): a cell shows its token once its commit step is below t. Tokens
+// after an early end, which no step committed, appear with the last step.
 
 const PACE = 550, LONGEST = 9000; // ms: of a step, and of a whole play
 const DENSE = 64; // tokens of which the cells are small
@@ -10,7 +10,7 @@ const DENSE = 64; // tokens of which the cells are small
 const visible = (s, i, t) =>
   t > 0 && (s.commit_step[i] < t || t >= s.num_steps);
 
-// What a cell says: its token, with the white space that one would not see.
+// The text of a cell: its token, with white space made visible.
 function shown(piece) {
   return piece.replaceAll('\n', '↵').replaceAll('\t', '⇥').trim() ||
     (piece ? '␣' : '·');
@@ -19,7 +19,7 @@ function shown(piece) {
 const NAMES = {base: 'Base', control: 'Control', final: 'Final'};
 
 class Panel {
-  // `longest`: steps of the slowest sample beside this one, for a common scale.
+  // `longest`: steps of the slowest sample shown, for a common scale.
   constructor(sample, blockLength, longest, parent) {
     this.sample = sample;
     this.hasEnd = sample.length < sample.pieces.length ||
@@ -101,8 +101,8 @@ class Panel {
       reward: entry('reward')};
   }
 
-  // Measures cells and text at their final size; what it returns holds them
-  // there, so that nothing moves in a replay.
+  // Measures cells and text at their final size and returns a function that
+  // fixes it, so that nothing moves during a replay.
   settle() {
     const widths = this.cells.map((cell) => cell.offsetWidth);
     const height = this.text.offsetHeight;
@@ -114,7 +114,7 @@ class Panel {
     };
   }
 
-  // The step that this panel is at when the player is at `time`.
+  // The step of this panel when the player is at `time`.
   show(time) {
     const s = this.sample, t = Math.min(time, s.num_steps);
     const ended = this.hasEnd && visible(s, s.length - 1, t);
@@ -186,7 +186,7 @@ class Player {
     this.open(Number(this.select.value));
   }
 
-  // The problem before or after this one, as the list has them, around the end.
+  // The previous or next problem of the list, which wraps around.
   turn(by) {
     const options = this.select.options;
     const at = (this.select.selectedIndex + by + options.length);
@@ -212,7 +212,7 @@ class Player {
     this.panels.map((panel) => panel.settle()).forEach((apply) => apply());
   }
 
-  // Goes to a step, and stops there.
+  // Jumps to a step and pauses.
   seek(time) {
     this.pause();
     this.show(time);

@@ -1,4 +1,4 @@
-"""Plans on eight fake devices: what fits, and what a mesh costs."""
+"""Whether steps fit a mesh of eight fake devices, and what they cost."""
 
 import dataclasses
 
@@ -7,11 +7,11 @@ import pytest
 
 from dllm_jax import errors
 from dllm_jax.bench import (
+  capacity,
   hardware,
   hlo,
   hlo_counts,
   memory,
-  plan,
   programs,
   tables,
 )
@@ -30,20 +30,20 @@ def case_of(sizes=SIZES, *, rows=4, **model):
     model=dict(CFG.model) | model,
     method=dataclasses.replace(CFG.method, policy=policy),
   )
-  return plan.case_of(
+  return capacity.case_of(
     cfg, sizes, name='tiny', vocab_size=64, rows_per_device=rows
   )
 
 
-def test_meshes():
-  assert plan.parse_mesh('fsdp=4,data=2') == SIZES
-  assert plan.num_devices(plan.parse_mesh('tensor=3')) == 3
+def test_meshes_are_parsed_or_refused():
+  assert capacity.parse_mesh('fsdp=4,data=2') == SIZES
+  assert capacity.num_devices(capacity.parse_mesh('tensor=3')) == 3
   for text in ('', 'data', 'data=0', 'data=-1', 'rows=2', 'data=2 fsdp=2'):
     with pytest.raises(errors.UsageError, match='write --mesh data=8'):
-      plan.parse_mesh(text)
+      capacity.parse_mesh(text)
 
 
-def test_rows_keep_to_a_device():
+def test_rows_are_counted_per_device():
   group = CFG.rollout.group_size
   case = case_of(rows=4)
   assert (case.rows, case.rollout.num_prompts) == (4 * 8, 4 * 8 // group)
@@ -51,7 +51,7 @@ def test_rows_keep_to_a_device():
     case_of(rows=1)
 
 
-def test_what_a_run_holds():
+def test_a_run_holds_weights_moments_and_a_reference():
   # bfloat16 weights, float32 masters and two moments; a reference for KL.
   mesh = sharding.make_mesh(SIZES)
   case = case_of(param_dtype='bfloat16')
@@ -70,11 +70,11 @@ def test_what_a_run_holds():
   assert 0 < beside < params
 
 
-def test_a_program_of_a_plan():
+def test_the_cost_of_a_read_is_close_to_its_minimum():
   # One layer's weights are gathered at a time, rows stay where they are.
   mesh = sharding.make_mesh(SIZES)
   case = case_of()
-  found = plan.cost(case, mesh, 'read')
+  found = capacity.cost(case, mesh, 'read')
   assert found.minimum == case.minimum()['read'] // 8
   assert 1.0 <= found.flops / found.minimum < 1.6  # tiny: much is no product
   assert found.collectives['all-gather'] > 0
@@ -82,11 +82,11 @@ def test_a_program_of_a_plan():
   assert found.resident == memory.beside(case, mesh, 'read')
 
 
-def test_the_largest_program_decides():
-  cost = plan.Cost('read', 0, 0, 0, 0, 5, 7, 1, 0, 1, {}, 0.0)
+def test_the_largest_program_decides_whether_a_step_fits():
+  cost = capacity.Cost('read', 0, 0, 0, 0, 5, 7, 1, 0, 1, {}, 0.0)
   costs = [cost, cost._replace(compiled=9, estimate=2)]
-  assert plan.needed(costs, 'tpu') == 10
-  assert plan.needed(costs, 'cpu') == 8
+  assert capacity.needed(costs, 'tpu') == 10
+  assert capacity.needed(costs, 'cpu') == 8
   found = {
     'fits': False,
     'compiler': 'cpu',
@@ -126,10 +126,10 @@ def test_rows_of_an_update_stay_on_their_devices():
     ('cpu', None),
   ],
 )
-def test_peaks(kind, peak):
+def test_peak_of_a_device_kind(kind, peak):
   assert hardware.peak_of(kind) == peak
 
 
-def test_a_mesh_that_no_slice_has_is_made_of_cpu_devices():
-  mesh, compiler = plan.make_mesh(sharding.MeshConfig(data=3), 'tpu_v5e')
+def test_a_mesh_without_a_tpu_slice_has_cpu_devices():
+  mesh, compiler = capacity.make_mesh(sharding.MeshConfig(data=3), 'tpu_v5e')
   assert compiler == 'cpu' and mesh.size == 3

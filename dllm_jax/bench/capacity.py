@@ -1,12 +1,12 @@
-"""What a step costs on a mesh that is not there: compiled, never run.
+"""Whether a training step fits a mesh, without having the devices.
 
-The programs of a step are compiled from shapes for every device of a mesh, and
-read: bytes a device, operations, collectives. Where the accelerator is a TPU
-and libtpu is installed, its own compiler does that, without a TPU, and its
-bytes decide whether the step fits. Elsewhere the mesh is made of CPU devices.
-Operations and collectives are then of the right kind, but XLA for CPU widens
-bfloat16 to float32 in products and in what is sent, so an estimate decides
-(`memory`), and its own bytes are shown beside it.
+The programs of a step are compiled from shapes and never run; bytes, operations
+and collectives of a device are read from the compiled code. For a TPU, and with
+libtpu installed, the TPU's own compiler does this without a TPU, and its bytes
+decide whether the step fits. Otherwise the mesh consists of CPU devices, where
+operations and collectives are of the right kind. But XLA for CPU widens
+bfloat16 to float32 in products and collectives, so the estimate of `memory`
+decides, and the compiler's bytes are shown for comparison.
 """
 
 import dataclasses
@@ -25,9 +25,9 @@ from dllm_jax.bench import hardware, hlo, hlo_counts, memory, programs
 from dllm_jax.run import settings
 from dllm_jax.runtime import sharding
 
-# Rows of the models' tables, which a run reads from their folders.
+# Vocabulary sizes, which a run reads from the model's folder.
 VOCABULARIES = {'llada_8b': 126464, 'dream_7b': 152064}
-# What libtpu asks of a host that has no TPU.
+# Lets libtpu start on a host without a TPU.
 _NO_TPU = {
   'TPU_SKIP_MDS_QUERY': '1',
   'TPU_ACCELERATOR_TYPE': 'v5litepod-8',
@@ -37,19 +37,21 @@ _NO_TPU = {
 
 
 class Cost(NamedTuple):
-  """One program on one device; bytes but for operations and seconds.
+  """The cost of one program on one device.
 
   Attributes:
-    program: its name.
-    arguments, outputs, temporaries, aliases: as the compiler says; aliases are
-      outputs that lie where arguments did.
-    compiled: its peak by the compiler.
-    estimate: its peak by `memory`.
-    resident: what a run holds beside its arguments.
+    program: name of the program.
+    arguments: bytes, according to the compiler.
+    outputs: likewise.
+    temporaries: likewise.
+    aliases: bytes of outputs that reuse the memory of arguments, likewise.
+    compiled: peak bytes according to the compiler.
+    estimate: peak bytes according to `memory`.
+    resident: bytes that a run holds besides the arguments.
     flops: operations.
-    minimum: those that are needed.
-    collectives: bytes that a device gets, by kind.
-    compile_seconds: of compilation.
+    minimum: operations that the algorithm needs.
+    collectives: bytes that a device receives, by kind of collective.
+    compile_seconds: wall time of the compilation.
   """
 
   program: str
@@ -67,10 +69,10 @@ class Cost(NamedTuple):
 
 
 def parse_mesh(text: str) -> sharding.MeshConfig:
-  """'data=8,fsdp=8' as a record; an axis that is not named is 1.
+  """Parses 'data=8,fsdp=8'; axes that are not named have size 1.
 
   Raises:
-    errors.UsageError: anything else.
+    errors.UsageError: the text has another form.
   """
   sizes = {'data': 1, 'fsdp': 1, 'tensor': 1}
   for part in text.split(','):
@@ -85,15 +87,19 @@ def parse_mesh(text: str) -> sharding.MeshConfig:
 
 
 def num_devices(cfg: sharding.MeshConfig) -> int:
-  """Of a mesh whose sizes are all given."""
+  """Number of devices of a mesh whose sizes are all positive."""
   return cfg.data * cfg.fsdp * cfg.tensor
 
 
 def make_mesh(cfg: sharding.MeshConfig, device: str) -> tuple[Mesh, str]:
-  """The mesh, and the compiler that it has: 'tpu' or 'cpu'.
+  """The mesh, and the compiler to use on it: 'tpu' or 'cpu'.
+
+  Args:
+    cfg: sizes of the mesh.
+    device: name in `hardware.ACCELERATORS`.
 
   Raises:
-    errors.UserError: too few CPU devices.
+    errors.UserError: there are too few CPU devices.
   """
   accelerator = hardware.ACCELERATORS[device]
   name = dict(accelerator.topology).get(num_devices(cfg))
@@ -119,10 +125,17 @@ def case_of(
   vocab_size: int,
   rows_per_device: int,
 ) -> programs.Case:
-  """A run's step, with as many rows as keep the devices equally busy.
+  """The training step of a run, with a given number of rows per device.
+
+  Args:
+    cfg: settings of the run.
+    mesh: sizes of the mesh.
+    name: of the case in tables.
+    vocab_size: of the model.
+    rows_per_device: rows of a batch on each of data * fsdp devices.
 
   Raises:
-    errors.UserError: the rows are not whole groups, or do not split into
+    errors.UserError: the rows do not form whole groups, or do not split into
       micro-batches.
   """
   shards = mesh.data * mesh.fsdp
@@ -147,17 +160,17 @@ def case_of(
 
 
 def cost(case: programs.Case, mesh: Mesh, program: str) -> Cost:
-  """Compiles one program of `programs.PROGRAMS`, and reads it."""
+  """Compiles one program of `programs.PROGRAMS` and counts its cost."""
   lowered = programs.PROGRAMS[program](case, mesh)
   begin = time.perf_counter()
   compiled = lowered.compile()
   seconds = time.perf_counter() - begin
-  read, found = hlo.parse(compiled.as_text()), compiled.memory_analysis()
+  parsed, memory_of = hlo.parse(compiled.as_text()), compiled.memory_analysis()
   parts = (
-    found.argument_size_in_bytes,
-    found.output_size_in_bytes,
-    found.temp_size_in_bytes,
-    found.alias_size_in_bytes,
+    memory_of.argument_size_in_bytes,
+    memory_of.output_size_in_bytes,
+    memory_of.temp_size_in_bytes,
+    memory_of.alias_size_in_bytes,
   )
   return Cost(
     program,
@@ -165,15 +178,15 @@ def cost(case: programs.Case, mesh: Mesh, program: str) -> Cost:
     compiled=parts[0] + parts[1] + parts[2] - parts[3],
     estimate=memory.peak(case, mesh, program),
     resident=memory.beside(case, mesh, program),
-    flops=hlo_counts.flops(read),
+    flops=hlo_counts.flops(parsed),
     minimum=case.minimum()[program] // mesh.size,
-    collectives=hlo_counts.collectives(read),
+    collectives=hlo_counts.collectives(parsed),
     compile_seconds=seconds,
   )
 
 
 def needed(costs: Sequence[Cost], compiler: str) -> int:
-  """Bytes that a device must have for the whole step."""
+  """Bytes that a device needs for the whole step."""
   return max(
     (c.compiled if compiler == 'tpu' else c.estimate) + c.resident
     for c in costs
@@ -190,16 +203,16 @@ def plan(
   rows_per_device: int,
   say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-  """All programs of a step on one mesh, and whether they fit the device.
+  """The costs of a step on one mesh, and whether it fits the device.
 
   Args:
-    cfg: of the run.
-    sizes: of the mesh.
-    device: a name of `hardware.ACCELERATORS`.
+    cfg: settings of the run.
+    sizes: sizes of the mesh.
+    device: name in `hardware.ACCELERATORS`.
     name: of the preset.
     vocab_size: of the model.
-    rows_per_device: of a batch, on each of data * fsdp.
-    say: is told what is compiled; some take minutes.
+    rows_per_device: rows of a batch on each of data * fsdp devices.
+    say: called with a line before each compilation; some take minutes.
   """
   case = case_of(
     cfg,
@@ -216,7 +229,7 @@ def plan(
       f'for {compiler} ({len(costs) + 1} of {len(programs.PROGRAMS)})'
     )
     costs.append(cost(case, mesh, program))
-  total, have = needed(costs, compiler), hardware.ACCELERATORS[device].memory
+  total, room = needed(costs, compiler), hardware.ACCELERATORS[device].memory
   return {
     'preset': name,
     'device': device,
@@ -227,6 +240,6 @@ def plan(
     'compiler': compiler,
     'programs': [c._asdict() for c in costs],
     'needed_bytes': total,
-    'device_bytes': int(have),
-    'fits': total <= have,
+    'device_bytes': int(room),
+    'fits': total <= room,
   }
