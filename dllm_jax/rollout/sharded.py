@@ -35,7 +35,7 @@ def run_sharded(
   Args:
     mesh: where.
     decode: (denoiser, params, shared, by_row, lockstep) -> trajectory of what
-      one device has; `lockstep` is that of `decoding.blocks.BlockConfig`.
+      one device has; `lockstep` is that of `decoding.blocks.run`.
     denoiser: the model; `types.Divisible` where the mesh divides parameters.
     params: its parameters; where they lie otherwise than the rules say, they
       are moved first.
