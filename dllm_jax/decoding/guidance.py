@@ -14,10 +14,11 @@ References:
 import dataclasses
 
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from dllm_jax import types
+from dllm_jax.runtime import sharding
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,12 +35,21 @@ class GuidedDenoiser:
   gen_length: int
   mask_token: int
 
+  @property
+  def sharding_rules(self) -> tuple[tuple[str, PartitionSpec], ...]:
+    """See `types.Divisible`; a scalar needs no rule."""
+    return sharding.rules_of(self.denoiser)
+
   def part(self, mesh: Mesh) -> 'GuidedDenoiser':
     """See `types.Divisible`."""
+    if not isinstance(self.denoiser, types.Divisible):
+      return self
     return dataclasses.replace(self, denoiser=self.denoiser.part(mesh))
 
   def placed(self, mesh: Mesh) -> 'GuidedDenoiser':
     """See `types.Divisible`."""
+    if not isinstance(self.denoiser, types.Divisible):
+      return self
     return dataclasses.replace(self, denoiser=self.denoiser.placed(mesh))
 
   def __call__(
@@ -80,13 +90,14 @@ def guided(
     vocab: special ids.
 
   Raises:
-    ValueError: if the scale is negative or not finite.
+    ValueError: the scale is negative or not finite, or guidance is on and the
+      vocabulary has no [MASK].
   """
   if not 0.0 <= cfg_scale < float('inf'):
     raise ValueError(f'cfg_scale {cfg_scale} is not a number of 0 or more')
   if not cfg_scale:
     return denoiser, params
   wrapped = GuidedDenoiser(
-    denoiser=denoiser, gen_length=gen_length, mask_token=vocab.mask_token
+    denoiser=denoiser, gen_length=gen_length, mask_token=vocab.need_mask()
   )
   return wrapped, {'model': params, 'cfg_scale': jnp.float32(cfg_scale)}

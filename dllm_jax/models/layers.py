@@ -1,6 +1,6 @@
-"""The parts of a block: Linear with its adapter, RMSNorm, RoPE, SwiGLU.
+"""The parts of a block: Linear with its adapter, RMSNorm, RoPE.
 
-Dims: B rows, S columns, H heads, d head dim, D model, F mlp.
+Dims: B rows, S columns, H heads, d head dim, D model.
 """
 
 import flax.linen as nn
@@ -123,17 +123,3 @@ def rope(
   x1, x2 = jnp.split(x.astype(jnp.float32), 2, axis=-1)
   turned = jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], -1)
   return turned.astype(x.dtype)
-
-
-class SwiGLU(nn.Module):
-  """down(silu(gate(x)) * up(x))."""
-
-  cfg: config.ModelConfig
-
-  @nn.compact
-  def __call__(self, x: Float[Array, 'B S D']) -> Float[Array, 'B S D']:
-    gate = Linear(self.cfg, self.cfg.mlp_size, name='gate_proj')(x)
-    up = Linear(self.cfg, self.cfg.mlp_size, name='up_proj')(x)
-    return Linear(self.cfg, self.cfg.hidden_size, name='down_proj')(
-      nn.silu(gate) * up
-    )

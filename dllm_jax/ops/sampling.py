@@ -23,7 +23,9 @@ def allowed_logits(
   distribution: a position that proposed [MASK] would never be revealed.
   """
   ids = jnp.arange(logits.shape[-1])
-  allowed = (ids < vocab.size) & (ids != vocab.mask_token)
+  allowed = ids < vocab.size
+  if vocab.mask_token is not None:
+    allowed &= ids != vocab.mask_token
   # Broadcast by hand: rank promotion is an error in the tests.
   allowed = jnp.broadcast_to(allowed, logits.shape)
   return jnp.where(allowed, logits.astype(jnp.float32), -jnp.inf)

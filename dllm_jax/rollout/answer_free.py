@@ -250,7 +250,7 @@ def sample(
   def decode(denoiser, params, shared, by_row, lockstep):
     (key, dials), (ids, mask, row_id) = shared, by_row
     blank = jnp.full(
-      (ids.shape[0], decoder.gen_length), vocab.mask_token, jnp.int32
+      (ids.shape[0], decoder.gen_length), vocab.need_mask(), jnp.int32
     )
     return DECODERS[type(decoder)](
       denoiser,

@@ -238,9 +238,9 @@ def sample(
     in_pass = lambda n: jax.vmap(jax.random.fold_in, (0, None))(keys, n)
 
     blank = jnp.full(
-      (ids.shape[0], gen_length - width), vocab.mask_token, jnp.int32
+      (ids.shape[0], gen_length - width), vocab.need_mask(), jnp.int32
     )
-    end = jnp.where(anchor_mask, anchor, vocab.mask_token)
+    end = jnp.where(anchor_mask, anchor, vocab.need_mask())
     reasoning = run(
       in_pass(REASONING_PASS),
       prompts.canvas(ids, mask, jnp.concatenate([blank, end], 1)),
@@ -250,7 +250,7 @@ def sample(
 
     kept = jnp.zeros(blank.shape, bool)
     removed = jnp.concatenate([kept, anchor_mask], 1)  # [B, L]
-    completion = jnp.where(removed, vocab.mask_token, reasoning.tokens)
+    completion = jnp.where(removed, vocab.need_mask(), reasoning.tokens)
     answer = run(
       in_pass(ANSWER_PASS),
       prompts.canvas(ids, mask, completion),

@@ -9,19 +9,16 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-import flax
 from jax.sharding import Mesh
 
 from dllm_jax import errors, types
 from dllm_jax.hf import config as hf_config
 from dllm_jax.hf import folder as folder_lib
 from dllm_jax.hf import pretrained
-from dllm_jax.hf import weights as hf
-from dllm_jax.models import config as model_config
 from dllm_jax.models import transformer
 from dllm_jax.rollout import answer_free
 from dllm_jax.run import kept_models, pretrained_base, settings
-from dllm_jax.runtime import console
+from dllm_jax.runtime import console, sharding
 from dllm_jax.state import checkpoint, workdir
 from dllm_jax.text import chat
 from dllm_jax.text import tokenizer as tokenizer_lib
@@ -179,28 +176,25 @@ def _of_run(directory: pathlib.Path, config: dict, name: str) -> Source:
     eos_token=tokenizer.eos_token,
     stop_tokens=tokenizer.special.stop,
   )
-  model = cfg.model_config(vocab)
-  if origin is not None:
+  if origin is None:
+    denoiser, rows = cfg.denoiser(vocab), vocab.size
+  else:
     model = cfg.adopt(origin.record.model, adapters=True)
+    denoiser, rows = (
+      transformer.TransformerDenoiser(cfg=model),
+      model.vocab_size,
+    )
 
   def load(mesh, screen):
     if pretrained_base.is_folder(path):
       opened = pretrained.open_model(path, mesh, screen=screen)
       return transformer.TransformerDenoiser(cfg=opened.cfg), opened.params
-    return transformer.TransformerDenoiser(cfg=model), _kept(path, model, mesh)
+    like = sharding.param_targets(denoiser, mesh)
+    params, _ = checkpoint.load_params(path, like)
+    return denoiser, params
 
   # As launch/eval.py decodes.
   decoding = dataclasses.replace(
     cfg.rollout.greedy(), threshold=cfg.eval.threshold
   )
-  return Source(
-    model.vocab_size, vocab, tokenizer, decoding, load, None, template
-  )
-
-
-def _kept(
-  path: pathlib.Path, cfg: model_config.ModelConfig, mesh: Mesh
-) -> types.Params:
-  like = flax.traverse_util.unflatten_dict(hf.targets(cfg, mesh), sep='/')
-  params, _ = checkpoint.load_params(path, like)
-  return params
+  return Source(rows, vocab, tokenizer, decoding, load, None, template)

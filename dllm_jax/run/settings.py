@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from dllm_jax import errors, tasks, types
+from dllm_jax import errors, models, tasks, types
 from dllm_jax.models import config as model_config
 from dllm_jax.rl import advantages, trajectory_credit
 from dllm_jax.rollout import answer_free, answer_guided, score
@@ -113,7 +113,7 @@ class Settings:
     control: spend RL's processor time on more supervised training, beside it.
     keep: checkpoints kept.
     watchdog_seconds: silence after which a run is stuck; 0 does not look.
-    model: arguments of `ModelConfig` but for `vocab_size`.
+    model: `name`, one of `models.MODELS`, and what its `from_config` takes.
     prefill: how every completion is to begin; a part of the prompt.
   """
 
@@ -173,14 +173,20 @@ class Settings:
     """
     names = ('dtype', 'param_dtype', 'remat', 'attention')
     names += ('lora_rank', 'lora_alpha') if adapters else ()
+    if self.model['name'] != 'transformer':
+      raise errors.UserError(
+        f'config key model.name is {self.model["name"]!r}, but pretrained '
+        "models are transformers: use 'transformer', or base.path=''"
+      )
     values = {name: self.model[name] for name in names if name in self.model}
     make = functools.partial(dataclasses.replace, model)
     return _make('model', make, values)
 
-  def model_config(self, vocab: types.Vocabulary) -> model_config.ModelConfig:
-    """The model's record, once the tokenizer says how many ids there are."""
-    values = dict(self.model) | {'vocab_size': vocab.size}
-    return _make('model', model_config.ModelConfig, values)
+  def denoiser(self, vocab: types.Vocabulary) -> types.Trainable:
+    """The model, once the tokenizer says how many ids there are."""
+    values = dict(self.model)
+    make = models.MODELS[values.pop('name')].from_config
+    return _make('model', lambda **values: make(values, vocab), values)
 
 
 def from_config(config: Mapping[str, Any]) -> Settings:
@@ -195,6 +201,11 @@ def from_config(config: Mapping[str, Any]) -> Settings:
   if method['name'] not in METHODS:
     raise errors.UserError(
       f'config key method.name is {method["name"]!r}; there are {METHODS}'
+    )
+  if config['model']['name'] not in models.MODELS:
+    raise errors.UserError(
+      f'config key model.name is {config["model"]["name"]!r}: expected one of '
+      f'{tuple(models.MODELS)}'
     )
   task = dict(config['task'])
   if task['name'] not in tasks.TASKS:

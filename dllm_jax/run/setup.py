@@ -6,12 +6,10 @@ import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-import flax
 import jax
 
 from dllm_jax import errors, types
 from dllm_jax.data import pipeline, public, sources
-from dllm_jax.hf import weights as hf
 from dllm_jax.models import attention, transformer
 from dllm_jax.models import config as model_config
 from dllm_jax.ops import streams
@@ -112,17 +110,20 @@ def make_context(
     eos_token=tokenizer.eos_token,
     stop_tokens=tokenizer.special.stop,
   )
-  model = cfg.model_config(vocab) if model is None else model
-  if model.attention == 'cudnn' and not attention.has_cudnn():
+  if cfg.model.get('attention') == 'cudnn' and not attention.has_cudnn():
     raise errors.UserError(
       "config key model.attention is 'cudnn', but JAX runs on "
       f"{jax.default_backend()}: it is for NVIDIA GPUs; use 'xla'"
     )
+  if model is None:
+    denoiser = cfg.denoiser(vocab)
+  else:
+    denoiser = transformer.TransformerDenoiser(cfg=model)
   return context.Context(
     task=cfg.task,
     tokenizer=tokenizer,
     vocab=vocab,
-    denoiser=transformer.TransformerDenoiser(cfg=model),
+    denoiser=denoiser,
     mesh=sharding.make_mesh(cfg.mesh),
     root=jax.random.key(cfg.seed),
     template=template,
@@ -132,16 +133,14 @@ def make_context(
 
 def param_targets(ctx: context.Context) -> types.Params:
   """Shape, dtype and place of every parameter; nothing is computed."""
-  flat = hf.targets(ctx.denoiser.cfg, ctx.mesh)
-  return flax.traverse_util.unflatten_dict(flat, sep='/')
+  return sharding.param_targets(ctx.denoiser, ctx.mesh)
 
 
 def fresh_params(ctx: context.Context) -> types.Params:
-  """Random parameters, sharded over `fsdp` and `tensor` by the rules."""
-  key = streams.step_key(ctx.root, 'init', 0)
+  """Random parameters, placed as `param_targets` says."""
   places = jax.tree.map(lambda leaf: leaf.sharding, param_targets(ctx))
-  init = jax.jit(transformer.init, static_argnums=1, out_shardings=places)
-  return init(key, ctx.denoiser.cfg)
+  init = jax.jit(ctx.denoiser.init, out_shardings=places)
+  return init(streams.step_key(ctx.root, 'init', 0))
 
 
 def load_rows(cfg: settings.Settings) -> Rows:

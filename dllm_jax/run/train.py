@@ -65,7 +65,7 @@ def run(
   origin = pretrained_base.of_run(cfg, directory)
   if origin is not None:  # Nothing was spent here on demonstrations.
     cfg = dataclasses.replace(cfg, control=False)
-  elif cfg.model['lora_rank'] and not cfg.base.path:
+  elif cfg.model.get('lora_rank') and not cfg.base.path:
     raise errors.UserError(
       f'config key model.lora_rank is {cfg.model["lora_rank"]}, but there is '
       'no base.path: adapters alone cannot train random weights; name a base '

@@ -39,7 +39,7 @@ def test_every_preset_becomes_settings(file, preset):
   cfg = settings.from_config(config.to_dict())
   assert cfg.method == file
   assert (cfg.guided.num_guided > 0) == (file == 'ag_grpo')
-  cfg.model_config(VOCAB)
+  cfg.denoiser(VOCAB)
   # What a record of the config holds is what the run gets.
   assert cfg.rollout.gen_length == config.rollout.gen_length
   assert cfg.loop.num_steps == config.train.num_steps

@@ -42,11 +42,11 @@ def test_records_hold_what_the_config_says():
 def test_the_model_gets_its_vocabulary_later():
   cfg = settings.from_config(tiny_run.values())
   vocab = types.Vocabulary(size=40, mask_token=39, eos_token=38)
-  model = cfg.model_config(vocab)
+  model = cfg.denoiser(vocab).cfg
   assert (model.vocab_size, model.hidden_size) == (40, 16)
   cfg = settings.from_config(tiny_run.values(model__head_dim=7))
   with pytest.raises(errors.UserError, match="'model'.*head_dim 7 is odd"):
-    cfg.model_config(vocab)
+    cfg.denoiser(vocab)
 
 
 @pytest.mark.parametrize(
