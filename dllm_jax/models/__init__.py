@@ -2,7 +2,9 @@
 
 from dllm_jax.models import transformer
 
-# The config key model.name -> a class with
+# What the config key model.name chooses: classes with
 # `from_config(values, vocab) -> types.Trainable`, where `values` are the other
 # keys of the config group `model`.
-MODELS = {'transformer': transformer.TransformerDenoiser}
+MODELS = {
+  'transformer': transformer.TransformerDenoiser,
+}

@@ -35,8 +35,11 @@ TINY = {
 }
 
 
-def follow(page: str, config: str, place: pathlib.Path) -> dict:
+def follow(
+  page: str, config: str, place: pathlib.Path, *, tiny: dict | None = None
+) -> dict:
   """Does what the page says in a copy of the repository; its eval.json."""
+  tiny = TINY if tiny is None else tiny
   for folder in ('dllm_jax', 'configs', 'launch'):
     shutil.copytree(pages.REPO / folder, place / folder)
   for path, text in pages.files(page).items():
@@ -44,7 +47,7 @@ def follow(page: str, config: str, place: pathlib.Path) -> dict:
   for path, diff in pages.edits(page):
     file = place / path
     file.write_text(pages.apply(diff, file.read_text()))
-  flags = [f'--config.{key}={value}' for key, value in TINY.items()]
+  flags = [f'--config.{key}={value}' for key, value in tiny.items()]
   env = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
   done = subprocess.run(
     [sys.executable, 'launch/train.py', '--config', config]
