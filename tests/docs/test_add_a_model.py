@@ -55,7 +55,7 @@ def test_it_trains_by_the_command_and_generates(tmp_path):
   phases = [json.loads(row)['phase'] for row in log.splitlines()]
   assert phases.count('sft') == 2 and phases.count('rl') == 2
   env = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
-  command = ['launch/generate.py', '--model=run', '--prompt=3 5 7 = 15']
+  command = ['launch/generate.py', '--model=run', '--prompt= 3 5 7 = 15']
   done = subprocess.run(
     [sys.executable, *command, '--out=out.jsonl'],
     cwd=tmp_path,

@@ -73,7 +73,7 @@ def test_chunks_give_the_recorded_logits(recorded, chunk):
 @pytest.mark.parametrize('side', ['left', 'right'])
 def test_ragged_rows_in_chunks_give_the_recorded_logits(recorded, side):
   lm, params, want = recorded
-  lengths = want['mixed_lengths']
+  lengths = want['mixed_lengths'].tolist()
   rows = [
     row[:n].tolist()
     for row, n in zip(want['mixed_tokens'], lengths, strict=True)
@@ -227,7 +227,8 @@ def test_devices_of_a_mesh_hold_their_heads_and_rows_of_the_cache(sizes):
 
 def test_greedy_tokens_through_the_cache_are_the_recorded_ones(recorded):
   lm, params, want = recorded
-  lengths, total = want['greedy_prompt_len'], want['greedy_output'].shape[1]
+  lengths = want['greedy_prompt_len'].tolist()
+  total = want['greedy_output'].shape[1]
   prompts = [
     r[:n].tolist() for r, n in zip(want['greedy_prompt'], lengths, strict=True)
   ]
