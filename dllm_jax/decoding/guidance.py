@@ -4,7 +4,7 @@
 
 where l_c are the logits of the canvas and l_u those of the canvas with every
 prompt token masked. Both come from one call on twice the rows, which a decoder
-counts as one. As a denoiser it serves every decoder and estimator alike.
+counts as one. Being a denoiser, it works with every decoder and estimator.
 
 References:
   Nie et al. 2025, LLaDA, arXiv:2502.09992 (`generate.py`,
@@ -84,8 +84,8 @@ def guided(
   Args:
     denoiser: the model.
     params: its parameters.
-    cfg_scale: s >= 0; 0 is off, and gives the arguments back. Other scales are
-      traced: one compilation serves them all.
+    cfg_scale: s >= 0; 0 is off, and returns the arguments. Other scales are
+      traced, and share one compilation.
     gen_length: L of the canvases.
     vocab: special ids.
 

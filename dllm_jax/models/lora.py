@@ -1,4 +1,4 @@
-"""Adapters as trees: fresh ones, and merged ones. See `layers.Linear`."""
+"""LoRA adapters as trees: split off, new, merged. See `layers.Linear`."""
 
 import dataclasses
 from typing import Any
@@ -29,9 +29,9 @@ def join(params: types.Params, adapters: Adapters) -> types.Params:
 
 
 def fresh(key: Key[Array, ''], cfg: config.ModelConfig) -> Adapters:
-  """New adapters of a model with `cfg.lora_rank`; they change nothing yet.
+  """New adapters of a model with `cfg.lora_rank`; their product is zero.
 
-  Jit this with `cfg` static: nothing else of the model is then computed.
+  Jit this with `cfg` static, so that the rest of the model is not computed.
 
   Args:
     key: consumed.
@@ -50,14 +50,14 @@ def merge(
 ) -> tuple[types.Params, config.ModelConfig]:
   """W + (alpha / rank) A B in every kernel, and the config of such a model.
 
-  Sums and products are float32, a layer at a time; the result is rounded once
-  to the kernel's dtype.
+  Computed in float32, a layer at a time, and rounded once to the kernel's
+  dtype.
 
   Args:
     params: of the adapted model.
     cfg: its config.
-    donate: whether the kernels are changed in place, so that there is never a
-      second model; those of `params` are gone then.
+    donate: whether the kernels are updated in place, so that memory never holds
+      two models; those of `params` are deleted.
   """
   adapters, plain = split(params)
   if not adapters:
@@ -69,8 +69,8 @@ def merge(
     kernel = flat[f'{linear}/kernel']
     kernel = kernel if donate else jnp.copy(kernel)
     factors = adapters[path], adapters[f'{linear}/lora_b']
-    # Calls of their own: in one program XLA makes of a layer's cast one of
-    # the kernel, in memory beside it.
+    # Separate calls: in one program XLA turns the cast of a layer into a cast
+    # of the whole kernel, which takes as much memory again.
     for i in range(kernel.shape[0]):
       scale = cfg.lora_alpha / cfg.lora_rank
       kernel = put(kernel, i, layer(kernel, i, *factors, scale))

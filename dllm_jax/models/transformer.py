@@ -51,11 +51,11 @@ class Transformer(nn.Module):
     )
     if self.is_initializing():
       self.layers = self.param('layers', stack.init, cfg)
-    else:  # `param` would miss what `stack.run_layers` has yet to gather
+    else:  # `param` would check shapes, which are not gathered yet
       self.layers = self.get_variable('params', 'layers')
     self.norm = layers.RMSNorm(cfg)
     if not cfg.tie_embeddings:
-      # The unembedding is no target of the adapters.
+      # The unembedding has no adapters.
       plain = dataclasses.replace(cfg, lora_rank=0)
       self.lm_head = layers.Linear(plain, cfg.vocab_size, wide=True)
 
@@ -63,16 +63,9 @@ class Transformer(nn.Module):
     self, tokens: Int[Array, 'B S'], attention_mask: Bool[Array, 'B S']
   ) -> Float[Array, 'B S D']:
     """States after the final norm, of every column."""
-    cfg = self.cfg
     position = schedules.positions(attention_mask)
-    allowed = attention.visible(
-      position, position, attention_mask, causal=cfg.causal
-    )
-    x = parts.look_up(self.embed_tokens, tokens, self.layout, cfg.dtype)
-    x, _ = stack.run_layers(
-      cfg, self.layers, x, allowed, position, layout=self.layout
-    )
-    return self.norm(x)
+    states, _ = self._run(tokens, position, position, attention_mask)
+    return states
 
   def extend(
     self,
@@ -82,11 +75,10 @@ class Transformer(nn.Module):
     *,
     is_empty: bool,
   ) -> tuple[Float[Array, 'B Q D'], cache_lib.KVCache]:
-    """`hidden` of columns that follow those in the cache, which then has both.
+    """`hidden` of columns that follow those in the cache, and both as a cache.
 
-    `is_empty` says that there are none in it, and none of it is read.
+    `is_empty` says that the cache holds no tokens, so that it is not read.
     """
-    cfg = self.cfg
     position = schedules.positions(attention_mask) + cache.length[:, None]
     key_position, key_mask, past = position, attention_mask, None
     if not is_empty:
@@ -94,6 +86,16 @@ class Transformer(nn.Module):
       key_position = jnp.concatenate([slot, position], axis=1)
       key_mask = jnp.concatenate([is_written, attention_mask], axis=1)
       past = cache.kv
+    states, outputs = self._run(
+      tokens, position, key_position, key_mask, past, keep_kv=True
+    )
+    return states, cache_lib.append(cache, outputs.kv, attention_mask)
+
+  def _run(
+    self, tokens, position, key_position, key_mask, past=None, keep_kv=False
+  ):
+    """States after the final norm, and the outputs of the layers."""
+    cfg = self.cfg
     allowed = attention.visible(
       position, key_position, key_mask, causal=cfg.causal
     )
@@ -105,10 +107,10 @@ class Transformer(nn.Module):
       allowed,
       position,
       past=past,
-      keep_kv=True,
+      keep_kv=keep_kv,
       layout=self.layout,
     )
-    return self.norm(x), cache_lib.append(cache, outputs.kv, attention_mask)
+    return self.norm(x), outputs
 
   def unembed(self, hidden: Float[Array, 'B Q D']) -> Float[Array, 'B Q V']:
     """Float32 logits of the given states."""
@@ -203,7 +205,7 @@ class TransformerDenoiser:
     attention_mask: Bool[Array, 'B S'],
     query: Int[Array, 'B Q'],
   ) -> Float[Array, 'B Q D']:
-    """What the logits of the queried columns are made of."""
+    """See `types.SplitDenoiser`."""
     model, variables = self._whole(params)
     hidden = model.apply(
       variables, tokens, attention_mask, method=Transformer.hidden
@@ -215,7 +217,7 @@ class TransformerDenoiser:
   def unembed(
     self, params: types.Params, states: Float[Array, 'B Q D']
   ) -> Float[Array, 'B Q V']:
-    """The logits of `states`."""
+    """See `types.SplitDenoiser`."""
     model, variables = self._whole(params)
     return model.apply(variables, states, method=Transformer.unembed)
 
