@@ -100,7 +100,7 @@ def test_the_model_gets_its_vocabulary_later():
     ({'data__num_test': -1}, 'data.num_test is -1; it must not be negative'),
     ({'seed': -1}, 'seed is -1; it must not be negative'),
     ({'mesh__fsdp': 0}, 'mesh.fsdp is 0; it must be above 0'),
-    ({'model__dtype': 'float8'}, "model.dtype is 'float8'; there are"),
+    ({'model__dtype': 'float8'}, "model.dtype is 'float8': expected one of"),
     ({'method__policy__mask_prob': 2.0}, 'it must be in 0..1'),
     ({'train__optim__b1': -0.1}, 'train.optim.b1 is -0.1; it must be in 0..1'),
   ],
