@@ -40,6 +40,7 @@ def get_config(arg: str = '') -> config_dict.ConfigDict:
   )
   config.model = config_dict.ConfigDict(
     {
+      'name': 'transformer',  # one of dllm_jax.models.MODELS
       'hidden_size': 96,
       'num_layers': 2,
       'num_heads': 4,
@@ -53,6 +54,7 @@ def get_config(arg: str = '') -> config_dict.ConfigDict:
       'attention_bias': False,
       'tie_embeddings': False,
       'logit_shift': False,
+      'feed_forward': 'swiglu',
       'dtype': 'float32',
       'param_dtype': 'float32',
       'remat': 'none',  # or 'block', 'dots'

@@ -1,7 +1,7 @@
-"""Array records and Protocols that every layer speaks.
+"""Array records and Protocols that all layers share.
 
 Dims: B rows (prompts x group), P prompt columns, L completion columns,
-S = P + L canvas columns, Q queried columns, V vocabulary.
+S = P + L canvas columns, Q queried or new columns, D model, V vocabulary.
 """
 
 import dataclasses
@@ -10,10 +10,11 @@ import operator
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, Key
 
 Params = Mapping[str, Any]  # a tree of arrays, as Flax makes it
+Cache = Any  # a tree of arrays, which only the model that made it reads
 Scalar = Any  # a Python number, or the tracer of one
 
 
@@ -23,26 +24,41 @@ class Vocabulary:
 
   Attributes:
     size: number of ids that text can use; a model's table may have more rows.
-    mask_token: id of [MASK]; never proposed.
+    mask_token: id of [MASK]; never proposed. None where there is none.
     eos_token: id that fills what follows a completion.
-    stop_tokens: ids that end a completion, `eos_token` always among them: a
-      chat model ends its turn by another. Ascending.
+    stop_tokens: ids that end a completion, ascending: `eos_token`, and others
+      such as the one that ends a chat model's turn.
   """
 
   size: int
-  mask_token: int
+  mask_token: int | None
   eos_token: int
   stop_tokens: tuple[int, ...] = ()
 
   def __post_init__(self):
     stop = tuple(sorted({self.eos_token, *self.stop_tokens}))
     object.__setattr__(self, 'stop_tokens', stop)
-    named = [('mask_token', self.mask_token), ('eos_token', self.eos_token)]
+    named = [('eos_token', self.eos_token)]
+    if self.mask_token is not None:
+      named.insert(0, ('mask_token', self.mask_token))
     for name, value in named + [('stop token', value) for value in stop]:
       if not 0 <= value < self.size:
         raise ValueError(f'{name} {value} is outside [0, {self.size})')
       if name != 'mask_token' and value == self.mask_token:
         raise ValueError(f'mask_token and {name} are both {value}')
+
+  def need_mask(self) -> int:
+    """`mask_token`, for code that has no meaning without it.
+
+    Raises:
+      ValueError: the vocabulary has no [MASK].
+    """
+    if self.mask_token is None:
+      raise ValueError(
+        'the vocabulary has no mask token, which masked diffusion needs: use '
+        'a masked diffusion model'
+      )
+    return self.mask_token
 
   def ends(self, tokens: Int[Array, '*n']) -> Bool[Array, '*n']:
     """Where tokens are stop tokens."""
@@ -66,7 +82,7 @@ class Trajectory(NamedTuple):
   """What a decoder returns: the completion, and when each token was committed.
 
   No decoder here remasks, so the completion that denoising step t reads is
-  `where(commit_step < t, tokens, mask_token)`; nothing else need be kept.
+  `where(commit_step < t, tokens, mask_token)`; nothing else needs to be kept.
 
   Attributes:
     tokens: completion ids, no [MASK] among them.
@@ -132,11 +148,20 @@ class Denoiser(Protocol):
 
 
 @runtime_checkable
-class SplitDenoiser(Denoiser, Protocol):
-  """A denoiser whose logits can be made some columns at a time.
+class Trainable(Denoiser, Protocol):
+  """A denoiser that can make its own parameters, as `launch/train.py` needs."""
 
-  unembed(params, states(params, tokens, attention_mask, query)) is what the
-  whole gives.
+  def init(self, key: Key[Array, '']) -> Params:
+    """Random parameters: a tree of dicts. `key` is consumed."""
+    ...
+
+
+@runtime_checkable
+class SplitDenoiser(Denoiser, Protocol):
+  """A denoiser whose logits can be computed for some columns at a time.
+
+  unembed(params, states(params, tokens, attention_mask, query)) equals
+  denoiser(params, tokens, attention_mask, query).
   """
 
   def states(
@@ -146,7 +171,7 @@ class SplitDenoiser(Denoiser, Protocol):
     attention_mask: Bool[Array, 'B S'],
     query: Int[Array, 'B Q'],
   ) -> Float[Array, 'B Q D']:
-    """What the logits of columns `query` are made of."""
+    """What the logits of columns `query` are computed from."""
     ...
 
   def unembed(
@@ -158,14 +183,22 @@ class SplitDenoiser(Denoiser, Protocol):
 
 @runtime_checkable
 class Divisible(Protocol):
-  """A denoiser whose parameters may lie in parts on the devices of a mesh."""
+  """A denoiser whose parameters can be divided among the devices of a mesh.
+
+  Any other denoiser is whole on every device.
+
+  Attributes:
+    sharding_rules: how its parameters are divided (`runtime.sharding.RULES`).
+  """
+
+  sharding_rules: tuple[tuple[str, PartitionSpec], ...]
 
   def part(self, mesh: Mesh) -> Denoiser:
     """What one device computes, inside `jax.shard_map` over the whole mesh.
 
-    It is given the device's part of every parameter and its rows; devices
-    along `tensor` have the same rows, and get the same logits. Devices along
-    `fsdp` must call it equally often.
+    It is given the device's part of every parameter and its rows. Devices along
+    `tensor` have the same rows, and get the same logits. Devices along `fsdp`
+    must call it equally often.
 
     Raises:
       errors.UserError: the mesh does not divide the model.
@@ -173,9 +206,55 @@ class Divisible(Protocol):
     ...
 
   def placed(self, mesh: Mesh) -> Denoiser:
-    """The same function under `jit`, saying where on the mesh its arrays lie.
+    """The same function for use under `jit`, with sharding constraints.
 
-    Else the compiler may split what rows and parameters do not.
+    Without them the compiler may split arrays along other axes than rows.
+    """
+    ...
+
+
+@runtime_checkable
+class CausalLM(Protocol):
+  """A next-token model with a cache; hashable, a static argument.
+
+  Each row of a cache holds tokens from position 0 on, without padding. Padding
+  in `tokens`, on either side, is neither read nor written.
+  """
+
+  def init_cache(self, num_rows: int, num_slots: int) -> Cache:
+    """An empty cache for rows of at most `num_slots` tokens."""
+    ...
+
+  def prefill(
+    self,
+    params: Params,
+    tokens: Int[Array, 'B Q'],
+    attention_mask: Bool[Array, 'B Q'],
+    cache: Cache,
+  ) -> tuple[Float[Array, 'B Q V'], Cache]:
+    """As `extend`, but drops what the cache holds; cheaper than extending an
+    empty one."""
+    ...
+
+  def extend(
+    self,
+    params: Params,
+    tokens: Int[Array, 'B Q'],
+    attention_mask: Bool[Array, 'B Q'],
+    cache: Cache,
+  ) -> tuple[Float[Array, 'B Q V'], Cache]:
+    """Reads `tokens` after those in the cache, and adds them to it.
+
+    The logits are float32: those at column k are of the token after column k.
+    Where nobody uses them under `jit`, they are not computed. The caller makes
+    sure that no row exceeds the cache's slots.
+    """
+    ...
+
+  def truncate(self, cache: Cache, length: Int[Array, ' B']) -> Cache:
+    """The cache with the first `length` tokens of each row; nothing is copied.
+
+    Later calls give the same bits as if there had been no further tokens.
     """
     ...
 

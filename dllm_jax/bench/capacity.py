@@ -152,7 +152,7 @@ def case_of(
   )
   return programs.Case(
     name=name,
-    model=cfg.model_config(vocab),
+    model=programs.model_of(cfg.denoiser(vocab)),
     rollout=dataclasses.replace(cfg.rollout, num_prompts=rows // group),
     policy=cfg.method.policy,
     optimizer=cfg.optim,

@@ -87,7 +87,7 @@ def end_to_end(
   case = programs.Case(
     name=f'{cfg.task.name}, {cfg.rollout.num_prompts} prompts x '
     f'{cfg.rollout.group_size}',
-    model=ctx.denoiser.cfg,
+    model=programs.model_of(ctx.denoiser),
     rollout=cfg.rollout,
     policy=policy,
     optimizer=cfg.optim,

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from dllm_jax import types
+from dllm_jax import errors, types
 from dllm_jax.bench import flops
 from dllm_jax.models import config, transformer
 from dllm_jax.rollout import answer_free, prompts, sharded
@@ -99,10 +99,24 @@ class Case:
     }
 
 
+def model_of(denoiser: types.Denoiser) -> config.ModelConfig:
+  """The record of a transformer, whose operations are counted here.
+
+  Raises:
+    errors.UserError: the denoiser is another model.
+  """
+  if not isinstance(denoiser, transformer.TransformerDenoiser):
+    raise errors.UserError(
+      f'{type(denoiser).__name__} cannot be measured here: use '
+      'model.name=transformer'
+    )
+  return denoiser.cfg
+
+
 @functools.cache
 def params(case: Case, mesh: Mesh) -> types.Params:
   """Shape, dtype and sharding of every parameter."""
-  return _placed(transformer.shapes(case.model), mesh)
+  return sharding.targets(transformer.shapes(case.model), mesh)
 
 
 @functools.cache
@@ -113,20 +127,7 @@ def state(case: Case, mesh: Mesh) -> state_lib.TrainState:
     lambda params: state_lib.create(params, optimizer),
     transformer.shapes(case.model),
   )
-  return _placed(shapes, mesh)
-
-
-def _placed(tree: Any, mesh: Mesh) -> Any:
-  """Shapes with the shardings that the rules for parameters give."""
-  if not sharding.divides_params(mesh):
-    return _whole(tree, mesh)
-  return jax.tree.map(
-    lambda leaf, place: jax.ShapeDtypeStruct(
-      leaf.shape, leaf.dtype, sharding=place
-    ),
-    tree,
-    sharding.param_shardings(tree, mesh),
-  )
+  return sharding.targets(shapes, mesh)
 
 
 def _whole(tree: Any, mesh: Mesh) -> Any:

@@ -155,7 +155,12 @@ class DecodeState(NamedTuple):
 def init_state(
   canvas: types.Canvas, vocab: types.Vocabulary, cfg: BlockDecoder
 ) -> DecodeState:
-  """The state before the first step."""
+  """The state before the first step.
+
+  Raises:
+    ValueError: the vocabulary has no [MASK].
+  """
+  vocab.need_mask()
   chex.assert_equal_shape([canvas.tokens, canvas.attention_mask])
   rows = canvas.tokens.shape[0]
   zeros = jnp.zeros(rows, jnp.int32)

@@ -4,7 +4,7 @@
 
 where l_c are the logits of the canvas and l_u those of the canvas with every
 prompt token masked. Both come from one call on twice the rows, which a decoder
-counts as one. As a denoiser it serves every decoder and estimator alike.
+counts as one. Being a denoiser, it works with every decoder and estimator.
 
 References:
   Nie et al. 2025, LLaDA, arXiv:2502.09992 (`generate.py`,
@@ -68,10 +68,13 @@ def guided(
     cfg_scale: s >= 0, traced: one compilation serves all scales.
     gen_length: L of the canvases.
     vocab: special ids.
+
+  Raises:
+    ValueError: guidance is on and the vocabulary has no [MASK].
   """
   if cfg_scale is None:
     return denoiser, params
   wrapped = GuidedDenoiser(
-    denoiser=denoiser, gen_length=gen_length, mask_token=vocab.mask_token
+    denoiser=denoiser, gen_length=gen_length, mask_token=vocab.need_mask()
   )
   return wrapped, {'model': params, 'cfg_scale': jnp.float32(cfg_scale)}

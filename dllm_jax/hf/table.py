@@ -53,14 +53,8 @@ def targets(
     UserError: the mesh does not divide the model.
   """
   parts.layout_on(mesh, cfg)
-  shapes = transformer.shapes(cfg)
-  places = sharding.param_shardings(shapes, mesh)
-  flat = flax.traverse_util.flatten_dict(shapes, sep='/')
-  where = flax.traverse_util.flatten_dict(places, sep='/')
-  return {
-    path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where[path])
-    for path, leaf in flat.items()
-  }
+  leaves = sharding.targets(transformer.shapes(cfg), mesh)
+  return flax.traverse_util.flatten_dict(leaves, sep='/')
 
 
 def tensors(family: str, leaves: Mapping[str, Any]) -> dict[str, Slot]:

@@ -1,6 +1,7 @@
 """Grouped-query attention under a per-row mask.
 
-Dims: B rows, S columns, H query heads, K key heads, d head dim, D model.
+Dims: B rows, Q query columns, S cached columns, T = S + Q key columns, H query
+heads, K key heads, d head dim, D model.
 """
 
 import flax.linen as nn
@@ -8,22 +9,32 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from dllm_jax.models import config, layers
+from dllm_jax.models import cache, config, layers
 
 # Finite, so that a row without a single key gives a finite (uniform) average.
 NEGATIVE = -1e30
 
 
 def visible(
-  attention_mask: Bool[Array, 'B S'], *, causal: bool
-) -> Bool[Array, 'B S S']:
-  """Which key column each query column may read, per row."""
-  size = attention_mask.shape[-1]
+  query_position: Int[Array, 'B Q'],
+  key_position: Int[Array, 'B T'],
+  key_mask: Bool[Array, 'B T'],
+  *,
+  causal: bool,
+) -> Bool[Array, 'B Q T']:
+  """Which keys each query may read, per row.
+
+  Args:
+    query_position: position of each query in its sequence.
+    key_position: position of each key in the same sequence.
+    key_mask: True on keys that hold a real token.
+    causal: whether queries read only keys at their own position or before it.
+  """
   allowed = jnp.broadcast_to(
-    attention_mask[:, None, :], (attention_mask.shape[0], size, size)
+    key_mask[:, None, :], (*query_position.shape, key_mask.shape[1])
   )
   if causal:
-    allowed &= jnp.tril(jnp.ones((size, size), bool))[None]
+    allowed &= key_position[:, None, :] <= query_position[:, :, None]
   return allowed
 
 
@@ -35,10 +46,20 @@ class Attention(nn.Module):
   @nn.compact
   def __call__(
     self,
-    x: Float[Array, 'B S D'],
-    allowed: Bool[Array, 'B S S'],
-    position: Int[Array, 'B S'],
-  ) -> Float[Array, 'B S D']:
+    x: Float[Array, 'B Q D'],
+    allowed: Bool[Array, 'B Q T'],
+    position: Int[Array, 'B Q'],
+    past: cache.KeyValues | None = None,
+  ) -> tuple[Float[Array, 'B Q D'], cache.KeyValues]:
+    """The output, and the keys and values of the columns of `x`.
+
+    Args:
+      x: states that queries, and keys and values of the same columns, are made
+        of.
+      allowed: which keys each query reads: those of `past`, then those of `x`.
+      position: of the columns of `x`.
+      past: keys and values of earlier columns of the rows.
+    """
     cfg = self.cfg
     rows, size, _ = x.shape
 
@@ -58,11 +79,15 @@ class Attention(nn.Module):
     q = layers.rope(q, position, **turn)
     k = layers.rope(k, position, **turn)
 
-    mix = _fused if cfg.attention == 'cudnn' and has_cudnn() else _mix
-    mixed = mix(q, k, v, allowed)
-    return layers.Linear(cfg, cfg.hidden_size, name='o_proj')(
+    new = cache.KeyValues(k, v)
+    if past is None and cfg.attention == 'cudnn' and has_cudnn():
+      mixed = _fused(q, k, v, allowed)
+    else:
+      mixed = _mix(q, [new] if past is None else [past, new], allowed)
+    out = layers.Linear(cfg, cfg.hidden_size, name='o_proj')(
       mixed.reshape(rows, size, cfg.num_heads * cfg.head_dim)
     )
+    return out, new
 
 
 def has_cudnn() -> bool:
@@ -71,24 +96,31 @@ def has_cudnn() -> bool:
 
 
 def _mix(
-  q: Float[Array, 'B S H d'],
-  k: Float[Array, 'B S K d'],
-  v: Float[Array, 'B S K d'],
-  allowed: Bool[Array, 'B S S'],
-) -> Float[Array, 'B S H d']:
-  """By way of a table of scores."""
+  q: Float[Array, 'B Q H d'],
+  parts: list[cache.KeyValues],
+  allowed: Bool[Array, 'B Q T'],
+) -> Float[Array, 'B Q H d']:
+  """Through a table of scores.
+
+  Keys that lie in several arrays are never copied into one; their scores are.
+  """
   rows, size, num_heads, width = q.shape
-  num_kv = k.shape[2]
+  num_kv = parts[0].k.shape[2]
   shared = num_heads // num_kv  # query heads that a key head serves
-  scores = jnp.einsum(
-    'bqkgd,bskd->bkgqs',
-    q.reshape(rows, size, num_kv, shared, width),
-    k,
-    preferred_element_type=jnp.float32,
-  )
+  q = q.reshape(rows, size, num_kv, shared, width)
+  scores = [
+    jnp.einsum('bqkgd,bskd->bkgqs', q, k, preferred_element_type=jnp.float32)
+    for k, _ in parts
+  ]
+  scores = scores[0] if len(scores) == 1 else jnp.concatenate(scores, -1)
   scores = jnp.where(allowed[:, None, None], scores * width**-0.5, NEGATIVE)
-  weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-  mixed = jnp.einsum('bkgqs,bskd->bqkgd', weights, v)
+  weights = jax.nn.softmax(scores, axis=-1).astype(parts[0].v.dtype)
+  mixed, start = None, 0
+  for _, v in parts:
+    stop = start + v.shape[1]
+    own = weights if len(parts) == 1 else weights[..., start:stop]
+    part = jnp.einsum('bkgqs,bskd->bqkgd', own, v)
+    mixed, start = part if mixed is None else mixed + part, stop
   return mixed.reshape(rows, size, num_heads, width)
 
 
@@ -101,7 +133,7 @@ def _fused(
   """The same by cuDNN, which takes an even number of columns."""
   odd = q.shape[1] % 2
   wide = ((0, 0), (0, odd), (0, 0), (0, 0))
-  # The column that is added reads what the last one reads, and nobody reads it.
+  # The added column reads what the last one reads; no column reads it.
   allowed = jnp.pad(allowed, ((0, 0), (0, odd), (0, 0)), mode='edge')
   allowed = jnp.pad(allowed, ((0, 0), (0, 0), (0, odd)))
   mixed = jax.nn.dot_product_attention(

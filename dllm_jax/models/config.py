@@ -5,7 +5,7 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RopeScaling:
-  """Llama-3's stretching of the low rotary frequencies; see `layers.rope`.
+  """Llama 3's stretching of the low rotary frequencies; see `layers.rope`.
 
   Attributes:
     factor: by which the lowest frequencies are divided.
@@ -42,7 +42,7 @@ class ModelConfig:
     num_heads: H query heads.
     num_kv_heads: K key and value heads; K divides H (K < H is GQA).
     head_dim: d.
-    mlp_size: F, hidden width of the SwiGLU.
+    mlp_size: F, hidden width of the feed-forward part.
     rope_theta: base of the rotary frequencies.
     rope_scaling: how they are stretched (Llama 3); None: not at all.
     norm_eps: epsilon of RMSNorm.
@@ -53,11 +53,12 @@ class ModelConfig:
     logit_shift: logits at column k predict column k + 1 (Dream).
     dtype: of weights in use and activations; logits and norms are float32.
     param_dtype: of stored weights.
-    remat: what the backward pass recomputes: 'none', each 'block' but for its
-      input, or all of it but the 'dots', its products with weights.
-    attention: who computes it: 'xla', or on NVIDIA GPUs 'cudnn', in fused
-      kernels without a table of scores, in bfloat16 or float16; 'xla' does
-      elsewhere what it asks for.
+    feed_forward: which one, a name of `feed_forward.FEED_FORWARD`.
+    remat: what the backward pass recomputes: 'none', each 'block' except for
+      its input, or all of it except for the 'dots', its products with weights.
+    attention: 'xla', or 'cudnn': fused kernels without a table of scores, for
+      bfloat16 or float16 on NVIDIA GPUs. Other devices and calls with a cache
+      use 'xla' either way.
     lora_rank: rank of the adapters of every Linear; 0 is none.
     lora_alpha: adapters are scaled by alpha / rank.
     embed_init_std: of the initial embedding table.
@@ -80,6 +81,7 @@ class ModelConfig:
   logit_shift: bool = False
   dtype: str = 'float32'
   param_dtype: str = 'float32'
+  feed_forward: str = 'swiglu'
   remat: str = 'none'
   attention: str = 'xla'
   lora_rank: int = 0
@@ -106,9 +108,13 @@ class ModelConfig:
     if self.head_dim % 2:
       raise ValueError(f'head_dim {self.head_dim} is odd; RoPE needs pairs')
     if self.remat not in ('none', 'block', 'dots'):
-      raise ValueError(f"remat {self.remat!r} is not 'none', 'block', 'dots'")
+      raise ValueError(
+        f"remat {self.remat!r}: expected one of 'none', 'block', 'dots'"
+      )
     if self.attention not in ('xla', 'cudnn'):
-      raise ValueError(f"attention {self.attention!r} is not 'xla', 'cudnn'")
+      raise ValueError(
+        f"attention {self.attention!r}: expected one of 'xla', 'cudnn'"
+      )
     if self.attention == 'cudnn':
       if self.dtype not in ('bfloat16', 'float16'):
         raise ValueError(
@@ -117,8 +123,8 @@ class ModelConfig:
         )
       if self.head_dim % 8 or self.head_dim > 128:
         raise ValueError(
-          "attention 'cudnn' needs a head_dim of at most 128 that 8 divides, "
-          f'not {self.head_dim}'
+          "attention 'cudnn' needs a head_dim that is a multiple of 8 and at "
+          f'most 128, not {self.head_dim}'
         )
     if self.lora_rank < 0:
       raise ValueError(f'lora_rank {self.lora_rank} is negative')

@@ -1,6 +1,6 @@
-"""The parts of a block: Linear with its adapter, RMSNorm, RoPE, SwiGLU.
+"""The parts of a block: Linear with its adapter, RMSNorm, RoPE.
 
-Dims: B rows, S columns, H heads, d head dim, D model, F mlp.
+Dims: B rows, S columns, H heads, d head dim, D model.
 """
 
 import flax.linen as nn
@@ -14,9 +14,9 @@ from dllm_jax.models import config
 class Linear(nn.Module):
   """y = x W + b + (alpha / rank) (x A) B, the adapter only where rank > 0.
 
-  The kernel is in `param_dtype` and frozen when adapters are trained; A and B
-  are float32, used in x's dtype like the kernel, and B starts at zero, so a new
-  adapter changes nothing.
+  The kernel is in `param_dtype`, and frozen when adapters are trained. A and B
+  are float32, and cast to x's dtype for use like the kernel. B starts at zero,
+  so a new adapter changes nothing.
 
   References:
     Hu et al. 2021, LoRA, eq. 3 (arXiv:2106.09685).
@@ -80,10 +80,9 @@ def rope_frequencies(
   """Angle per position of each pair of columns, in float32.
 
   f_i = theta^(-2i/d). Llama 3 stretches these for a longer context: with the
-  wavelength w = 2 pi / f, the old context c and the factor a, a pair that
-  turned at least `high` times in c stays, one that turned at most `low` times
-  gets f / a, and between them a line in the number of turns c / w leads from
-  one to the other.
+  wavelength w = 2 pi / f, the old context c and the factor a, a pair that turns
+  at least `high` times in c keeps f, one that turns at most `low` times gets
+  f / a, and between them f is interpolated linearly in the turns c / w.
 
   References:
     Grattafiori et al. 2024, Llama 3, section 3.4.3 (arXiv:2407.21783).
@@ -123,17 +122,3 @@ def rope(
   x1, x2 = jnp.split(x.astype(jnp.float32), 2, axis=-1)
   turned = jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], -1)
   return turned.astype(x.dtype)
-
-
-class SwiGLU(nn.Module):
-  """down(silu(gate(x)) * up(x))."""
-
-  cfg: config.ModelConfig
-
-  @nn.compact
-  def __call__(self, x: Float[Array, 'B S D']) -> Float[Array, 'B S D']:
-    gate = Linear(self.cfg, self.cfg.mlp_size, name='gate_proj')(x)
-    up = Linear(self.cfg, self.cfg.mlp_size, name='up_proj')(x)
-    return Linear(self.cfg, self.cfg.hidden_size, name='down_proj')(
-      nn.silu(gate) * up
-    )

@@ -1,4 +1,4 @@
-"""Adapters as trees: fresh ones, and merged ones. See `layers.Linear`."""
+"""LoRA adapters as trees: split off, new, merged. See `layers.Linear`."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -30,9 +30,9 @@ def join(params: types.Params, adapters: Adapters) -> types.Params:
 
 
 def fresh(key: Key[Array, ''], cfg: config.ModelConfig) -> Adapters:
-  """New adapters of a model with `cfg.lora_rank`; they change nothing yet.
+  """New adapters of a model with `cfg.lora_rank`; their product is zero.
 
-  Jit this with `cfg` static: nothing else of the model is then computed.
+  Jit this with `cfg` static, so that the rest of the model is not computed.
 
   Args:
     key: consumed.

@@ -1,11 +1,11 @@
-"""A model in parts on the devices of a mesh.
+"""A model divided among the devices of a mesh.
 
-Along `fsdp` devices have rows of their own, and put the parameters together
-where they use them, one layer at a time. Along `tensor` they share the rows:
-each has some heads, some columns of the MLP and some of the vocabulary, and
-partial results are added (Megatron). Inside `jax.shard_map` the functions here
-are the collectives themselves; under `jit` over a mesh they say where arrays
-lie, and the compiler writes the same collectives and those of the gradient.
+Along `fsdp` devices have different rows, and gather the parameters where they
+use them, one layer at a time. Along `tensor` they have the same rows: each has
+some heads, some columns of the MLP and some of the vocabulary, and partial
+results are added (Megatron). Inside `jax.shard_map` the functions here are the
+collectives; under `jit` over a mesh they are sharding constraints, from which
+the compiler derives the same collectives and those of the gradient.
 
 References:
   Zhao et al. 2023, PyTorch FSDP (arXiv:2304.11277); Shoeybi et al. 2019,
@@ -27,12 +27,12 @@ from dllm_jax.runtime import sharding
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layout:
-  """Where a model lies; static.
+  """How a model is divided; static.
 
   Attributes:
-    fsdp: inside `jax.shard_map`, devices of that axis; one is no collective.
+    fsdp: inside `jax.shard_map`, size of that axis; 1 needs no collective.
     tensor: likewise.
-    mesh: under `jit`, the mesh of a model that the code sees whole.
+    mesh: under `jit`, the mesh; the code sees whole arrays.
   """
 
   fsdp: int = 1
@@ -47,8 +47,8 @@ def layout_on(mesh: Mesh, cfg: config.ModelConfig) -> Layout:
   """The layout of a model inside `jax.shard_map` over a mesh.
 
   Raises:
-    errors.UserError: `tensor` does not divide the key heads; a head stays
-      together, with the query heads that it serves.
+    errors.UserError: `tensor` does not divide the key heads; a key head is on
+      one device, with the query heads that read it.
   """
   layout = Layout(fsdp=mesh.shape['fsdp'], tensor=mesh.shape['tensor'])
   if cfg.num_kv_heads % layout.tensor:
@@ -73,13 +73,13 @@ def local_config(cfg: config.ModelConfig, layout: Layout) -> config.ModelConfig:
 def gather(
   params: types.Params, layout: Layout, dtype: str, *, of_layer: bool = False
 ) -> types.Params:
-  """The parameters put together over `fsdp`, weights in `dtype`.
+  """The parameters gathered over `fsdp`, weights in `dtype`.
 
   Args:
-    params: those of a model but its layers', or of one layer.
+    params: those of a model except for its layers, or of one layer.
     layout: of the model.
     dtype: of activations; narrower weights are fewer bytes to send.
-    of_layer: whether they are of a layer, whose leaves lack the stack's axis.
+    of_layer: whether they are of a layer, whose leaves have no axis of layers.
   """
   if layout.fsdp == 1 and layout.mesh is None:
     return params
@@ -108,7 +108,7 @@ def add(x: Float[Array, '*n D'], layout: Layout) -> Float[Array, '*n D']:
 
 
 def join(x: Float[Array, '*n v'], layout: Layout) -> Float[Array, '*n V']:
-  """The columns of all devices of `tensor`, side by side."""
+  """The columns of all devices along `tensor`, concatenated."""
   if layout.tensor == 1:
     return x
   return jax.lax.all_gather(x, 'tensor', axis=x.ndim - 1, tiled=True)
@@ -120,7 +120,7 @@ def look_up(
   layout: Layout,
   dtype: str,
 ) -> Float[Array, 'B S D']:
-  """Rows of an embedding table that lies in parts over `tensor`."""
+  """Rows of an embedding table that is divided over `tensor`."""
   if layout.tensor == 1:
     return add(table[tokens].astype(dtype), layout)
   size = table.shape[0]

@@ -1,12 +1,13 @@
 """One transformer for LLaDA, Dream, LLaMA and Qwen, by `ModelConfig`.
 
-The blocks are one `Block`, stacked: every leaf of `params['layers']` has a
-leading [num_layers] axis, and a run of layers is a slice of it. Leaf names are
-Hugging Face's. Dims: B rows, S columns, Q queried columns, D model, V
+The blocks are `params['layers']` (`models.stack`). Leaf names are Hugging
+Face's. Dims: B rows, S canvas columns, Q queried or new columns, D model, V
 vocabulary.
 """
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -15,96 +16,17 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from dllm_jax import types
-from dllm_jax.models import attention, config, layers, parts
+from dllm_jax.models import (
+  attention,
+  config,
+  feed_forward,
+  layers,
+  parts,
+  stack,
+)
+from dllm_jax.models import cache as cache_lib
 from dllm_jax.ops import schedules
-
-# What the backward pass finds of a block's forward pass, beside its input.
-REMAT = {
-  'block': jax.checkpoint_policies.nothing_saveable,
-  'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
-
-
-class Block(nn.Module):
-  """Pre-norm attention and SwiGLU, each with a residual.
-
-  Attributes:
-    cfg: of what this device computes.
-    layout: of the model.
-  """
-
-  cfg: config.ModelConfig
-  layout: parts.Layout = parts.WHOLE
-
-  @nn.compact
-  def __call__(
-    self,
-    x: Float[Array, 'B S D'],
-    allowed: Bool[Array, 'B S S'],
-    position: Int[Array, 'B S'],
-  ) -> Float[Array, 'B S D']:
-    cfg = self.cfg
-    normed = layers.RMSNorm(cfg, name='input_layernorm')(x)
-    mixed = attention.Attention(cfg, name='self_attn')(
-      normed, allowed, position
-    )
-    x += parts.add(mixed, self.layout)
-    normed = layers.RMSNorm(cfg, name='post_attention_layernorm')(x)
-    return x + parts.add(layers.SwiGLU(cfg, name='mlp')(normed), self.layout)
-
-
-def _stacked_blocks(key: Key[Array, ''], cfg: config.ModelConfig):
-  """Initial parameters of all blocks, stacked on a leading axis."""
-  x = jnp.zeros((1, 1, cfg.hidden_size), cfg.dtype)
-  allowed = jnp.ones((1, 1, 1), bool)
-  position = jnp.zeros((1, 1), jnp.int32)
-
-  def one(key):
-    return Block(cfg, parent=None).init(key, x, allowed, position)['params']
-
-  return jax.vmap(one)(jax.random.split(key, cfg.num_layers))
-
-
-def run_layers(
-  cfg: config.ModelConfig,
-  params: types.Params,
-  x: Float[Array, 'B S D'],
-  allowed: Bool[Array, 'B S S'],
-  position: Int[Array, 'B S'],
-  start: int = 0,
-  stop: int | None = None,
-  layout: parts.Layout = parts.WHOLE,
-) -> Float[Array, 'B S D']:
-  """Applies blocks [start, stop) by `lax.scan` over the stacked parameters.
-
-  Args:
-    cfg: of what this device computes; `cfg.remat` says what the backward pass
-      recomputes.
-    params: the stacked blocks, `model_params['layers']`.
-    x: input of block `start`.
-    allowed: which key each query may read.
-    position: position ids.
-    start: first block.
-    stop: one past the last; None for all.
-    layout: of the model.
-
-  Returns:
-    Output of block `stop` - 1.
-  """
-
-  def body(x, block_params):
-    block_params = parts.gather(block_params, layout, cfg.dtype, of_layer=True)
-    y = Block(cfg, layout, parent=None).apply(
-      {'params': block_params}, x, allowed, position
-    )
-    return y, None
-
-  if cfg.remat != 'none':
-    # A scan keeps the compiler from undoing it.
-    body = jax.checkpoint(body, policy=REMAT[cfg.remat], prevent_cse=False)
-  segment = jax.tree.map(lambda leaf: leaf[start:stop], params)
-  x, _ = jax.lax.scan(body, x, segment)
-  return x
+from dllm_jax.runtime import sharding
 
 
 class Transformer(nn.Module):
@@ -112,8 +34,8 @@ class Transformer(nn.Module):
 
   Attributes:
     cfg: of what this device computes (`parts.local_config`).
-    layout: of the model; but for its layers, its parameters are put together
-      over `fsdp` already.
+    layout: of the model; its parameters are gathered over `fsdp` already,
+      except for those of its layers.
   """
 
   cfg: config.ModelConfig
@@ -128,12 +50,12 @@ class Transformer(nn.Module):
       jnp.dtype(cfg.param_dtype),
     )
     if self.is_initializing():
-      self.layers = self.param('layers', _stacked_blocks, cfg)
-    else:  # `param` would miss what `run_layers` has yet to gather
+      self.layers = self.param('layers', stack.init, cfg)
+    else:  # `param` would check shapes, which are not gathered yet
       self.layers = self.get_variable('params', 'layers')
     self.norm = layers.RMSNorm(cfg)
     if not cfg.tie_embeddings:
-      # The unembedding is no target of the adapters.
+      # The unembedding has no adapters.
       plain = dataclasses.replace(cfg, lora_rank=0)
       self.lm_head = layers.Linear(plain, cfg.vocab_size, wide=True)
 
@@ -141,12 +63,54 @@ class Transformer(nn.Module):
     self, tokens: Int[Array, 'B S'], attention_mask: Bool[Array, 'B S']
   ) -> Float[Array, 'B S D']:
     """States after the final norm, of every column."""
-    cfg = self.cfg
-    allowed = attention.visible(attention_mask, causal=cfg.causal)
     position = schedules.positions(attention_mask)
+    states, _ = self._run(tokens, position, position, attention_mask)
+    return states
+
+  def extend(
+    self,
+    tokens: Int[Array, 'B Q'],
+    attention_mask: Bool[Array, 'B Q'],
+    cache: cache_lib.KVCache,
+    *,
+    is_empty: bool,
+  ) -> tuple[Float[Array, 'B Q D'], cache_lib.KVCache]:
+    """`hidden` of columns that follow those in the cache, and both as a cache.
+
+    `is_empty` says that the cache holds no tokens, so that it is not read.
+    """
+    position = schedules.positions(attention_mask) + cache.length[:, None]
+    key_position, key_mask, past = position, attention_mask, None
+    if not is_empty:
+      slot, is_written = cache_lib.slots(cache)
+      key_position = jnp.concatenate([slot, position], axis=1)
+      key_mask = jnp.concatenate([is_written, attention_mask], axis=1)
+      past = cache.kv
+    states, outputs = self._run(
+      tokens, position, key_position, key_mask, past, keep_kv=True
+    )
+    return states, cache_lib.append(cache, outputs.kv, attention_mask)
+
+  def _run(
+    self, tokens, position, key_position, key_mask, past=None, keep_kv=False
+  ):
+    """States after the final norm, and the outputs of the layers."""
+    cfg = self.cfg
+    allowed = attention.visible(
+      position, key_position, key_mask, causal=cfg.causal
+    )
     x = parts.look_up(self.embed_tokens, tokens, self.layout, cfg.dtype)
-    x = run_layers(cfg, self.layers, x, allowed, position, layout=self.layout)
-    return self.norm(x)
+    x, outputs = stack.run_layers(
+      cfg,
+      self.layers,
+      x,
+      allowed,
+      position,
+      past=past,
+      keep_kv=keep_kv,
+      layout=self.layout,
+    )
+    return self.norm(x), outputs
 
   def unembed(self, hidden: Float[Array, 'B Q D']) -> Float[Array, 'B Q V']:
     """Float32 logits of the given states."""
@@ -167,7 +131,7 @@ class Transformer(nn.Module):
 def _previous_real(
   attention_mask: Bool[Array, 'B S'], query: Int[Array, 'B Q']
 ) -> Int[Array, 'B Q']:
-  """The nearest real column before each query; column 0 where there is none."""
+  """The nearest real column before each query; column 0 if there is none."""
   columns = jnp.broadcast_to(
     jnp.arange(attention_mask.shape[1])[None], attention_mask.shape
   )
@@ -177,26 +141,50 @@ def _previous_real(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TransformerDenoiser:
-  """`types.Denoiser` of a bidirectional transformer.
+  """`types.Denoiser` of a transformer.
 
   Only the queried columns are unembedded. Where the model's logits are
   shifted (Dream), column k is read from the state of the token before it.
 
   Attributes:
     cfg: the model.
-    layout: where the model is in parts.
+    layout: how the model is divided.
   """
 
   cfg: config.ModelConfig
   layout: parts.Layout = parts.WHOLE
 
+  sharding_rules = sharding.RULES
+
+  @classmethod
+  def from_config(
+    cls, values: Mapping[str, Any], vocab: types.Vocabulary
+  ) -> 'TransformerDenoiser':
+    """The model that the config group `model` describes.
+
+    Raises:
+      ValueError: a value is out of its range.
+      TypeError: a key is missing, or `ModelConfig` has no such field.
+    """
+    cfg = config.ModelConfig(**values, vocab_size=vocab.size)
+    if cfg.feed_forward not in feed_forward.FEED_FORWARD:
+      raise ValueError(
+        f'feed_forward {cfg.feed_forward!r}: expected one of '
+        f'{tuple(feed_forward.FEED_FORWARD)}'
+      )
+    return cls(cfg=cfg)
+
+  def init(self, key: Key[Array, '']) -> types.Params:
+    """See `types.Trainable`."""
+    return init(key, self.cfg)
+
   def part(self, mesh: Mesh) -> 'TransformerDenoiser':
-    """The same as each device of a mesh computes it; see `types.Divisible`."""
+    """See `types.Divisible`."""
     layout = parts.layout_on(mesh, self.cfg)
     return dataclasses.replace(self, layout=layout)
 
   def placed(self, mesh: Mesh) -> 'TransformerDenoiser':
-    """The same under `jit` over a mesh; see `types.Divisible`."""
+    """See `types.Divisible`."""
     return dataclasses.replace(self, layout=parts.Layout(mesh=mesh))
 
   def __call__(
@@ -217,34 +205,99 @@ class TransformerDenoiser:
     attention_mask: Bool[Array, 'B S'],
     query: Int[Array, 'B Q'],
   ) -> Float[Array, 'B Q D']:
-    """What the logits of the queried columns are made of."""
+    """See `types.SplitDenoiser`."""
     model, variables = self._whole(params)
     hidden = model.apply(
       variables, tokens, attention_mask, method=Transformer.hidden
     )
-    if self.cfg.logit_shift:
+    if self._is_shifted:
       query = _previous_real(attention_mask, query)
     return jnp.take_along_axis(hidden, query[..., None], axis=1)
 
   def unembed(
     self, params: types.Params, states: Float[Array, 'B Q D']
   ) -> Float[Array, 'B Q V']:
-    """The logits of `states`."""
+    """See `types.SplitDenoiser`."""
     model, variables = self._whole(params)
     return model.apply(variables, states, method=Transformer.unembed)
 
+  @property
+  def _is_shifted(self) -> bool:
+    return self.cfg.logit_shift
+
   def _whole(self, params: types.Params) -> tuple[Transformer, types.Params]:
-    """The model, and its variables with all but the layers put together."""
+    """The model, and its variables, gathered except for the layers."""
     model = Transformer(parts.local_config(self.cfg, self.layout), self.layout)
     outer = {k: v for k, v in params.items() if k != 'layers'}
     outer = parts.gather(outer, self.layout, self.cfg.dtype)
     return model, {'params': {**outer, 'layers': params['layers']}}
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TransformerCausalLM(TransformerDenoiser):
+  """`types.CausalLM` of a transformer with a causal mask.
+
+  Also a `types.Denoiser`, which reads every column from the state of the token
+  before it and keeps no cache.
+  """
+
+  def __post_init__(self):
+    if not self.cfg.causal:
+      raise ValueError('the model is not causal: its config has causal=False')
+
+  @property
+  def _is_shifted(self) -> bool:
+    return True
+
+  def init_cache(self, num_rows: int, num_slots: int) -> cache_lib.KVCache:
+    """See `types.CausalLM`; inside `jax.shard_map`, of this device's heads."""
+    cfg = parts.local_config(self.cfg, self.layout)
+    return cache_lib.init(cfg, num_rows, num_slots)
+
+  def truncate(
+    self, cache: cache_lib.KVCache, length: Int[Array, ' B']
+  ) -> cache_lib.KVCache:
+    """See `types.CausalLM`."""
+    return cache_lib.truncate(cache, length)
+
+  def prefill(
+    self,
+    params: types.Params,
+    tokens: Int[Array, 'B Q'],
+    attention_mask: Bool[Array, 'B Q'],
+    cache: cache_lib.KVCache,
+  ) -> tuple[Float[Array, 'B Q V'], cache_lib.KVCache]:
+    """See `types.CausalLM`."""
+    cache = self.truncate(cache, jnp.zeros_like(cache.length))
+    return self._extend(params, tokens, attention_mask, cache, is_empty=True)
+
+  def extend(
+    self,
+    params: types.Params,
+    tokens: Int[Array, 'B Q'],
+    attention_mask: Bool[Array, 'B Q'],
+    cache: cache_lib.KVCache,
+  ) -> tuple[Float[Array, 'B Q V'], cache_lib.KVCache]:
+    """See `types.CausalLM`."""
+    return self._extend(params, tokens, attention_mask, cache, is_empty=False)
+
+  def _extend(self, params, tokens, attention_mask, cache, *, is_empty):
+    model, variables = self._whole(params)
+    states, cache = model.apply(
+      variables,
+      tokens,
+      attention_mask,
+      cache,
+      is_empty=is_empty,
+      method=Transformer.extend,
+    )
+    return self.unembed(params, states), cache
+
+
 def init(key: Key[Array, ''], cfg: config.ModelConfig) -> types.Params:
   """Fresh parameters. `key` is consumed; jit this, eager init is slow."""
-  # They do not depend on it, and JAX's call of cuDNN has no vmap over queries
-  # that keeps the mask.
+  # Parameters do not depend on it, and JAX's call of cuDNN does not keep the
+  # mask under vmap over queries.
   cfg = dataclasses.replace(cfg, attention='xla')
   tokens = jnp.zeros((1, 2), jnp.int32)
   return Transformer(cfg).init(key, tokens, jnp.ones((1, 2), bool))['params']

@@ -29,7 +29,9 @@ def allowed_logits(
     vocab: the size of the vocabulary and the id of [MASK].
   """
   ids = jnp.arange(logits.shape[-1])
-  allowed = (ids < vocab.size) & (ids != vocab.mask_token)
+  allowed = ids < vocab.size
+  if vocab.mask_token is not None:
+    allowed &= ids != vocab.mask_token
   # Explicit broadcast: implicit rank promotion is an error in the tests.
   allowed = jnp.broadcast_to(allowed, logits.shape)
   return jnp.where(allowed, logits.astype(jnp.float32), -jnp.inf)

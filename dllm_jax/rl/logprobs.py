@@ -104,8 +104,8 @@ class OneStep:
     # not change them.
     uniform = uniform[:, ::-1]
     masked = batch.maskable & (uniform < self.mask_prob)
-    prompt = jnp.where(masked, vocab.mask_token, batch.prompt_ids)
-    blank = jnp.full_like(batch.tokens, vocab.mask_token)
+    prompt = jnp.where(masked, vocab.need_mask(), batch.prompt_ids)
+    blank = jnp.full_like(batch.tokens, vocab.need_mask())
     slot = jnp.broadcast_to(jnp.arange(length)[None], (rows, length))
     return Views(
       tokens=jnp.concatenate([prompt, blank], 1)[:, None],
@@ -165,7 +165,7 @@ class SampledSteps:
       batch.prompt_ids[:, None],
       (rows, self.num_steps, batch.prompt_ids.shape[1]),
     )
-    canvas = schedules.replay(tokens, commit, step, vocab.mask_token)
+    canvas = schedules.replay(tokens, commit, step, vocab.need_mask())
     mask = jnp.broadcast_to(
       _canvas_mask(batch)[:, None],
       (rows, self.num_steps, prompt.shape[-1] + length),

@@ -40,6 +40,9 @@ def masked_views(
   Returns:
     Views with K = 1 and Q = L; `credit` is True for the masked tokens.
 
+  Raises:
+    ValueError: the vocabulary has no [MASK].
+
   References:
     Nie et al. 2025, LLaDA, eq. 5 and appendix B (arXiv:2502.09992).
   """
@@ -51,7 +54,7 @@ def masked_views(
   draw = lambda key: jax.random.uniform(key, (length,))
   uniform = jax.vmap(draw)(streams.row_keys(mask_key, row))
   masked = uniform < t[:, None]
-  canvas = jnp.where(masked, vocab.mask_token, tokens)
+  canvas = jnp.where(masked, vocab.need_mask(), tokens)
   slot = jnp.broadcast_to(jnp.arange(length)[None], tokens.shape)
   return logprobs.Views(
     tokens=jnp.concatenate([prompt_ids, canvas], 1)[:, None],

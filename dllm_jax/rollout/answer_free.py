@@ -96,7 +96,7 @@ def sample(
   def decode(denoiser, params, shared, by_row, lockstep):
     key, decoder = shared
     blank = jnp.full(
-      (by_row.ids.shape[0], decoder.gen_length), vocab.mask_token, jnp.int32
+      (by_row.ids.shape[0], decoder.gen_length), vocab.need_mask(), jnp.int32
     )
     return decoder(
       denoiser,

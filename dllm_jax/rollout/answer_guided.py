@@ -195,10 +195,10 @@ def sample(
 
     blank = jnp.full(
       (ids.shape[0], reason.gen_length - anchor.shape[1]),
-      vocab.mask_token,
+      vocab.need_mask(),
       jnp.int32,
     )
-    end = jnp.where(anchor_mask, anchor, vocab.mask_token)
+    end = jnp.where(anchor_mask, anchor, vocab.need_mask())
     canvas = prompts.canvas(ids, mask, jnp.concatenate([blank, end], 1))
     reasoning = reason(
       denoiser, params, in_pass(REASONING_PASS), canvas, **shared
@@ -206,7 +206,7 @@ def sample(
 
     kept = jnp.zeros(blank.shape, bool)
     removed = jnp.concatenate([kept, anchor_mask], 1)  # [B, L]
-    completion = jnp.where(removed, vocab.mask_token, reasoning.tokens)
+    completion = jnp.where(removed, vocab.need_mask(), reasoning.tokens)
     canvas = prompts.canvas(ids, mask, completion)
     answer = predict(
       *guidance.guided(

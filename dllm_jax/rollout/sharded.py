@@ -36,9 +36,10 @@ def run_sharded(
     mesh: where.
     decode: (denoiser, params, shared, by_row, lockstep) -> trajectory of what
       one device has; `lockstep` is that of `decoding.blocks.run`.
-    denoiser: the model; `types.Divisible` where the mesh divides parameters.
-    params: its parameters; where they lie otherwise than the rules say, they
-      are moved first.
+    denoiser: the model; whole on every device unless it is a
+      `types.Divisible`.
+    params: its parameters; moved first where they are placed otherwise than the
+      rules say.
     shared: arrays that every device has whole.
     by_row: arrays whose leading axis is the rows.
 
@@ -46,8 +47,8 @@ def run_sharded(
     errors.UserError: the mesh does not divide the model.
   """
   specs, lockstep = P(), ()
-  if sharding.divides_params(mesh):
-    specs = sharding.specs(params)
+  if sharding.divides_params(mesh) and isinstance(denoiser, types.Divisible):
+    specs = sharding.specs(params, denoiser.sharding_rules)
     denoiser = denoiser.part(mesh)
   if mesh.shape['fsdp'] > 1:
     # Not over `tensor`: its devices have the same rows and the same logits.
@@ -67,4 +68,6 @@ def run_sharded(
 
 def placed(denoiser: types.Denoiser, mesh: Mesh) -> types.Denoiser:
   """The denoiser for updates under `jit` over a mesh."""
-  return denoiser.placed(mesh) if sharding.divides_params(mesh) else denoiser
+  if sharding.divides_params(mesh) and isinstance(denoiser, types.Divisible):
+    return denoiser.placed(mesh)
+  return denoiser

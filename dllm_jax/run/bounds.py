@@ -67,7 +67,7 @@ def check(flat: Mapping[str, Any]) -> None:
     if wrong:
       raise errors.UserError(f'config key {key} is {value}; {wrong}')
   for key in ('model.dtype', 'model.param_dtype'):
-    if flat[key] not in DTYPES:
+    if key in flat and flat[key] not in DTYPES:
       raise errors.UserError(
-        f'config key {key} is {flat[key]!r}; there are {DTYPES}'
+        f'config key {key} is {flat[key]!r}: expected one of {DTYPES}'
       )

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import jax
 
-from dllm_jax import errors
+from dllm_jax import errors, types
 from dllm_jax.rollout import context
 from dllm_jax.run import settings, setup
 from dllm_jax.runtime import processes, sharding
@@ -51,6 +51,12 @@ def check_shapes(cfg: settings.Settings, ctx: context.Context) -> None:
       'that a process may have none: change the mesh.* keys'
     )
   if sharding.divides_params(ctx.mesh):
+    if not isinstance(ctx.denoiser, types.Divisible):
+      raise errors.UserError(
+        f'mesh.fsdp and mesh.tensor divide parameters, and model.name='
+        f'{cfg.model["name"]} has no `part` and no sharding rules: use '
+        'mesh.fsdp=1 and mesh.tensor=1, and mesh.data for rows'
+      )
     ctx.denoiser.part(ctx.mesh)
     setup.param_targets(ctx)
   sharding.check_divides(cfg.base.batch_size, ctx.mesh, 'base.batch_size')

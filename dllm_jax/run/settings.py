@@ -12,7 +12,7 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from dllm_jax import decoding, errors, tasks, types
+from dllm_jax import decoding, errors, models, tasks, types
 from dllm_jax.models import config as model_config
 from dllm_jax.rollout import batch
 from dllm_jax.run import bounds
@@ -117,7 +117,7 @@ class Settings:
     control: spend RL's processor time on more supervised training, beside it.
     keep: number of checkpoints kept.
     watchdog_seconds: silence after which a run is stuck; 0 does not look.
-    model: arguments of `ModelConfig` except for `vocab_size`.
+    model: `name`, one of `models.MODELS`, and what its `from_config` takes.
     prefill: how every completion begins; a part of the prompt.
     decoders: by name, what the config group `rollout` makes of each decoder.
   """
@@ -186,14 +186,20 @@ class Settings:
     """
     names = ('dtype', 'param_dtype', 'remat', 'attention')
     names += ('lora_rank', 'lora_alpha') if adapters else ()
+    if self.model['name'] != 'transformer':
+      raise errors.UserError(
+        f'config key model.name is {self.model["name"]!r}, but pretrained '
+        "models are transformers: use 'transformer', or base.path=''"
+      )
     values = {name: self.model[name] for name in names if name in self.model}
     make = functools.partial(dataclasses.replace, model)
     return _make('model', make, values)
 
-  def model_config(self, vocab: types.Vocabulary) -> model_config.ModelConfig:
-    """The model's record, once the tokenizer says how many ids there are."""
-    values = dict(self.model) | {'vocab_size': vocab.size}
-    return _make('model', model_config.ModelConfig, values)
+  def denoiser(self, vocab: types.Vocabulary) -> types.Trainable:
+    """The model, once the tokenizer says how many ids there are."""
+    values = dict(self.model)
+    make = models.MODELS[values.pop('name')].from_config
+    return _make('model', lambda **values: make(values, vocab), values)
 
 
 def from_config(config: Mapping[str, Any]) -> Settings:
@@ -211,6 +217,7 @@ def from_config(config: Mapping[str, Any]) -> Settings:
   sizes = {name: rollout.pop(name) for name in BATCH_KEYS}
   decoders = _make('rollout', decoding.make_decoders, {'values': rollout})
   decoder = _choose('rollout.decode', decode, decoders)
+  _choose('model.name', config['model']['name'], models.MODELS)
   name = config['method']['name']
   method = _choose('method.name', name, methods.METHODS)
 

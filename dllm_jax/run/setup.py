@@ -6,13 +6,11 @@ import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-import flax
 import jax
 
 from dllm_jax import errors, types
 from dllm_jax import model as model_lib
 from dllm_jax.data import pipeline, public, sources
-from dllm_jax.hf import table
 from dllm_jax.models import attention, transformer
 from dllm_jax.ops import streams
 from dllm_jax.rollout import context
@@ -92,7 +90,7 @@ def make_context(
     own = cfg.adopt(model.record.model, adapters=adapters)
     denoiser = transformer.TransformerDenoiser(cfg=own)
     model = dataclasses.replace(model, denoiser=denoiser)
-  if model.denoiser.cfg.attention == 'cudnn' and not attention.has_cudnn():
+  if cfg.model.get('attention') == 'cudnn' and not attention.has_cudnn():
     raise errors.UserError(
       "config key model.attention is 'cudnn', but JAX runs on "
       f"{jax.default_backend()}: it is for NVIDIA GPUs; use 'xla'"
@@ -113,22 +111,20 @@ def make_context(
 def new_model(cfg: settings.Settings) -> model_lib.Model:
   """The model that the config describes, without parameters."""
   tokenizer = tokenizer_lib.Tokenizer.from_words(cfg.task.words())
-  own = cfg.model_config(tokenizer.vocabulary())
-  return model_lib.of_words(transformer.TransformerDenoiser(cfg=own), tokenizer)
+  denoiser = cfg.denoiser(tokenizer.vocabulary())
+  return model_lib.of_words(denoiser, tokenizer)
 
 
 def param_targets(ctx: context.Context) -> types.Params:
   """Shape, dtype and place of every parameter; nothing is computed."""
-  flat = table.targets(ctx.denoiser.cfg, ctx.mesh)
-  return flax.traverse_util.unflatten_dict(flat, sep='/')
+  return sharding.param_targets(ctx.denoiser, ctx.mesh)
 
 
 def fresh_params(ctx: context.Context) -> types.Params:
-  """Random parameters, sharded over `fsdp` and `tensor` by the rules."""
-  key = streams.step_key(ctx.root, 'init', 0)
+  """Random parameters, placed as `param_targets` says."""
   places = jax.tree.map(lambda leaf: leaf.sharding, param_targets(ctx))
-  init = jax.jit(transformer.init, static_argnums=1, out_shardings=places)
-  return init(key, ctx.denoiser.cfg)
+  init = jax.jit(ctx.denoiser.init, out_shardings=places)
+  return init(streams.step_key(ctx.root, 'init', 0))
 
 
 def load_rows(cfg: settings.Settings) -> Rows:

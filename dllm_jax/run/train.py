@@ -56,7 +56,7 @@ def run(
   if model is not None and not sidecar.read(model.folder.path):
     # Nothing was spent here on demonstrations.
     cfg = dataclasses.replace(cfg, control=False)
-  elif cfg.model['lora_rank'] and not cfg.base.path:
+  elif cfg.model.get('lora_rank') and not cfg.base.path:
     raise errors.UserError(
       f'config key model.lora_rank is {cfg.model["lora_rank"]}, but there is '
       'no base.path: adapters alone cannot train random weights; name a base '

@@ -2,7 +2,8 @@
 
 Axes: `data` splits rows, `fsdp` splits rows and parameters, `tensor` splits
 heads, hidden widths and the vocabulary. Rules are ordered (regex, spec) pairs
-over the '/'-joined parameter path; the first full match wins. See
+over the '/'-joined parameter path; the first full match wins. A denoiser that
+can be divided has its own; any other is whole on every device. See
 docs/scaling.md.
 """
 
@@ -16,7 +17,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from dllm_jax import errors
+from dllm_jax import errors, types
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,10 @@ class MeshConfig:
   cpu_devices: int = 1
 
 
-# A factor of an adapter is sharded like the side of the kernel that it shares.
+Rules = tuple[tuple[str, P], ...]
+
+# Those of the transformer. A factor of an adapter is divided as the side of the
+# kernel that it shares.
 RULES = (
   (r'embed_tokens', P('tensor', 'fsdp')),
   (r'lm_head/kernel', P('fsdp', 'tensor')),
@@ -83,58 +87,104 @@ def make_mesh(cfg: MeshConfig) -> Mesh:
   )
 
 
+def rules_of(denoiser: types.Denoiser) -> Rules:
+  """How a denoiser's parameters are divided: not at all, if it cannot be."""
+  if isinstance(denoiser, types.Divisible):
+    return denoiser.sharding_rules
+  return (('.*', P()),)
+
+
 @functools.cache
-def rule(path: str) -> tuple[str, P]:
+def rule(path: str, rules: Rules = RULES) -> tuple[str, P]:
   """The first rule that matches the end of a path, from a '/' on.
 
   Raises:
-    ValueError: there is none.
+    errors.UserError: no rule matches.
   """
-  for pattern, spec in RULES:
+  for pattern, spec in rules:
     if re.fullmatch(f'(.*/)?({pattern})', path):
       return pattern, spec
-  raise ValueError(f'no sharding rule matches parameter {path!r}')
+  raise errors.UserError(
+    f'no sharding rule matches parameter {path!r}: use mesh.fsdp=1 and '
+    'mesh.tensor=1, or add one to the rules of its model'
+  )
 
 
-def specs(tree: Any) -> Any:
+def specs(tree: Any, rules: Rules = RULES) -> Any:
   """The PartitionSpec of every leaf of a tree that holds parameters.
 
   That is a parameter tree, or an optimiser's or training state, whose paths
   end in those of the parameters; scalars need no rule.
 
   Raises:
-    ValueError: a leaf matches no rule, or has fewer axes than its rule.
+    errors.UserError: no rule matches a leaf, or its rule is for more axes than
+      it has.
   """
 
   def find(path, leaf):
     if not leaf.shape:
       return P()
     name = jax.tree_util.keystr(path, simple=True, separator='/')
-    pattern, spec = rule(name)
+    pattern, spec = rule(name, rules)
     if len(spec) > len(leaf.shape):
-      raise ValueError(
-        f'sharding rule {pattern!r} is for {len(spec)} axes, and parameter '
-        f'{name!r} has the shape {leaf.shape}'
+      raise errors.UserError(
+        f'sharding rule {pattern!r} is for {len(spec)} axes, but parameter '
+        f'{name!r} has the shape {leaf.shape}: change the rule'
       )
     return spec
 
   return jax.tree_util.tree_map_with_path(find, tree)
 
 
-def param_shardings(tree: Any, mesh: Mesh) -> Any:
+def param_shardings(tree: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
   """The sharding of every leaf of a tree that holds parameters.
 
+  On a mesh that does not divide parameters all leaves are whole on every
+  device, and need no rule.
+
   Raises:
-    ValueError: as `specs`.
-    errors.UserError: an axis of the mesh does not divide a leaf.
+    errors.UserError: as `specs`, or an axis of the mesh does not divide a leaf.
   """
+  if not divides_params(mesh):
+    whole = replicated(mesh)
+    return jax.tree.map(lambda leaf: whole, tree)
 
   def place(path, leaf, spec):
     name = jax.tree_util.keystr(path, simple=True, separator='/')
     _check_leaf(name, leaf.shape, spec, mesh)
     return NamedSharding(mesh, spec)
 
-  return jax.tree_util.tree_map_with_path(place, tree, specs(tree))
+  return jax.tree_util.tree_map_with_path(place, tree, specs(tree, rules))
+
+
+def targets(shapes: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
+  """Shape, dtype and sharding of every leaf of a tree that holds parameters.
+
+  Args:
+    shapes: anything with the leaves' shapes and dtypes.
+    mesh: of the shardings.
+    rules: of the parameters.
+
+  Raises:
+    errors.UserError: as `param_shardings`.
+  """
+  return jax.tree.map(
+    lambda leaf, place: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=place
+    ),
+    shapes,
+    param_shardings(shapes, mesh, rules),
+  )
+
+
+def param_targets(denoiser: types.Trainable, mesh: Mesh) -> types.Params:
+  """Shape, dtype and sharding of every parameter; nothing is computed.
+
+  Raises:
+    errors.UserError: as `param_shardings`.
+  """
+  shapes = jax.eval_shape(lambda: denoiser.init(jax.random.key(0)))
+  return targets(shapes, mesh, rules_of(denoiser))
 
 
 def divides_params(mesh: Mesh) -> bool:
@@ -142,17 +192,10 @@ def divides_params(mesh: Mesh) -> bool:
   return mesh.shape['fsdp'] * mesh.shape['tensor'] > 1
 
 
-def constrain(tree: Any, mesh: Mesh) -> Any:
-  """Constrains arrays, under jit, to the shardings of the rules.
-
-  On a mesh that does not shard parameters they are replicated, and need no
-  rule.
-  """
-  if divides_params(mesh):
-    return jax.lax.with_sharding_constraint(tree, param_shardings(tree, mesh))
-  whole = replicated(mesh)
-  return jax.tree.map(
-    lambda leaf: jax.lax.with_sharding_constraint(leaf, whole), tree
+def constrain(tree: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
+  """The same arrays, under jit, placed as `param_shardings` says."""
+  return jax.lax.with_sharding_constraint(
+    tree, param_shardings(tree, mesh, rules)
   )
 
 
@@ -171,7 +214,7 @@ def rows(mesh: Mesh) -> NamedSharding:
 
 
 def num_row_shards(mesh: Mesh) -> int:
-  """Into how many parts the rows of a batch are split."""
+  """Number of shards that the rows of a batch are split into."""
   return mesh.shape['data'] * mesh.shape['fsdp']
 
 
@@ -181,7 +224,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def check_divides(num_rows: int, mesh: Mesh, what: str) -> None:
-  """Refuses a number of rows that `num_row_shards` does not divide.
+  """Refuses a number of rows that is no multiple of `num_row_shards`.
 
   Args:
     num_rows: B.

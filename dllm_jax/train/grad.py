@@ -73,6 +73,7 @@ def update(
   mesh: Mesh,
   num_micro: int,
   counts: Callable[[Any], Bool[Array, '']] | None = None,
+  rules: sharding.Rules = sharding.RULES,
 ) -> tuple[state_lib.TrainState, dict[str, Any]]:
   """One optimiser step on the sum of the micro-batches' losses.
 
@@ -92,6 +93,7 @@ def update(
     num_micro: micro-batches, one after the other.
     counts: whether a micro-batch has a gradient at all; the others are skipped
       and give zeros. None computes all.
+    rules: how the parameters are divided (`sharding.rules_of`).
 
   Returns:
     The next state, and the auxiliaries, one entry a micro-batch, with the
@@ -107,7 +109,7 @@ def update(
       trained, micro
     )
     grads = jax.tree.map(lambda g: g.astype(jnp.float32), grads)
-    return (value, sharding.constrain(grads, mesh)), aux
+    return (value, sharding.constrain(grads, mesh, rules)), aux
 
   def skip(micro):
     shapes = jax.eval_shape(compute, micro)
@@ -121,7 +123,7 @@ def update(
     return jax.tree.map(jnp.add, total, part), aux
 
   zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), trained)
-  nothing = (jnp.float32(0.0), sharding.constrain(zeros, mesh))
+  nothing = (jnp.float32(0.0), sharding.constrain(zeros, mesh, rules))
   # Where rows were reordered the compiler knows no longer where they lie, and
   # would do all of them on every device.
   dealt = jax.lax.with_sharding_constraint(
@@ -141,7 +143,7 @@ def update(
     (trained, state.opt_state, state.step),
     (value, norm, optax.tree.norm(updates)),
   )
-  trained, opt_state = sharding.constrain((trained, opt_state), mesh)
+  trained, opt_state = sharding.constrain((trained, opt_state), mesh, rules)
   new = state_lib.TrainState(step, state_lib.merge(trained, frozen), opt_state)
   return new, aux | {'loss': value, 'grad_norm': norm, 'skipped': skipped}
 

@@ -19,6 +19,7 @@ from dllm_jax import types
 from dllm_jax.ops import masked, streams
 from dllm_jax.rl import logprobs, losses
 from dllm_jax.rollout import context, sharded
+from dllm_jax.runtime import sharding
 from dllm_jax.train import grad, policy_config
 from dllm_jax.train import state as state_lib
 
@@ -176,6 +177,7 @@ def inner_step(
     mesh=mesh,
     num_micro=num_micro,
     counts=counts,
+    rules=sharding.rules_of(denoiser),
   )
   return state_lib.without_frozen(state)[0], _reduce(aux)
 

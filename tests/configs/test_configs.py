@@ -37,7 +37,7 @@ def test_every_preset_becomes_settings(file, preset):
   json.dumps(config.to_dict())  # as it is kept beside a run
   cfg = settings.from_config(config.to_dict())
   assert cfg.method_name == file
-  cfg.model_config(VOCAB)
+  cfg.denoiser(VOCAB)
   # What a record of the config holds is what the run gets.
   assert cfg.rollout.decoder.gen_length == config.rollout.gen_length
   assert cfg.loop.num_steps == config.train.num_steps

@@ -49,8 +49,11 @@ def run(place: pathlib.Path, *command: str) -> str:
   return done.stdout
 
 
-def follow(page: str, config: str, place: pathlib.Path) -> dict:
+def follow(
+  page: str, config: str, place: pathlib.Path, *, tiny: dict | None = None
+) -> dict:
   """Does what the page says in a copy of the repository; its eval.json."""
+  tiny = TINY if tiny is None else tiny
   for folder in ('dllm_jax', 'configs', 'launch'):
     shutil.copytree(pages.REPO / folder, place / folder)
   for path, text in pages.files(page).items():
@@ -58,7 +61,7 @@ def follow(page: str, config: str, place: pathlib.Path) -> dict:
   for path, diff in pages.edits(page):
     file = place / path
     file.write_text(pages.apply(diff, file.read_text()))
-  flags = [f'--config.{key}={value}' for key, value in TINY.items()]
+  flags = [f'--config.{key}={value}' for key, value in tiny.items()]
   train = ['launch/train.py', '--config', config, '--workdir', 'run']
   run(place, *train, *flags)
   return json.loads((place / 'run' / 'eval.json').read_text())

@@ -15,7 +15,7 @@ from dllm_jax import errors
 from dllm_jax.hf import config as hf_config
 from dllm_jax.hf import load as load_lib
 from dllm_jax.hf import save, shards, table
-from dllm_jax.models import attention, transformer
+from dllm_jax.models import attention, stack, transformer
 from dllm_jax.ops import schedules
 from dllm_jax.runtime import sharding
 from tests import tiny
@@ -62,12 +62,13 @@ def test_recorded_hidden_states(folder):
   mask = jnp.ones(tokens.shape, bool)
   x = params['embed_tokens'][tokens]
   np.testing.assert_array_equal(x[0], want['hidden_states'][0])
-  middle = transformer.run_layers(
+  position = schedules.positions(mask)
+  middle, _ = stack.run_layers(
     cfg,
     params['layers'],
     x,
-    attention.visible(mask, causal=cfg.causal),
-    schedules.positions(mask),
+    attention.visible(position, position, mask, causal=cfg.causal),
+    position,
     0,
     1,
   )

@@ -15,22 +15,37 @@ X = jax.random.normal(jax.random.key(0), (3, 5, 16))
 MASK = jnp.array([[1, 1, 1, 1, 1], [0, 0, 1, 1, 1], [1, 1, 1, 0, 0]], bool)
 
 
+def reads(mask, causal=False):
+  """Which columns of the same rows are read, and their positions."""
+  position = schedules.positions(mask)
+  return attention.visible(position, position, mask, causal=causal), position
+
+
 def apply(cfg, x, mask):
   params = jax.tree.map(lambda p: p[0], tiny.params(cfg)['layers']['self_attn'])
-  allowed = attention.visible(mask, causal=cfg.causal)
-  got = attention.Attention(cfg).apply(
-    {'params': params}, x, allowed, schedules.positions(mask)
+  got, _ = attention.Attention(cfg).apply(
+    {'params': params}, x, *reads(mask, cfg.causal)
   )
   return np.asarray(got), params
 
 
 def test_visible_by_hand():
   mask = jnp.array([[False, True, True]])
+  np.testing.assert_array_equal(reads(mask)[0][0], [[0, 1, 1]] * 3)
   np.testing.assert_array_equal(
-    attention.visible(mask, causal=False)[0], [[0, 1, 1]] * 3
+    reads(mask, causal=True)[0][0, 1:], [[0, 1, 0], [0, 1, 1]]
+  )
+
+
+def test_visible_to_queries_among_other_keys():
+  keys = jnp.array([[0, 1, 2, 3, 4]]), jnp.array([[1, 1, 1, 0, 1]], bool)
+  query = jnp.array([[2, 4]])
+  np.testing.assert_array_equal(
+    attention.visible(query, *keys, causal=True)[0],
+    [[1, 1, 1, 0, 0], [1, 1, 1, 0, 1]],
   )
   np.testing.assert_array_equal(
-    attention.visible(mask, causal=True)[0], [[0, 0, 0], [0, 1, 0], [0, 1, 1]]
+    attention.visible(query, *keys, causal=False)[0], [[1, 1, 1, 0, 1]] * 2
   )
 
 
@@ -86,12 +101,9 @@ def test_what_is_given_to_cudnn(monkeypatch, causal, columns):
     return fused(q, *args, **kwargs)
 
   def loss(params, x, who):
-    made = attention.Attention(dataclasses.replace(cfg, attention=who)).apply(
-      {'params': params},
-      x,
-      attention.visible(mask, causal=causal),
-      schedules.positions(mask),
-    )
+    made, _ = attention.Attention(
+      dataclasses.replace(cfg, attention=who)
+    ).apply({'params': params}, x, *reads(mask, causal))
     return jnp.sum(jnp.where(mask[..., None], made, 0.0) ** 2)
 
   monkeypatch.setattr(jax.nn, 'dot_product_attention', elsewhere)
@@ -121,12 +133,10 @@ def test_a_row_without_keys_is_finite():
   assert np.isfinite(got).all()
 
   def loss(x):
-    allowed = attention.visible(none, causal=False)
-    return (
-      attention.Attention(tiny.MODEL)
-      .apply({'params': params}, x, allowed, schedules.positions(none))
-      .sum()
+    made, _ = attention.Attention(tiny.MODEL).apply(
+      {'params': params}, x, *reads(none)
     )
+    return made.sum()
 
   assert np.isfinite(jax.grad(loss)(X)).all()
 
@@ -138,11 +148,32 @@ def test_query_and_key_norms_act_per_head():
   scaled = jax.tree.map(np.copy, params)
   # The norm takes away the size of the queries.
   scaled['q_proj']['kernel'] *= 8.0
-  allowed = attention.visible(MASK, causal=False)
-  again = attention.Attention(cfg).apply(
-    {'params': scaled}, X, allowed, schedules.positions(MASK)
-  )
+  again, _ = attention.Attention(cfg).apply({'params': scaled}, X, *reads(MASK))
   real = np.asarray(MASK)
   np.testing.assert_allclose(
     np.asarray(again)[real], got[real], rtol=1e-3, atol=1e-4
+  )
+
+
+@pytest.mark.parametrize('split', [1, 3])
+def test_keys_in_two_arrays_are_as_in_one(split):
+  """Queries of the last columns, the keys before them from an earlier call."""
+  cfg = dataclasses.replace(tiny.MODEL, causal=True)
+  want, params = apply(cfg, X, MASK)
+  model = attention.Attention(cfg)
+  allowed, position = reads(MASK, causal=True)
+  _, past = model.apply(
+    {'params': params}, X[:, :split], *reads(MASK[:, :split], causal=True)
+  )
+  got, new = model.apply(
+    {'params': params},
+    X[:, split:],
+    allowed[:, split:],
+    position[:, split:],
+    past,
+  )
+  assert new.k.shape == (3, 5 - split, 2, 4)
+  real = np.asarray(MASK)[:, split:]
+  np.testing.assert_allclose(
+    np.asarray(got)[real], want[:, split:][real], rtol=1e-5, atol=1e-6
   )

@@ -38,19 +38,6 @@ def test_linear():
   np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 
-def test_swiglu():
-  params = tiny.params()['layers']['mlp']
-  params = jax.tree.map(lambda leaf: leaf[0], params)
-  got = layers.SwiGLU(tiny.MODEL).apply({'params': params}, X)
-  gate, up, down = (
-    np.float64(params[f'{n}_proj']['kernel']) for n in ('gate', 'up', 'down')
-  )
-  x = np.float64(X)
-  hidden = x @ gate
-  want = (hidden / (1 + np.exp(-hidden)) * (x @ up)) @ down
-  np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
-
-
 def test_rope_by_hand():
   # d = 4: column 0 turns with column 2 by p, column 1 with 3 by p / 10.
   x = jnp.array([[[[1.0, 0.0, 0.0, 2.0]]]])

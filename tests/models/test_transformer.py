@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dllm_jax.models import attention, config, transformer
+from dllm_jax.models import attention, config, stack, transformer
 from dllm_jax.ops import schedules
 from tests import tiny
 
@@ -50,9 +50,12 @@ def test_llada_hidden_states(llada):
   mask = everywhere(tokens)
   x = params['embed_tokens'][tokens]
   np.testing.assert_array_equal(x[0], want['hidden_states'][0])
-  args = attention.visible(mask, causal=False), schedules.positions(mask)
-  run = functools.partial(transformer.run_layers, cfg, params['layers'])
-  middle = run(x, *args, 0, 1)
+  position = schedules.positions(mask)
+  allowed = attention.visible(position, position, mask, causal=False)
+  run = lambda x, *segment: stack.run_layers(
+    cfg, params['layers'], x, allowed, position, *segment
+  )[0]
+  middle = run(x, 0, 1)
   close = functools.partial(np.testing.assert_allclose, atol=5e-4, rtol=0)
   close(middle[0], want['hidden_states'][1])
   final = transformer.Transformer(cfg).apply(
@@ -60,9 +63,7 @@ def test_llada_hidden_states(llada):
   )
   close(final[0], want['hidden_states'][2])
   # A run of layers is a slice of the stack.
-  np.testing.assert_allclose(
-    run(middle, *args, 1, 2), run(x, *args), rtol=1e-5, atol=1e-5
-  )
+  np.testing.assert_allclose(run(middle, 1, 2), run(x), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize('side', ['left', 'right', 'alone'])

@@ -47,11 +47,11 @@ def test_records_hold_what_the_config_says():
 def test_the_model_gets_its_vocabulary_later():
   cfg = settings.from_config(tiny_run.values())
   vocab = types.Vocabulary(size=40, mask_token=39, eos_token=38)
-  model = cfg.model_config(vocab)
+  model = cfg.denoiser(vocab).cfg
   assert (model.vocab_size, model.hidden_size) == (40, 16)
   cfg = settings.from_config(tiny_run.values(model__head_dim=7))
   with pytest.raises(errors.UserError, match="'model'.*head_dim 7 is odd"):
-    cfg.model_config(vocab)
+    cfg.denoiser(vocab)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_the_model_gets_its_vocabulary_later():
     ({'data__num_test': -1}, 'data.num_test is -1; it must not be negative'),
     ({'seed': -1}, 'seed is -1; it must not be negative'),
     ({'mesh__fsdp': 0}, 'mesh.fsdp is 0; it must be above 0'),
-    ({'model__dtype': 'float8'}, "model.dtype is 'float8'; there are"),
+    ({'model__dtype': 'float8'}, "model.dtype is 'float8': expected one of"),
     ({'method__policy__mask_prob': 2.0}, 'it must be in 0..1'),
     ({'train__optim__b1': -0.1}, 'train.optim.b1 is -0.1; it must be in 0..1'),
   ],

@@ -104,7 +104,7 @@ def test_optimiser_states_lie_as_their_parameters():
 
 
 def test_a_rule_of_another_rank_is_named():
-  with pytest.raises(ValueError, match='lm_head/kernel.* 2 axes.*(3,)'):
+  with pytest.raises(errors.UserError, match='lm_head/kernel.* 2 axes.*(3,)'):
     sharding.specs({'lm_head': {'kernel': jnp.zeros(3)}})
 
 
@@ -123,11 +123,46 @@ def test_axes_of_a_kernel():
   assert tuple(spec) == (None, 'tensor', 'fsdp')
 
 
-def test_a_parameter_without_a_rule_is_named():
-  with pytest.raises(ValueError, match='layers/mystery/kernel'):
-    sharding.param_shardings(
-      {'layers': {'mystery': {'kernel': jnp.zeros(3)}}}, mesh_of()
-    )
+def test_a_parameter_without_a_rule_is_named_where_the_mesh_divides():
+  tree = {'layers': {'mystery': {'kernel': jnp.zeros(3)}}}
+  with pytest.raises(errors.UserError, match='layers/mystery/kernel'):
+    sharding.param_shardings(tree, mesh_of(-1, 2, 1))
+  whole = sharding.param_shardings(tree, mesh_of())
+  assert whole['layers']['mystery']['kernel'].is_fully_replicated
+
+
+@dataclasses.dataclass(frozen=True)
+class Bag:
+  """A denoiser of one leaf."""
+
+  def init(self, key):
+    return {'bag': jax.random.normal(key, (4, 6), jnp.bfloat16)}
+
+  def __call__(self, params, tokens, attention_mask, query):
+    raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class DividedBag(Bag):
+  """The same, divided by a rule of its own."""
+
+  sharding_rules = (('bag', sharding.P('fsdp', 'tensor')),)
+
+  def part(self, mesh):
+    return self
+
+  def placed(self, mesh):
+    return self
+
+
+def test_a_denoiser_is_divided_by_its_own_rules_or_not_at_all():
+  mesh = mesh_of(1, 2, 2)
+  whole = sharding.param_targets(Bag(), mesh)['bag']
+  assert whole.sharding.is_fully_replicated
+  assert (whole.shape, whole.dtype) == ((4, 6), jnp.bfloat16)
+  divided = sharding.param_targets(DividedBag(), mesh)['bag']
+  assert divided.sharding.shard_shape((4, 6)) == (2, 3)
+  assert sharding.rules_of(tiny.DENOISER) == sharding.RULES
 
 
 def test_rows_and_replicas():

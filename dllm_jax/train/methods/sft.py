@@ -20,7 +20,7 @@ from dllm_jax import errors, types
 from dllm_jax.ops import streams
 from dllm_jax.rl import masked_diffusion
 from dllm_jax.rollout import context, sharded
-from dllm_jax.runtime import process_rows
+from dllm_jax.runtime import process_rows, sharding
 from dllm_jax.tasks import task as task_lib
 from dllm_jax.train import grad
 from dllm_jax.train import state as state_lib
@@ -151,6 +151,7 @@ def _update(
     optimizer,
     mesh=mesh,
     num_micro=cfg.num_micro,
+    rules=sharding.rules_of(denoiser),
   )
   return state_lib.without_frozen(state)[0], {
     'sft/loss': aux['loss'],

@@ -1,0 +1,135 @@
+"""The blocks of a transformer, stacked, and runs of them.
+
+Every leaf of the parameters has a leading [num_layers] axis, so a run of layers
+is a slice, and `lax.scan` compiles one block. Dims: N layers, B rows, S slots
+of a cache, Q columns, T key columns, D model.
+"""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from dllm_jax import types
+from dllm_jax.models import (
+  attention,
+  cache,
+  config,
+  feed_forward,
+  layers,
+  parts,
+)
+
+# What the backward pass keeps of a block's forward pass, beside its input.
+REMAT = {
+  'block': jax.checkpoint_policies.nothing_saveable,
+  'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+class LayerOutputs(NamedTuple):
+  """What blocks give beside their states; stacked, with a leading [N] axis.
+
+  Attributes:
+    kv: keys and values of the columns that the block read; None where they
+      were not asked for.
+    feed_forward: arrays of the feed-forward part, by name.
+  """
+
+  kv: cache.KeyValues | None
+  feed_forward: dict[str, Array]
+
+
+class Block(nn.Module):
+  """Pre-norm attention and feed-forward, each with a residual.
+
+  Attributes:
+    cfg: of what this device computes.
+    layout: of the model.
+  """
+
+  cfg: config.ModelConfig
+  layout: parts.Layout = parts.WHOLE
+
+  @nn.compact
+  def __call__(
+    self,
+    x: Float[Array, 'B Q D'],
+    allowed: Bool[Array, 'B Q T'],
+    position: Int[Array, 'B Q'],
+    past: cache.KeyValues | None = None,
+  ) -> tuple[Float[Array, 'B Q D'], LayerOutputs]:
+    cfg = self.cfg
+    normed = layers.RMSNorm(cfg, name='input_layernorm')(x)
+    mixed, kv = attention.Attention(cfg, name='self_attn')(
+      normed, allowed, position, past
+    )
+    x += parts.add(mixed, self.layout)
+    normed = layers.RMSNorm(cfg, name='post_attention_layernorm')(x)
+    part = feed_forward.FEED_FORWARD[cfg.feed_forward](cfg, name='mlp')
+    y, beside = part(normed)
+    return x + parts.add(y, self.layout), LayerOutputs(kv, beside)
+
+
+def init(key: Key[Array, ''], cfg: config.ModelConfig) -> types.Params:
+  """Initial parameters of all blocks, stacked on a leading axis."""
+  x = jnp.zeros((1, 1, cfg.hidden_size), cfg.dtype)
+  allowed = jnp.ones((1, 1, 1), bool)
+  position = jnp.zeros((1, 1), jnp.int32)
+
+  def one(key):
+    block = Block(cfg, parent=None)
+    return block.init(key, x, allowed, position)['params']
+
+  return jax.vmap(one)(jax.random.split(key, cfg.num_layers))
+
+
+def run_layers(
+  cfg: config.ModelConfig,
+  params: types.Params,
+  x: Float[Array, 'B Q D'],
+  allowed: Bool[Array, 'B Q T'],
+  position: Int[Array, 'B Q'],
+  start: int = 0,
+  stop: int | None = None,
+  *,
+  past: cache.KeyValues | None = None,
+  keep_kv: bool = False,
+  layout: parts.Layout = parts.WHOLE,
+) -> tuple[Float[Array, 'B Q D'], LayerOutputs]:
+  """Applies blocks [start, stop) by `lax.scan` over the stacked parameters.
+
+  Args:
+    cfg: of what this device computes; `cfg.remat` says what the backward pass
+      recomputes.
+    params: the stacked blocks, `model_params['layers']`.
+    x: input of block `start`.
+    allowed: which keys each query reads: those of `past`, then those of `x`.
+    position: position ids of the columns of `x`.
+    start: first block.
+    stop: one past the last; None for all.
+    past: keys and values of earlier columns, of all layers; they are read, and
+      not changed.
+    keep_kv: whether to return the keys and values of the columns of `x`.
+    layout: of the model.
+
+  Returns:
+    States after block `stop` - 1, and the stacked outputs of blocks
+    [start, stop).
+  """
+
+  def body(x, layer):
+    block_params, past = layer
+    block_params = parts.gather(block_params, layout, cfg.dtype, of_layer=True)
+    y, outputs = Block(cfg, layout, parent=None).apply(
+      {'params': block_params}, x, allowed, position, past
+    )
+    return y, outputs if keep_kv else outputs._replace(kv=None)
+
+  if cfg.remat != 'none':
+    # A scan keeps the compiler from undoing it.
+    body = jax.checkpoint(body, policy=REMAT[cfg.remat], prevent_cse=False)
+  segment = jax.tree.map(lambda leaf: leaf[start:stop], (params, past))
+  return jax.lax.scan(body, x, segment)
