@@ -54,8 +54,9 @@ def test_opening_a_folder(shared_dir):
   model = dllm_jax.Model.open(folder, mesh=mesh())
   assert model.denoiser.cfg == tiny.LLADA == model.record.model
   assert model.vocab == tiny.LLADA_VOCAB and model.tokenizer is None
-  assert model.decoding == model_lib.DECODING
-  assert (model.decoding.num_steps, model.decoding.stop_at_eos) == (128, True)
+  fixed = model.decoders[model.decode]
+  assert (fixed.gen_length, fixed.block_length) == (128, 32)
+  assert (fixed.num_steps, fixed.stop_at_eos) == (128, True)
   want = tiny.recorded(folder, 'golden.npz')
   got = logits(model.denoiser, model.params, want['tokens'])
   np.testing.assert_allclose(got, want['logits'], atol=5e-4, rtol=0)
@@ -108,14 +109,16 @@ def run(tmp_path_factory):
 def test_a_workdir_says_how_its_models_are_decoded(run):
   model = dllm_jax.Model.open(run, mesh=mesh())
   cfg, _ = tiny_run.parts('ag_grpo')
-  assert model.decoding.gen_length == cfg.rollout.gen_length
-  assert (model.decoding.temperature, model.decoding.threshold) == (0.0, 0.7)
-  assert model.decoding.cfg_scale == 0.5
+  fixed, gated = model.decoders['fixed'], model.decoders['gated']
+  assert model.decode == 'fixed'
+  assert fixed.gen_length == cfg.rollout.decoder.gen_length
+  assert (fixed.temperature, gated.threshold) == (0.0, 0.7)
+  assert fixed.cfg_scale == 0.5
   assert model.denoiser.cfg.dtype == 'bfloat16'
   assert model.denoiser.cfg.param_dtype == 'float32'
   assert model.template == chat.PLAIN == model.prompt_template(None, 'x')
   same = dllm_jax.Model.describe(run / 'final')
-  assert same.decoding == model.decoding and same.overrides == model.overrides
+  assert same.decoders == model.decoders and same.overrides == model.overrides
 
 
 def test_what_a_workdir_lacks_is_one_line(run, tmp_path):
