@@ -88,7 +88,7 @@ def lora(folder):
 def whole(folder, tmp_path_factory):
   """The directory of a run that trains every parameter."""
   directory = tmp_path_factory.mktemp('whole') / 'run'
-  run_lib.run(values(folder), directory, QUIET)
+  run_lib.train(values(folder), directory, QUIET)
   return directory
 
 
@@ -386,7 +386,7 @@ def test_prompts_have_the_template_and_the_prefill(folder):
 def attempt(folder, directory, **changes):
   """The line with which a run is refused; it must leave nothing behind."""
   with pytest.raises(errors.UserError) as caught:
-    run_lib.run(values(folder, **changes), directory, QUIET)
+    run_lib.train(values(folder, **changes), directory, QUIET)
   assert not directory.exists()
   return ' '.join(str(caught.value).split())
 
@@ -539,7 +539,7 @@ def test_ag_grpo_with_guidance_and_a_prefill(folder, tmp_path):
       'train__num_steps': 1,
     },
   )
-  run_lib.run(config, tmp_path / 'run', QUIET)
+  run_lib.train(config, tmp_path / 'run', QUIET)
   row = metrics.read(tmp_path / 'run')[0]
   assert row['rollout/guided_fraction'] == 0.5
   assert row['terms/xmlcount'] >= 0.125  # the prefill's tag counts
@@ -550,7 +550,7 @@ def test_generate_decodes_as_the_run_was_evaluated(folder, tmp_path):
   out = tmp_path / 'run'
   changes = {'rollout__prefill': '<reasoning>\n', 'rollout__cfg_scale': 1.5}
   config = values(folder, train__num_steps=1, **changes)
-  run_lib.run(config, out, QUIET)
+  run_lib.train(config, out, QUIET)
   model = model_lib.Model.describe(out)
   assert model.prefill == '<reasoning>\n' and model.decoding.cfg_scale == 1.5
   assert model.decoding.temperature == 0

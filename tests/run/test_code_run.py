@@ -79,7 +79,7 @@ def test_a_host_without_a_sandbox_is_refused_before_any_work(
   values['task']['sandbox_workers'] = 3  # none that is open
   run = tmp_path / 'run'
   with pytest.raises(errors.UserError, match='no namespaces'):
-    run_lib.run(values, run, console.Console())
+    run_lib.train(values, run, console.Console())
   assert not run.exists()
 
 

@@ -19,7 +19,7 @@ def attempt(directory, **changes):
   screen = console.Console(file=io.StringIO())
   values = tiny_run.values(**({'mesh__data': 2} | changes))
   with pytest.raises(errors.UserError) as caught:
-    run_lib.run(values, directory, screen)
+    run_lib.train(values, directory, screen)
   assert not directory.exists()
   return str(caught.value)
 
