@@ -175,7 +175,7 @@ def test_a_stopped_run_ends_with_the_same_bits(
   assert command.signal_when(signal.SIGTERM, saved.exists) == 3, command.err
   command = commands.run(*args)
   assert (command.code, command.err) == (0, '')
-  assert 'continuing' in command.out
+  assert 'resuming' in command.out
   tiny_run.assert_same(
     tiny_run.kept(directory / 'final'), tiny_run.kept(adapted / 'final')
   )

@@ -130,7 +130,7 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(
     assert 2 <= newest(broken) < 8 and not (broken / 'final').exists()
     command = server.run('train.py', *args(broken, data_dir, **longer))
     assert (command.code, command.err) == (0, '')
-    assert 'continuing' in command.out
+    assert 'resuming' in command.out
   finally:
     server.close()
   for name in ('base', 'final'):

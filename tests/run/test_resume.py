@@ -137,7 +137,7 @@ def test_two_kills_change_nothing(commands, whole, tmp_path):
   before = newest(run)
   assert kill(commands, run, lambda: newest(run) > before)
   command = finish(commands, run, whole)
-  assert 'continuing' in command.out and 'base model from' in command.out
+  assert 'resuming' in command.out and 'base model from' in command.out
 
 
 def assert_only_the_notice(text):

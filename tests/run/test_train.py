@@ -60,7 +60,7 @@ def attempt(directory, **changes):
     ({'model__num_kv_heads': 3}, "config group 'model': num_heads 2"),
     (
       {'model__lora_rank': 2},
-      'model.lora_rank is 2, but there is no base.path',
+      'model.lora_rank is 2, but base.path is empty',
     ),
     ({'rollout__threshold': 1.5}, 'threshold 1.5 is above 1'),
     ({'eval__thresholds': (0.5, 7.0)}, 'threshold 7.0 is not a finite number'),
