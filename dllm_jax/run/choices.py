@@ -13,8 +13,8 @@ class Choice(NamedTuple):
   """The fixed schedule that was chosen on validation rows.
 
   Attributes:
-    setting: its denoising steps.
-    accuracy: of the base, on the validation rows.
+    setting: denoising steps of the schedule.
+    accuracy: accuracy of the base on the validation rows, in 0..1.
   """
 
   setting: int
@@ -53,6 +53,6 @@ def _validate(
 
 
 def _check_interrupt(run: setup.Run) -> None:
-  """Between two batches of an evaluation that no loop waits for."""
+  """Stops between two batches of a validation, where nothing is to save."""
   run.watch.beat('validation')
   loop.check_stop(run.stop)

@@ -124,7 +124,7 @@ def started(
 def _check_workdir(
   cfg: settings.Settings, config: dict[str, Any], directory: pathlib.Path
 ) -> dict[str, str]:
-  """Refuses a workdir of other settings or data; the digests of the data."""
+  """Refuses a workdir of another config or other data; returns its digests."""
   try:
     workdir.check_resumable(directory, config, free=FREE)
   except errors.UserError as e:
@@ -150,12 +150,12 @@ def _hint(config: dict[str, Any], directory: pathlib.Path) -> str:
 
 
 def _check_same_rows(rows: setup.Rows) -> None:
-  """Refuses processes that found other rows than process 0."""
+  """Refuses processes whose rows differ from those of process 0."""
   seen = {}
   for field in dataclasses.fields(rows):
     part = getattr(rows, field.name)
     ends = [str(part[i]['id']) for i in (0, -1)] if len(part) else []
     seen[f'number of {field.name}'] = len(part)
     seen[f'first and last of {field.name}'] = ends
-  # They may have built them, each its own.
+  # Each process may have built its own data set.
   processes.check_same(seen, seconds=processes.WORK_SECONDS)

@@ -64,7 +64,7 @@ def train(
 
 
 def _stages(run: setup.Run) -> dict[str, Any]:
-  """Base, RL, control, evaluation."""
+  """Runs the stages in order; the content of eval.json."""
   cfg = run.cfg
   base, base_progress = train_base(run)
   best = choices.choose_steps(run, base)
@@ -86,20 +86,20 @@ def _stages(run: setup.Run) -> dict[str, Any]:
   threshold = None
   if cfg.eval.thresholds:
     threshold = choices.choose_threshold(run, policies['final'], best.accuracy)
-  found = results.evaluate_all(
+  summary = results.evaluate_all(
     run, policies, results.Chosen(best.setting, threshold)
   )
   seconds['eval'] = time.perf_counter() - began
-  found['final'] |= trained
-  return found | {'seconds': seconds}
+  summary['final'] |= trained
+  return summary | {'seconds': seconds}
 
 
 def train_base(run: setup.Run) -> tuple[types.Params, progress_lib.Progress]:
   """The base model.
 
-  In this order: 1. kept by an earlier run of this workdir; 2. the model folder
-  `base.path`; 3. trained here by `sft`, from random parameters or its own
-  checkpoint.
+  The first of these that exists: 1. RUN/base, kept by an earlier start of this
+  run; 2. the model folder `base.path`; 3. one that is trained here by `sft`,
+  from its checkpoint or from random parameters.
   """
   cfg, ctx = run.cfg, run.ctx
   kept = run.directory / 'base'
@@ -129,9 +129,10 @@ def train_base(run: setup.Run) -> tuple[types.Params, progress_lib.Progress]:
 def _load_base(
   run: setup.Run, kept: pathlib.Path
 ) -> tuple[types.Params, progress_lib.Progress] | None:
-  """A model folder; None where it is damaged and can be made again.
+  """Reads a model folder; None if it is damaged and can be restored.
 
-  That is so where the run trained them here: its checkpoints still end in them.
+  That is so if this run trained the model: its last checkpoint has the same
+  parameters.
   """
   try:
     folder = load.read(kept)
@@ -143,7 +144,9 @@ def _load_base(
     if not is_own or run.checkpoints('sft').latest() is None:
       raise
     aside = checkpoint.set_aside(kept)
-    run.screen.line(f'{e.reason}; kept as {aside.name}, and made again')
+    run.screen.line(
+      f'{e.reason}; kept as {aside.name}, and restored from its checkpoint'
+    )
     return None
 
 
@@ -232,7 +235,7 @@ def keep(
   params: types.Params,
   progress: progress_lib.Progress,
 ) -> None:
-  """Parameters under a name of their own, for later runs and `--model`."""
+  """Saves parameters as the model folder RUN/name, once."""
   exists = (run.directory / name).exists
   if not processes.from_first('the end of a stage', exists):
     run.watch.beat(f'keeping {name}')
@@ -258,10 +261,10 @@ def _outlets(run: setup.Run, stage: str) -> dict[str, Any]:
 def _scorer(
   run: setup.Run, decoder: types.Decoder
 ) -> Callable[[types.Params], dict[str, float]]:
-  """Validation metrics of parameters under a decoding, for `loop.run`."""
+  """A function from parameters to validation metrics, for `loop.run`."""
 
   def score(params):
-    found = accuracy.evaluate(
+    evaluation = accuracy.evaluate(
       run.ctx,
       params,
       run.rows.validation,
@@ -269,17 +272,17 @@ def _scorer(
       batch_size=run.cfg.eval.batch_size,
       advance=lambda count: run.watch.beat('evaluating'),
     )
-    means = {f'eval_task/{k}': v for k, v in found.metrics.items()}
+    means = {f'eval_task/{k}': v for k, v in evaluation.metrics.items()}
     return {
-      'eval/accuracy': found.accuracy,
-      'eval/mean_steps': found.mean_steps,
+      'eval/accuracy': evaluation.accuracy,
+      'eval/mean_steps': evaluation.mean_steps,
     } | means
 
   return score
 
 
 def _report(directory: pathlib.Path, screen: console.Console) -> None:
-  """The page about the run; a run is none the worse without it."""
+  """Writes the report; a failure is a warning, for the results are saved."""
   try:
     screen.line(f'report: {report.write(directory)}')
   except Exception as e:  # whatever it is, the results are written and shown

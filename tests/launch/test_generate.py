@@ -162,7 +162,7 @@ def test_a_run_is_decoded_as_it_is_evaluated(commands, run, tmp_path, how):
     (['--prompt=a', '--model={run}', '--chat'], 2, 'has no chat template'),
     (['--prompt=hello', '--model={run}'], 1, '--prompt: not in the vocabula'),
     (['--prompt=a', '--params=base'], 2, '--params base is for the workdir'),
-    (['--prompt=a', '--out={rows}'], 1, 'is there already; name another'),
+    (['--prompt=a', '--out={rows}'], 1, 'already exists; name another'),
     (['--prompt=a', '--out=/proc/x'], 1, 'cannot write to /proc/x'),
     (['--prompt=a', '--steps=0'], 2, '--steps'),
     (['--prompt=a', '--batch_size=0'], 2, '--batch_size'),
