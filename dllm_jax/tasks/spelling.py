@@ -29,7 +29,6 @@ _CHARACTERS = {
   '\u2265': r'\ge ',
   '\u2a7e': r'\ge ',
   '\u2260': r'\ne ',
-  '\u2248': r'\approx ',
   '\u2208': r'\in ',
   '\u222a': r'\cup ',
   '\u2229': r'\cap ',

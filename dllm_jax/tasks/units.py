@@ -76,18 +76,18 @@ POWERS_OF_TEN = {
 }
 # What makes another number of a number, or denies it, even in a sentence.
 _CHANGES = frozenset(
-  'minus negative not wrong incorrect false never or k half halve third twice '
-  'double triple dozen squared cubed factorial zero one two three four five '
-  'six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen '
-  'seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty '
-  'ninety'.split()
+  'minus negative not wrong incorrect false never or k half halve third '
+  'quarter twice double triple dozen squared cubed factorial zero one two '
+  'three four five six seven eight nine ten eleven twelve thirteen fourteen '
+  'fifteen sixteen seventeen eighteen nineteen twenty thirty forty fifty '
+  'sixty seventy eighty ninety'.split()
 ) | set(POWERS_OF_TEN)
 # What says something else of it, where it stands as a unit would.
 _QUALIFIES = _CHANGES | set(
   'am pm noon midnight bc ad bce ce and nor no none neither to than least most '
   'less more fewer greater above below under about approximately almost '
   'nearly between plus over divided root power raised exponent base mod modulo '
-  'remainder choose log inverse reciprocal opposite quadruple quarter fourth '
+  'remainder choose log inverse reciprocal opposite quadruple fourth '
   'fifth sixth seventh eighth ninth tenth hundredth thousandth millionth '
   'billionth score gross couple mil bn mn north south east west northeast '
   'northwest southeast southwest left right'.split()
@@ -134,7 +134,10 @@ def is_unit(word: str) -> bool:
 def change(tokens: Sequence[str]) -> bool:
   """Whether words of a sentence make another number of its number."""
   return any(
-    token in _CHANGES or token.endswith(("n't", 'n\u2019t')) for token in tokens
+    token in _CHANGES
+    or _singular(token) in _CHANGES
+    or token.endswith(("n't", 'n\u2019t'))
+    for token in tokens
   )
 
 
@@ -160,6 +163,8 @@ def agree(gold: Sequence[str], answer: Sequence[str]) -> bool:
 
 
 def _singular(word: str) -> str:
+  if word == 'quarters':  # coins; a quarter is a share
+    return word
   for spelling in (word, word.removesuffix('s')):
     if spelling in _UNIT_OF:
       return _UNIT_OF[spelling]
