@@ -15,7 +15,6 @@ the prompt defines before it.
 
 import itertools
 import re
-import textwrap
 from collections.abc import Iterator
 from typing import Literal
 
@@ -26,7 +25,11 @@ Reading = Literal['layout', 'continuation', 'whole']
 MAX_CHARS = 2**16
 _TAGS = ('<reasoning>', '</reasoning>', '<answer>', '</answer>')
 _FENCE = re.compile(r'^[ \t]*(`{3,}|~{3,})', re.MULTILINE)
-_OPENING = re.compile(r'(?<![`~])(`{3,}|~{3,})([^`\n]*)\n')
+_OPENING = re.compile(
+  r'(?:^(?P<indent>[ ]{1,12}))?(?<![`~])(?P<fence>`{3,}|~{3,})'
+  r'(?P<label>[^`\n]*)\n',
+  re.MULTILINE,
+)
 _PYTHON = re.compile(r'(?i)\{?\.?(?:python|py)[0-9.]*\b')
 # Strings and comments; a string that is not closed ends with its line, or text.
 _STRING = re.compile(
@@ -132,12 +135,14 @@ def _blocks(text: str) -> Iterator[tuple[str, str, bool]]:
   """Code blocks: their labels, their code, and whether they are closed."""
   position = 0
   while opening := _OPENING.search(text, position):
-    start, label = opening.end(), opening[2].strip()
-    closing = _closing(text, start, opening[1])
+    start, label = opening.end(), opening['label'].strip()
+    closing = _closing(text, start, opening['fence'])
+    code = text[start : closing.start() if closing else None]
+    if opening['indent']:
+      code = re.sub(rf'(?m)^ {{1,{len(opening["indent"])}}}', '', code)
+    yield label, code, closing is not None
     if closing is None:
-      yield label, text[start:], False
       return
-    yield label, text[start : closing.start()], True
     position = closing.end()
 
 
@@ -174,7 +179,7 @@ def _unfenced(part: str, names: list[str]) -> tuple[str, bool]:
   codes = codes or [code for _, code, _ in blocks]
   for code in reversed([code for _, code, _ in blocks]):
     if names and defines(code, *dict.fromkeys(names)):
-      return textwrap.dedent(code), True
+      return code, True
   if codes:
     return codes[-1], True
   fence = _FENCE.search(part)
