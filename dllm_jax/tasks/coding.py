@@ -44,7 +44,7 @@ class Submission(NamedTuple):
 
 
 class Verdict(NamedTuple):
-  """What the judge found.
+  """The judgement of one submission.
 
   Attributes:
     passed: whether all tests passed; None where the sandbox itself failed.

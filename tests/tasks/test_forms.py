@@ -37,6 +37,32 @@ def test_answers_count_by_their_value_in_every_form(name, case, right):
   assert not other
 
 
+PROGRAMS = json.loads((FOLDER / 'humaneval.jsonl').read_text('utf-8'))
+
+
+@pytest.mark.parametrize('name', ['humaneval', 'mbpp'])
+def test_programs_are_found_in_every_form(name):
+  task = tasks.TASKS[name]()
+  row = {k: PROGRAMS[k] for k in ('prompt', 'entry_point', 'test')}
+  row |= {'setup': ''}
+  is_whole = lambda form: True
+  if name == 'mbpp':  # no head of a program, no name but in the test
+    row |= {'entry_point': '', 'setup': '', 'prompt': 'Add all.'}
+    row['test'] = 'assert add_all([1, 2]) == 3\nassert add_all([]) == 0\n'
+    is_whole = lambda form: 'body' not in form and 'below' not in form
+  for kind in ('right', 'wrong'):
+    forms = {k: v for k, v in PROGRAMS[kind].items() if is_whole(k)}
+    if name == 'mbpp':
+      forms = {k: v.replace('List[int]', 'list') for k, v in forms.items()}
+    scores = task.score_batch([row] * len(forms), list(forms.values()))
+    other = [
+      (form, score.reason)
+      for form, score in zip(forms, scores, strict=True)
+      if score.correct != (kind == 'right')
+    ]
+    assert not other
+
+
 SHARED = [
   'aqua.choice_wrong_that_is_right',
   'code.code_library_results',
