@@ -30,7 +30,10 @@ _RELATION = re.compile(
   r'==|=/=|[-=<]>|:=|//'
   r'|[0-9)}]\s*\\(?:text|mbox|mathrm)[a-z]*\s*\{[^{}]*\}[^=]*='  # '4 so x = 5'
 )
-_BESIDE = re.compile(r'[0-9]\s+\.?[0-9]')  # no product: '4 5' is 9 to it
+# No product: '4 5' is 9 to it, and '6 ft 3 in' is '3 ft 6 in'.
+_BESIDE = re.compile(
+  r'[0-9]\s+\.?[0-9]|\\(?:text[a-z]*|mbox|mathrm)\s*\{[^{}]*\}\s*[0-9]'
+)
 _WORD = re.compile(r'[a-zA-Z]{3,}')
 _NAME = re.compile(
   r'[a-zA-Z]|\\(?!pi)(?:alpha|beta|gamma|delta|(?:var)?epsilon|zeta|eta|'
@@ -73,14 +76,17 @@ _JOINED = re.compile(
 )
 _DOTS = re.compile(r'\\(?:[lc]?dots[bcim]?)(?![a-zA-Z])|\.{3}')
 _TIME = re.compile(r'[0-9]{1,2}(?::[0-9]{2}){1,2}')
-_MONEY = re.compile(r'\\?\$\s*(?=[0-9.])|(?<=[0-9])\s*\\?\$|[\u20ac\u00a3]')
-_CURRENCY = {'\u20ac': 'euro', '\u00a3': 'pound'}
+_MONEY = re.compile(
+  r'\\?\$\s*(?=[0-9.])|(?<=[0-9])\s*\\?\$|[\u20ac\u00a3\u00a2\u00a5]'
+)
+_CURRENCY = {'\u20ac': 'euro', '\u00a3': 'pound', '\u00a2': 'cent'}
 # The last word of an item, with what joins it to the one before.
 _LAST_WORD = re.compile(
   r'(?P<join>[\s/]*)(?:(?P<text>\\(?:text[a-z]*|mbox|mathrm)\s*\{[^{}0-9]*\})'
   r'|(?<![a-zA-Z\\_^{])(?P<bare>[a-zA-Z]{1,16})\.?)'
   r'(?:\^\s*\{?\s*-?[123]\s*\}?)?\s*\Z'
 )
+_PRIME = re.compile(r"(?<=[0-9])\s*(''|\"|')\Z")  # inches and feet
 _DEGREE = re.compile(r'\s*(?:\^\s*\{?\s*\\circ\s*\}?|\\degree)\s*\Z')
 _PHRASE = frozenset('of per the in a an square cubic sq'.split())
 
@@ -119,7 +125,7 @@ def is_one(text: str, gold: str) -> bool:
   if _RELATION.search(text):
     return False
   bare = _COMMAND.sub(' ', _TEXT.sub(' ', text))
-  if _BESIDE.search(text) and not _BESIDE.search(gold):
+  if _BESIDE.search(text):
     return False
   words = [w for w in _WORD.findall(bare) if w not in _PLAIN_WORDS]
   return len(words) <= 1 and not _STOP.search(bare)
@@ -225,10 +231,14 @@ def _without_units(item: str, permissive: bool) -> tuple[str, tuple[str, ...]]:
   """
   money = tuple(_CURRENCY.get(m[0], 'dollar') for m in _MONEY.finditer(item))
   formula, after = _MONEY.sub('', item), ''
+  if prime := _PRIME.search(formula):
+    after = ' ft' if prime[1] == "'" else ' inch'
+    formula = formula[: prime.start()]
   while match := _LAST_WORD.search(formula):
     bare, spaced = match['bare'], match['join'] != '' or after != ''
     if bare and not _may_be_unit(bare, permissive and spaced):
-      break
+      if bare not in 'FC' or not _DEGREE.search(formula[: match.start()]):
+        break
     if not bare and re.search(r'\{\s*[^\W FCgmslh]\s*\}', match['text']):
       break  # a letter
     after = formula[match.start() :] + after
@@ -244,7 +254,7 @@ def _without_units(item: str, permissive: bool) -> tuple[str, tuple[str, ...]]:
   while words and words[0] in _FACTORS:
     formula += _FACTORS[words[0]]
     words = words[1:]
-  return formula, words + money
+  return formula, tuple(dict.fromkeys(words + money))
 
 
 _FACTORS = {

@@ -89,6 +89,8 @@ def _near(grader):
   It rounds to six decimals and takes what is below 2^-55 for zero, so that all
   small numbers are equal.
   """
+  from sympy import nsimplify, simplify
+
   absolute = grader.sympy_numeric_eq
 
   def near(a, b, *precision):
@@ -98,6 +100,9 @@ def _near(grader):
       return True  # by its elements
     if all(grader.is_atomic_or_pct_atomic(x, grader.Integer) for x in (a, b)):
       return True  # 50% is 50 too
+    if a.free_symbols or b.free_symbols:
+      exact = [nsimplify(x, rational=True) for x in (a, b)]
+      return bool(simplify(exact[0] - exact[1]) == 0)
     a, b = (grader.safe_sympy_doit(x) for x in (a, b))
     if a == b:
       return True

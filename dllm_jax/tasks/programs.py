@@ -90,7 +90,8 @@ def extract(
   if reading == 'whole':
     return part
   names = [entry_point] if entry_point else _NAME.findall(test)
-  program, fenced = _unfenced(part.replace('\r\n', '\n'), names)
+  part = part.lstrip('\ufeff').replace('\r\n', '\n')
+  program, fenced = _unfenced(part, names)
   if reading != 'continuation':
     return program
   if defines(program, entry_point):

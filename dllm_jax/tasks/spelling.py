@@ -50,7 +50,7 @@ _SPACES = re.compile(
   r'\\(?:quad|qquad|enspace|thinspace|hfill|space)(?![a-zA-Z])'
   r'|\\[hv]space\*?\s*\{[^{}]*\}|[\u00a0\u2000-\u200a\u202f\u205f]|(?<!\\)\\(?=\s)'
 )
-_THIN = re.compile(r'(?<!\\)\\[,;:!]|~')
+_THIN = re.compile(r'(?<!\\)\\[,;:>!]|~')
 _STYLE = re.compile(
   r'\\(?:display|text|script)style(?![a-zA-Z])'
   r'|\\(?:tiny|small|normalsize|large|Large|LARGE|huge|Huge|bf|it|rm|sf|tt|'
@@ -76,10 +76,16 @@ _MIXED = re.compile(
   r'(?<![\w.^}\\])([0-9]+)\s+([0-9]+)\s*/\s*([0-9]+)(?![\w.^])'
 )
 _ENCLOSED = re.compile(
-  r'(?s)(\*{1,3}|_{2}|`{1,3}|\${1,2})(.+)\1|\\\((.*)\\\)|\\\[(.*)\\\]'
+  r'(?s)(\*{1,3}|_{2}|`{1,3}|\${1,2}|\")(.+)\1|\\\((.*)\\\)|\\\[(.*)\\\]'
+)
+# Bold text and formulas in a text; 'x**2' is a power.
+_PAIRS = (
+  re.compile(r'(?<![\w)])\*\*(?=\S)([^*]+)(?<=\S)\*\*(?!\w)'),
+  re.compile(r'(?<!\\)\$([^$]+)(?<!\\)\$'),
+  re.compile(r'\\\(((?:[^\\]|\\[^)])*)\\\)'),
 )
 _LEAD = re.compile(
-  r'(?i)(?:the\s+)?(?:(?:final|correct)\s+)?(?:answer|ans)(?:\s+is)?\s*:\s*|=\s*'
+  r'(?i)(?:the\s+)?(?:(?:final|correct)\s+)?(?:answer|ans)(?:\s+is\b\s*:?|\s*:)\s*|=\s*'
 )
 _ROOT = re.compile(r'\\sqrt\s*(?:\[[^\]]*\]\s*)?')
 _NUMBER = re.compile(r'[0-9]+(?:\.[0-9]+)?')
@@ -105,6 +111,10 @@ _WORDS = (
 def plain(text: str) -> str:
   """The answer without its dress, in ASCII where LaTeX has a word for it."""
   text = _SPACES.sub(' ', _unicode(text))
+  text = re.sub(r',\s*\.{3,}', r', \\ldots ', text)
+  text = _undressed(text)
+  for pair in _PAIRS:
+    text = pair.sub(r'\1', text)
   text = _undressed(text)
   text = _GROUPS.sub(lambda m: re.sub('[^0-9]', '', m[0]), text)
   text = _THIN.sub(lambda m: '' if m[0] == r'\!' else ' ', text)

@@ -73,6 +73,9 @@ POWERS_OF_TEN = {
   'million': 6,
   'billion': 9,
   'trillion': 12,
+  'quadrillion': 15,
+  'lakh': 5,
+  'crore': 7,
 }
 # What makes another number of a number, or denies it, even in a sentence.
 _CHANGES = frozenset(
@@ -84,13 +87,14 @@ _CHANGES = frozenset(
 ) | set(POWERS_OF_TEN)
 # What says something else of it, where it stands as a unit would.
 _QUALIFIES = _CHANGES | set(
-  'am pm noon midnight bc ad bce ce and nor no none neither to than least most '
-  'less more fewer greater above below under about approximately almost '
-  'nearly between plus over divided root power raised exponent base mod modulo '
-  'remainder choose log inverse reciprocal opposite quadruple fourth '
-  'fifth sixth seventh eighth ninth tenth hundredth thousandth millionth '
-  'billionth score gross couple mil bn mn north south east west northeast '
-  'northwest southeast southwest left right'.split()
+  'am pm noon midnight bc ad bce ce and nor no none neither to than least '
+  'most less more fewer greater doubled tripled halved repeating recurring '
+  'above below under about approximately almost nearly between plus over '
+  'divided root power raised exponent base mod modulo remainder choose log '
+  'inverse reciprocal opposite quadruple fourth fifth sixth seventh eighth '
+  'ninth tenth hundredth thousandth millionth billionth score gross couple '
+  'mil bn mn north south east west northeast northwest southeast southwest '
+  'left right'.split()
 )
 _POWERS = {
   **dict.fromkeys(('square', 'sq'), '^2'),
