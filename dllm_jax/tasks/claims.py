@@ -179,8 +179,9 @@ def _same_spelling(answer: str, gold: str) -> bool:
   sides = []
   for text in (answer, gold):
     text = _DOTS.sub(r'\\ldots ', _joined(text))
-    text = spelling.TEXT.sub(lambda m: ' '.join(units.words(m[1])), text)
-    sides.append(re.sub(r'(?<!\w)\s+|\s+(?!\w)', '', text))
+    text = spelling.TEXT.sub(lambda m: f' {" ".join(units.words(m[1]))} ', text)
+    text = ' '.join(text.split())
+    sides.append(re.sub(r'(?<!\w) | (?!\w)', '', text))
   if sides[0] == sides[1]:
     return True
   only_words = not re.search(r'[^a-zA-Z\s{}]', spelling.TEXT.sub(r'\1', gold))

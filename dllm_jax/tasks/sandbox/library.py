@@ -7,7 +7,7 @@ types, and the size of numbers, are checked before anything is made of them.
 
 import abc
 import collections
-import datetime
+import datetime as dt
 import decimal
 import fractions
 import functools
@@ -58,46 +58,46 @@ def _moment(value: Any) -> tuple:
   return (value.hour, value.minute, value.second, value.microsecond)
 
 
-def _datetime(*parts: Any) -> datetime.datetime:
-  return datetime.datetime(*parts[:8], fold=parts[8])
+def _datetime(*parts: Any) -> dt.datetime:
+  return dt.datetime(*parts[:8], fold=parts[8])
 
 
-def _time(*parts: Any) -> datetime.time:
-  return datetime.time(*parts[:5], fold=parts[5])
+def _time(*parts: Any) -> dt.time:
+  return dt.time(*parts[:5], fold=parts[5])
 
 
 _INT, _STR, _DICT, _LIST = (int,), (str,), (dict,), (list,)
-_ZONE = (type(None), datetime.timezone)
+_ZONE = (type(None), dt.timezone)
 _KINDS = [
   _Kind(
-    datetime.date,
+    dt.date,
     lambda v: (v.year, v.month, v.day),
     (_INT,) * 3,
-    datetime.date,
+    dt.date,
   ),
   _Kind(
-    datetime.datetime,
+    dt.datetime,
     lambda v: (v.year, v.month, v.day, *_moment(v), v.tzinfo, v.fold),
     (*(_INT,) * 7, _ZONE, _INT),
     _datetime,
   ),
   _Kind(
-    datetime.time,
+    dt.time,
     lambda v: (*_moment(v), v.tzinfo, v.fold),
     (*(_INT,) * 4, _ZONE, _INT),
     _time,
   ),
   _Kind(
-    datetime.timedelta,
+    dt.timedelta,
     lambda v: (v.days, v.seconds, v.microseconds),
     (_INT,) * 3,
-    datetime.timedelta,
+    dt.timedelta,
   ),
   _Kind(
-    datetime.timezone,
+    dt.timezone,
     lambda v: (v.utcoffset(None),),
-    ((datetime.timedelta,),),
-    datetime.timezone,
+    ((dt.timedelta,),),
+    dt.timezone,
   ),
   _Kind(decimal.Decimal, lambda v: (str(v),), (_STR,), _decimal),
   _Kind(
