@@ -40,7 +40,7 @@ OVERWRITE = flags.DEFINE_bool('overwrite', False, 'write over the --out file')
 def main() -> int:
   for flag in (TASK, GENERATIONS):
     if not flag.value:
-      raise errors.UsageError(f'--{flag.name} is required; see --help')
+      raise errors.UsageError(f'--{flag.name} is missing; see --help')
   out = pathlib.Path(OUT.value) if OUT.value else None
   source = pathlib.Path(GENERATIONS.value)
   if out is not None:
