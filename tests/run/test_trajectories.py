@@ -122,7 +122,7 @@ def test_what_is_written_says_what_was_evaluated(parts, tmp_path):
 def test_without_rl_there_are_no_rewards(parts, tmp_path):
   cfg, ctx = parts
   shown = trajectories.choose(evaluations(ctx), 6, None)
-  cfg = dataclasses.replace(cfg, method='sft')
+  cfg = dataclasses.replace(cfg, method=None)
   trajectories.write(tmp_path, ctx, cfg, ROWS, shown)
   lines = (tmp_path / trajectories.FILE).read_text().splitlines()
   for sample in json.loads(lines[0])['samples']:

@@ -145,7 +145,7 @@ def test_what_a_killed_run_left_half_written_is_removed(tmp_path):
     'metrics.jsonl.tmp',
     'base.partial/arrays/x',
     'checkpoints/rl/7.partial/meta.json',
-    '.pretrained.0a1b2c3d/config.json',
+    '.final.0a1b2c3d/config.json',
   ]
   stays = ['checkpoints/rl/6/meta.json', 'notes.tmp', 'rl/7.partial', '.x.json']
   for name in stale + stays:
