@@ -210,7 +210,7 @@ def _stages(run: setup.Run) -> dict[str, Any]:
     trained['trained_steps'] = progress.step
     trained['kept_step'] = loop.kept_step(progress, cfg.loop)
     stages.keep(run, 'final', policies['final'], progress)
-    if cfg.control and base_progress.cpu_seconds > 0:
+    if cfg.control and base_progress.train_seconds > 0:
       policies['control'], extra = stages.train_control(
         run, base, base_progress, progress
       )

@@ -153,7 +153,7 @@ def run(
   layout = jax.tree.map(lambda leaf: leaf.sharding, state)
   if progress.finished:
     return _outcome(state, best, progress, cfg), progress
-  clock = progress_lib.Clock(progress)
+  start = time.perf_counter() - progress.seconds
   pending = None
 
   def beat(doing, number):
@@ -166,6 +166,7 @@ def run(
       beat('waiting for the device', row.step)
       took = ended - row.began - row.host.get('time/eval', 0.0)
       row.host['time/step'] = took
+      progress.train_seconds += took
       history = jax.device_get(row.device)
       progress.skipped, progress.skipped_in_a_row = skipping.judge(
         skipping.Skips(progress.skipped, progress.skipped_in_a_row),
@@ -183,7 +184,7 @@ def run(
 
   def save():
     flush(settle())
-    clock.stamp()
+    progress.seconds = time.perf_counter() - start
     beat('saving', progress.step)
     arrays, _ = progress_lib.Saved(state, best).without_frozen()
     with stop.shield():

@@ -330,7 +330,7 @@ def test_a_stop_request_saves_at_the_next_boundary(run):
   assert [step for step, _ in method.collected] == [4, 5, 6]
   assert float(params['w']) == weight_after(7)
   assert steps_of(run.rows()) == list(range(1, 8))
-  assert progress.seconds > 0 and progress.cpu_seconds > 0
+  assert progress.seconds > progress.train_seconds > 0
 
 
 def test_a_stop_request_in_the_last_step_lets_the_loop_end(run):
@@ -345,15 +345,50 @@ def test_a_stop_request_between_the_stages(run):
     loop.check_stop(run.stop)
 
 
-def test_time_adds_up_over_stops(run, monkeypatch):
-  now = iter(range(0, 10_000, 10))
-  monkeypatch.setattr(loop.time, 'process_time', lambda: float(next(now)))
+def test_train_seconds_exclude_evaluation_and_saving_over_restarts(
+  run, monkeypatch
+):
+  now = 0.0
+  monkeypatch.setattr(loop.time, 'perf_counter', lambda: now)
+
+  def takes(seconds, function):
+    def timed(*args):
+      nonlocal now
+      now += seconds
+      return function(*args)
+
+    return timed
+
+  def timed_run(method):
+    method.collect = takes(1, method.collect)
+    method.update = takes(2, method.update)
+    return run(method, eval_every=3, checkpoint_every=2)
+
+  run._score = takes(10, run._score)
+  monkeypatch.setattr(
+    checkpoint.Checkpoints, 'save', takes(100, checkpoint.Checkpoints.save)
+  )
   with pytest.raises(loop.Interrupted):
-    run(Adder(stop=run.stop, stop_at=1))
+    timed_run(Adder(stop=run.stop, stop_at=2))
   run.stop.requested = False
-  _, progress = run(Adder())
-  # Each run reads the clock when it begins and when it saves.
-  assert progress.cpu_seconds == 20.0
+  _, progress = timed_run(Adder())
+  assert progress.step == 7
+  assert progress.train_seconds == 7 * 3
+  # Evaluations after steps 3, 6 and 7; saves after 2, 3, 4, 6 and 7, of which
+  # those that end a run do not count themselves.
+  assert progress.seconds == 7 * 3 + 3 * 10 + 3 * 100
+
+
+def test_progress_reads_records_of_earlier_versions():
+  old = {'step': 3, 'seconds': 5.0, 'cpu_seconds': 9.0, 'finished': True}
+  expected = progress.Progress(
+    step=3, seconds=5.0, train_seconds=5.0, finished=True
+  )
+  assert progress.Progress.from_record(old) == expected
+  new = progress.Progress(step=3, seconds=5.0, train_seconds=4.0)
+  record = dataclasses.asdict(new)
+  assert progress.Progress.from_record(record) == new
+  assert progress.Progress.from_record({}) == progress.Progress()
 
 
 @pytest.mark.parametrize(
