@@ -16,7 +16,7 @@ L = 12
 TABLE = tiny.Table(gen_length=L)
 PARAMS = tiny.table_params(0, L)
 PROMPTS = tiny.random_prompts(1, [3, 5, 1, 4, 2, 5])
-step = jax.jit(fixed.fixed_step, static_argnames=('denoiser', 'vocab'))
+step = jax.jit(fixed.Fixed.step, static_argnames=('denoiser', 'vocab'))
 ORDERS = {'maskgit_plus': 'confidence', 'topk_margin': 'margin'}
 
 
@@ -171,12 +171,12 @@ def test_while_loop_equals_python_loop_and_prompts_stay(order):
     )
     seen.append(np.asarray(state.tokens))
     state = step(
+      cfg,
       TABLE,
       PARAMS,
       keys,
       state,
       canvas.attention_mask,
-      cfg,
       vocab=tiny.VOCAB,
     )
   got = run(canvas, cfg)

@@ -20,7 +20,7 @@ CFG = fixed.Fixed(gen_length=L, block_length=W, num_steps=6)
 TABLE = tiny.Table(gen_length=L)
 PARAMS = tiny.table_params(0, L)
 PROMPTS = tiny.random_prompts(1, [3, 5, 1, 4, 2, 5])
-step = jax.jit(fixed.fixed_step, static_argnames=('denoiser', 'vocab'))
+step = jax.jit(fixed.Fixed.step, static_argnames=('denoiser', 'vocab'))
 
 
 def changed(cfg, steps, temperature):
@@ -150,12 +150,12 @@ def python_loop(canvas, *, steps, temperature, cfg=CFG, seed=0):
       tiny.row_keys(seed, rows), len(seen) - 1
     )
     state = step(
+      cfg,
       TABLE,
       PARAMS,
       keys,
       state,
       canvas.attention_mask,
-      cfg,
       vocab=tiny.VOCAB,
     )
   return blocks.finish(state, tiny.VOCAB, cfg), seen, states + [state]
@@ -448,12 +448,12 @@ def test_finished_rows_are_frozen():
   state = blocks.init_state(canvas, tiny.VOCAB, CFG)
   for t in range(3):
     state = step(
+      changed(CFG, 2, 1.0),
       TABLE,
       PARAMS,
       tiny.row_keys(t, [0, 1]),
       state,
       canvas.attention_mask,
-      changed(CFG, 2, 1.0),
       vocab=tiny.VOCAB,
     )
     if t == 0:

@@ -20,7 +20,7 @@ BERNOULLI = dataclasses.replace(CFG, gate='bernoulli')
 TABLE = tiny.Table(gen_length=L)
 PARAMS = tiny.table_params(0, L)
 PROMPTS = tiny.random_prompts(1, [3, 5, 1, 4, 2, 5])
-step = jax.jit(gated.gated_step, static_argnames=('denoiser', 'vocab'))
+step = jax.jit(gated.Gated.step, static_argnames=('denoiser', 'vocab'))
 
 
 def run(
@@ -131,12 +131,12 @@ def python_loop(canvas, *, cfg, seed=0, **how):
       tiny.row_keys(seed, rows), len(seen) - 1
     )
     state = step(
+      cfg,
       TABLE,
       PARAMS,
       keys,
       state,
       canvas.attention_mask,
-      cfg,
       vocab=tiny.VOCAB,
     )
   return blocks.finish(state, tiny.VOCAB, cfg), seen
