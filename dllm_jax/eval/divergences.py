@@ -1,8 +1,8 @@
-"""Where our rules and the public d1 evaluator disagree, item by item.
+"""Lists the items on which our rules and the public d1 evaluator disagree.
 
   python -m dllm_jax.eval.divergences --recordings DIR --out docs/divergences.md
 
-DIR holds `countdown_128.jsonl.gz` and the like: d1's published generations.
+DIR has d1's published generations, the files of `FILES`.
 """
 
 import argparse
@@ -53,7 +53,7 @@ Which part of a completion of HumanEval or MBPP is its program:
 def reason(
   task_name: str, recording: recordings.Recording, ours_right: bool
 ) -> str:
-  """Why an item is right by one of the rules only."""
+  """Why an item is correct under only one of the rules."""
   text = recordings.ENDS.split(recording.generation, maxsplit=1)[0]
   block = tags.extract_answer(text)
   if ours_right:
@@ -76,22 +76,25 @@ def reason(
 
 
 def report(folder: pathlib.Path) -> str:
-  """The whole of the document.
+  """The text of the page.
+
+  Args:
+    folder: directory of the recordings.
 
   Raises:
     errors.UserError: a file is missing or malformed.
   """
   rows, sections = [], []
   for task_name, file in FILES.items():
-    found = recordings.read(folder / file, task_name)
-    by = {r: recordings.evaluate(task_name, found, r) for r in recordings.RULES}
+    items = recordings.read(folder / file, task_name)
+    by = {r: recordings.evaluate(task_name, items, r) for r in recordings.RULES}
     groups: dict[tuple[bool, str], list[int]] = {}
     for i, (item, d1) in enumerate(
       zip(by['strict']['items'], by['d1']['items'], strict=True)
     ):
       if item['correct'] != d1['correct']:
         ours = bool(item['correct'])
-        key = ours, reason(task_name, found[i], ours)
+        key = ours, reason(task_name, items[i], ours)
         groups.setdefault(key, []).append(i)
     count = [
       sum(len(g) for (ours, _), g in groups.items() if ours == side)
@@ -101,18 +104,18 @@ def report(folder: pathlib.Path) -> str:
       f'{r["numerator"]}/{r["denominator"]} = {100 * r["accuracy"]:.2f}%'
     )
     rows.append(
-      f'| {task_name} | {len(found)} | {share(by["d1"])} | '
+      f'| {task_name} | {len(items)} | {share(by["d1"])} | '
       f'{share(by["strict"])} | {count[0]} | {count[1]} |\n'
     )
     sections.append(_section(task_name, file, groups))
     if task_name == 'sudoku':
-      sections.append(_cells(found, by))
+      sections.append(_cells(items, by))
   note = '\nFor Sudoku d1 counts empty cells, our rules whole puzzles.\n'
   return _HEAD + ''.join(rows) + note + ''.join(sections)
 
 
-def _cells(found: list[recordings.Recording], by: dict) -> str:
-  """Sudoku's items whose number of right cells differs."""
+def _cells(items: list[recordings.Recording], by: dict) -> str:
+  """The Sudoku items with different numbers of correct cells."""
   groups: dict[str, list[int]] = {}
   for i, (ours, d1) in enumerate(
     zip(by['strict']['items'], by['d1']['items'], strict=True)
@@ -123,7 +126,7 @@ def _cells(found: list[recordings.Recording], by: dict) -> str:
       why = "the puzzle's other solutions count too"
     elif ours['parsed'] is None:
       why = 'not 16 digits 1-4 in a closed answer block; d1 pads and cuts'
-    elif not sudoku.keeps_clues(found[i].row['puzzle'], ours['parsed']):
+    elif not sudoku.keeps_clues(items[i].row['puzzle'], ours['parsed']):
       why = 'a clue is changed, which costs all credit; d1 looks at no clue'
     else:
       why = 'd1 reads another grid'
@@ -133,8 +136,8 @@ def _cells(found: list[recordings.Recording], by: dict) -> str:
   }
   ours, d1 = cells['strict'], cells['d1']
   lines = [f'Right cells: {d1} by the d1 rules, {ours} by ours.\n\n']
-  for why, items in sorted(groups.items()):
-    lines.append(_wrap(f'Other cell counts ({len(items)}): {why}.', items))
+  for why, indices in sorted(groups.items()):
+    lines.append(_wrap(f'Other cell counts ({len(indices)}): {why}.', indices))
   return '\n' + ''.join(lines)
 
 

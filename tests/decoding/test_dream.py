@@ -152,7 +152,7 @@ def test_greedy_equals_numpy(order):
     np.testing.assert_array_equal(got.num_steps, steps)
 
 
-def test_the_orders_differ():
+def test_orders_differ():
   steps = [
     np.asarray(run(blank(), config(order, 12)).commit_step)
     for order in ('confidence', 'entropy', 'margin')
@@ -199,7 +199,9 @@ def test_while_loop_equals_python_loop_and_prompts_stay(order):
   temperature=st.sampled_from([0.0, 0.9, 1e6]),
   seed=st.integers(0, 2**31 - 1),
 )
-def test_invariants(steps, block_length, order, temperature, seed):
+def test_dream_schedule_invariants(
+  steps, block_length, order, temperature, seed
+):
   cfg = config(order, steps, block_length, temperature=temperature)
   got = run(blank(), cfg, seed=seed)
   tokens, when = np.asarray(got.tokens), np.asarray(got.commit_step)
@@ -275,7 +277,7 @@ def test_stop_at_eos_keeps_the_prefix(order):
   np.testing.assert_array_equal(early.num_steps, needed)
 
 
-def test_bad_settings():
+def test_bad_settings_are_refused():
   # Type checking, on in the tests, refuses the same before the class does.
   with pytest.raises(Exception, match='best'):
     config('best')
