@@ -197,7 +197,9 @@ def test_task_metric_with_reserved_name_is_refused(
 ):
   given = task_lib.Score({}, True, {})._replace(**{field: {name: 1.0}})
   monkeypatch.setattr(task_lib, 'score_all', lambda *args: [given] * 7)
-  with pytest.raises(errors.UserError, match=f"reports '{name}', a name that"):
+  with pytest.raises(
+    errors.UserError, match=f"reports '{name}', a reserved key"
+  ):
     evaluate(parts)
 
 

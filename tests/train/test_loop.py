@@ -480,7 +480,7 @@ def test_unwritable_batch_does_not_end_the_run(run):
   (run.directory / 'skipped').touch()
   _, progress = run(Adder(bad=(0, 'policy/loss'), bad_at=(2,)))
   assert (progress.step, progress.skipped) == (7, 1)
-  assert 'its batch cannot be written: ' in run.screen.getvalue()
+  assert 'the batch could not be written: ' in run.screen.getvalue()
 
 
 def test_nan_means_are_not_logged(run):
