@@ -50,7 +50,7 @@ def attempt(directory, **changes):
     ({'rollout__max_prompt_length': 3}, 'rollout.max_prompt_length=3'),
     (
       {'rollout__gen_length': 8, 'rollout__block_length': 8},
-      'rollout.gen_length=8: increase it',
+      'rollout.gen_length=8: raise that key',
     ),
     ({'base__path': '/nonexistent/base'}, 'base.path names /nonexistent/base'),
     (
