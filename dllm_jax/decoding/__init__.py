@@ -1,4 +1,4 @@
-"""Decoders: a canvas of masks to completions, one object a file."""
+"""Decoders: each fills a canvas of masks, and is one object in one file."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -7,35 +7,42 @@ from typing import Any
 from dllm_jax import types
 from dllm_jax.decoding import fixed, gated
 
-# By the name that `rollout.decode` and `--decode` take.
+# By the value of `rollout.decode` and `--decode`.
 DECODERS = {'fixed': fixed.Fixed, 'gated': gated.Gated}
 
 
 def make_decoders(values: Mapping[str, Any]) -> dict[str, types.Decoder]:
-  """By name, the decoders that can be made of some values.
+  """Makes every decoder whose required fields are given, by name.
 
   Args:
-    values: values by field name; a decoder takes those that it has, and one
-      whose required fields are missing is left out.
+    values: values by field name; each decoder takes the fields that it has.
 
   Raises:
-    ValueError: a value that a decoder refuses, or a field of none.
+    ValueError: a value is out of range, or no decoder has the field.
   """
   if unknown := sorted(name for name in values if not users(name)):
-    raise ValueError(f'{unknown[0]} is a field of no decoder')
-  made = {}
+    raise ValueError(f'no decoder has a field {unknown[0]!r}')
+  decoders = {}
   for name, cls in DECODERS.items():
-    own = _fields(cls)
-    required = {k for k, f in own.items() if f.default is dataclasses.MISSING}
+    fields = _fields(cls)
+    required = {
+      k for k, f in fields.items() if f.default is dataclasses.MISSING
+    }
     if required <= values.keys():
-      made[name] = cls(**{k: values[k] for k in own.keys() & values.keys()})
-  return made
+      known = {k: values[k] for k in fields.keys() & values.keys()}
+      decoders[name] = cls(**known)
+  return decoders
 
 
 def greedy(
   decoders: Mapping[str, types.Decoder], **values: Any
 ) -> dict[str, types.Decoder]:
-  """Decoders without any randomness, with those of `values` that they have."""
+  """The decoders made greedy, with new values for the fields that they have.
+
+  Args:
+    decoders: decoders by name.
+    **values: values by field name; each decoder takes the fields that it has.
+  """
   return {
     name: dataclasses.replace(
       decoder.greedy(),
@@ -46,7 +53,7 @@ def greedy(
 
 
 def flag_names() -> dict[str, dataclasses.Field]:
-  """The fields of all decoders, by the flag that sets each."""
+  """The fields of all decoders, by the name of their command-line flag."""
   return {
     _flag(field.name): field
     for cls in DECODERS.values()
@@ -66,16 +73,16 @@ def apply_overrides(
 ) -> types.Decoder:
   """The decoder of the given name, with a user's changes.
 
-  A completion of another length has as many tokens a step as before, and its
-  block is no longer than itself.
+  A new `gen_length` keeps the tokens per step, and shortens the block if it is
+  longer than the completion.
 
   Args:
-    decoders: by name, what the changes are made to.
-    name: which decoder.
-    overrides: values by field.
+    decoders: decoders by name.
+    name: name of the decoder.
+    overrides: new values by field name.
 
   Raises:
-    ValueError: a field that the decoder does not have, or a wrong value.
+    ValueError: the decoder does not have the field, or a value is out of range.
   """
   if name not in decoders:
     raise ValueError(

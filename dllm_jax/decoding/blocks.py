@@ -1,10 +1,10 @@
-"""What semi-autoregressive denoising shares: rows, blocks and the loop.
+"""Semi-autoregressive denoising: rows, blocks and the loop.
 
-The completion is split into blocks that are completed from left to right. Every
-row has a block pointer of its own and is frozen once it is done, so that its
-tokens depend on itself alone. A decoder is a step: it reads the active block,
-and says which proposals to commit. Dims: B rows, L completion columns, W
-columns of a block, S canvas columns.
+The completion is split into blocks that are completed from left to right. Each
+row has its own block pointer and is frozen once it is done, so that its tokens
+depend on nothing but itself. A decoder defines the step: it reads the active
+block and chooses the proposals to commit. Dims: B rows, L completion columns,
+W columns of a block, S canvas columns.
 """
 
 import dataclasses
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from dllm_jax import types
+from dllm_jax.decoding import guidance
 from dllm_jax.ops import schedules
 
 
@@ -28,17 +29,17 @@ def static(help: str, **field: Any) -> Any:
 def traced(help: str, **field: Any) -> Any:
   """A decoder's field that is an input of the compiled program.
 
-  A number, or None where `None` has a meaning of its own; one compilation
-  serves a sweep over it.
+  It is a number, or None where the decoder gives None a meaning. A sweep over
+  it compiles once.
   """
   return dataclasses.field(metadata={'help': help, 'static': False}, **field)
 
 
 def decoder(cls: type) -> type:
-  """Makes a class of `static` and `traced` fields a decoder.
+  """Class decorator: a frozen dataclass, and a pytree of its `traced` fields.
 
-  It becomes a frozen dataclass and a pytree whose leaves are the traced fields.
-  Values are checked where a decoder is made, not where JAX rebuilds one.
+  `__post_init__` checks values when a decoder is created, and is not called
+  when JAX unflattens one.
   """
   cls = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
   names = {True: [], False: []}
@@ -64,26 +65,23 @@ def decoder(cls: type) -> type:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BlockDecoder:
-  """The fields that every decoder here has; each one is a flag of a command.
+  """Base of the decoders here: a `types.Decoder` with a `step` to define.
 
-  A decoder is a frozen dataclass and a pytree (`decoder`). It is called as
-
-    trajectory = decoder(denoiser, params, row_keys, canvas, vocab=vocab)
-
-  and says `largest_commit()`, the most tokens that one of its steps commits.
+  A subclass is a frozen dataclass and a pytree (`decoder`), whose fields are
+  also config keys and flags. It defines `step` and `largest_commit`.
   """
 
   gen_length: int = static('completion tokens')
-  block_length: int = static('tokens of a block; blocks go from left to right')
+  block_length: int = static('tokens of a block, decoded from left to right')
   stop_at_eos: bool = static(
-    'leave a row once its text has ended; the tokens up to there are the same',
+    'stop a row once its text has ended; the text is the same',
     default=False,
   )
   temperature: types.Scalar = traced(
-    'of the proposals; 0 is greedy', default=0.0
+    'sampling temperature of the proposals; 0 is greedy', default=0.0
   )
   cfg_scale: types.Scalar | None = traced(
-    'of classifier-free guidance; 0 is off', default=None
+    'scale of classifier-free guidance; 0 is off', default=None
   )
 
   def __post_init__(self):
@@ -115,11 +113,12 @@ class BlockDecoder:
   def resized(
     self, gen_length: int, block_length: int | None = None
   ) -> 'BlockDecoder':
-    """The same decoder for completions of another length, or other blocks.
+    """The same decoder for another completion length or block length.
 
     Args:
-      gen_length: L of the result.
-      block_length: of its blocks; None is its own, or L where that is less.
+      gen_length: new number of completion tokens.
+      block_length: new tokens per block; None keeps it, but at most
+        `gen_length`.
     """
     if block_length is None:
       block_length = min(self.block_length, gen_length)
@@ -127,17 +126,68 @@ class BlockDecoder:
       self, gen_length=gen_length, block_length=block_length
     )
 
+  def __call__(
+    self,
+    denoiser: types.Denoiser,
+    params: types.Params,
+    row_keys: Key[Array, ' B'],
+    canvas: types.Canvas,
+    *,
+    vocab: types.Vocabulary,
+    lockstep: tuple[str, ...] = (),
+  ) -> types.Trajectory:
+    """Decodes every row of the canvas to its end; see `run`."""
+    denoiser, params = guidance.guided(
+      denoiser, params, self.cfg_scale, gen_length=self.gen_length, vocab=vocab
+    )
+
+    def step(keys, state):
+      return self.step(
+        denoiser, params, keys, state, canvas.attention_mask, vocab=vocab
+      )
+
+    return run(step, row_keys, canvas, vocab=vocab, cfg=self, lockstep=lockstep)
+
+  def step(
+    self,
+    denoiser: types.Denoiser,
+    params: types.Params,
+    keys: Key[Array, ' B'],
+    state: 'DecodeState',
+    attention_mask: Bool[Array, 'B S'],
+    *,
+    vocab: types.Vocabulary,
+  ) -> 'DecodeState':
+    """One denoiser call, and the commitments of every row that is not done.
+
+    Args:
+      denoiser: the model, with guidance if `cfg_scale` is set.
+      params: its parameters.
+      keys: one key per row for this step, consumed.
+      state: state before the step.
+      attention_mask: True on real tokens of the canvas.
+      vocab: special ids.
+
+    Returns:
+      The state after `commit`; rows that were done keep theirs.
+    """
+    raise NotImplementedError
+
+  def largest_commit(self) -> int:
+    """The largest number of tokens that one step commits in a row."""
+    raise NotImplementedError
+
 
 class DecodeState(NamedTuple):
   """The carry of the loop.
 
   Attributes:
     tokens: the canvas.
-    logp: log-probability at commitment.
-    commit_step: step of commitment; -1 while undecided.
-    block: block that the row works on.
-    block_masks: masks of that block when the row entered it.
-    block_step: steps that the row has spent in it.
+    logp: log-probability of each token when it was committed (nats).
+    commit_step: 0-based step that committed each token; -1 while undecided.
+    block: index of the row's active block.
+    block_masks: number of masks in that block when the row entered it.
+    block_step: steps that the row has taken in that block.
     num_steps: steps that the row has taken.
     step: steps that the loop has taken.
   """
@@ -200,13 +250,13 @@ def is_done(
 
 
 class Block(NamedTuple):
-  """Where the active block of every row lies, and what may be decided there.
+  """The active block of every row.
 
   Attributes:
     index: completion columns of the block.
-    column: the same as canvas columns.
-    tokens: what the canvas holds there.
-    eligible: masks of rows that are not done.
+    column: canvas columns of the block.
+    tokens: canvas tokens of the block.
+    eligible: True on masks of rows that are not done.
   """
 
   index: Int[Array, 'B W']
@@ -218,7 +268,7 @@ class Block(NamedTuple):
 def active(
   state: DecodeState, vocab: types.Vocabulary, cfg: BlockDecoder
 ) -> Block:
-  """The block that each row works on."""
+  """The leftmost unfinished block of each row."""
   index = state.block[:, None] * cfg.block_length
   index = index + jnp.arange(cfg.block_length)[None]
   column = state.tokens.shape[1] - cfg.gen_length + index
@@ -242,13 +292,13 @@ def commit(
   """The state after a step that commits the chosen proposals.
 
   Args:
-    state: before the step.
-    block: of `active`.
-    chosen: eligible columns to commit.
-    proposal: token of each column.
-    logp: its log-probability.
+    state: state before the step.
+    block: its active block, from `active`.
+    chosen: True on the eligible columns to commit.
+    proposal: proposed token of each column.
+    logp: log-probability of each proposal (nats).
     vocab: special ids.
-    cfg: blocks.
+    cfg: the decoder, for its lengths.
   """
   row = jnp.arange(state.tokens.shape[0])[:, None]
   old_logp = jnp.take_along_axis(state.logp, block.index, axis=1)
@@ -272,7 +322,7 @@ def commit(
 def _enter_block(
   state: DecodeState, vocab: types.Vocabulary, cfg: BlockDecoder
 ) -> DecodeState:
-  """Points each row at its leftmost block with masks; counts them on entry."""
+  """Moves each row to its leftmost block with masks, and counts those."""
   masks = undecided(state, vocab, cfg)
   first = schedules.first_true(masks)
   block = jnp.minimum(first // cfg.block_length, cfg.num_blocks - 1)
@@ -289,7 +339,7 @@ def _enter_block(
 def finish(
   state: DecodeState, vocab: types.Vocabulary, cfg: BlockDecoder
 ) -> types.Trajectory:
-  """The trajectory of a finished loop; what an early exit left becomes EOS."""
+  """The trajectory of a finished loop; masks left by early exit become EOS."""
   completion = state.tokens[:, -cfg.gen_length :]
   left = completion == vocab.mask_token
   never = state.commit_step < 0
@@ -313,26 +363,27 @@ def run(
   """Steps until every row is done.
 
   Args:
-    step: (keys of the step, state) -> state; L steps finish every row.
-    row_keys: one key a row; step t draws from `fold_in(row_key, t)`, so that a
-      row's tokens depend neither on its batch nor on its place in it.
-    canvas: prompts, and completions of L columns; only [MASK] is decided, so
-      tokens already there (an anchor, a finished reasoning) stay.
+    step: (keys of the step, state) -> state; commits at least one token in
+      every row that is not done, so that L steps are enough.
+    row_keys: one key per row; step t draws from `fold_in(row_key, t)`, so that
+      a row's tokens depend neither on its batch nor on its place in it.
+    canvas: prompts followed by L completion columns; only [MASK] is decided,
+      other completion tokens (an anchor, finished reasoning) are kept.
     vocab: special ids.
-    cfg: lengths of completion and blocks.
-    lockstep: mesh axes whose devices take equally many steps, since their
-      denoisers meet in collectives; rows that are done are frozen meanwhile.
+    cfg: the decoder, for its lengths and early exit.
+    lockstep: mesh axes whose devices take equally many steps, because their
+      denoisers use collectives; rows that are done stay frozen meanwhile.
 
   Returns:
-    The completions. Positions that the canvas already held keep
+    The completions. Tokens that the canvas already had get
     `commit_step == num_steps` and logp 0.
   """
 
   def unfinished(state):
-    here = (state.step < cfg.gen_length) & ~jnp.all(is_done(state, vocab, cfg))
+    local = (state.step < cfg.gen_length) & ~jnp.all(is_done(state, vocab, cfg))
     if not lockstep:
-      return here
-    return jax.lax.psum(here.astype(jnp.int32), lockstep) > 0
+      return local
+    return jax.lax.psum(local.astype(jnp.int32), lockstep) > 0
 
   def body(carry):
     state, _ = carry
@@ -340,7 +391,7 @@ def run(
     state = step(keys, state)
     return state, unfinished(state)
 
-  # The condition is carried, so that collectives are in the body alone.
+  # The condition is carried so that collectives occur only in the body.
   start = init_state(canvas, vocab, cfg)
   state, _ = jax.lax.while_loop(
     lambda carry: carry[1], body, (start, unfinished(start))

@@ -1,13 +1,12 @@
 """Fixed-schedule denoising: block by block, a set number of tokens a step.
 
-LLaDA's semi-autoregressive sampler as diffu-GRPO uses it, with a mask and a
-block pointer for every row, float32 gates, and [MASK] never proposed. Dream's
-samplers are the same with one block, its schedule and one of the orders that
-read the whole distribution. Deviations from Dream's: its confidences are those
-of the tempered and cut distribution, ours of the model; with more steps than
-columns it makes calls that commit nothing, where 'linear' here takes W steps
-and so times the whole schedule anew. Dims: B rows, W columns of a block,
-S canvas columns, V vocabulary.
+LLaDA's semi-autoregressive sampler as diffu-GRPO uses it, with an attention
+mask and a block pointer for each row, float32 confidences, and [MASK] never
+proposed. Dream's samplers are the same with one block, the 'linear' schedule
+and any order. Deviations from Dream's: confidences are those of the model, not
+of the tempered and truncated distribution; with more steps than columns, Dream
+makes calls that commit nothing, whereas 'linear' takes W steps. Dims: B rows,
+W columns of a block, S canvas columns, V vocabulary.
 
 References:
   Nie et al. 2025, LLaDA, arXiv:2502.09992; Zhao et al. 2025, d1,
@@ -22,7 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
 from dllm_jax import types
-from dllm_jax.decoding import blocks, guidance
+from dllm_jax.decoding import blocks
 from dllm_jax.ops import sampling, schedules
 
 
@@ -33,8 +32,8 @@ def _random(
   return jax.vmap(draw)(keys)
 
 
-# Which columns come first: (keys, logits, log-probabilities of the proposals)
-# -> scores, the highest first.
+# (keys, logits, log-probabilities of the proposals) -> scores; the columns with
+# the highest scores are committed first.
 ORDERS = {
   'confidence': lambda keys, logits, logp: logp,
   'random': _random,
@@ -46,21 +45,22 @@ SCHEDULES = ('even', 'linear')
 
 @blocks.decoder
 class Fixed(blocks.BlockDecoder):
-  """Commits a set number of tokens a step; a `types.Decoder`.
+  """Commits a fixed number of tokens per step; a `types.Decoder`.
 
   Orders: 'confidence' commits the most probable proposals first (Dream's
-  maskgit_plus), 'entropy' those whose distribution is the sharpest, 'margin'
-  those whose best token is furthest ahead of the next (Dream's topk_margin),
-  'random' any of the block's. With `suppress_eos` the stop tokens'
-  probabilities still count in the confidences and in `logp`.
+  maskgit_plus), 'entropy' the columns with the lowest entropy, 'margin' those
+  with the largest gap between the two best tokens (Dream's topk_margin),
+  'random' a random choice. With `suppress_eos`, confidences and `logp` are
+  still those of the distribution that includes the stop tokens.
   """
 
   num_steps: types.Scalar = blocks.traced('denoising steps in all')
   order: Literal['confidence', 'random', 'entropy', 'margin'] = blocks.static(
-    'which tokens come first', default='confidence'
+    'which tokens are committed first', default='confidence'
   )
   schedule: Literal['even', 'linear'] = blocks.static(
-    "how tokens are shared among a block's steps: evenly, or as Dream does",
+    "how a block's tokens are distributed over its steps: evenly, or as Dream "
+    'does',
     default='even',
   )
   suppress_eos: bool = blocks.static(
@@ -82,11 +82,11 @@ class Fixed(blocks.BlockDecoder):
       )
 
   def block_steps(self) -> types.Scalar:
-    """Denoising steps of a block."""
+    """Denoising steps per block."""
     return self.num_steps // self.num_blocks
 
   def largest_commit(self) -> int:
-    """The most tokens that a step commits."""
+    """The largest quota of a step."""
     steps = self.block_steps()
     if self.schedule == 'linear':
       return schedules.largest_linear_quota(
@@ -97,7 +97,7 @@ class Fixed(blocks.BlockDecoder):
   def resized(
     self, gen_length: int, block_length: int | None = None
   ) -> 'Fixed':
-    """As `BlockDecoder.resized`; as many tokens a step as blocks allow."""
+    """See `BlockDecoder.resized`; keeps the tokens per step if blocks allow."""
     if block_length is None:
       block_length = min(self.block_length, gen_length)
     num_blocks = max(1, gen_length // max(1, block_length))
@@ -109,81 +109,44 @@ class Fixed(blocks.BlockDecoder):
       num_steps=max(1, steps // num_blocks) * num_blocks,
     )
 
-  def __call__(
+  def step(
     self,
     denoiser: types.Denoiser,
     params: types.Params,
-    row_keys: Key[Array, ' B'],
-    canvas: types.Canvas,
+    keys: Key[Array, ' B'],
+    state: blocks.DecodeState,
+    attention_mask: Bool[Array, 'B S'],
     *,
     vocab: types.Vocabulary,
-    lockstep: tuple[str, ...] = (),
-  ) -> types.Trajectory:
-    """Denoises every row of the canvas to its end; see `blocks.run`."""
-    denoiser, params = guidance.guided(
-      denoiser, params, self.cfg_scale, gen_length=self.gen_length, vocab=vocab
-    )
+  ) -> blocks.DecodeState:
+    """Commits the quota of the active block; see `BlockDecoder.step`.
 
-    def step(keys, state):
-      return fixed_step(
-        denoiser, params, keys, state, canvas.attention_mask, self, vocab=vocab
+    Confidence is the untempered probability of the proposal, whatever T is.
+    """
+    temperature = jnp.float32(self.temperature)
+    block_steps = jnp.int32(self.block_steps())
+    block = blocks.active(state, vocab, self)
+    logits = denoiser(params, state.tokens, attention_mask, block.column)
+    logits = sampling.allowed_logits(logits, vocab)
+    pairs = jax.vmap(jax.random.split)(keys)
+    order_keys, draw_keys = pairs[:, 0], pairs[:, 1]
+    choices = logits
+    if self.suppress_eos:
+      choices = logits.at[..., jnp.array(vocab.stop_tokens)].set(-jnp.inf)
+    proposal = sampling.gumbel_argmax(draw_keys, choices, temperature)
+    logp = sampling.token_logp(logits, proposal)
+    score = ORDERS[self.order](order_keys, logits, logp)
+    if self.schedule == 'linear':
+      quota = schedules.linear_quota(
+        jnp.sum(block.eligible, axis=1),
+        jnp.minimum(block_steps, self.block_length),
+        state.block_step,
       )
-
-    return blocks.run(
-      step, row_keys, canvas, vocab=vocab, cfg=self, lockstep=lockstep
+    else:
+      quota = schedules.step_quota(
+        state.block_masks, block_steps, state.block_step
+      )
+    chosen = sampling.top_quota(score, block.eligible, quota)
+    return blocks.commit(
+      state, block, chosen, proposal, logp, vocab=vocab, cfg=self
     )
-
-
-def fixed_step(
-  denoiser: types.Denoiser,
-  params: types.Params,
-  keys: Key[Array, ' B'],
-  state: blocks.DecodeState,
-  attention_mask: Bool[Array, 'B S'],
-  cfg: Fixed,
-  *,
-  vocab: types.Vocabulary,
-) -> blocks.DecodeState:
-  """One denoiser call, one commitment in the active block of every live row.
-
-  Confidence is the untempered probability of the proposal, whatever T is.
-
-  Args:
-    denoiser: the model.
-    params: its parameters.
-    keys: one key a row, for this step; consumed.
-    state: what the step before left.
-    attention_mask: real tokens of the canvas.
-    cfg: the schedule and its temperature.
-    vocab: special ids.
-
-  Returns:
-    The next state; rows that were done are unchanged.
-  """
-  temperature = jnp.float32(cfg.temperature)
-  block_steps = jnp.int32(cfg.block_steps())
-  block = blocks.active(state, vocab, cfg)
-  logits = denoiser(params, state.tokens, attention_mask, block.column)
-  logits = sampling.allowed_logits(logits, vocab)
-  pairs = jax.vmap(jax.random.split)(keys)
-  order_keys, draw_keys = pairs[:, 0], pairs[:, 1]
-  choices = logits
-  if cfg.suppress_eos:
-    choices = logits.at[..., jnp.array(vocab.stop_tokens)].set(-jnp.inf)
-  proposal = sampling.gumbel_argmax(draw_keys, choices, temperature)
-  logp = sampling.token_logp(logits, proposal)
-  score = ORDERS[cfg.order](order_keys, logits, logp)
-  if cfg.schedule == 'linear':
-    quota = schedules.linear_quota(
-      jnp.sum(block.eligible, axis=1),
-      jnp.minimum(block_steps, cfg.block_length),
-      state.block_step,
-    )
-  else:
-    quota = schedules.step_quota(
-      state.block_masks, block_steps, state.block_step
-    )
-  chosen = sampling.top_quota(score, block.eligible, quota)
-  return blocks.commit(
-    state, block, chosen, proposal, logp, vocab=vocab, cfg=cfg
-  )

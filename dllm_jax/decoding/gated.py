@@ -1,12 +1,12 @@
-"""Confidence-gated denoising: as many tokens a step as the model is sure of.
+"""Confidence-gated denoising: commits the tokens that the model is sure of.
 
-TA-GRPO-d's two decoders are one step with two gates: 'bernoulli' commits a
-proposal with a probability that grows with its confidence (training), and
-'threshold' commits those above a bar (testing). Deviations: a mask, a key and a
-block pointer for every row, float32 gates (D6), a fallback that picks among
-what is eligible and not yet chosen (D9), [MASK] never proposed (D8), the
-nucleus sorted only where something is sampled (D12). Dims: B rows, W columns of
-a block, S canvas columns.
+TA-GRPO-d's two decoders differ in the gate: 'bernoulli' commits a proposal with
+a probability that grows with its confidence (training), 'threshold' commits
+those above a threshold (testing). Deviations: a mask, a key and a block pointer
+for each row, float32 gates (D6), a fallback restricted to eligible columns that
+are not yet chosen (D9), [MASK] never proposed (D8), and the vocabulary sorted
+for the nucleus only if tokens are sampled (D12). Dims: B rows, W columns of a
+block, S canvas columns.
 
 References:
   Kim and Kang 2026, TA-GRPO-d, ACL (2026.acl-long.1723).
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
 from dllm_jax import types
-from dllm_jax.decoding import blocks, guidance
+from dllm_jax.decoding import blocks
 from dllm_jax.ops import sampling
 
 
@@ -51,17 +51,20 @@ class Gated(blocks.BlockDecoder):
     default='threshold',
   )
   threshold: types.Scalar = blocks.traced(
-    'confidence above which the gate passes; 1 commits min_commits a step',
+    'confidence above which a token passes; at 1 none does, and each step '
+    'commits min_commits',
     default=1.0,
   )
   exponent: types.Scalar = blocks.traced(
-    "of the 'bernoulli' gate; 0 makes it the threshold gate", default=0.5
+    "exponent of the 'bernoulli' gate; 0 makes it the threshold gate",
+    default=0.5,
   )
   min_commits: int = blocks.static(
-    'tokens that a step commits where the gate passes fewer', default=1
+    'least number of tokens that a step commits', default=1
   )
   top_p: float = blocks.static(
-    'nucleus that proposals are drawn from; 1 is the whole vocabulary',
+    'probability of the nucleus that proposals are drawn from; 1 is the whole '
+    'vocabulary',
     default=1.0,
   )
 
@@ -85,7 +88,7 @@ class Gated(blocks.BlockDecoder):
       )
 
   def largest_commit(self) -> int:
-    """The most tokens that a step commits: a whole block."""
+    """A whole block."""
     return self.block_length
 
   def greedy(self) -> 'Gated':
@@ -94,87 +97,52 @@ class Gated(blocks.BlockDecoder):
       self, temperature=0.0, gate='threshold', min_commits=1, top_p=1.0
     )
 
-  def __call__(
+  def step(
     self,
     denoiser: types.Denoiser,
     params: types.Params,
-    row_keys: Key[Array, ' B'],
-    canvas: types.Canvas,
+    keys: Key[Array, ' B'],
+    state: blocks.DecodeState,
+    attention_mask: Bool[Array, 'B S'],
     *,
     vocab: types.Vocabulary,
-    lockstep: tuple[str, ...] = (),
-  ) -> types.Trajectory:
-    """Denoises every row of the canvas to its end; see `blocks.run`."""
-    denoiser, params = guidance.guided(
-      denoiser, params, self.cfg_scale, gen_length=self.gen_length, vocab=vocab
-    )
+  ) -> blocks.DecodeState:
+    """Commits what passes the gate, at least `min_commits` tokens.
 
-    def step(keys, state):
-      return gated_step(
-        denoiser, params, keys, state, canvas.attention_mask, self, vocab=vocab
+    See `BlockDecoder.step`.
+    """
+    temperature = jnp.float32(self.temperature)
+    threshold = jnp.float32(self.threshold)
+    block = blocks.active(state, vocab, self)
+    logits = denoiser(params, state.tokens, attention_mask, block.column)
+    logits = sampling.allowed_logits(logits, vocab)
+    pairs = jax.vmap(jax.random.split)(keys)
+    gate_keys, draw_keys = pairs[:, 0], pairs[:, 1]
+    choices = logits
+    if self.top_p < 1.0:
+      choices = jax.lax.cond(
+        temperature > 0,
+        lambda x: sampling.nucleus(x, self.top_p, temperature),
+        lambda x: x,
+        logits,
       )
+    proposal = sampling.gumbel_argmax(draw_keys, choices, temperature)
+    logp = sampling.token_logp(logits, proposal)
+    confidence = jnp.exp(logp)
 
-    return blocks.run(
-      step, row_keys, canvas, vocab=vocab, cfg=self, lockstep=lockstep
+    if self.gate == 'threshold':
+      passed = confidence > threshold
+    else:
+      draw = lambda key: jax.random.uniform(key, (self.block_length,))
+      uniform = jax.vmap(draw)(gate_keys)
+      passed = (
+        gate_probability(confidence, threshold, jnp.float32(self.exponent))
+        > uniform
+      )
+    passed &= block.eligible
+    missing = self.min_commits - jnp.sum(passed, axis=1)
+    others = block.eligible & ~passed
+    chosen = passed | sampling.top_quota(logp, others, missing)
+    return blocks.commit(
+      state, block, chosen, proposal, logp, vocab=vocab, cfg=self
     )
-
-
-def gated_step(
-  denoiser: types.Denoiser,
-  params: types.Params,
-  keys: Key[Array, ' B'],
-  state: blocks.DecodeState,
-  attention_mask: Bool[Array, 'B S'],
-  cfg: Gated,
-  *,
-  vocab: types.Vocabulary,
-) -> blocks.DecodeState:
-  """One denoiser call; commits what passes the gate, at least `min_commits`.
-
-  Args:
-    denoiser: the model.
-    params: its parameters.
-    keys: one key a row, for this step; consumed.
-    state: what the step before left.
-    attention_mask: real tokens of the canvas.
-    cfg: the gate, with threshold tau, exponent eta and temperature.
-    vocab: special ids.
-
-  Returns:
-    The next state; rows that were done are unchanged.
-  """
-  temperature = jnp.float32(cfg.temperature)
-  threshold = jnp.float32(cfg.threshold)
-  block = blocks.active(state, vocab, cfg)
-  logits = denoiser(params, state.tokens, attention_mask, block.column)
-  logits = sampling.allowed_logits(logits, vocab)
-  pairs = jax.vmap(jax.random.split)(keys)
-  gate_keys, draw_keys = pairs[:, 0], pairs[:, 1]
-  choices = logits
-  if cfg.top_p < 1.0:
-    choices = jax.lax.cond(
-      temperature > 0,
-      lambda x: sampling.nucleus(x, cfg.top_p, temperature),
-      lambda x: x,
-      logits,
-    )
-  proposal = sampling.gumbel_argmax(draw_keys, choices, temperature)
-  logp = sampling.token_logp(logits, proposal)
-  confidence = jnp.exp(logp)
-
-  if cfg.gate == 'threshold':
-    passed = confidence > threshold
-  else:
-    draw = lambda key: jax.random.uniform(key, (cfg.block_length,))
-    uniform = jax.vmap(draw)(gate_keys)
-    passed = (
-      gate_probability(confidence, threshold, jnp.float32(cfg.exponent))
-      > uniform
-    )
-  passed &= block.eligible
-  missing = cfg.min_commits - jnp.sum(passed, axis=1)
-  others = block.eligible & ~passed
-  chosen = passed | sampling.top_quota(logp, others, missing)
-  return blocks.commit(
-    state, block, chosen, proposal, logp, vocab=vocab, cfg=cfg
-  )

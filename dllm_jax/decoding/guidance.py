@@ -4,7 +4,7 @@
 
 where l_c are the logits of the canvas and l_u those of the canvas with every
 prompt token masked. Both come from one call on twice the rows, which a decoder
-counts as one. Being a denoiser, it works with every decoder and estimator.
+counts as one. The result is a denoiser, so any decoder and estimator takes it.
 
 References:
   Nie et al. 2025, LLaDA, arXiv:2502.09992 (`generate.py`,
@@ -21,11 +21,11 @@ from dllm_jax import types
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GuidedDenoiser:
-  """`types.Denoiser` with guidance; its parameters are those of `guided`.
+  """`types.Denoiser` with guidance; `guided` makes its parameters.
 
   Attributes:
     denoiser: the model.
-    gen_length: L; the columns before the last L are the prompt.
+    gen_length: completion columns; the columns before them are the prompt.
     mask_token: id of [MASK].
   """
 
@@ -65,8 +65,8 @@ def guided(
   Args:
     denoiser: the model.
     params: its parameters.
-    cfg_scale: s >= 0, traced: one compilation serves all scales.
-    gen_length: L of the canvases.
+    cfg_scale: s >= 0; traced, so that a sweep compiles once.
+    gen_length: completion columns of the canvases.
     vocab: special ids.
 
   Raises:

@@ -1,4 +1,4 @@
-"""Decodes held-out prompts and counts what the verifier accepts."""
+"""Accuracy, denoising steps and speed on held-out prompts."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +15,7 @@ from dllm_jax.runtime import process_rows
 from dllm_jax.tasks import task as task_lib
 
 Setting = TypeVar('Setting', int, float)
-# Names in results files, which no reward term or metric of a task may have.
+# Keys of results files, which a task's terms and metrics must not overwrite.
 RESERVED = frozenset(
   'accuracy interval num unjudged mean_steps tokens_per_step '
   'tokens_per_second num_samples task model params seed decoding reasons '
@@ -27,19 +27,20 @@ class Evaluation(NamedTuple):
   """Results over a set of rows.
 
   Attributes:
-    accuracy: share of the judged rows that the verifier accepts.
-    mean_steps: denoiser calls a row.
-    tokens_per_step: completion tokens up to their end over denoiser calls.
+    accuracy: fraction of the judged rows that are correct.
+    mean_steps: mean number of denoiser calls per row.
+    tokens_per_step: completion tokens, up to the first stop token, per denoiser
+      call.
     metrics: means of the task's reward terms and metrics.
-    tokens_per_second: completion tokens up to their end, decoding time alone.
-    seconds: of decoding.
-    correct: verdict of each row.
-    judged: False where the verifier itself failed, and there is none.
-    reasons: of the verdicts, in a few words; '' for none.
-    tokens: completion of each row, as ids.
+    tokens_per_second: those tokens per second of decoding.
+    seconds: decoding time (s).
+    correct: verdict of each row, 1 or 0.
+    judged: False where the verifier failed and `correct` has no meaning.
+    reasons: short reasons of the verdicts; '' if there is none.
+    tokens: completion ids of each row.
     logp: log-probability of each token when it was committed (nats).
-    commit_step: when each token was committed.
-    num_steps: denoiser calls of each row.
+    commit_step: 0-based step that committed each token.
+    num_steps: number of denoiser calls of each row.
   """
 
   accuracy: float
@@ -57,7 +58,7 @@ class Evaluation(NamedTuple):
   num_steps: Int[np.ndarray, ' N']
 
   def summary(self) -> dict[str, Any]:
-    """What eval.json says; `interval` is 1.96 standard errors."""
+    """The entries of eval.json; `interval` is 1.96 standard errors."""
     n = int(self.judged.sum())
     error = np.sqrt(self.accuracy * (1 - self.accuracy) / n)
     return {
@@ -81,22 +82,25 @@ def evaluate(
   draw: int = 0,
   advance: Callable[[int], None] | None = None,
 ) -> Evaluation:
-  """Decodes every row once, without any gold answer, and scores it.
+  """Decodes every row once, without its gold answer, and scores it.
 
   Args:
     ctx: the run.
-    params: of the policy.
+    params: parameters of the policy.
     rows: held-out rows.
-    decoder: how to decode; `decoder.greedy()` for greedy decoding.
-    batch_size: rows decoded together.
-    draw: which of a row's completions, where the temperature is above 0.
-    advance: called with the number of rows done since the last call; with 0
-      between the verdicts, which may take long: once a batch, and so as often
-      in every process.
+    decoder: how to decode.
+    batch_size: rows decoded together; results do not depend on it.
+    draw: index of the sample; seeds the draws.
+    advance: called after each decoded batch with its number of rows, and after
+      each scored batch with 0, equally often in every process.
 
   Returns:
     The evaluation of all rows, in every process; each decodes and scores its
-    own. A row's result does not depend on `batch_size`.
+    own rows.
+
+  Raises:
+    errors.UserError: no completion was judged, or the task reports a reserved
+      name.
   """
   key = streams.step_key(ctx.root, 'eval', draw)
   parts, numbers, seconds = [], [], 0.0
@@ -133,13 +137,13 @@ def evaluate(
   means = scored.terms | scored.metrics
   if taken := sorted(RESERVED & means.keys()):
     raise errors.UserError(
-      f'task {ctx.task.name!r} reports {taken[0]!r}, a name that results files '
-      'use for something else; rename that reward term or metric of the task'
+      f'task {ctx.task.name!r} reports {taken[0]!r}, a reserved key of results '
+      'files; rename that reward term or metric of the task'
     )
   if not scored.judged.any():
     raise errors.UserError(
       f'none of the {len(rows)} completions could be judged: the verifier of '
-      f'task {ctx.task.name!r} fails'
+      f'task {ctx.task.name!r} failed'
     )
   return Evaluation(
     accuracy=float(scored.correct[scored.judged].mean()),
@@ -163,7 +167,7 @@ def _judge(
   rows: Sequence[task_lib.Row],
   tokens: Int[np.ndarray, 'b L'],
 ) -> tuple[score.Scored, np.ndarray]:
-  """Verdicts as arrays alone, and their reasons as bytes."""
+  """(verdicts without their texts, reasons as fixed-size ASCII bytes)."""
   scored = score.score(
     ctx.task,
     ctx.tokenizer,
@@ -172,13 +176,9 @@ def _judge(
     score.RewardConfig(weights=()),
     prefill=ctx.prefill,
   )
-  reasons = np.array([_ascii(reason) for reason in scored.reasons], 'S64')
-  return scored._replace(texts=[], reasons=[]), reasons
-
-
-def _ascii(reason: str) -> bytes:
-  """An array of bytes may cut a character of several in two."""
-  return reason.encode('ascii', 'replace')
+  # ASCII, since truncation to 64 bytes could split a longer character.
+  reasons = [reason.encode('ascii', 'replace') for reason in scored.reasons]
+  return scored._replace(texts=[], reasons=[]), np.array(reasons, 'S64')
 
 
 def sweep(
@@ -190,19 +190,13 @@ def sweep(
   batch_size: int,
   advance: Callable[[int], None] | None = None,
 ) -> dict[Setting, Evaluation]:
-  """`evaluate` under each of several decodings, by one compilation a decoder.
+  """`evaluate` under each of several decoders, by setting.
 
-  Args:
-    ctx: the run.
-    params: of the policy.
-    rows: held-out rows.
-    decoders: decoders by name.
-    batch_size: rows decoded together.
-    advance: as in `evaluate`.
+  Decoders that differ only in traced fields share a compilation.
   """
   return {
-    name: evaluate(
+    setting: evaluate(
       ctx, params, rows, decoder, batch_size=batch_size, advance=advance
     )
-    for name, decoder in decoders.items()
+    for setting, decoder in decoders.items()
   }

@@ -1,8 +1,8 @@
-"""Where our rules and the public d1 evaluator disagree, item by item.
+"""Lists the items on which our rules and the public d1 evaluator disagree.
 
   python -m dllm_jax.eval.divergences --recordings DIR --out docs/divergences.md
 
-DIR holds `countdown_128.jsonl.gz` and the like: d1's published generations.
+DIR has d1's published generations, the files of `FILES`.
 """
 
 import argparse
@@ -89,7 +89,7 @@ Which part of a completion of HumanEval or MBPP is its program:
 def reason(
   task_name: str, recording: recordings.Recording, ours_right: bool
 ) -> str:
-  """Why an item is right by one of the rules only."""
+  """Why an item is correct under only one of the rules."""
   text = recordings.ENDS.split(recording.generation, maxsplit=1)[0]
   block = tags.extract_answer(text)
   if ours_right:
@@ -112,7 +112,10 @@ def reason(
 
 
 def report(folder: pathlib.Path) -> str:
-  """The whole of the document.
+  """The text of the page.
+
+  Args:
+    folder: directory of the recordings.
 
   Raises:
     errors.UserError: a file is missing or malformed.
@@ -171,8 +174,8 @@ def _cells(recorded: list[recordings.Recording], by: dict) -> str:
   }
   ours, d1 = cells['strict'], cells['d1']
   lines = [f'Right cells: {d1} by the d1 rules, {ours} by ours.\n\n']
-  for why, items in sorted(groups.items()):
-    lines.append(_wrap(f'Other cell counts ({len(items)}): {why}.', items))
+  for why, indices in sorted(groups.items()):
+    lines.append(_wrap(f'Other cell counts ({len(indices)}): {why}.', indices))
   return '\n' + ''.join(lines)
 
 

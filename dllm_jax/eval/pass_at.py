@@ -1,7 +1,7 @@
-"""pass@k: the chance that one of k completions of a problem is right.
+"""pass@k: the probability that one of k completions of a problem is correct.
 
-Chen et al. 2021 (arXiv:2107.03374), equation 1, estimated without bias from n
-completions; what could not be judged is left out of n.
+The unbiased estimate from n completions of Chen et al. 2021 (arXiv:2107.03374),
+equation 1; completions that were not judged are left out of n.
 
 Dims: N problems, n completions of each.
 """
@@ -17,9 +17,9 @@ def estimate(num: int, num_right: int, k: int) -> float:
   """1 - C(n - c, k) / C(n, k).
 
   Args:
-    num: n, completions of a problem.
-    num_right: c, how many of them are right.
-    k: completions that are drawn of them, up to n.
+    num: n, completions of the problem.
+    num_right: c, correct completions among them.
+    k: completions drawn from them, in 1..n.
 
   Raises:
     ValueError: k is not in 1..n, or c not in 0..n.
@@ -36,27 +36,28 @@ def summary(
   judged: Bool[np.ndarray, 'N n'],
   ks: Sequence[int],
 ) -> dict[str, float | int]:
-  """pass@k over problems, for each k.
+  """Mean pass@k over problems, for each k.
 
   Args:
     correct: verdicts.
-    judged: False where there is none.
-    ks: numbers of completions.
+    judged: False where a completion was not judged.
+    ks: values of k.
 
   Returns:
-    'pass@K', nan where no problem has K judged completions; and where some have
-    fewer, 'pass@K_num': of how many problems it is the mean.
+    For each k, 'pass@K': the mean over the problems with at least K judged
+    completions, nan if there are none; and 'pass@K_num': the number of those
+    problems, if it is less than N.
   """
   right = (correct & judged).sum(axis=1)
   num = judged.sum(axis=1)
-  found: dict[str, float | int] = {}
+  results: dict[str, float | int] = {}
   for k in ks:
     values = [
       estimate(int(n), int(c), k)
       for n, c in zip(num, right, strict=True)
       if n >= k
     ]
-    found[f'pass@{k}'] = float(np.mean(values)) if values else float('nan')
+    results[f'pass@{k}'] = float(np.mean(values)) if values else float('nan')
     if len(values) < len(num):
-      found[f'pass@{k}_num'] = len(values)
-  return found
+      results[f'pass@{k}_num'] = len(values)
+  return results

@@ -1,13 +1,13 @@
-"""Scores completions that were recorded in a file, by a task's verifier.
+"""Scores recorded completions by a task's verifier.
 
-A file has a JSON object a line, perhaps compressed: `question` and `generation`
-are texts, `ground_truth` is the gold answer: [[numbers], target] for Countdown,
-16 digits for Sudoku, a number for GSM8K (null where there is none), an
+A file has one JSON object per line and may be compressed. `question` and
+`generation` are strings; `ground_truth` is the gold answer: [[numbers], target]
+for Countdown, 16 digits for Sudoku, a number for GSM8K (null if unknown), an
 expression for MATH, a letter for multiple choice (with `options`, a list of
-texts, where they are to be checked). For programs see `code_recordings`.
+strings, if their texts are to be checked). For programs see `code_recordings`.
 
 Rules: 'strict' are the task's own, on the text before the first end-of-text
-marker; 'd1' are those of the public d1 evaluator, on all of the text.
+marker; 'd1' are those of the public d1 evaluator, on the whole text.
 """
 
 import math
@@ -27,7 +27,7 @@ ENDS = re.compile(r'<\|(?:eot_id|endoftext|im_end|eos|end_of_text)\|>|</s>')
 
 
 class Recording(NamedTuple):
-  """One recorded completion, and the row that it answers."""
+  """A recorded completion and the task's row that it answers."""
 
   row: task_lib.Row
   generation: str
@@ -41,12 +41,13 @@ def read(
   """The completions of a file.
 
   Args:
-    path: of the file.
+    path: path of the file.
     task_name: one of `TASKS`.
-    data_dir: of problems that records only name; see `code_recordings`.
+    data_dir: directory of problems that records refer to; see
+      `code_recordings`.
 
   Raises:
-    errors.UserError: the file is missing or malformed, with its line.
+    errors.UserError: the file is missing, malformed or empty.
   """
   is_code = task_name in code_recordings.TASKS
   if is_code:
@@ -59,19 +60,19 @@ def read(
       if is_code:
         generation = code_recordings.text_of(record, task_name)
       else:
-        generation = _text(record, 'generation')
+        generation = code_recordings.text(record, 'generation')
       row = make_row(record)
     except ValueError as error:
       raise errors.UserError(f'{path}:{number}: {error}') from error
     row = {**row, 'id': f'{path.name}:{number}'}
     recordings.append(Recording(row, generation))
   if not recordings:
-    raise errors.UserError(f'{path} holds no rows')
+    raise errors.UserError(f'{path} has no rows')
   return recordings
 
 
 def truth(task_name: str, row: task_lib.Row) -> dict[str, Any]:
-  """What a record says of the gold answer: the inverse of `read`."""
+  """The fields of a record that give the gold answer; inverse of `read`."""
   if task_name == 'countdown':
     return {'ground_truth': [list(row['numbers']), row['target']]}
   if task_name == 'sudoku':
@@ -88,13 +89,13 @@ def evaluate(
   """Verdicts of recorded completions.
 
   Returns:
-    'accuracy' is `numerator` / `denominator`: of items, or under the d1 rules
-    of Sudoku of cells. Items that could not be judged are 'correct': None, and
-    in neither.
+    A dict with 'items', one dict per completion, and 'accuracy' =
+    'numerator' / 'denominator', which count items, or cells for Sudoku under
+    the d1 rules. Items that were not judged have 'correct': None and count in
+    neither.
 
   Raises:
-    errors.UserError: the public evaluator has no rules for the task, or nothing
-      could be judged.
+    errors.UserError: the task has no such rules, or no item was judged.
   """
   task = make_task(task_name, rules)
   texts = [recording.generation for recording in recordings]
@@ -135,7 +136,7 @@ def make_task(task_name: str, rules: str) -> task_lib.Task:
   """The verifier of a task under the given rules.
 
   Raises:
-    errors.UserError: the public evaluator has no rules for the task.
+    errors.UserError: the d1 evaluator does not have the task.
   """
   if rules == 'strict':
     if task_name == 'code':
@@ -143,7 +144,7 @@ def make_task(task_name: str, rules: str) -> task_lib.Task:
     return tasks.TASKS[task_name]()
   if task_name in ('aqua', 'openbookqa', *code_recordings.TASKS):
     raise errors.UserError(
-      f'the d1 evaluator knows no task {task_name!r}: use --rules strict'
+      f'the d1 evaluator does not have task {task_name!r}: use --rules strict'
     )
   return tasks.TASKS[task_name](parity=True)
 
@@ -163,22 +164,11 @@ def _item(task_name: str, verdict: task_lib.Score) -> dict[str, Any]:
     item['reason'] = verdict.reason
   parsed = verdict.parsed
   if isinstance(parsed, float) and not math.isfinite(parsed):
-    parsed = str(parsed)  # JSON has no such number
+    parsed = str(parsed)  # not a JSON number
   return item | {
     'score': score if verdict.judged else None,
     'parsed': parsed,
   }
-
-
-def _text(record: dict[str, Any], name: str) -> str:
-  value = record.get(name)
-  if not isinstance(value, str):
-    raise ValueError(f'{name!r} must be text, found {_short(value)}')
-  return value
-
-
-def _short(value: Any) -> str:
-  return 'nothing' if value is None else repr(value)[:60]
 
 
 def _countdown_row(record: dict[str, Any]) -> task_lib.Row:
@@ -193,16 +183,18 @@ def _countdown_row(record: dict[str, Any]) -> task_lib.Row:
     and whole(truth[1])
   ):
     raise ValueError(
-      f"'ground_truth' must be [[numbers], target], found {_short(truth)}"
+      f"'ground_truth' must be [[numbers], target], got {truth!r:.60}"
     )
   return {'numbers': truth[0], 'target': truth[1]}
 
 
 def _sudoku_row(record: dict[str, Any]) -> task_lib.Row:
-  puzzle = re.search(r'(?<![0-9])[0-4]{16}(?![0-9])', _text(record, 'question'))
-  solution = _text(record, 'ground_truth')
+  puzzle = re.search(
+    r'(?<![0-9])[0-4]{16}(?![0-9])', code_recordings.text(record, 'question')
+  )
+  solution = code_recordings.text(record, 'ground_truth')
   if puzzle is None:
-    raise ValueError("'question' must hold a puzzle of 16 digits 0-4")
+    raise ValueError("'question' must contain a puzzle of 16 digits 0-4")
   if not re.fullmatch(r'[1-4]{16}', solution):
     raise ValueError("'ground_truth' must be 16 digits 1-4")
   return {'puzzle': puzzle[0], 'solution': solution}
@@ -210,34 +202,36 @@ def _sudoku_row(record: dict[str, Any]) -> task_lib.Row:
 
 def _gsm8k_row(record: dict[str, Any]) -> task_lib.Row:
   if 'ground_truth' not in record:
-    raise ValueError("'ground_truth' must be a number, found nothing")
+    raise ValueError("'ground_truth' is missing; it must be a number or null")
   truth = record['ground_truth']
-  if truth is None:  # as the published recordings have where theirs is lost
+  if truth is None:  # in the published recordings, where the gold is lost
     return {'answer': ''}
   if isinstance(truth, str) and re.fullmatch(r'-?[0-9][0-9,.]*', truth):
     return {'answer': truth}
   if isinstance(truth, bool) or not isinstance(truth, int | float):
-    raise ValueError(f"'ground_truth' must be a number, found {_short(truth)}")
+    raise ValueError(f"'ground_truth' must be a number, got {truth!r:.60}")
   if not abs(truth) < 1e15:
-    raise ValueError(f"'ground_truth' is too large: {_short(truth)}")
+    raise ValueError(f"'ground_truth' is too large: {truth!r:.60}")
   return {'answer': f'{truth:.10f}'.rstrip('0').rstrip('.')}
 
 
 def _math_row(record: dict[str, Any]) -> task_lib.Row:
-  return {'answer': _text(record, 'ground_truth')}
+  return {'answer': code_recordings.text(record, 'ground_truth')}
 
 
 def _choice_row(record: dict[str, Any]) -> task_lib.Row:
   letters = multiple_choice.LETTERS
-  answer = _text(record, 'ground_truth')
+  answer = code_recordings.text(record, 'ground_truth')
   options = record.get('options', [''] * len(letters))
   if not isinstance(options, list) or not all(
     isinstance(option, str) for option in options
   ):
-    raise ValueError(f"'options' must be a list of texts: {_short(options)}")
+    raise ValueError(
+      f"'options' must be a list of strings, got {options!r:.60}"
+    )
   if len(answer) != 1 or answer not in letters[: len(options)]:
     raise ValueError(
-      f"'ground_truth' must be the letter of an option, found {_short(answer)}"
+      f"'ground_truth' must be the letter of an option, got {answer!r:.60}"
     )
   return {'answer': answer, 'options': options}
 

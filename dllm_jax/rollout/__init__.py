@@ -1,1 +1,1 @@
-"""Where host and device meet: prompts, decoding, verification, batches."""
+"""Rollouts: prompts to completions to rewards to batches."""

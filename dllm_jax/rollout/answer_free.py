@@ -1,4 +1,4 @@
-"""Answer-free rollouts: a decoder on every device of the mesh.
+"""Answer-free rollouts: a decoder run on every device of the mesh.
 
 Dims: B rows, P prompt columns, L completion columns.
 """
@@ -22,24 +22,22 @@ def groups(
   params: types.Params,
   rows: Sequence[task_lib.Row],
   step: int,
-  group_size: int,
-  decoder: types.Decoder,
+  cfg: batch.RolloutConfig,
 ) -> batch.Rollouts:
-  """G completions of every row, at one step of the run.
+  """Samples G completions of every row.
 
   Args:
     ctx: the run.
     params: parameters of the policy.
     rows: the task's rows; row i is prompt i and group i.
-    step: step of the run; it seeds the draws.
-    group_size: G, completions of a row.
-    decoder: how completions are sampled.
+    step: 0-based step of the run; seeds the draws.
+    cfg: group size and decoder.
   """
-  requests = batch.request_groups(ctx, rows, group_size)
+  requests = batch.request_groups(ctx, rows, cfg.group_size)
   key = streams.step_key(ctx.root, 'rollout', step)
   return batch.Rollouts(
     requests=requests,
-    trajectory=rollout(ctx, params, key, requests.prompts, decoder),
+    trajectory=rollout(ctx, params, key, requests.prompts, cfg.decoder),
   )
 
 
@@ -50,15 +48,7 @@ def rollout(
   encoded: prompts.RowPrompts,
   decoder: types.Decoder,
 ) -> types.Trajectory:
-  """Completions of the given rows; arguments and result are on the mesh.
-
-  Args:
-    ctx: the run.
-    params: parameters of the policy.
-    key: key of the rollout, consumed; a row draws from its `row_id`.
-    encoded: a prompt a row.
-    decoder: how completions are sampled.
-  """
+  """Samples a completion of every row; see `sample`."""
   return sample(
     ctx.denoiser,
     params,
@@ -81,15 +71,16 @@ def sample(
   mesh: Mesh,
   vocab: types.Vocabulary,
 ) -> types.Trajectory:
-  """`rollout`, compiled once for a shape and a kind of decoder.
+  """Samples a completion of every row; arguments and result are on the mesh.
 
   Args:
     denoiser: the model.
-    params: its parameters, sharded as `sharding.RULES` say.
-    key: key of the rollout; a row draws from `fold_in(key, row_id)`.
+    params: its parameters, sharded by the model's rules.
+    key: PRNG key of the rollout, consumed; a row draws from
+      `fold_in(key, row_id)`.
     encoded: prompts of B rows; the mesh axes `data` and `fsdp` must divide B.
-    decoder: its traced fields may change without a new compilation.
-    mesh: the devices.
+    decoder: how to decode; traced fields change without recompilation.
+    mesh: device mesh.
     vocab: special ids.
   """
 

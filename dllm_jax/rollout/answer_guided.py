@@ -1,12 +1,11 @@
 """Answer-guided rollouts: reason towards a known answer, then re-predict it.
 
-The only function of the library through which gold answers reach the device is
-`sample`; its result holds none of their tokens unless the model wrote them.
-Deviations from the release (docs/papers.md): one static window with an anchor
-length for every row (suffix removal is re-masking in place), masks for every
-row, a cap on the anchor, an anchor template in the format that the reward
-wants. Dims: B rows, P prompt columns, L completion columns, A the longest
-anchor.
+`sample` is the only function of the library that gives gold answers to the
+device; its result contains none of their tokens unless the model wrote them.
+Deviations from the release (docs/papers.md): a static window with an anchor
+length per row (the suffix is masked again in place), a mask per row, a cap on
+the anchor, and an anchor template in the format that the reward expects. Dims:
+B rows, P prompt columns, L completion columns, A the longest anchor.
 
 References:
   Kim et al. 2026, AG-GRPO, ACL (2026.acl-long.1724).
@@ -33,7 +32,7 @@ from dllm_jax.text import tokenizer as tokenizer_lib
 REASONING_PASS, ANSWER_PASS = 1, 2
 
 TEMPLATES = {
-  # In the layout that the reward wants (D16 in docs/papers.md).
+  # In the layout that the reward expects (D16 in docs/papers.md).
   'wanted': '<answer>\n{answer}\n</answer>',
   # As released: no newlines.
   'released': '<answer>{answer}</answer>',
@@ -45,16 +44,16 @@ class GuidedConfig:
   """The answer-guided part of a group.
 
   Attributes:
-    num_guided: G_AG, guided rows of a group.
+    num_guided: guided rows per group.
     num_steps: denoising steps of the reasoning pass.
-    answer_steps: steps of the re-prediction; None for
+    answer_steps: denoising steps of the re-prediction; None for
       max(1, round(num_steps * max_anchor / L)).
-    margin: m, EOS tokens after the anchor: slack for a longer answer.
+    margin: m, EOS tokens after the answer, as slack for a longer one.
     template: key of `TEMPLATES`.
-    max_anchor: cap of an anchor, tags and margin included; a prompt with a
-      longer one gets answer-free rows instead.
-    suppress_eos: never propose a stop token in the reasoning: an early one
-      leaves the answer without gradient.
+    max_anchor: largest number of anchor tokens, tags and margin included;
+      prompts with a longer anchor get answer-free rows instead.
+    suppress_eos: never propose a stop token in the reasoning; after an early
+      one the answer would get no gradient.
   """
 
   num_guided: int
@@ -70,7 +69,7 @@ class GuidedConfig:
       raise ValueError(f'num_guided {self.num_guided} is negative')
     if self.template not in TEMPLATES:
       raise ValueError(
-        f'template {self.template!r} is not one of {tuple(TEMPLATES)}'
+        f'template {self.template!r}: expected one of {tuple(TEMPLATES)}'
       )
     if self.num_steps < 1 or self.max_anchor < 1 or self.margin < 0:
       raise ValueError(
@@ -93,7 +92,7 @@ def anchors(
   rows: Sequence[dict],
   cfg: GuidedConfig,
 ) -> list[list[int] | None]:
-  """The anchor tokens of every row; None where they pass the cap."""
+  """The anchor tokens of every row; None if they exceed `max_anchor`."""
   template = TEMPLATES[cfg.template]
   texts = [template.format(answer=task.gold(row)) for row in rows]
   sequences = [
@@ -104,11 +103,11 @@ def anchors(
 
 
 class Anchored(NamedTuple):
-  """A prompt and an anchor a row, on the mesh.
+  """One prompt and one anchor per row, on the mesh.
 
   Attributes:
     prompts: the prompts.
-    anchor: anchor ids, right-aligned in A columns.
+    anchor: anchor ids, padded on the left.
     anchor_mask: True on the La anchor tokens of each row.
   """
 
@@ -118,19 +117,19 @@ class Anchored(NamedTuple):
 
 
 class Passes(NamedTuple):
-  """The decoders of the two passes, both of one bidirectional block."""
+  """The decoders of the two passes, each with one bidirectional block."""
 
   reasoning: fixed.Fixed
   answer: fixed.Fixed
 
 
 def passes(free: fixed.Fixed, cfg: GuidedConfig) -> Passes:
-  """The passes of guided rows beside answer-free rows.
+  """The decoders of guided rows.
 
   Args:
-    free: the decoder of the answer-free rows, of L columns; order, temperature
-      and guidance are its own.
-    cfg: steps of the passes.
+    free: decoder of the answer-free rows; order, temperature and guidance are
+      taken from it.
+    cfg: steps of the passes and length of the answer.
   """
   length, width = free.gen_length, cfg.max_anchor
   reasoning = dataclasses.replace(
@@ -147,7 +146,7 @@ def passes(free: fixed.Fixed, cfg: GuidedConfig) -> Passes:
     num_steps=cfg.steps_of_answer(length),
     stop_at_eos=False,
     suppress_eos=False,
-    cfg_scale=None,  # `sample` guides both passes by one window
+    cfg_scale=None,  # `sample` applies guidance over the whole window
   )
   return Passes(reasoning, answer)
 
@@ -163,26 +162,26 @@ def sample(
   mesh: Mesh,
   vocab: types.Vocabulary,
 ) -> types.Trajectory:
-  """Reasons before the anchor, drops the anchor, predicts the answer anew.
+  """Decodes the reasoning before the anchor, then the answer in its place.
 
   1. [q ; M^(L-La) ; anchor]: one bidirectional block of L columns.
   2. [q ; reasoning ; M^La]: one block of the last A columns.
 
-  The reasoning's commit steps are 0..S1-1, the answer's S1 and later.
-  Classifier-free guidance masks the prompt, and neither anchor nor reasoning.
+  The commit steps of the reasoning are 0..S1-1, those of the answer S1 and
+  later. Classifier-free guidance masks the prompt only.
 
   Args:
     denoiser: the model.
-    params: its parameters, sharded as `sharding.RULES` say.
-    key: key of the rollout; rows and passes fold into it.
+    params: its parameters, sharded by the model's rules.
+    key: PRNG key of the rollout, consumed; rows and passes are folded in.
     rows: prompts and anchors of B rows; the mesh axes `data` and `fsdp` must
       divide B.
-    decoders: of the two passes, of L and A columns.
-    mesh: the devices.
+    decoders: decoders of the two passes, of L and A columns.
+    mesh: device mesh.
     vocab: special ids.
 
   Returns:
-    Trajectories of L columns that never saw the anchor's tokens committed.
+    Trajectories of L columns, all of them written by the model.
   """
 
   def decode(denoiser, params, shared, by_row, lockstep):
@@ -237,7 +236,7 @@ def _join(
   answer: types.Trajectory,
   removed: Bool[Array, 'B L'],
 ) -> types.Trajectory:
-  """One trajectory of the two passes, the second after the first in time."""
+  """Joins the trajectories of the two passes, in that order of steps."""
   lead = removed.shape[1] - answer.tokens.shape[1]
   widen = lambda x: jnp.pad(x, ((0, 0), (lead, 0)))
   first_steps = reasoning.num_steps[:, None]

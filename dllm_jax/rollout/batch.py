@@ -1,8 +1,7 @@
-"""Requests, rollouts and rewards to a `RolloutBatch`, with its metrics.
+"""From requests and rollouts to a `RolloutBatch` with its metrics.
 
-A prompt goes to the devices once, a completion comes to the host once, and its
-reward goes back once. Dims: B rows, P prompt columns, L completion columns, N
-prompts.
+Prompts are copied to the devices once, completions to the host once, and
+rewards back once. Dims: B rows, P prompt columns, L completion columns.
 """
 
 import dataclasses
@@ -25,13 +24,14 @@ from dllm_jax.tasks import task as task_lib
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RolloutConfig:
-  """A batch of rollouts.
+  """Size of a batch of rollouts, and how it is decoded.
 
   Attributes:
-    num_prompts: prompts of a batch.
-    group_size: G, completions of a prompt.
-    max_prompt_length: the largest P; a batch is as wide as its longest prompt.
-    decoder: how completions are sampled.
+    num_prompts: prompts per batch.
+    group_size: G, completions per prompt.
+    max_prompt_length: largest number of prompt tokens; a batch is as wide as
+      its longest prompt.
+    decoder: samples the completions.
   """
 
   num_prompts: int
@@ -46,14 +46,14 @@ class RolloutConfig:
 
 
 class Requests(NamedTuple):
-  """The completions that a step asks for.
+  """The completions to sample.
 
   Attributes:
-    prompts: a prompt a row, on the mesh.
+    prompts: one prompt per row, on the mesh.
     maskable: True on prompt tokens that an estimator may mask, on the mesh.
-    prompt_id: the task's row that each completion answers, on the host.
-    group_id: the group whose rewards each completion is compared with, counted
-      from 0 without gaps, on the host.
+    prompt_id: index of the prompt among the task's rows, on the host.
+    group_id: group within which rewards are compared, numbered from 0 without
+      gaps, on the host.
   """
 
   prompts: prompts.RowPrompts
@@ -67,12 +67,12 @@ class Requests(NamedTuple):
 
 
 class Rollouts(NamedTuple):
-  """What the sampler made of the requests.
+  """Requests with their completions.
 
   Attributes:
-    requests: the prompts and groups.
-    trajectory: the completions, on the mesh.
-    guided: True on answer-guided rows, on the host; None where none is.
+    requests: prompts and groups.
+    trajectory: completions, on the mesh.
+    guided: True on answer-guided rows, on the host; None if there are none.
   """
 
   requests: Requests
@@ -84,9 +84,9 @@ class Judged(NamedTuple):
   """Rollouts with their rewards.
 
   Attributes:
-    batch: for the update, on the mesh.
-    samples: the completions of this process, on the host.
-    metrics: means over the whole batch; some are still on the devices.
+    batch: batch for the update, on the mesh.
+    samples: completions of this process, on the host.
+    metrics: means over the whole batch, some of them on the devices.
   """
 
   batch: types.RolloutBatch
@@ -95,7 +95,15 @@ class Judged(NamedTuple):
 
 
 class _Measured(NamedTuple):
-  """What metrics are made of, one entry a row."""
+  """Values that the metrics are computed from, one per row.
+
+  Attributes:
+    scored: rewards and verdicts.
+    length: completion tokens up to and including the first stop token.
+    num_steps: denoising steps.
+    num_committed: tokens of `length` that a denoising step committed.
+    confidence: sum of the probabilities of those tokens.
+  """
 
   scored: score.Scored
   length: Int[np.ndarray, ' B']
@@ -128,7 +136,14 @@ def take(
   num_rows: int,
   mesh: Mesh,
 ) -> prompts.RowPrompts:
-  """The given rows, sharded over the mesh; the last is repeated as padding."""
+  """Selects rows, and repeats the last one up to `num_rows`.
+
+  Args:
+    rows: prompts on the mesh.
+    index: rows to select.
+    num_rows: number of rows of the result, which is sharded over the mesh.
+    mesh: device mesh.
+  """
   index = np.pad(index, (0, num_rows - len(index)), mode='edge')
   return _take(sharding.rows(mesh))((rows,), index)
 
@@ -139,7 +154,7 @@ def merge(
   is_guided: Bool[np.ndarray, ' B'],
   mesh: Mesh,
 ) -> types.Trajectory:
-  """Rows of two trajectories, each in its order, put back at their places."""
+  """Interleaves the rows of two trajectories, in order, by `is_guided`."""
   first = np.cumsum(~is_guided) - 1
   second = np.cumsum(is_guided) - 1 + free.num_steps.shape[0]
   index = np.where(is_guided, second, first)
@@ -166,17 +181,16 @@ def judge(
 ) -> Judged:
   """Rewards the completions, and compares them within their groups.
 
-  Each process rewards its own rows; rewards are gathered, so that baselines and
-  metrics are of the whole batch, and the same everywhere. A row whose reward is
-  not finite is masked out: it counts neither in its group's baseline nor in the
-  loss.
+  Each process rewards its own rows. Rewards are gathered, so that every process
+  has the baselines and metrics of the whole batch. Rows whose reward is not
+  finite are excluded from their group's baseline and from the loss.
 
   Args:
     ctx: the run.
-    rows: the task's row of each prompt id.
+    rows: the task's rows, indexed by `prompt_id`.
     rollouts: completions of those prompts.
-    reward: from completions to rewards; a task's verifier is one.
-    advantage: from rewards to advantages.
+    reward: reward function, for example a task's verifier.
+    advantage: baseline and scale of the group advantages.
   """
   requests, num_rows = rollouts.requests, len(rollouts.requests.prompt_id)
   own = process_rows.share(ctx.mesh, num_rows)
@@ -216,9 +230,10 @@ def judge(
 
 @functools.cache
 def _compare(cfg: advantages.AdvantageConfig, num_groups: int, on_all):
-  """`group_advantages`, computed alike by every device.
+  """`group_advantages`, replicated on every device.
 
-  Else the compiler may split its sums, and the mesh would show in their bits.
+  Otherwise the compiler may split its sums, and the result would depend on the
+  mesh in the last bits.
   """
   return jax.jit(
     functools.partial(
@@ -240,7 +255,7 @@ def _assemble(
   vocab: types.Vocabulary,
   mesh: Mesh,
 ) -> types.RolloutBatch:
-  """The batch, its rows sharded over the mesh."""
+  """The batch, with rows sharded over the mesh."""
   is_stop = vocab.ends(trajectory.tokens).astype(jnp.int32)
   through_stop = jnp.cumsum(is_stop, axis=1) - is_stop == 0
   advantage = jnp.broadcast_to(
@@ -269,7 +284,7 @@ def _measure(
 ) -> _Measured:
   trajectory = samples.trajectory
   counted = score.completion_mask(trajectory.tokens, vocab.stop_tokens)
-  # What follows EOS is filler: committing it says nothing of the model.
+  # Tokens after EOS are padding, which would inflate tokens per step.
   committed = counted & (trajectory.commit_step < trajectory.num_steps[:, None])
   return _Measured(
     scored=scored._replace(texts=[], reasons=[]),
@@ -283,7 +298,7 @@ def _measure(
 def rollout_metrics(
   measured: _Measured, guided: Bool[np.ndarray, ' B'], gen_length: int
 ) -> dict[str, Any]:
-  """Means over the rows; `free/` and `guided/` over those of one kind."""
+  """Means over all rows, and with `free/` and `guided/` over one kind."""
   scored, length = measured.scored, measured.length
   columns = {
     'reward/mean': scored.reward,

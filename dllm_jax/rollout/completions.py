@@ -1,8 +1,7 @@
-"""Completions of given prompts, row by row, as a user reads them.
+"""Completions of given prompts, one record per prompt.
 
-Rows are decoded in batches, in their order. A row's completion depends on its
-prompt, its place among the prompts and the seed, and on nothing else. Dims: B
-rows, P prompt columns, L completion columns.
+Prompts are decoded in batches, in order. A completion depends only on its
+prompt, the index of the prompt and the seed. Dims: L completion columns.
 """
 
 import itertools
@@ -19,7 +18,7 @@ from dllm_jax.rollout import answer_free, prompts
 from dllm_jax.runtime import process_rows, sharding
 from dllm_jax.text import tokenizer as tokenizer_lib
 
-# Prompts are padded to a multiple of this, so that few shapes are compiled.
+# Prompts are padded to a multiple of this, to limit the number of compilations.
 WIDTH = 32
 
 
@@ -28,10 +27,10 @@ class Completion(NamedTuple):
 
   Attributes:
     prompt_ids: prompt tokens.
-    completion_ids: the L completion tokens.
-    text: their text up to the first stop token; None without a tokenizer.
+    completion_ids: all L completion tokens.
+    text: text up to the first stop token; None without a tokenizer.
     commit_step: 0-based step that committed each token.
-    num_steps: denoiser calls of the row.
+    num_steps: number of denoiser calls.
     logp: log-probability of each token when it was committed (nats).
   """
 
@@ -60,15 +59,16 @@ def complete(
   Args:
     denoiser: the model.
     params: its parameters.
-    rows: prompt ids.
+    rows: prompt ids of each row.
     decoder: how to decode.
     vocab: special ids.
-    tokenizer: writes the texts; None leaves them out.
-    mesh: `data` and `fsdp` split the rows of a batch.
+    tokenizer: decodes the texts; None leaves them out.
+    mesh: device mesh; `data` and `fsdp` split the rows of a batch.
     seed: seed of the draws.
-    batch_size: rows decoded together, rounded up to the shards of the mesh.
+    batch_size: rows decoded together, rounded up to a multiple of the row
+      shards of the mesh.
   """
-  # As `eval.accuracy` draws, so that the same rows are decoded alike.
+  # The key of `eval.accuracy`, so that equal rows get equal completions.
   key = streams.step_key(jax.random.key(seed), 'eval', 0)
   shards = sharding.num_row_shards(mesh)
   num_rows = -(-min(batch_size, len(rows)) // shards) * shards
@@ -104,9 +104,9 @@ def text(tokenizer: tokenizer_lib.Tokenizer, ids: Sequence[int]) -> str:
 
 
 def spell(tokenizer: tokenizer_lib.Tokenizer | None, ids: Iterable[int]) -> str:
-  """The text of ids; the ids themselves without a tokenizer.
+  """The text of ids, or the ids as numbers without a tokenizer.
 
-  Ids beyond the tokenizer's, which a model may have, are left out.
+  A model's vocabulary may be larger than its tokenizer's; such ids are dropped.
   """
   if tokenizer is None:
     return ''.join(f'{i} ' for i in ids)

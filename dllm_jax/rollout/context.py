@@ -1,4 +1,4 @@
-"""What a run holds fixed: task, text, model, mesh, and the root key."""
+"""What stays fixed during a run: task, tokenizer, model, mesh and root key."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -15,19 +15,20 @@ from dllm_jax.text import tokenizer as tokenizer_lib
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Context:
-  """Shared by all methods and by evaluation; nothing here changes.
+  """Fixed parts of a run, shared by the methods and by evaluation.
 
   Attributes:
-    task: prompts and verifier.
-    tokenizer: text to ids.
+    task: writes prompts and verifies completions.
+    tokenizer: encodes and decodes text.
     vocab: special ids.
     denoiser: the model; static under jit.
-    mesh: devices.
-    root: the run's root key (`ops.streams`).
-    max_prompt_length: the largest P; longer prompts are refused.
-    template: what stands around a user's message.
-    prefill: how every completion begins; it is a part of the prompt, and
-      verifiers read it before the completion.
+    mesh: device mesh.
+    root: the run's root PRNG key (`ops.streams`).
+    max_prompt_length: largest number of prompt tokens; longer prompts are
+      errors.
+    template: chat template around the user's message.
+    prefill: text that every completion starts with; part of the prompt, and
+      prepended to the completion for the verifier.
   """
 
   task: task_lib.Task
@@ -41,7 +42,7 @@ class Context:
   prefill: str = ''
 
   def prompt_lengths(self, rows: Sequence[task_lib.Row]) -> list[int]:
-    """Tokens of every row's prompt, template and prefill included."""
+    """Number of tokens of each prompt, including template and prefill."""
     pieces = [
       self.template.render(self.task.prompt(row), self.prefill) for row in rows
     ]

@@ -1,9 +1,9 @@
 """Prompt texts as left-padded id arrays. Prompts are never truncated.
 
-A batch is as wide as its longest prompt, rounded up to one of a few widths, so
-that long prompts elsewhere cost it nothing and few shapes are compiled. A row's
-results do not depend on the width. With several processes the batch is that of
-all of them: each encodes, or at least measures, every row.
+A batch is as wide as its longest prompt, rounded up to one of a few widths to
+limit the number of compilations. Results do not depend on the width. With
+several processes, all agree on the width of the global batch: each encodes, or
+at least measures, every row.
 
 Dims: N prompts, P prompt columns, B rows, L completion columns.
 """
@@ -24,7 +24,7 @@ MIN_WIDTH = 32
 
 
 def width_for(longest: int, max_length: int) -> int:
-  """The least of 32, 64, 128, ... and `max_length` that holds `longest`."""
+  """The smallest of 32, 64, 128, ... that fits, at most `max_length`."""
   width = MIN_WIDTH
   while width < longest:
     width *= 2
@@ -35,9 +35,9 @@ class Prompts(NamedTuple):
   """Prompts padded on the left to one width.
 
   Attributes:
-    ids: their tokens.
-    mask: True on real tokens.
-    maskable: True on content: on no padding and on no chat template.
+    ids: prompt ids.
+    mask: True on prompt tokens, False on padding.
+    maskable: True on content, False on padding and the chat template.
   """
 
   ids: Int[np.ndarray, 'N P']
@@ -47,17 +47,17 @@ class Prompts(NamedTuple):
   def take(
     self, rows: Bool[np.ndarray, ' N'] | Int[np.ndarray, ' M'] | slice
   ) -> 'Prompts':
-    """The prompts where `rows` is True, at its numbers, or of a slice."""
+    """The prompts selected by a mask, indices or a slice."""
     return Prompts(*(x[rows] for x in self))
 
 
 class RowPrompts(NamedTuple):
-  """A prompt a row, as a decoder reads them.
+  """One prompt per row, as decoders read them.
 
   Attributes:
     ids: prompt ids, padded on the left.
-    mask: True on real tokens.
-    row_id: the row's number in the batch; it seeds the row's draws.
+    mask: True on prompt tokens, False on padding.
+    row_id: index of the row in the batch; seeds the row's draws.
   """
 
   ids: Int[Array, 'B P']
@@ -75,10 +75,10 @@ def pad_left(
   """Left-pads id sequences to `width`.
 
   Args:
-    sequences: ids.
-    width: of the result.
-    fill: id of the padding.
-    content: which ids are maskable; None for all.
+    sequences: prompt ids.
+    width: number of columns of the result.
+    fill: padding id.
+    content: True on maskable ids; None if all are.
   """
   ids = np.full((len(sequences), width), fill, np.int32)
   mask = np.zeros(ids.shape, bool)
@@ -103,16 +103,16 @@ def encode(
   """Tokenizes the prompts of `rows`.
 
   Args:
-    task: it writes the user's message.
-    tokenizer: text to ids.
+    task: writes the user's message.
+    tokenizer: encodes text.
     rows: the task's rows.
-    max_length: the largest P.
-    template: what stands around the message.
-    prefill: how the completion is to begin; a part of the prompt.
+    max_length: largest number of prompt tokens.
+    template: chat template around the message.
+    prefill: text that the completion starts with; part of the prompt.
 
   Raises:
-    errors.UserError: a prompt of more than `max_length` tokens (cutting it
-      would drop instructions), or with text that the tokenizer cannot spell.
+    errors.UserError: a prompt has more than `max_length` tokens (truncation
+      would drop instructions), or text that the tokenizer cannot encode.
   """
   try:
     encoded = tokenizer.encode_pieces(
@@ -120,14 +120,14 @@ def encode(
     )
   except ValueError as e:
     raise errors.UserError(
-      f'a prompt of task {task.name!r} does not fit the lexicon: {e}; raise '
-      'the bounds under the config group task'
+      f'cannot encode a prompt of task {task.name!r}: {e}; raise the bounds in '
+      'the config group task'
     ) from e
   for row, sequence in zip(rows, encoded, strict=True):
     if len(sequence.ids) > max_length:
       raise errors.UserError(
         f'prompt of row {row["id"]!r} has {len(sequence.ids)} tokens, more '
-        f'than rollout.max_prompt_length={max_length}: raise that key'
+        f'than rollout.max_prompt_length={max_length}: increase it'
       )
   longest = max((len(sequence.ids) for sequence in encoded), default=0)
   return pad_left(
@@ -139,7 +139,7 @@ def encode(
 
 
 def pad_rows(x: np.ndarray, num_rows: int) -> np.ndarray:
-  """Repeats the last row until there are `num_rows`."""
+  """Repeats the last row up to `num_rows` rows."""
   return np.pad(
     x, ((0, num_rows - len(x)),) + ((0, 0),) * (x.ndim - 1), mode='edge'
   )
@@ -150,7 +150,7 @@ def canvas(
   mask: Bool[Array, 'B P'],
   completion: Int[Array, 'B L'],
 ) -> types.Canvas:
-  """Prompts with the given completions to their right."""
+  """Prompts followed by the given completions."""
   return types.Canvas(
     jnp.concatenate([ids, completion], axis=1),
     jnp.concatenate([mask, jnp.ones(completion.shape, bool)], axis=1),

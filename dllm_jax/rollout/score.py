@@ -1,4 +1,4 @@
-"""Completions to text to verdicts, on the host.
+"""Scores completions on the host: tokens to text to verdicts to rewards.
 
 Dims: B rows, L completion columns.
 """
@@ -18,11 +18,11 @@ from dllm_jax.text import tokenizer as tokenizer_lib
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RewardConfig:
-  """From reward terms to a reward.
+  """Weights of the reward terms.
 
   Attributes:
     weights: (term, weight) pairs; the reward is the weighted sum.
-    past_eos: judge the text after the first stop token too, as the published
+    past_eos: also judge the text after the first stop token, as the published
       rewards do, although no gradient reaches it (D13 in docs/papers.md).
   """
 
@@ -31,17 +31,17 @@ class RewardConfig:
 
 
 class Scored(NamedTuple):
-  """Verdicts of a batch, as arrays with one entry a row.
+  """Verdicts of a batch, with one entry per row.
 
   Attributes:
     reward: weighted sum of the reward terms.
-    terms: every term that the task reports, weighted or not.
-    correct: what accuracy counts.
-    judged: False where the verifier itself failed, and `correct` says nothing.
-    metrics: what else the task reports.
-    leaked: the reasoning spells the gold answer.
-    texts: the completions.
-    reasons: of the verdicts, in a few words; '' for none.
+    terms: all reward terms of the task, weighted or not.
+    correct: whether the completion counts as correct in the accuracy.
+    judged: False where the verifier failed and `correct` has no meaning.
+    metrics: other metrics of the task.
+    leaked: whether the reasoning contains the gold answer.
+    texts: texts of the completions.
+    reasons: short reasons of the verdicts; '' if there is none.
   """
 
   reward: Float[np.ndarray, ' B']
@@ -55,12 +55,12 @@ class Scored(NamedTuple):
 
 
 class Samples(NamedTuple):
-  """Completions of this process, on the host, as a reward function reads them.
+  """The completions of this process, on the host; input of a reward function.
 
   Attributes:
-    rows: the task's row that each completion answers.
-    trajectory: tokens, log-probabilities and commit steps, as numpy arrays.
-    group_id: the group that each completion is compared with.
+    rows: the task's row of each completion.
+    trajectory: tokens, log-probabilities and commit steps, as NumPy arrays.
+    group_id: group within which each reward is compared.
   """
 
   rows: Sequence[task_lib.Row]
@@ -72,7 +72,7 @@ Reward = Callable[[Samples], Scored]
 
 
 def task_reward(ctx: context.Context, cfg: RewardConfig) -> Reward:
-  """The reward of the task's verifier; see `score`."""
+  """The reward function of the task's verifier; see `score`."""
   return lambda samples: score(
     ctx.task,
     ctx.tokenizer,
@@ -100,9 +100,9 @@ def texts(
   """The text of every row, up to its first stop token.
 
   Args:
-    tokenizer: of the ids.
-    tokens: completions.
-    past_eos: keep the text after that too.
+    tokenizer: decodes the ids.
+    tokens: completion ids.
+    past_eos: whether to keep the text after the stop token.
   """
   keep = completion_mask(tokens, tokenizer.special.stop)
   if past_eos:
@@ -119,9 +119,9 @@ def weigh(verdict: task_lib.Score, cfg: RewardConfig) -> float:
 
 
 def finite_mean(values: np.ndarray) -> float:
-  """Mean of the finite values; nan where there is none.
+  """Mean of the finite values; nan if there are none.
 
-  Terms of rows that could not be judged are not a number.
+  Terms of rows that were not judged are nan.
   """
   finite = np.asarray(values, np.float64)
   finite = finite[np.isfinite(finite)]
@@ -137,30 +137,30 @@ def score(
   *,
   prefill: str = '',
 ) -> Scored:
-  """Judges every completion against its row.
+  """Judges every completion.
 
   Args:
     task: the verifier.
-    tokenizer: of the ids.
+    tokenizer: decodes the ids.
     rows: the task's row of each completion.
-    tokens: completions.
-    cfg: the reward.
-    prefill: text that stands before every completion, and is judged with it.
+    tokens: completion ids.
+    cfg: weights of the reward terms.
+    prefill: text prepended to every completion before it is judged.
 
   Raises:
     errors.UserError: a weight names a term that the task does not have.
   """
-  written = texts(tokenizer, tokens, past_eos=cfg.past_eos)
-  whole = [prefill + text for text in written]
-  verdicts = task_lib.score_all(task, rows, whole)
+  decoded = texts(tokenizer, tokens, past_eos=cfg.past_eos)
+  judged_texts = [prefill + text for text in decoded]
+  verdicts = task_lib.score_all(task, rows, judged_texts)
   column = lambda field, name: np.array(
     [getattr(verdict, field)[name] for verdict in verdicts], np.float32
   )
   terms = {name: column('terms', name) for name in verdicts[0].terms}
   if unknown := sorted(set(dict(cfg.weights)) - set(terms)):
     raise errors.UserError(
-      f'method.reward.{unknown[0]} is no reward term of task {task.name!r}; '
-      f'it has {", ".join(sorted(terms))}'
+      f'method.reward.{unknown[0]} is not a reward term of task '
+      f'{task.name!r}: expected one of {", ".join(sorted(terms))}'
     )
   return Scored(
     reward=np.array([weigh(verdict, cfg) for verdict in verdicts], np.float32),
@@ -171,10 +171,10 @@ def score(
     leaked=np.array(
       [
         task.reasoning_has_gold(row, text)
-        for row, text in zip(rows, whole, strict=True)
+        for row, text in zip(rows, judged_texts, strict=True)
       ],
       bool,
     ),
-    texts=written,
+    texts=decoded,
     reasons=[verdict.reason for verdict in verdicts],
   )

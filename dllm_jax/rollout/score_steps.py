@@ -1,7 +1,8 @@
-"""Rewards of the texts on the way: what a row would earn after each step.
+"""Intermediate rewards: the reward of the text after each denoising step.
 
-The text after step t is rebuilt from `commit_step`: masks vanish, so that
-tokens that are not adjacent yet become so. Dims: B rows, L completion columns.
+The text after step t is rebuilt from `commit_step`, without its masks, so that
+tokens on both sides of a mask become adjacent. Dims: B rows, L completion
+columns.
 """
 
 from collections.abc import Sequence
@@ -17,13 +18,13 @@ from dllm_jax.text import tokenizer as tokenizer_lib
 
 
 class StepRewards(NamedTuple):
-  """What `rl.trajectory_credit.group_auc` needs, one entry a row.
+  """Inputs of `rl.trajectory_credit.group_auc`, one entry per row.
 
   Attributes:
-    total: sum over the row's T steps of the reward of the text after each.
+    total: sum over the row's steps of the reward of the text after each.
     final: reward of the finished text.
-    num_texts: texts that differ from the one before them, of all rows.
-    num_scored: verdicts that were computed; the others were in the cache.
+    num_texts: texts that differ from the previous one, over all rows.
+    num_scored: verdicts computed; the other texts were repeated in a group.
   """
 
   total: Float[np.ndarray, ' B']
@@ -33,12 +34,12 @@ class StepRewards(NamedTuple):
 
 
 class Path(NamedTuple):
-  """One row on its way; equal lengths, the last entry is the finished text.
+  """The scored texts of one row; the last one is the finished text.
 
   Attributes:
     steps: 1-based steps after which the text was scored; [0] without steps.
-    texts: the text after each, without the prefill.
-    rewards: of those texts.
+    texts: text after each of those steps, without the prefill.
+    rewards: reward of each text.
   """
 
   steps: list[int]
@@ -53,22 +54,20 @@ def score_steps(
   *,
   max_scores: int = 0,
 ) -> StepRewards:
-  """Sums over the steps of the rewards of `paths`.
+  """Sums the rewards of `paths` over the steps; same arguments.
 
-  A reward stands for the steps since the one scored before it.
-
-  Returns:
-    Sums and last rewards. A row without steps has its text scored once.
+  If not every step is scored, a reward counts for all steps since the previous
+  scored one. The text of a row without steps is scored once.
   """
   scored, num_scored = paths(ctx, samples, cfg, max_scores=max_scores)
   total, final = np.zeros((2, len(scored)))
   num_texts = 0
   for i, path in enumerate(scored):
-    last, began = None, 0
+    last_text, last_step = None, 0
     for step, text, reward in zip(*path, strict=True):
-      num_texts += text != last
-      total[i] += (step - began) * reward
-      last, began = text, step
+      num_texts += text != last_text
+      total[i] += (step - last_step) * reward
+      last_text, last_step = text, step
     final[i] = path.rewards[-1]
   return StepRewards(
     total.astype(np.float32), final.astype(np.float32), num_texts, num_scored
@@ -82,17 +81,17 @@ def paths(
   *,
   max_scores: int = 0,
 ) -> tuple[list[Path], int]:
-  """Scores the text after every step, each text of a group once.
+  """Scores the text after every step, each distinct text of a group once.
 
   Args:
     ctx: the run.
     samples: completions; rows of one group share verdicts of equal texts.
-    cfg: from the verifier's terms to a reward.
-    max_scores: steps of a row that are scored, evenly spaced and with the
-      last; 0 scores every step.
+    cfg: weights of the reward terms.
+    max_scores: largest number of scored steps per row, evenly spaced and
+      including the last; 0 scores every step.
 
   Returns:
-    The rows' paths, and how many verdicts were computed.
+    (path of each row, number of verdicts computed).
   """
   trajectory, groups = samples.trajectory, samples.group_id.tolist()
   steps = [_scored_steps(int(n), max_scores) for n in trajectory.num_steps]
@@ -120,7 +119,7 @@ def paths(
 
 
 def _scored_steps(num_steps: int, max_scores: int) -> list[int]:
-  """1-based steps after which the text is scored; the last is `num_steps`."""
+  """1-based steps after which the text is scored, up to `num_steps`."""
   count = min(num_steps, max_scores) if max_scores else num_steps
   return [-(-(j * num_steps) // count) for j in range(1, count + 1)] or [0]
 
@@ -132,9 +131,10 @@ def _texts(
   *,
   past_eos: bool,
 ) -> list[str]:
-  """Text of every row after each of its steps, row by row.
+  """The texts of every row after each of its steps, flattened.
 
-  The last is the finished text, with what no step committed (EOS fill).
+  A row's last text is the finished one, including tokens that no step committed
+  (EOS after an early exit).
   """
   sequences = []
   for tokens, commit, of_row in zip(

@@ -1,9 +1,8 @@
-"""A decoder on every device of a mesh, with its rows and its part of a model.
+"""Runs a decoder on every device of a mesh, by `jax.shard_map`.
 
-Everything is manual: what devices say to each other inside the decoder's loop
-is what `models.parts` and `decoding.blocks` write, and devices that differ in
-`data` say nothing. So each of them stops when its own rows are done; those of
-one `fsdp` group go on until all of theirs are.
+The only collectives inside the decoder's loop are those of `models.parts` and
+`decoding.blocks`, and none is over `data`. So each `data` shard stops when its
+own rows are done; devices of one `fsdp` group stop together.
 """
 
 from collections.abc import Callable
@@ -30,18 +29,16 @@ def run_sharded(
   shared: Any,
   by_row: Any,
 ) -> types.Trajectory:
-  """Decodes rows, split over `data` and `fsdp`.
+  """Decodes rows that are split over `data` and `fsdp`.
 
   Args:
-    mesh: where.
-    decode: (denoiser, params, shared, by_row, lockstep) -> trajectory of what
-      one device has; `lockstep` is that of `decoding.blocks.run`.
-    denoiser: the model; whole on every device unless it is a
-      `types.Divisible`.
-    params: its parameters; moved first where they are placed otherwise than the
-      rules say.
-    shared: arrays that every device has whole.
-    by_row: arrays whose leading axis is the rows.
+    mesh: device mesh.
+    decode: (denoiser, params, shared, by_row, lockstep) -> trajectory, on the
+      local arrays of a device; see `decoding.blocks.run` for `lockstep`.
+    denoiser: the model; replicated unless it is a `types.Divisible`.
+    params: its parameters; resharded if they are not placed by its rules.
+    shared: tree of arrays that are replicated.
+    by_row: tree of arrays with a leading axis of rows.
 
   Raises:
     errors.UserError: the mesh does not divide the model.
@@ -51,7 +48,7 @@ def run_sharded(
     specs = sharding.specs(params, denoiser.sharding_rules)
     denoiser = denoiser.part(mesh)
   if mesh.shape['fsdp'] > 1:
-    # Not over `tensor`: its devices have the same rows and the same logits.
+    # Not over `tensor`, whose devices have the same rows and logits.
     lockstep = ('fsdp',)
   return jax.shard_map(
     lambda params, shared, by_row: decode(
@@ -60,14 +57,13 @@ def run_sharded(
     mesh=mesh,
     in_specs=(specs, P(), sharding.ROWS),
     out_specs=sharding.ROWS,
-    # The loop's carry starts from constants, which the checker would call
-    # unvarying.
+    # The checker rejects a loop whose carry starts from constants.
     check_vma=False,
   )(params, shared, by_row)
 
 
 def placed(denoiser: types.Denoiser, mesh: Mesh) -> types.Denoiser:
-  """The denoiser for updates under `jit` over a mesh."""
+  """The denoiser for use under `jit` over a mesh."""
   if sharding.divides_params(mesh) and isinstance(denoiser, types.Divisible):
     return denoiser.placed(mesh)
   return denoiser

@@ -114,7 +114,7 @@ class Settings:
     wandb_project: metrics go there too; '' is nowhere.
     method_name: key of `methods.METHODS`.
     method: config group of the method; None where it is 'sft' alone.
-    control: spend RL's processor time on more supervised training, beside it.
+    control: also train the base with supervision for as long as RL trained.
     keep: number of checkpoints kept.
     watchdog_seconds: silence after which a run is stuck; 0 does not look.
     model: `name`, one of `models.MODELS`, and what its `from_config` takes.

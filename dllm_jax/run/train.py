@@ -76,7 +76,7 @@ def _stages(run: setup.Run) -> dict[str, Any]:
     trained['trained_steps'] = progress.step
     trained['kept_step'] = loop.kept_step(progress, cfg.loop)
     keep(run, 'final', policies['final'], progress)
-    if cfg.control and base_progress.cpu_seconds > 0:
+    if cfg.control and base_progress.train_seconds > 0:
       policies['control'], extra = train_control(
         run, base, base_progress, progress
       )
@@ -138,7 +138,7 @@ def _load_base(
     folder = load.read(kept)
     params = base_model.load_params(folder, run.ctx, run.screen)
     progress = sidecar.read(kept).get('progress', {})
-    return params, progress_lib.Progress(**progress)
+    return params, progress_lib.Progress.from_record(progress)
   except sidecar.Damaged as e:
     is_own = kept == run.directory / 'base' and not processes.several()
     if not is_own or run.checkpoints('sft').latest() is None:
@@ -196,16 +196,17 @@ def train_control(
   base_progress: progress_lib.Progress,
   rl_progress: progress_lib.Progress,
 ) -> tuple[types.Params, progress_lib.Progress]:
-  """More supervised training on the same demonstrations, for RL's CPU time.
+  """More supervised training of the base, for as long as RL trained.
 
-  Its best parameters by validation count, as with the base. How long RL took
-  is a measurement, so the control alone is not the same in every run.
+  The number of steps is RL's `Progress.train_seconds` over those of a step of
+  the base: a measurement, so the control differs from run to run. As for the
+  base, the best parameters on validation rows are kept.
   """
   cfg = run.cfg
-  per_step = base_progress.cpu_seconds / max(base_progress.step, 1)
+  per_step = base_progress.train_seconds / max(base_progress.step, 1)
   num_steps = processes.from_first(
     'the length of the control',
-    lambda: max(1, round(rl_progress.cpu_seconds / per_step)),
+    lambda: max(1, round(rl_progress.train_seconds / per_step)),
   )
   optimizer = optim.make(cfg.base_optim)
   return loop.run(

@@ -1,1 +1,1 @@
-"""States, optimisers, the policy update, and one file a method."""
+"""Training: state, optimizers, policy update, loop; methods in `methods/`."""

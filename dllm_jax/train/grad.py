@@ -1,4 +1,4 @@
-"""The one place that differentiates: micro-batched gradients, one update."""
+"""Gradients over micro-batches, and the optimizer update."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +20,7 @@ Loss = Callable[[types.Params, Any], tuple[Float[Array, ''], dict[str, Any]]]
 def micro_batches(batch: Any, count: int) -> Any:
   """Splits the leading axis of every leaf into [count, rows / count].
 
-  Rows are dealt out in turn, so that under a sharded leading axis every
+  Row i goes to micro-batch i % count, so that with a sharded leading axis every
   micro-batch has rows on every device.
   """
 
@@ -39,16 +39,16 @@ def micro_batches(batch: Any, count: int) -> Any:
 def check_micro_batches(
   num_rows: int, num_micro: int, mesh: Mesh, what: str
 ) -> None:
-  """Refuses a batch that does not split into micro-batches on the mesh.
+  """Checks that a batch splits into micro-batches on the mesh.
 
   Args:
     num_rows: rows of the batch.
-    num_micro: micro-batches of an optimiser step.
-    mesh: its axes `data` and `fsdp` split the rows of a micro-batch.
+    num_micro: micro-batches per optimizer step.
+    mesh: device mesh; `data` and `fsdp` split the rows of a micro-batch.
     what: config key of `num_micro`, for the message.
 
   Raises:
-    errors.UserError: in one line.
+    errors.UserError: it does not.
   """
   shards = sharding.num_row_shards(mesh)
   if num_rows % (num_micro * shards):
@@ -59,7 +59,7 @@ def check_micro_batches(
 
 
 def undo_micro_batches(x: Any) -> Any:
-  """Puts rows that `micro_batches` dealt out back in their order."""
+  """Inverse of `micro_batches`."""
   join = lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])
   return jax.tree.map(join, x)
 
@@ -75,29 +75,28 @@ def update(
   counts: Callable[[Any], Bool[Array, '']] | None = None,
   rules: sharding.Rules = sharding.RULES,
 ) -> tuple[state_lib.TrainState, dict[str, Any]]:
-  """One optimiser step on the sum of the micro-batches' losses.
+  """One optimizer step on the sum of the micro-batches' losses.
 
-  A loss, gradient or update that is not finite leaves parameters, optimiser
-  and all of their counters as they were, so that no checkpoint ever holds it;
-  the loop counts such steps, and stops the run where they are many. Gradients
-  are summed in float32, and lie on the devices as the parameters do, like the
-  parameters and moments that come of them.
+  If the loss, gradient or update is not finite, the parameters, the optimizer
+  state and the step counter do not change, so that no checkpoint ever contains
+  it; see `train.skipping`. Gradients are summed in float32. They, the new
+  parameters and the moments are sharded as the parameters are.
 
   Args:
-    state: before the step.
+    state: state before the step.
     batch: a tree whose leaves share a leading axis of rows.
     loss: (params, micro-batch) -> (share of the loss, auxiliaries); shares are
       normalised by the whole batch, so that they add up to its loss.
-    optimizer: of the trained leaves.
-    mesh: on which the parameters lie.
-    num_micro: micro-batches, one after the other.
-    counts: whether a micro-batch has a gradient at all; the others are skipped
-      and give zeros. None computes all.
-    rules: how the parameters are divided (`sharding.rules_of`).
+    optimizer: gradient transformation applied to the trained leaves.
+    mesh: device mesh of the parameters.
+    num_micro: number of micro-batches, computed one after the other.
+    counts: whether a micro-batch has a gradient; the others are skipped and
+      give zeros. None computes all of them.
+    rules: sharding rules of the parameters (`sharding.rules_of`).
 
   Returns:
-    The next state, and the auxiliaries, one entry a micro-batch, with the
-    scalars 'loss', 'grad_norm' and 'skipped' (1 or 0) beside them.
+    The next state, and a dict of the auxiliaries, stacked over micro-batches,
+    and the scalars 'loss', 'grad_norm' and 'skipped' (1 or 0).
   """
   trained, frozen = state_lib.split(state.params)
 
@@ -124,8 +123,8 @@ def update(
 
   zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), trained)
   nothing = (jnp.float32(0.0), sharding.constrain(zeros, mesh, rules))
-  # Where rows were reordered the compiler knows no longer where they lie, and
-  # would do all of them on every device.
+  # After the reordering the compiler no longer knows how rows are sharded, and
+  # would compute all of them on every device.
   dealt = jax.lax.with_sharding_constraint(
     micro_batches(batch, num_micro),
     NamedSharding(mesh, P(None, *sharding.ROWS)),
@@ -151,10 +150,7 @@ def update(
 def unless_finite(
   new: Any, old: Any, measured: tuple[Float[Array, ''], ...]
 ) -> tuple[Any, Float[Array, '']]:
-  """`new` where all that was measured is finite; else `old`, bit for bit.
-
-  Also 1.0 where the update was skipped so, else 0.0.
-  """
+  """(`new` if all of `measured` are finite, else `old`; 1.0 if `old`)."""
   finite = jnp.all(jnp.isfinite(jnp.stack(measured)))
   kept = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
   return kept, jnp.where(finite, 0.0, 1.0)

@@ -1,8 +1,8 @@
-"""The generic training loop: collect, update, log, evaluate, save, resume.
+"""The training loop: collect, update, log, evaluate, save, resume.
 
-A method says what a step is; the loop runs it. Position is state: rows, draws
-and evaluations are functions of (seed, step), so a checkpoint of the arrays
-and the step is all that an exact resume needs.
+A method defines a step; the loop runs it. Rows, draws and evaluations are
+functions of (seed, step), so a checkpoint of the arrays and the step number is
+enough to resume exactly.
 """
 
 import dataclasses
@@ -26,10 +26,10 @@ from dllm_jax.train import state as state_lib
 
 @runtime_checkable
 class Method(Protocol):
-  """One file of `train/methods`.
+  """A training method; one file of `train/methods`.
 
   Attributes:
-    phase: of its rows in metrics.jsonl.
+    phase: name of the phase in metrics.jsonl.
   """
 
   phase: str
@@ -37,13 +37,13 @@ class Method(Protocol):
   def collect(
     self, state: state_lib.TrainState, rows: Sequence[task_lib.Row], step: int
   ) -> tuple[Any, dict[str, float]]:
-    """A batch on the devices, and metrics that are on the host already."""
+    """(batch on the devices, metrics on the host)."""
     ...
 
   def update(
     self, state: state_lib.TrainState, batch: Any, step: int
   ) -> tuple[state_lib.TrainState, list[dict[str, Any]]]:
-    """The next state, and the metrics of every inner step on the device."""
+    """(next state, metrics of each inner step, on the devices)."""
     ...
 
 
@@ -52,14 +52,14 @@ class LoopConfig:
   """When the loop stops, evaluates and saves.
 
   Attributes:
-    num_steps: most steps.
-    eval_every: steps between evaluations; 0 is never.
-    patience: evaluations without a better score after which the loop stops,
-      with the parameters of the best; 0 runs to the end and keeps the last.
-    floor_patience: evaluations in a row below the floor (the base's own score)
-      after which the loop stops: the policy has collapsed. A run that ends
-      below the floor, stopped or not, gives the parameters of its best
-      evaluation, the floor's own parameters among them; 0 does not look.
+    num_steps: largest number of steps.
+    eval_every: steps between evaluations; 0 disables them.
+    patience: evaluations without a better score after which the loop stops and
+      returns the best parameters; 0 runs to the end and returns the last.
+    floor_patience: consecutive evaluations below the floor (the score of the
+      initial parameters) after which the loop stops, because the policy has
+      collapsed. A loop that ends below the floor, for whatever reason, returns
+      its best parameters, which may be the initial ones; 0 disables this.
     checkpoint_every: steps between checkpoints.
   """
 
@@ -80,18 +80,18 @@ class LoopConfig:
 
   @property
   def keeps_best(self) -> bool:
-    """Whether checkpoints hold the best parameters beside the last."""
+    """Whether checkpoints hold the best parameters as well as the last."""
     return self.patience > 0 or self.floor_patience > 0
 
 
 class Interrupted(Exception):
-  """A signal asked to stop; everything is saved."""
+  """The run was asked to stop by a signal; everything is saved."""
 
 
 def check_stop(stop: signals.StopRequest) -> None:
-  """Raises `Interrupted` where a stop was requested and nothing is to save.
+  """Raises `Interrupted` if a stop was requested in any process.
 
-  In several processes all of them ask, and all raise or none.
+  For use where nothing has to be saved. Every process must call it.
   """
   if processes.any_of(stop.requested):
     raise Interrupted
@@ -113,33 +113,33 @@ def run(
   skipped: pathlib.Path,
   floor: float = 0.0,
 ) -> tuple[types.Params, progress_lib.Progress]:
-  """Runs `method` from its newest checkpoint, or from `state`, to its end.
+  """Runs `method` to its end, from its newest checkpoint or from `state`.
 
   Args:
-    method: what a step is.
-    state: where a new run begins; its buffers are donated, but for frozen
-      parameters.
-    batches: rows by step.
-    title: of the progress bar.
+    method: defines a step.
+    state: initial state of a new run; its buffers are donated, except for
+      frozen parameters.
+    batches: the rows of each step.
+    title: title of the progress bar.
     cfg: when to stop, evaluate and save.
-    score: metrics of the parameters on validation rows; 'eval/accuracy' is
-      what patience watches.
-    checkpoints: of this loop.
-    log: rows go here, those of a step with its evaluation.
-    screen: where progress shows.
-    stop: its flag is read once a step; one process that has it set stops all
-      of them, after the same step.
-    watch: is told of every part of a step.
-    skipped: where batches go whose update was not finite.
-    floor: score of the parameters that the loop began with.
+    score: computes metrics of the parameters on validation rows; patience
+      watches 'eval/accuracy'.
+    checkpoints: the loop's checkpoints.
+    log: receives one row per step, with its evaluation if there is one.
+    screen: shows progress.
+    stop: checked once per step; a request in any process stops all of them
+      after the same step.
+    watch: is notified of each part of a step.
+    skipped: directory for batches whose update was not finite.
+    floor: score of the initial parameters, in 0..1.
 
   Returns:
-    The parameters (the best with patience or where the run ended below the
-    floor, else the last), and the progress.
+    The parameters of `kept_step`, and the progress.
 
   Raises:
-    Interrupted: after saving, when `stop` was requested.
-    errors.UserError: too many updates were not finite, or the disk refuses.
+    Interrupted: after saving, if `stop` was requested.
+    errors.UserError: too many updates were not finite, or a checkpoint cannot
+      be written.
   """
   watch.beat(f'{method.phase} restoring')
   (state, best), progress = progress_lib.restore(
@@ -153,7 +153,7 @@ def run(
   layout = jax.tree.map(lambda leaf: leaf.sharding, state)
   if progress.finished:
     return _outcome(state, best, progress, cfg), progress
-  clock = progress_lib.Clock(progress)
+  start = time.perf_counter() - progress.seconds
   pending = None
 
   def beat(doing, number):
@@ -166,6 +166,7 @@ def run(
       beat('waiting for the device', row.step)
       took = ended - row.began - row.host.get('time/eval', 0.0)
       row.host['time/step'] = took
+      progress.train_seconds += took
       history = jax.device_get(row.device)
       progress.skipped, progress.skipped_in_a_row = skipping.judge(
         skipping.Skips(progress.skipped, progress.skipped_in_a_row),
@@ -176,14 +177,14 @@ def run(
       bar.step(_write(log, method.phase, row, history))
 
   def settle():
-    """Waits for the update, which what comes next is not to be timed with."""
-    beat('ending the update', progress.step)
+    """Waits for the update, so that it is not timed with what follows."""
+    beat('finishing the update', progress.step)
     jax.block_until_ready(state)
     return time.perf_counter()
 
   def save():
     flush(settle())
-    clock.stamp()
+    progress.seconds = time.perf_counter() - start
     beat('saving', progress.step)
     arrays, _ = progress_lib.Saved(state, best).without_frozen()
     with stop.shield():
@@ -199,10 +200,10 @@ def run(
       host['time/collect'] = time.perf_counter() - began
       beat('updating', step + 1)
       state, device = method.update(state, batch, step)
-      # The compiler may lay the new state out otherwise; a resumed run could
-      # then compute in another order than one that was not stopped.
+      # The compiler may choose another layout for the new state; a resumed run
+      # could then sum in another order than an uninterrupted one.
       state = jax.device_put(state, layout)
-      flush(began)  # the step before: this one is on its way
+      flush(began)  # the previous step, now that this one is dispatched
       progress.step = step + 1
       pending = _Row(progress.step, host, device, began, rows, batch)
       last = progress.step == cfg.num_steps
@@ -229,9 +230,9 @@ def run(
         raise Interrupted
   if cfg.floor_patience and progress.below:
     screen.line(
-      f'{title}: ended at step {progress.step} of {cfg.num_steps}, its last '
-      f'{progress.below} evaluation(s) below the {floor:.3f} that it began '
-      f'with; kept step {progress.best_step} ({progress.best_score:.3f})'
+      f'{title}: ended at step {progress.step} of {cfg.num_steps} with its '
+      f'last {progress.below} evaluation(s) below the initial {floor:.3f}; '
+      f'kept step {progress.best_step} ({progress.best_score:.3f})'
     )
   return _outcome(state, best, progress, cfg), progress
 
@@ -242,19 +243,19 @@ def _outcome(
   progress: progress_lib.Progress,
   cfg: LoopConfig,
 ) -> types.Params:
-  """The parameters that a finished loop gives, of `kept_step`."""
+  """The parameters that a finished loop returns, those of `kept_step`."""
   is_last = kept_step(progress, cfg) == progress.step
   return state.params if is_last else best
 
 
 def kept_step(progress: progress_lib.Progress, cfg: LoopConfig) -> int:
-  """The step whose parameters a finished loop gives; see `LoopConfig`."""
+  """The step whose parameters a finished loop returns; see `LoopConfig`."""
   below = cfg.floor_patience > 0 and progress.below > 0
   return progress.best_step if cfg.patience or below else progress.step
 
 
 class _Row(NamedTuple):
-  """A step whose device metrics are still on their way."""
+  """A step whose metrics are still being computed on the devices."""
 
   step: int
   host: dict[str, float]
@@ -270,10 +271,16 @@ def _write(
   row: _Row,
   history: Sequence[Mapping[str, Any]],
 ) -> Mapping[str, float]:
-  """Logs the row of a step, from the metrics of its inner steps.
+  """Logs the row of a step, and returns its values.
 
-  The first inner step stands for the update (its ratio is on-policy); what
-  grows along the inner steps is logged from the last under `last_`.
+  Metrics of the update are those of the first inner step, whose ratio is
+  on-policy; those of the last are logged with the prefix `last_`.
+
+  Args:
+    log: receives the row.
+    phase: phase of the row.
+    row: the step.
+    history: metrics of each of its inner steps.
   """
   values = {k: float(v) for k, v in history[0].items()}
   if len(history) > 1:
@@ -282,8 +289,8 @@ def _write(
       for k, v in history[-1].items()
       if not k.endswith(skipping.METRIC)
     }
-  # A mean over nothing (no guided row, no credited token) is not logged; a
-  # loss that is not a number is.
+  # An empty mean (no guided row, no credited token) is not logged; a nan loss
+  # or gradient norm is.
   values = {
     k: v
     for k, v in values.items()

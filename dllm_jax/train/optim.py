@@ -1,4 +1,4 @@
-"""Optimisers from a record: AdamW, clipping, warm-up, float32 masters."""
+"""Optimizers: AdamW with clipping, warm-up and float32 master weights."""
 
 import dataclasses
 import functools
@@ -11,15 +11,18 @@ import optax
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-  """AdamW.
+  """AdamW with a learning-rate schedule.
 
   Attributes:
-    learning_rate: peak.
-    warmup_steps: of linear warm-up.
-    schedule: 'constant', or 'cosine' to a tenth over `decay_steps`.
-    decay_steps: length of the cosine, warm-up included.
-    b1, b2, eps, weight_decay: of AdamW.
-    max_grad_norm: global norm at which gradients are clipped.
+    learning_rate: peak learning rate.
+    warmup_steps: steps of linear warm-up.
+    schedule: 'constant', or 'cosine' decay to a tenth of the peak.
+    decay_steps: steps of the cosine schedule, warm-up included.
+    b1: decay rate of AdamW's first moment.
+    b2: decay rate of its second moment.
+    eps: term added to its denominator.
+    weight_decay: its decoupled weight decay.
+    max_grad_norm: global norm to which gradients are clipped.
   """
 
   learning_rate: float
@@ -37,7 +40,7 @@ class OptimConfig:
       raise ValueError(f'learning_rate {self.learning_rate} is not positive')
     if self.schedule not in ('constant', 'cosine'):
       raise ValueError(
-        f"schedule {self.schedule!r} is not 'constant', 'cosine'"
+        f"schedule {self.schedule!r}: expected 'constant' or 'cosine'"
       )
     if self.schedule == 'cosine' and self.decay_steps <= self.warmup_steps:
       raise ValueError(
@@ -46,16 +49,16 @@ class OptimConfig:
       )
 
 
-@functools.cache  # one object a record: optimisers are static under jit
+@functools.cache  # optimizers are static arguments, compared by identity
 def make(cfg: OptimConfig) -> optax.GradientTransformation:
-  """Clip by global norm, then AdamW, on masters of what is not float32."""
+  """Clips by global norm, then AdamW, with float32 master weights."""
   peak = cfg.learning_rate
   if cfg.schedule == 'cosine':
     rate = optax.warmup_cosine_decay_schedule(
       0.0, peak, cfg.warmup_steps, cfg.decay_steps, end_value=peak / 10
     )
   else:
-    # Step 0 already moves: a rate of exactly 0 would waste it.
+    # Does not start at 0, which would waste the first step.
     rate = optax.linear_schedule(
       peak / max(cfg.warmup_steps, 1), peak, max(cfg.warmup_steps - 1, 1)
     )
@@ -72,11 +75,11 @@ def make(cfg: OptimConfig) -> optax.GradientTransformation:
 
 
 class Masters(NamedTuple):
-  """The state of `with_masters` where a leaf is not float32.
+  """The state of `with_masters` if some parameters are not float32.
 
   Attributes:
-    masters: of those leaves, in float32; None for the others.
-    inner: state of the optimiser of the masters.
+    masters: float32 copies of those parameters; None for the others.
+    inner: state of the inner optimizer.
   """
 
   masters: Any
@@ -86,11 +89,14 @@ class Masters(NamedTuple):
 def with_masters(
   inner: optax.GradientTransformation,
 ) -> optax.GradientTransformation:
-  """Lets `inner` train float32 copies of the leaves that are narrower.
+  """Applies `inner` to float32 master copies of lower-precision parameters.
 
-  A step of less than half a unit in the last place of bfloat16 would leave the
-  leaf as it is, however many follow; the masters add them up. A leaf is its
-  master, rounded. Where all leaves are float32 this is `inner`.
+  Updates smaller than half a unit in the last place of bfloat16 would be lost;
+  the masters accumulate them, and a parameter is its master, rounded. If all
+  parameters are float32, the result behaves as `inner`.
+
+  Args:
+    inner: gradient transformation applied to the float32 parameters.
 
   References:
     Micikevicius et al. 2018, section 3.1 (arXiv:1710.03740).

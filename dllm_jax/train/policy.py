@@ -1,9 +1,9 @@
-"""The policy update that the GRPO methods share: mu inner steps on a batch.
+"""The policy update of the GRPO methods: mu inner steps on a batch.
 
-Inner iteration j draws its views from fold_in(key, j): old, reference and new
-policies see the same views, and all mu of them are used (defect D19). The old
-policy of iteration 0 is the policy itself, so its ratio is exactly 1. Dims: B
-rows, K views, Q slots, J inner iterations.
+Inner iteration j draws its views from fold_in(key, j). The old, reference and
+new policies see the same views, and all mu of them are used (defect D19). The
+old policy of iteration 0 is the policy itself, so its ratio is exactly 1. Dims:
+B rows, K views, Q slots.
 """
 
 import functools
@@ -25,7 +25,7 @@ from dllm_jax.train import state as state_lib
 
 
 class _Inner(NamedTuple):
-  """What one inner step reads, row by row."""
+  """The inputs of an inner step that have a leading axis of rows."""
 
   batch: types.RolloutBatch
   old_logp: Float[Array, 'B K Q']
@@ -43,21 +43,22 @@ def update(
   max_commits: int,
   cfg: policy_config.PolicyConfig,
 ) -> tuple[state_lib.TrainState, list[dict[str, Any]]]:
-  """mu optimiser steps on one batch of rollouts.
+  """mu optimizer steps on one batch of rollouts.
 
   Args:
-    ctx: the run.
-    state: parameters and moments before the update; its buffers are donated,
-      except for frozen leaves.
+    ctx: the run: model, mesh and root key.
+    state: state before the update; its buffers are donated, except for frozen
+      leaves.
     batch: B rollouts with their advantages.
-    step: step of the run; it seeds the views.
-    optimizer: updates the trained leaves.
-    reference: parameters of the policy in the KL term; not read without one.
-    max_commits: the most tokens that a denoising step of the rollouts commits.
+    step: 0-based step of the run; seeds the views.
+    optimizer: gradient transformation applied to the trained leaves.
+    reference: parameters of the reference policy; not read without a KL term.
+    max_commits: largest number of tokens that a denoising step of the rollouts
+      commits in a row.
     cfg: loss and estimator.
 
   Returns:
-    The next state, and the metrics of every inner step, on the device.
+    The next state, and the metrics of each inner step, on the devices.
   """
   static = {
     'denoiser': sharded.placed(ctx.denoiser, ctx.mesh),
@@ -68,8 +69,8 @@ def update(
   key = streams.step_key(ctx.root, 'estimator', step)
   keys = [jax.random.fold_in(key, j) for j in range(cfg.num_inner)]
   read = functools.partial(fixed_logp, **static)
-  # Before the first step, since it donates the rollout policy. Iteration 0
-  # needs no old log-probabilities, and without KL nothing needs reference ones.
+  # Computed before the first step, which donates the rollout policy. Iteration
+  # 0 needs no old log-probabilities; reference ones are needed only for KL.
   old = [None] + [read(state.params, batch, k) for k in keys[1:]]
   ref = [read(reference, batch, k) if cfg.has_kl else None for k in keys]
   state, frozen = state_lib.without_frozen(state)
@@ -104,7 +105,17 @@ def fixed_logp(
   estimator: logprobs.Estimator,
   num_micro: int,
 ) -> Float[Array, 'B K Q']:
-  """Log-probabilities of a fixed policy at the views of `key`."""
+  """Log-probabilities under a fixed policy of the tokens in the views of `key`.
+
+  Args:
+    params: parameters of the policy.
+    batch: B rollouts.
+    key: PRNG key of the views, consumed.
+    denoiser: the model.
+    vocab: special ids.
+    estimator: makes the views.
+    num_micro: micro-batches, computed one after the other.
+  """
 
   def read(micro):
     views = estimator(key, micro, vocab)
@@ -145,7 +156,28 @@ def inner_step(
   cfg: policy_config.PolicyConfig,
   mesh: Mesh,
 ) -> tuple[state_lib.TrainState, dict[str, Any]]:
-  """One optimiser step; `old_logp` None means that the policy is its own."""
+  """One optimizer step.
+
+  Args:
+    state: state before the step, without frozen leaves; donated.
+    frozen: frozen leaves by path.
+    batch: B rollouts with their advantages.
+    old_logp: log-probabilities under the rollout policy (nats); None if that is
+      the policy in `state`.
+    ref_logp: log-probabilities under the reference policy (nats); None without
+      a KL term.
+    key: PRNG key of the views, consumed.
+    denoiser: the model.
+    vocab: special ids.
+    estimator: makes the views.
+    num_micro: number of micro-batches.
+    optimizer: gradient transformation applied to the trained leaves.
+    cfg: loss.
+    mesh: device mesh.
+
+  Returns:
+    The next state, without frozen leaves, and the metrics.
+  """
   state = state_lib.with_frozen(state, frozen)
   count = jnp.sum(batch.completion_mask).astype(jnp.float32)
 
@@ -159,8 +191,8 @@ def inner_step(
     old = constant if micro.old_logp is None else micro.old_logp
     return _loss(reading, old, micro.ref_logp, views, rows, count, cfg)
 
-  # Rows of tied groups have no gradient without KL. They are gathered in
-  # micro-batches of their own, which are then skipped: the sum is the same.
+  # Without KL, rows of tied groups have no gradient. They are sorted into
+  # micro-batches of their own, which are skipped; the sum does not change.
   inner = _Inner(batch, old_logp, ref_logp)
   counts = None
   if not cfg.has_kl:
@@ -191,7 +223,7 @@ def _loss(
   count: Float[Array, ''],
   cfg: policy_config.PolicyConfig,
 ) -> tuple[Float[Array, ''], dict[str, Float[Array, '']]]:
-  """A micro-batch's share of the loss; sums, counts and maxima to log."""
+  """A micro-batch's share of the loss, and sums, counts and maxima to log."""
   logp, credit = reading.logp, views.credit
   weight = jnp.broadcast_to(views.weight[..., None], logp.shape)
   guided = jnp.broadcast_to(rows.guided[:, None, None], logp.shape)
@@ -228,17 +260,16 @@ def _loss(
 def _at_slots(
   x: Float[Array, 'B L'], slot: Int[Array, 'B K Q']
 ) -> Float[Array, 'B K Q']:
-  """Values of the completion columns that the slots show."""
+  """Values at the completion columns of the slots."""
   rows, count, _ = slot.shape
   wide = jnp.broadcast_to(x[:, None], (rows, count, x.shape[1]))
   return jnp.take_along_axis(wide, slot, axis=-1)
 
 
 def _reduce(aux: dict[str, Any]) -> dict[str, Float[Array, '']]:
-  """Means over the tokens that were credited, all micro-batches together.
+  """Means over the credited tokens of all micro-batches.
 
-  Micro-batches of tied groups are skipped and count for nothing; where all
-  were, the means are NaN: nothing was measured.
+  Skipped micro-batches do not count; if all were skipped, the means are NaN.
   """
   sums = {k: jnp.sum(v) for k, v in aux.items() if k.startswith('sum/')}
 

@@ -1,4 +1,4 @@
-"""The config groups that the GRPO methods share, and what they refuse."""
+"""Config groups of the GRPO methods, and their checks."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -19,15 +19,16 @@ class PolicyConfig:
   """Loss and estimator of a policy update.
 
   Attributes:
-    num_inner: mu, optimiser steps on a batch.
-    num_micro: micro-batches of an optimiser step.
-    eps: clip radius.
-    beta: weight of the KL term; 0 leaves it and the reference out.
-    guided_beta: the same on answer-guided rows; None is `beta`.
-    max_kl_difference: clamp of the k3 estimate (nats); None is unbounded.
-    estimator: 'one_step' or 'trajectory'.
-    mask_prob: of 'one_step'.
-    num_views: denoising steps that 'trajectory' samples of a row.
+    num_inner: mu, optimizer steps per batch.
+    num_micro: micro-batches per optimizer step.
+    eps: clipping radius of the ratio.
+    beta: weight of the KL term; 0 disables it and the reference policy.
+    guided_beta: `beta` on answer-guided rows; None uses `beta`.
+    max_kl_difference: clamp on the log-probability difference in the k3
+      estimate (nats); None is unbounded.
+    estimator: 'one_step' or 'trajectory' (`rl.logprobs`).
+    mask_prob: probability that 'one_step' masks a prompt token.
+    num_views: denoising steps that 'trajectory' samples per row.
   """
 
   num_inner: int
@@ -57,7 +58,7 @@ class PolicyConfig:
       )
 
   def make_estimator(self, max_commits: int) -> logprobs.Estimator:
-    """The estimator; `max_commits` bounds the tokens that a step commits."""
+    """The estimator, for steps that commit at most `max_commits` tokens."""
     if self.estimator == 'one_step':
       return logprobs.OneStep(mask_prob=self.mask_prob)
     return logprobs.SampledSteps(
@@ -75,11 +76,11 @@ class PolicyConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GroupConfig:
-  """Config group `method` of a GRPO method; a method adds groups of its own.
+  """Config group `method` of a GRPO method; subclasses add their own fields.
 
   Attributes:
-    reward: from the verifier's terms to a reward.
-    advantage: how a row is compared with its group.
+    reward: weights of the verifier's terms in the reward.
+    advantage: baseline and scale of the group advantages.
     policy: loss and estimator.
   """
 
@@ -88,14 +89,14 @@ class GroupConfig:
   policy: PolicyConfig
 
   def check(self, ctx: context.Context, rollout: batch.RolloutConfig) -> None:
-    """Refuses, before any work, what does not fit together.
+    """Checks the config against the mesh and the rollout, before any work.
 
     Args:
       ctx: the run.
-      rollout: how prompts are sampled.
+      rollout: config group `rollout`.
 
     Raises:
-      errors.UserError: in one line that names the config keys.
+      errors.UserError: they do not fit together; names the config keys.
     """
     num_rows = rollout.num_prompts * rollout.group_size
     if rollout.group_size < 2:
@@ -112,14 +113,14 @@ class GroupConfig:
   def check_rows(
     self, ctx: context.Context, rows: Sequence[task_lib.Row]
   ) -> None:
-    """Refuses rewards that the task does not have.
+    """Checks that the task has the reward terms that the config names.
 
     Args:
       ctx: the run.
       rows: some of the task's rows.
 
     Raises:
-      errors.UserError: in one line that names the config key.
+      errors.UserError: it does not; names the config key.
     """
-    nothing = np.full((1, 1), ctx.vocab.eos_token, np.int32)
-    score.score(ctx.task, ctx.tokenizer, rows[:1], nothing, self.reward)
+    empty = np.full((1, 1), ctx.vocab.eos_token, np.int32)
+    score.score(ctx.task, ctx.tokenizer, rows[:1], empty, self.reward)

@@ -1,9 +1,8 @@
-"""How far a loop has come: what its checkpoints hold."""
+"""The progress of a training loop, and what its checkpoints contain."""
 
 import dataclasses
-import time
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 
@@ -14,16 +13,18 @@ from dllm_jax.train import state as state_lib
 
 
 class Saved(NamedTuple):
-  """The arrays of a checkpoint, without the frozen parameters.
+  """The arrays of a checkpoint.
 
-  `best` is None unless a patience wants it.
+  Attributes:
+    train: state after the last step.
+    best: parameters of the best evaluation; None where they are not kept.
   """
 
   train: state_lib.TrainState
   best: types.Params | None
 
   def without_frozen(self) -> tuple['Saved', dict]:
-    """What is saved, and the frozen parameters by path."""
+    """(the arrays to save, the frozen leaves by path)."""
     train, frozen = state_lib.without_frozen(self.train)
     best = None if self.best is None else state_lib.detach(self.best)[0]
     return Saved(train, best), frozen
@@ -36,19 +37,21 @@ class Saved(NamedTuple):
 
 @dataclasses.dataclass
 class Progress:
-  """What a checkpoint says beside its arrays.
+  """The metadata of a checkpoint.
 
   Attributes:
-    step: steps done.
-    best_step: of the best evaluation; -1 before the first, 0 for the floor.
-    best_score: its score.
-    stale: evaluations since.
-    below: evaluations in a row below the floor.
-    seconds: wall time spent in the loop, over all its runs.
-    cpu_seconds: processor time, likewise.
-    finished: the loop came to its end.
-    skipped: steps with an update that was skipped, being not finite.
-    skipped_in_a_row: of the last steps, likewise.
+    step: number of steps done.
+    best_step: step of the best evaluation; -1 before the first evaluation, 0
+      for the parameters that the loop began with.
+    best_score: score of the best evaluation.
+    stale: evaluations since the best one.
+    below: consecutive evaluations, up to the last, that are below the floor.
+    seconds: wall time of the loop (s), summed over restarts.
+    train_seconds: the part of `seconds` spent collecting and updating, which
+      includes verifiers and excludes evaluation and saving.
+    finished: whether the loop has ended.
+    skipped: number of steps with a skipped (non-finite) update.
+    skipped_in_a_row: consecutive such steps, up to the last.
   """
 
   step: int = 0
@@ -57,10 +60,17 @@ class Progress:
   stale: int = 0
   below: int = 0
   seconds: float = 0.0
-  cpu_seconds: float = 0.0
+  train_seconds: float = 0.0
   finished: bool = False
   skipped: int = 0
   skipped_in_a_row: int = 0
+
+  @classmethod
+  def from_record(cls, record: Mapping[str, Any]) -> 'Progress':
+    """Progress from its dict; earlier versions recorded `seconds` alone."""
+    names = {field.name for field in dataclasses.fields(cls)}
+    known = {name: record[name] for name in names & record.keys()}
+    return cls(**{'train_seconds': known.get('seconds', 0.0)} | known)
 
 
 def restore(
@@ -70,31 +80,31 @@ def restore(
   keeps_best: bool,
   say: Callable[[str], None],
 ) -> tuple[Saved, Progress | None]:
-  """The newest checkpoint; None and a fresh start where there is none.
+  """The newest checkpoint and its progress; `state` and None without one.
 
   Args:
-    state: where a new run begins.
-    checkpoints: of the loop.
-    keeps_best: whether they hold the best parameters beside the last.
-    say: is told, in one line, of checkpoints that are set aside.
+    state: initial state of a new run.
+    checkpoints: the loop's checkpoints.
+    keeps_best: whether checkpoints hold the best parameters as well.
+    say: prints one line; called for each unreadable checkpoint set aside.
   """
   state = on_one_mesh(state)
   # The best parameters must not share buffers with those that are donated.
   best = state_lib.copy_trained(state.params) if keeps_best else None
   fresh = Saved(state, best)
   like, frozen = fresh.without_frozen()
-  found = checkpoints.restore_newest(like, say)
-  if found is None:
+  restored = checkpoints.restore_newest(like, say)
+  if restored is None:
     return fresh, None
-  saved, meta = found
-  return saved.with_frozen(frozen), Progress(**meta)
+  saved, record = restored
+  return saved.with_frozen(frozen), Progress.from_record(record)
 
 
 def on_one_mesh(state: state_lib.TrainState) -> state_lib.TrainState:
-  """The state with all of its leaves on the devices of the parameters.
+  """Replicates scalars of the state over the mesh of the parameters.
 
-  Scalars are made on the first device; a step moves them to all of them, and
-  a checkpoint brings every leaf back to where the one before it was.
+  They are created on the first device, but a training step and a restored
+  checkpoint both return them on the whole mesh.
   """
   like = jax.tree.leaves(state.params)[0].sharding
   if not isinstance(like, jax.sharding.NamedSharding):
@@ -114,24 +124,10 @@ def keep_best(
   state: state_lib.TrainState,
   best: types.Params,
 ) -> types.Params:
-  """Updates the progress by an evaluation; the best parameters so far."""
+  """Records an evaluation in `progress`; returns the best parameters."""
   if score <= progress.best_score:
     progress.stale += 1
     return best
   progress.best_score, progress.best_step = score, progress.step
   progress.stale = 0
   return state_lib.copy_trained(state.params)
-
-
-class Clock:
-  """Adds the time since the last stamp to the progress."""
-
-  def __init__(self, progress: Progress):
-    self._progress = progress
-    self._wall, self._cpu = time.perf_counter(), time.process_time()
-
-  def stamp(self) -> None:
-    wall, cpu = time.perf_counter(), time.process_time()
-    self._progress.seconds += wall - self._wall
-    self._progress.cpu_seconds += cpu - self._cpu
-    self._wall, self._cpu = wall, cpu

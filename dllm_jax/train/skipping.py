@@ -1,7 +1,7 @@
-"""What becomes of updates that `train.grad` skipped: counted, kept, judged.
+"""Skipped updates: counts them, keeps their batches, stops diverged runs.
 
-A stray batch whose loss or gradient is not finite costs its own update. Many
-of them mean that the run has diverged, and it stops.
+`train.grad` skips an update whose loss or gradient is not finite. A stray batch
+costs only its own update; many of them mean that the run has diverged.
 """
 
 import pathlib
@@ -15,21 +15,20 @@ from dllm_jax import errors
 from dllm_jax.runtime import process_rows
 from dllm_jax.tasks import task as task_lib
 
-# Ends the name of the metric that says so of an update.
+# Suffix of the metric that is 1 for a skipped update.
 METRIC = '/skipped_updates'
 MAX_IN_A_ROW = 10
 MAX_SHARE = 0.01
-# So many are let pass whatever the share: one of the first five is no sign.
-MIN_COUNT = 10
+MIN_COUNT = 10  # skipped steps that are allowed whatever their share
 MAX_KEPT = 20  # steps whose batch is written
 
 
 class Skips(NamedTuple):
-  """Steps of a run in which an update was skipped.
+  """Numbers of steps in which an update was skipped.
 
   Attributes:
-    total: of them.
-    in_a_row: of the last steps, without one between.
+    total: all of them.
+    in_a_row: consecutive ones, up to the last step.
   """
 
   total: int = 0
@@ -37,14 +36,14 @@ class Skips(NamedTuple):
 
 
 class Step(NamedTuple):
-  """A step to judge.
+  """A training step.
 
   Attributes:
-    directory: for batches that were skipped.
-    phase: of its row in metrics.jsonl.
-    number: of the step.
-    rows: that it read.
-    batch: that it learned from.
+    directory: directory for skipped batches.
+    phase: phase in metrics.jsonl.
+    number: 1-based number of the step.
+    rows: the task's rows.
+    batch: the batch of the update.
   """
 
   directory: pathlib.Path
@@ -55,7 +54,7 @@ class Step(NamedTuple):
 
 
 def count(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-  """By metric, the updates of a step that were skipped.
+  """The number of skipped updates of a step, by metric name.
 
   Args:
     history: metrics of each update of the step.
@@ -70,58 +69,58 @@ def judge(
   step: Step,
   say: Callable[[str], None],
 ) -> Skips:
-  """Counts a step, and keeps its batch where an update was skipped.
+  """Updates the counts by a step, and keeps its batch if one was skipped.
 
   Args:
-    before: the steps before it.
-    history: metrics of each of its updates.
+    before: counts before the step.
+    history: metrics of each update of the step.
     step: the step.
-    say: is told, in one line, of what was skipped.
+    say: prints one line; called if an update was skipped.
 
   Raises:
-    errors.UserError: `MAX_IN_A_ROW` steps in a row were skipped, or more than
-      `MAX_SHARE` of all and more than `MIN_COUNT`: the run has diverged.
+    errors.UserError: the run has diverged: the last `MAX_IN_A_ROW` steps were
+      skipped, or more than `MIN_COUNT` steps and `MAX_SHARE` of all.
   """
   skipped = sum(count(history).values())
   if not skipped:
     return Skips(before.total, 0)
   skips = Skips(before.total + 1, before.in_a_row + 1)
   at = f'{step.phase} step {step.number}'
-  line = f'{at}: not finite, {skipped:.0f} update(s) skipped'
+  line = f'{at}: {skipped:.0f} update(s) not finite and skipped'
   try:
-    kept = keep(step)
-    say(f'{line}; its batch is in {kept}' if kept else line)
+    path = keep(step)
+    say(f'{line}; batch written to {path}' if path else line)
   except OSError as e:
-    say(f'{line}; its batch cannot be written: {e.strerror}')
+    say(f'{line}; the batch could not be written: {e.strerror}')
   if skips.in_a_row >= MAX_IN_A_ROW:
-    how = f'the last {skips.in_a_row} steps'
+    where = f'the last {skips.in_a_row} steps'
   elif skips.total > max(MIN_COUNT, MAX_SHARE * step.number):
-    how = f'{skips.total} of {step.number} steps'
+    where = f'{skips.total} of {step.number} steps'
   else:
     return skips
   raise errors.UserError(
-    f'{at}: loss, gradient or update was not finite in {how}; stopped, with '
-    'the last checkpoint as it was. Lower the learning rate or raise the '
-    'clipping, in a new --workdir'
+    f'{at}: stopped because the loss, gradient or update was not finite in '
+    f'{where}; the last checkpoint is unchanged. Use a lower learning rate or '
+    'max_grad_norm, in a new --workdir'
   )
 
 
 def keep(step: Step) -> pathlib.Path | None:
-  """Writes the batch of a step, to be looked at.
+  """Writes the batch of a step for inspection.
 
   `PHASE-STEP.npz` has the batch's arrays by name, and 'row_ids'; no pickle.
-  With several processes each writes its own rows, and adds its number.
+  Each of several processes writes its own rows, to a file with its number.
 
   Returns:
-    The file; None where those of `MAX_KEPT` steps are there already.
+    The file's path; None if the batches of `MAX_KEPT` steps already exist.
 
   Raises:
-    OSError: it cannot be written.
+    OSError: the file cannot be written.
   """
   step.directory.mkdir(exist_ok=True)
   process = f'-{jax.process_index()}' if jax.process_count() > 1 else ''
   path = step.directory / f'{step.phase}-{step.number}{process}.npz'
-  # Of one step there is a file of every process.
+  # Each process has a file for a step; count steps.
   kept = {tuple(p.stem.split('-')[:2]) for p in step.directory.iterdir()}
   if len(kept - {(step.phase, str(step.number))}) >= MAX_KEPT:
     return None
@@ -138,6 +137,6 @@ def keep(step: Step) -> pathlib.Path | None:
 
 
 def _plain(value: np.ndarray) -> np.ndarray:
-  """bfloat16, which npz does not know, as float32."""
+  """Casts bfloat16, which npz does not support, to float32."""
   is_plain = value.dtype.kind in 'biufU'
   return value if is_plain else value.astype(np.float32)

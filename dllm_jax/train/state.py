@@ -1,4 +1,4 @@
-"""The state that training changes, and what of it is trained."""
+"""The training state, and its trained and frozen parameters."""
 
 from typing import Any, NamedTuple
 
@@ -12,12 +12,12 @@ from dllm_jax.models import lora
 
 
 class TrainState(NamedTuple):
-  """Everything that an update changes, and the frozen parameters.
+  """Training state.
 
   Attributes:
-    step: updates done.
-    params: the whole model.
-    opt_state: of the trained leaves only.
+    step: number of updates done.
+    params: all parameters of the model, trained and frozen.
+    opt_state: optimizer state of the trained leaves.
   """
 
   step: Int[Array, '']
@@ -26,7 +26,7 @@ class TrainState(NamedTuple):
 
 
 def split(params: types.Params) -> tuple[dict, dict]:
-  """(trained, frozen) leaves by path: adapters alone where there are any."""
+  """(trained, frozen) leaves by path; only adapters are trained, if any."""
   adapters, rest = lora.split(params)
   flat = flax.traverse_util.flatten_dict(rest, sep='/')
   return (adapters, flat) if adapters else (flat, {})
@@ -38,10 +38,10 @@ def merge(trained: dict, frozen: dict) -> types.Params:
 
 
 def detach(params: types.Params) -> tuple[types.Params, dict]:
-  """(the trained parameters alone, the frozen leaves by path).
+  """(tree of the trained parameters, frozen leaves by path).
 
-  Training donates, changes and saves the first; the frozen leaves stay where
-  they are, shared with whoever else reads them (a reference policy).
+  Training donates, changes and saves the first. Frozen leaves are not moved and
+  may be shared, for example with a reference policy.
   """
   trained, frozen = split(params)
   return (merge(trained, {}), frozen) if frozen else (params, {})
@@ -55,7 +55,7 @@ def attach(params: types.Params, frozen: dict) -> types.Params:
 
 
 def without_frozen(state: TrainState) -> tuple[TrainState, dict]:
-  """`detach` of a state's parameters."""
+  """(state with the trained parameters only, frozen leaves by path)."""
   params, frozen = detach(state.params)
   return state._replace(params=params), frozen
 
@@ -66,7 +66,7 @@ def with_frozen(state: TrainState, frozen: dict) -> TrainState:
 
 
 def copy_trained(params: types.Params) -> types.Params:
-  """Parameters to be trained: their trained leaves are not those given."""
+  """The same parameters with copies of the trained leaves."""
   trained, frozen = detach(params)
   return attach(jax.tree.map(jax.numpy.copy, trained), frozen)
 
@@ -74,6 +74,6 @@ def copy_trained(params: types.Params) -> types.Params:
 def create(
   params: types.Params, optimizer: optax.GradientTransformation
 ) -> TrainState:
-  """Step 0 with the given parameters."""
+  """The initial state with the given parameters."""
   trained, _ = split(params)
   return TrainState(jax.numpy.int32(0), params, optimizer.init(trained))

@@ -24,13 +24,13 @@ INF, NAN = float('inf'), float('nan')
 
 
 @both
-def test_a_decoder_is_frozen(decoder):
+def test_decoders_are_frozen(decoder):
   assert isinstance(decoder, types.Decoder)
   with pytest.raises(dataclasses.FrozenInstanceError):
     decoder.temperature = 1.0
 
 
-def test_leaves_are_the_traced_fields_in_their_order():
+def test_leaves_are_the_traced_fields_in_order():
   # temperature, cfg_scale, num_steps; None is no leaf.
   assert jax.tree.leaves(FIXED) == [0.5, 1.5, 6]
   # temperature, threshold, exponent.
@@ -46,7 +46,7 @@ def test_leaves_are_the_traced_fields_in_their_order():
 
 
 @both
-def test_flattened_and_rebuilt_it_is_the_same(decoder):
+def test_unflatten_restores_the_decoder(decoder):
   leaves, structure = jax.tree.flatten(decoder)
   assert jax.tree.unflatten(structure, leaves) == decoder
   doubled = jax.tree.map(lambda x: 2 * x, decoder)
@@ -106,7 +106,7 @@ def test_a_sweep_of_traced_fields_compiles_once(decoder, traced, static):
 
 
 @both
-def test_traced_fields_decode_as_numbers_do(decoder):
+def test_traced_fields_decode_as_python_numbers(decoder):
   args = (
     tiny.Table(gen_length=12),
     tiny.table_params(0, 12),
@@ -157,7 +157,7 @@ OF_GATED = [
     *[(GATED, *case) for case in OF_GATED],
   ],
 )
-def test_a_bad_value_is_one_line_with_its_field(decoder, change, line):
+def test_bad_values_are_refused_with_their_field(decoder, change, line):
   with pytest.raises(ValueError, match=line) as caught:
     dataclasses.replace(decoder, **change)
   assert '\n' not in str(caught.value)
@@ -166,14 +166,14 @@ def test_a_bad_value_is_one_line_with_its_field(decoder, change, line):
 @pytest.mark.parametrize(
   ('decoder', 'field'), [(FIXED, 'order'), (FIXED, 'schedule'), (GATED, 'gate')]
 )
-def test_an_unknown_choice_is_refused(decoder, field):
+def test_unknown_choices_are_refused(decoder, field):
   # Type checking, on in the tests, refuses the same before the class does.
   with pytest.raises(Exception, match='best'):
     dataclasses.replace(decoder, **{field: 'best'})
 
 
 @both
-def test_guidance_of_scale_zero_is_none(decoder):
+def test_cfg_scale_0_becomes_none(decoder):
   off = dataclasses.replace(decoder, cfg_scale=0.0)
   assert off.cfg_scale is None
   assert off == dataclasses.replace(decoder, cfg_scale=None)
@@ -181,7 +181,7 @@ def test_guidance_of_scale_zero_is_none(decoder):
   assert len(jax.tree.leaves(on)) == len(jax.tree.leaves(off)) + 1
 
 
-def test_greedy_decoders_draw_nothing():
+def test_greedy_decoders_have_no_randomness():
   assert FIXED.greedy() == dataclasses.replace(FIXED, temperature=0.0)
   drawn = dataclasses.replace(
     GATED, gate='bernoulli', temperature=1.0, top_p=0.9
@@ -207,9 +207,7 @@ def test_greedy_decoders_draw_nothing():
     ((10, 5), 5, 4),  # 5 steps are shared by two blocks
   ],
 )
-def test_another_length_keeps_the_tokens_of_a_step(
-  size, block_length, num_steps
-):
+def test_resized_keeps_the_tokens_per_step(size, block_length, num_steps):
   got = FIXED.resized(*size)
   assert got == dataclasses.replace(
     FIXED,
@@ -223,7 +221,7 @@ def test_another_length_keeps_the_tokens_of_a_step(
 
 
 @both
-def test_a_length_that_blocks_do_not_divide_is_refused(decoder):
+def test_resized_refuses_a_length_that_blocks_do_not_divide(decoder):
   with pytest.raises(ValueError, match='gen_length 14 .* block_length 4'):
     decoder.resized(14)
   with pytest.raises(ValueError, match='gen_length 12 .* block_length 0'):
@@ -234,7 +232,7 @@ def override(name='fixed', **changes):
   return decoding.apply_overrides(DECODERS, name, changes)
 
 
-def test_overrides_are_of_the_named_decoder():
+def test_apply_overrides_changes_the_named_decoder():
   assert override() == FIXED and override('gated') == GATED
   assert override(num_steps=12, order='margin') == dataclasses.replace(
     FIXED, num_steps=12, order='margin'
@@ -245,7 +243,7 @@ def test_overrides_are_of_the_named_decoder():
   assert override(cfg_scale=0.0).cfg_scale is None
 
 
-def test_an_override_of_the_length_is_resized_first():
+def test_apply_overrides_resizes_before_other_changes():
   assert override(gen_length=24) == FIXED.resized(24)
   assert override(block_length=12) == FIXED.resized(12, 12)
   # 14 columns are no blocks of 4; they are of the 7 that come with them.
@@ -276,18 +274,18 @@ def test_an_override_of_the_length_is_resized_first():
     ('gated', {'gen_length': 14}, 'gen_length 14'),
   ],
 )
-def test_bad_overrides_are_one_line(name, changes, line):
+def test_apply_overrides_refuses_bad_values(name, changes, line):
   with pytest.raises(ValueError, match=line) as caught:
     override(name, **changes)
   assert '\n' not in str(caught.value)
 
 
-def test_a_decoder_without_settings_is_refused():
+def test_apply_overrides_refuses_a_missing_decoder():
   with pytest.raises(ValueError, match='--decode gated: '):
     decoding.apply_overrides({'fixed': FIXED}, 'gated', {})
 
 
-def test_every_field_is_a_flag_with_a_help_text():
+def test_every_field_has_a_help_text():
   flags = decoding.flag_names()
   assert 'steps' in flags and 'num_steps' not in flags
   names = {field.name for field in flags.values()}
@@ -296,7 +294,7 @@ def test_every_field_is_a_flag_with_a_help_text():
   assert all(field.metadata['help'] for field in flags.values())
 
 
-def test_a_decoder_of_ones_own_has_its_fields_as_leaves():
+def test_custom_decoder_is_a_pytree_of_its_traced_fields():
   @blocks.decoder
   class Own(blocks.BlockDecoder):
     gamma: types.Scalar = blocks.traced('of it', default=0.25)

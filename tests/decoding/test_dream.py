@@ -16,7 +16,7 @@ L = 12
 TABLE = tiny.Table(gen_length=L)
 PARAMS = tiny.table_params(0, L)
 PROMPTS = tiny.random_prompts(1, [3, 5, 1, 4, 2, 5])
-step = jax.jit(fixed.fixed_step, static_argnames=('denoiser', 'vocab'))
+step = jax.jit(fixed.Fixed.step, static_argnames=('denoiser', 'vocab'))
 ORDERS = {'maskgit_plus': 'confidence', 'topk_margin': 'margin'}
 
 
@@ -152,7 +152,7 @@ def test_greedy_equals_numpy(order):
     np.testing.assert_array_equal(got.num_steps, steps)
 
 
-def test_the_orders_differ():
+def test_orders_differ():
   steps = [
     np.asarray(run(blank(), config(order, 12)).commit_step)
     for order in ('confidence', 'entropy', 'margin')
@@ -171,12 +171,12 @@ def test_while_loop_equals_python_loop_and_prompts_stay(order):
     )
     seen.append(np.asarray(state.tokens))
     state = step(
+      cfg,
       TABLE,
       PARAMS,
       keys,
       state,
       canvas.attention_mask,
-      cfg,
       vocab=tiny.VOCAB,
     )
   got = run(canvas, cfg)
@@ -199,7 +199,9 @@ def test_while_loop_equals_python_loop_and_prompts_stay(order):
   temperature=st.sampled_from([0.0, 0.9, 1e6]),
   seed=st.integers(0, 2**31 - 1),
 )
-def test_invariants(steps, block_length, order, temperature, seed):
+def test_dream_schedule_invariants(
+  steps, block_length, order, temperature, seed
+):
   cfg = config(order, steps, block_length, temperature=temperature)
   got = run(blank(), cfg, seed=seed)
   tokens, when = np.asarray(got.tokens), np.asarray(got.commit_step)
@@ -275,7 +277,7 @@ def test_stop_at_eos_keeps_the_prefix(order):
   np.testing.assert_array_equal(early.num_steps, needed)
 
 
-def test_bad_settings():
+def test_bad_settings_are_refused():
   # Type checking, on in the tests, refuses the same before the class does.
   with pytest.raises(Exception, match='best'):
     config('best')

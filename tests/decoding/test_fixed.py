@@ -20,7 +20,7 @@ CFG = fixed.Fixed(gen_length=L, block_length=W, num_steps=6)
 TABLE = tiny.Table(gen_length=L)
 PARAMS = tiny.table_params(0, L)
 PROMPTS = tiny.random_prompts(1, [3, 5, 1, 4, 2, 5])
-step = jax.jit(fixed.fixed_step, static_argnames=('denoiser', 'vocab'))
+step = jax.jit(fixed.Fixed.step, static_argnames=('denoiser', 'vocab'))
 
 
 def changed(cfg, steps, temperature):
@@ -150,12 +150,12 @@ def python_loop(canvas, *, steps, temperature, cfg=CFG, seed=0):
       tiny.row_keys(seed, rows), len(seen) - 1
     )
     state = step(
+      cfg,
       TABLE,
       PARAMS,
       keys,
       state,
       canvas.attention_mask,
-      cfg,
       vocab=tiny.VOCAB,
     )
   return blocks.finish(state, tiny.VOCAB, cfg), seen, states + [state]
@@ -257,7 +257,9 @@ def test_confidence_is_untempered_whatever_the_temperature(temperature):
   seed=st.integers(0, 2**31 - 1),
   order=st.sampled_from(['confidence', 'random']),
 )
-def test_schedule_and_vocabulary(steps, temperature, seed, order):
+def test_commits_follow_the_schedule_and_exclude_mask(
+  steps, temperature, seed, order
+):
   cfg = dataclasses.replace(CFG, order=order)
   got = run(blank(), steps=steps, temperature=temperature, seed=seed, cfg=cfg)
   tokens, when = np.asarray(got.tokens), np.asarray(got.commit_step)
@@ -273,7 +275,7 @@ def test_schedule_and_vocabulary(steps, temperature, seed, order):
   np.testing.assert_array_equal(got.num_steps, 3 * taken)
 
 
-def test_nothing_is_committed_twice():
+def test_no_position_is_committed_twice():
   _, seen, states = python_loop(blank(), steps=4, temperature=1.0)
   last = np.asarray(states[-1].tokens)
   for canvas in seen:
@@ -391,7 +393,7 @@ def turn_params(turn, eos):
   return params
 
 
-def test_any_stop_token_ends_a_row():
+def test_stop_at_eos_ends_a_row_at_any_stop_token():
   early = dataclasses.replace(CFG, stop_at_eos=True)
   want = run(blank(), params=turn_params(2, 5))
   got = run(blank(), params=turn_params(2, 5), cfg=early, vocab=CHAT)
@@ -405,14 +407,14 @@ def test_any_stop_token_ends_a_row():
   assert (np.asarray(plain.num_steps) > 2).all()
 
 
-def test_no_stop_token_is_proposed_where_eos_is_suppressed():
+def test_suppress_eos_covers_every_stop_token():
   cfg = dataclasses.replace(CFG, suppress_eos=True)
   got = run(blank(), params=turn_params(2, 5), cfg=cfg, vocab=CHAT)
   assert not np.isin(got.tokens, (TURN_END, tiny.EOS)).any()
   assert (np.asarray(got.logp)[:, [2, 5]] < -20).all()
 
 
-def test_decided_positions_stay():
+def test_tokens_already_in_the_canvas_are_kept():
   completion = np.full((2, L), tiny.MASK, np.int32)
   held = {0: [3, 4, 5, 6, 7, 9], 1: [0]}
   for row, columns in held.items():
@@ -448,12 +450,12 @@ def test_finished_rows_are_frozen():
   state = blocks.init_state(canvas, tiny.VOCAB, CFG)
   for t in range(3):
     state = step(
+      changed(CFG, 2, 1.0),
       TABLE,
       PARAMS,
       tiny.row_keys(t, [0, 1]),
       state,
       canvas.attention_mask,
-      changed(CFG, 2, 1.0),
       vocab=tiny.VOCAB,
     )
     if t == 0:
@@ -501,7 +503,7 @@ def test_transformer_rows_do_not_depend_on_their_batch():
   same(pick(mixed, [3, 2, 0]), pick(whole, [0, 2, 3]))
 
 
-def test_steps_and_commits_of_a_block_by_hand():
+def test_block_steps_and_largest_commit_by_hand():
   with_steps = lambda n: dataclasses.replace(CFG, num_steps=n)
   assert CFG.num_blocks == 3
   assert [with_steps(n).block_steps() for n in (3, 6, 12)] == [1, 2, 4]

@@ -20,7 +20,7 @@ BERNOULLI = dataclasses.replace(CFG, gate='bernoulli')
 TABLE = tiny.Table(gen_length=L)
 PARAMS = tiny.table_params(0, L)
 PROMPTS = tiny.random_prompts(1, [3, 5, 1, 4, 2, 5])
-step = jax.jit(gated.gated_step, static_argnames=('denoiser', 'vocab'))
+step = jax.jit(gated.Gated.step, static_argnames=('denoiser', 'vocab'))
 
 
 def run(
@@ -131,12 +131,12 @@ def python_loop(canvas, *, cfg, seed=0, **how):
       tiny.row_keys(seed, rows), len(seen) - 1
     )
     state = step(
+      cfg,
       TABLE,
       PARAMS,
       keys,
       state,
       canvas.attention_mask,
-      cfg,
       vocab=tiny.VOCAB,
     )
   return blocks.finish(state, tiny.VOCAB, cfg), seen
@@ -217,7 +217,7 @@ def test_gate_probability_is_monotone_in_the_unit_interval(threshold, exponent):
   assert (p[np.asarray(c) <= threshold] == 0).all()
 
 
-def test_the_gate_opens_as_often_as_it_says():
+def test_gate_opens_with_its_probability():
   # One row of logits for every column: the proposal is always the same token.
   params = tiny.table_params(5, L, context=0.0)
   params['table'][:] = -30.0
@@ -256,7 +256,7 @@ def test_the_gate_opens_as_often_as_it_says():
   top_p=st.sampled_from([1.0, 0.5]),
   seed=st.integers(0, 2**31 - 1),
 )
-def test_every_step_commits_and_nothing_is_left(
+def test_every_step_commits_and_no_mask_remains(
   threshold, exponent, temperature, gate, min_commits, top_p, seed
 ):
   cfg = dataclasses.replace(
@@ -285,7 +285,7 @@ def test_every_step_commits_and_nothing_is_left(
       assert (inside[:-1] >= min_commits).all()
 
 
-def test_the_extreme_thresholds():
+def test_extreme_thresholds_take_fewest_and_most_steps():
   whole = run(blank(), threshold=-0.1)
   np.testing.assert_array_equal(whole.num_steps, np.full(6, 3))
   single = run(blank(), threshold=1.0)
@@ -313,7 +313,7 @@ def test_rows_do_not_depend_on_padding_batch_or_place(cfg):
   same(alone, jax.tree.map(lambda x: x[3:4], whole))
 
 
-def test_a_confidence_that_is_not_a_number_still_ends():
+def test_nan_confidences_still_terminate():
   params = {k: v.copy() for k, v in PARAMS.items()}
   params['table'][2] = np.nan
   got = run(blank(), params=params)
@@ -382,7 +382,7 @@ def sorts(jaxpr, *, in_branch=False):
         yield from sorts(inner, in_branch=branch)
 
 
-def test_greedy_decoding_sorts_no_vocabulary():
+def test_greedy_decoding_does_not_sort_the_vocabulary():
   def program(top_p):
     cfg = dataclasses.replace(BERNOULLI, top_p=top_p, threshold=0.7)
     decode = lambda decoder: decoder(
@@ -407,6 +407,6 @@ def test_greedy_decoding_sorts_no_vocabulary():
     {'block_length': 5},
   ],
 )
-def test_bad_settings(change):
+def test_bad_settings_are_refused(change):
   with pytest.raises(ValueError, match=str(list(change.values())[0])):
     dataclasses.replace(CFG, **change)

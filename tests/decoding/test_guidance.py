@@ -148,7 +148,7 @@ def test_recorded_log_likelihoods(shared_dir, which):
 
 
 @pytest.mark.parametrize('scale', [0.25, 1.0, 3.0])
-def test_the_formula(scale):
+def test_guided_logits_equal_the_formula(scale):
   canvas = tiny.canvas(PROMPTS, L)
   query = jnp.broadcast_to(jnp.arange(5, 9)[None], (4, 4))
   denoiser, params = guided(scale)
@@ -163,7 +163,7 @@ def test_the_formula(scale):
     )
 
 
-def test_off_is_the_model_itself():
+def test_guidance_off_returns_the_model():
   assert guided(None) == (TABLE, PARAMS)
   for cfg in CONFIGS:
     assert dataclasses.replace(cfg, cfg_scale=0.0) == cfg
@@ -173,14 +173,14 @@ def test_off_is_the_model_itself():
 
 
 @pytest.mark.parametrize('cfg', CONFIGS)
-def test_a_small_scale_is_almost_off_and_a_large_one_is_not(cfg):
+def test_small_scales_change_little_and_large_ones_much(cfg):
   off = run(PROMPTS, 0.0, cfg)
   same(run(PROMPTS, 1e-9, cfg), off)
   assert (np.asarray(run(PROMPTS, 2.0, cfg).tokens) != off.tokens).any()
 
 
 @pytest.mark.parametrize('cfg', CONFIGS)
-def test_one_compilation_serves_all_scales(cfg):
+def test_scales_share_a_compilation(cfg):
   run(PROMPTS, 0.5, cfg)
   size = tiny.decode._cache_size()
   run(PROMPTS, 0.75, cfg)
@@ -201,7 +201,7 @@ def test_rows_do_not_depend_on_padding_batch_or_place(cfg):
 
 
 @pytest.mark.parametrize('cfg', CONFIGS)
-def test_the_number_of_devices_does_not_matter(cfg):
+def test_guided_decode_is_the_same_on_any_number_of_devices(cfg):
   def sample(data):
     return answer_free.sample(
       TABLE,
@@ -219,7 +219,7 @@ def test_the_number_of_devices_does_not_matter(cfg):
 
 
 @pytest.mark.parametrize('cfg', CONFIGS)
-def test_no_mask_is_proposed(cfg):
+def test_guided_decode_never_proposes_mask(cfg):
   # Guidance turns the table's top logits, [MASK] and beyond, into more so.
   got = run(PROMPTS, 3.0, cfg)
   tokens = np.asarray(got.tokens)
@@ -227,13 +227,13 @@ def test_no_mask_is_proposed(cfg):
   assert np.isfinite(got.logp).all() and (np.asarray(got.logp) <= 0).all()
 
 
-def test_a_prompt_of_no_tokens_is_unguided():
+def test_empty_prompt_has_no_guidance():
   # Nothing is masked in the free half, so both halves are one.
   cfg = CONFIGS[0]
   same(run([[], []], 2.0, cfg, width=2), run([[], []], 0.0, cfg, width=2))
 
 
-def test_what_a_canvas_holds_is_not_prompt():
+def test_guidance_does_not_mask_completion_tokens():
   # An anchor in the completion stays in sight of both halves.
   denoiser, params = guided(1.0)
   canvas = tiny.canvas([[1, 2]], L)

@@ -51,7 +51,7 @@ def assert_same_rows(got, want, order):
 
 @pytest.mark.parametrize('temperature', [0.0, 1.0])
 @pytest.mark.parametrize('batch_size', [4, 7, 16])
-def test_the_batch_size_does_not_matter(parts, batch_size, temperature):
+def test_evaluate_does_not_depend_on_batch_size(parts, batch_size, temperature):
   want = evaluate(parts, temperature=temperature)
   got = evaluate(parts, batch_size=batch_size, temperature=temperature)
   assert_same_rows(got, want, range(7))
@@ -59,7 +59,7 @@ def test_the_batch_size_does_not_matter(parts, batch_size, temperature):
     assert getattr(got, name) == getattr(want, name)
 
 
-def test_the_width_does_not_matter(parts):
+def test_evaluate_does_not_depend_on_prompt_width(parts):
   """Prompts of six tokens, in 6, 32 and 40 columns."""
   want = evaluate(parts, temperature=1.0)
   got = evaluate(parts, temperature=1.0, max_prompt_length=32)
@@ -72,7 +72,7 @@ def test_the_width_does_not_matter(parts):
   assert_same_rows(first, want, range(7))
 
 
-def test_draws_are_different_and_the_first_is_the_usual_one(parts):
+def test_evaluate_draws_differ_and_default_is_draw_0(parts):
   ctx, params, decoder = parts
   decoder = dataclasses.replace(decoder, temperature=1.0)
   first, second = (
@@ -83,7 +83,7 @@ def test_draws_are_different_and_the_first_is_the_usual_one(parts):
   assert (first.tokens != second.tokens).any(axis=1).all()
 
 
-def test_the_order_does_not_matter(parts):
+def test_evaluate_does_not_depend_on_row_order(parts):
   order = [3, 0, 6, 1, 5, 2, 4]
   got = evaluate(parts, [ROWS[i] for i in order])
   want = evaluate(parts)
@@ -92,14 +92,14 @@ def test_the_order_does_not_matter(parts):
   assert len(np.unique(want.tokens, axis=0)) > 1  # prompts decide
 
 
-def test_no_gold_answer_is_read(parts):
+def test_evaluate_does_not_read_gold_answers_while_decoding(parts):
   other = [row | {'solution': '9 + 9 + 9'} for row in ROWS]
   np.testing.assert_array_equal(
     evaluate(parts, other).tokens, evaluate(parts).tokens
   )
 
 
-def test_means(parts):
+def test_evaluate_means_by_hand(parts):
   found = evaluate(parts)
   ctx = parts[0]
   texts = score.texts(ctx.tokenizer, found.tokens, past_eos=False)
@@ -112,7 +112,7 @@ def test_means(parts):
   assert found.seconds > 0 and found.tokens_per_second > 0
 
 
-def test_progress_adds_up_to_the_rows(parts):
+def test_evaluate_reports_progress_of_every_row(parts):
   ctx, params, decoder = parts
   done = []
   accuracy.evaluate(
@@ -121,7 +121,7 @@ def test_progress_adds_up_to_the_rows(parts):
   assert done == [4, 3, 0, 0]  # verdicts are told of too
 
 
-def test_sweep(parts):
+def test_sweep_equals_separate_evaluations(parts):
   ctx, params, decoder = parts
   settings = {
     n: dataclasses.replace(decoder.greedy(), num_steps=n) for n in (12, 6, 1)
@@ -174,7 +174,7 @@ def test_summary_by_hand():
   assert (masked['num'], masked['unjudged']) == (25, 9)
 
 
-def test_accuracy_is_of_what_was_judged(parts, monkeypatch):
+def test_accuracy_leaves_out_unjudged_rows(parts, monkeypatch):
   ctx, _, _ = parts
   nan = {'solution': float('nan')}
   verdict = lambda correct, judged: task_lib.Score(
@@ -192,14 +192,16 @@ def test_accuracy_is_of_what_was_judged(parts, monkeypatch):
 
 @pytest.mark.parametrize('field', ['terms', 'metrics'])
 @pytest.mark.parametrize('name', ['accuracy', 'mean_steps', 'seed'])
-def test_a_tasks_name_that_results_files_use_is_refused(
+def test_task_metric_with_reserved_name_is_refused(
   parts, monkeypatch, field, name
 ):
   given = task_lib.Score({}, True, {})._replace(**{field: {name: 1.0}})
   monkeypatch.setattr(task_lib, 'score_all', lambda *args: [given] * 7)
-  with pytest.raises(errors.UserError, match=f"reports '{name}', a name that"):
+  with pytest.raises(
+    errors.UserError, match=f"reports '{name}', a reserved key"
+  ):
     evaluate(parts)
 
 
-def test_names_of_results_files_are_reserved():
+def test_reserved_names_include_every_key_of_results_files():
   assert make([1]).summary().keys() - {'solution'} <= accuracy.RESERVED

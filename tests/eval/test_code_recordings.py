@@ -28,7 +28,7 @@ def score(path, task, data_dir=None):
   )
 
 
-def test_rows_of_code(tmp_path):
+def test_code_records_become_rows(tmp_path):
   row = {'id': 'a', 'entry_point': 'f', 'test': CHECK}
   path = write(
     tmp_path / 'a.jsonl',
@@ -50,7 +50,7 @@ def test_rows_of_code(tmp_path):
   assert json.loads(json.dumps(report, allow_nan=False)) == report
 
 
-def test_problems_by_their_names(shared_dir, tmp_path):
+def test_problems_are_looked_up_by_each_of_their_names(shared_dir, tmp_path):
   data = shared_dir / 'data'
   human = benchmarks.load('humaneval', 'test', data)[2]
   body = human['solution'].removeprefix(human['prompt'])
@@ -84,7 +84,7 @@ def test_problems_by_their_names(shared_dir, tmp_path):
   assert verdicts == [True, True, False, False]
 
 
-def test_a_whole_problem_needs_no_files(tmp_path):
+def test_records_with_their_problem_need_no_files(tmp_path):
   problem = {
     'prompt': 'def f(x):\n',
     'entry_point': 'f',
@@ -102,11 +102,11 @@ def test_a_whole_problem_needs_no_files(tmp_path):
 @pytest.mark.parametrize(
   ('task', 'record', 'line'),
   [
-    ('code', {'test': 'x'}, "'code' must be text"),
-    ('code', {'code': 'x'}, "'test' must be text, found None"),
-    ('code', {'code': 'x', 'test': 7}, "'test' must be text, found 7"),
-    ('mbpp', {'generation': 'x'}, 'give --data_dir'),
-    ('mbpp', {'test': 'x'}, "'generation' must be text"),
+    ('code', {'test': 'x'}, "'code' must be a string"),
+    ('code', {'code': 'x'}, "'test' must be a string, got None"),
+    ('code', {'code': 'x', 'test': 7}, "'test' must be a string, got 7"),
+    ('mbpp', {'generation': 'x'}, 'pass --data_dir'),
+    ('mbpp', {'test': 'x'}, "'generation' must be a string"),
     (
       'humaneval',
       {'completion': 'x', 'test': 'x', 'setup': []},
@@ -114,21 +114,23 @@ def test_a_whole_problem_needs_no_files(tmp_path):
     ),
   ],
 )
-def test_malformed_rows_name_their_line(tmp_path, task, record, line):
+def test_malformed_rows_are_refused_with_their_line(
+  tmp_path, task, record, line
+):
   path = write(tmp_path / 'a.jsonl', record)
   with pytest.raises(errors.UserError, match=f'a.jsonl:1: .*{line}'):
     recordings.read(path, task)
 
 
-def test_what_the_files_do_not_have(shared_dir, tmp_path):
+def test_unknown_problems_and_missing_files_are_refused(shared_dir, tmp_path):
   path = write(tmp_path / 'a.jsonl', {'task_id': 999_999, 'generation': ''})
-  with pytest.raises(errors.UserError, match='no problem of mbpp is named by'):
+  with pytest.raises(errors.UserError, match='no mbpp problem matches'):
     recordings.read(path, 'mbpp', shared_dir / 'data')
   with pytest.raises(errors.UserError, match='is missing'):
     recordings.read(path, 'mbpp', tmp_path)
 
 
 @pytest.mark.parametrize('task', code_recordings.TASKS)
-def test_the_public_evaluator_has_no_rules_for_them(task):
+def test_d1_rules_of_code_tasks_are_refused(task):
   with pytest.raises(errors.UserError, match='--rules strict'):
     recordings.make_task(task, 'd1')

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dllm_jax import errors
 from dllm_jax.eval import accuracy, frontier
 
 
@@ -19,7 +20,7 @@ def at(steps, correct, wanted):
   )
 
 
-def test_by_hand():
+def test_best_mixture_by_hand():
   steps, correct = [2, 8, 4], [0.2, 0.5, 0.1]  # 4 steps are worse than 2
   got = at(steps, correct, [1, 2, 4, 5, 8, 20])
   np.testing.assert_allclose(got, [0.2, 0.2, 0.3, 0.35, 0.5, 0.5])
@@ -40,7 +41,7 @@ def test_by_hand():
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 6))
-def test_is_the_least_concave_curve_above_the_points(seed, num):
+def test_best_mixture_is_the_least_concave_curve_above_the_points(seed, num):
   rng = np.random.default_rng(seed)
   steps, correct = rng.uniform(1, 9, num), rng.random(num)
   grid = np.linspace(steps.min(), 10, 40)
@@ -64,7 +65,7 @@ def make(seed, accuracy, steps, num=400):
   )
 
 
-def test_a_policy_against_itself_has_no_gap():
+def test_compare_of_a_policy_with_itself_has_gap_0():
   # Every point is on the hull, and far from the chords of the others.
   same = make(0, [0.2, 0.6, 0.8], [2, 4, 8])
   for row in frontier.compare(same, same):
@@ -72,7 +73,7 @@ def test_a_policy_against_itself_has_no_gap():
     assert row['base_steps'] == row['mean_steps']
 
 
-def test_gaps_at_equal_and_at_fewer_steps():
+def test_compare_at_equal_and_at_fewer_steps_by_hand():
   base = make(0, [0.2, 0.6], [2, 6])
   policy = make(0, [0.1, 0.5, 0.7], [1, 4, 6])
   fewer, equal, most = frontier.compare(policy, base)
@@ -88,6 +89,46 @@ def test_gaps_at_equal_and_at_fewer_steps():
   # Problems are drawn for both together: the gap is steadier than its parts.
   assert most['high'] - most['low'] < 0.08
   assert frontier.compare(policy, base) == frontier.compare(policy, base)
+
+
+def test_compare_leaves_out_problems_that_were_not_judged():
+  base = make(0, [0.2, 0.6], [2, 6])
+  policy = make(0, [0.1, 0.5, 0.7], [1, 4, 6])
+  expected = frontier.compare(policy, base)
+
+  def with_unjudged(points, decoding):
+    extra = np.zeros((len(points.correct), 3))
+    extra[decoding] = np.nan
+    steps = np.full(extra.shape, 100.0)
+    return frontier.Points(
+      np.concatenate([points.correct, extra], 1),
+      np.concatenate([points.steps, steps], 1),
+    )
+
+  right = make(1, [1.0, 1.0], [100, 100], num=3)
+  wide = frontier.Points(
+    *(np.concatenate(x, 1) for x in zip(base, right, strict=True))
+  )
+  assert frontier.compare(with_unjudged(policy, 1), wide) == expected
+  assert frontier.compare(with_unjudged(policy, 0), with_unjudged(base, 1)) == (
+    expected
+  )
+  nothing = base._replace(correct=np.full_like(base.correct, np.nan))
+  with pytest.raises(errors.UserError, match='no problem was judged'):
+    frontier.compare(policy, nothing)
+
+
+def test_points_have_no_verdict_where_the_verifier_failed():
+  evaluation = accuracy.Evaluation(
+    *[None] * len(accuracy.Evaluation._fields)
+  )._replace(
+    correct=np.float32([1, 0, 0]),
+    judged=np.array([True, True, False]),
+    num_steps=np.int32([2, 3, 4]),
+  )
+  points = frontier.points([evaluation])
+  np.testing.assert_array_equal(points.correct, [[1, 0, np.nan]])
+  np.testing.assert_array_equal(points.steps, [[2, 3, 4]])
 
 
 def covered(curve, truth, num=200, seeds=80):
@@ -117,12 +158,12 @@ def covered(curve, truth, num=200, seeds=80):
     (0.45 - 0.2 * np.exp(-np.linspace(0, 11, 12) * np.log(4) / 4), 0.0),
   ],
 )
-def test_intervals_cover_the_truth(curve, truth):
+def test_compare_intervals_cover_the_true_gap(curve, truth):
   assert 0.89 <= covered(curve, truth) <= 1.0  # 95 %, of 80 draws
 
 
-def test_the_fewest_steps_that_keep_an_accuracy():
-  def found(accuracies):
+def test_fewest_steps_keeps_an_accuracy_by_one_standard_error():
+  def evaluations(accuracies):
     steps = {0.9: 6.0, 0.7: 4.0, 0.5: 2.0}
     return {
       t: accuracy.Evaluation(
@@ -144,11 +185,11 @@ def test_the_fewest_steps_that_keep_an_accuracy():
     }
 
   # One standard error of 0.2 on 100 rows is 0.04: 0.24 or more is wanted.
-  pick = lambda *a: frontier.fewest_steps(found(a), 0.2)
+  pick = lambda *a: frontier.fewest_steps(evaluations(a), 0.2)
   assert pick(0.4, 0.3, 0.25) == 0.5
   assert pick(0.4, 0.3, 0.23) == 0.7
   assert pick(0.21, 0.22, 0.1) == 0.7  # none: the most accurate
   assert pick(0.22, 0.22, 0.1) == 0.7  # in fewest steps
   # An accuracy of 0 is not kept by another 0; 1 is the most there is.
-  assert frontier.fewest_steps(found((0.0, 0.1, 0.0)), 0.0) == 0.7
-  assert frontier.fewest_steps(found((1.0, 1.0, 0.9)), 0.999) == 0.7
+  assert frontier.fewest_steps(evaluations((0.0, 0.1, 0.0)), 0.0) == 0.7
+  assert frontier.fewest_steps(evaluations((1.0, 1.0, 0.9)), 0.999) == 0.7

@@ -22,11 +22,11 @@ from dllm_jax.eval import pass_at
     (10, 3, 5, 11 / 12),  # 1 - 21/252
   ],
 )
-def test_by_hand(num, right, k, value):
+def test_estimate_by_hand(num, right, k, value):
   assert pass_at.estimate(num, right, k) == pytest.approx(value, abs=1e-15)
 
 
-def test_it_is_the_share_of_all_draws():
+def test_estimate_equals_share_of_all_draws():
   for num in range(1, 7):
     for right in range(num + 1):
       verdicts = [True] * right + [False] * (num - right)
@@ -36,18 +36,18 @@ def test_it_is_the_share_of_all_draws():
         assert pass_at.estimate(num, right, k) == pytest.approx(want)
 
 
-def test_large_numbers_are_exact():
+def test_estimate_is_exact_for_large_numbers():
   want = 1 - math.prod((199 - i) / (200 - i) for i in range(100))
   assert pass_at.estimate(200, 1, 100) == pytest.approx(want) == 0.5
 
 
 @pytest.mark.parametrize('bad', [(4, 2, 5), (4, 2, 0), (4, 5, 1), (4, -1, 1)])
-def test_what_cannot_be_estimated(bad):
+def test_estimate_refuses_impossible_counts(bad):
   with pytest.raises(ValueError, match='is not in'):
     pass_at.estimate(*bad)
 
 
-def test_masked_samples_are_left_out():
+def test_summary_leaves_out_unjudged_completions():
   # Problem 0: 1 of 3 right, one masked; 1: 0 of 4; 2: 2 of 2, two masked, one
   # of which says True; 3: nothing judged.
   correct = np.array([[1, 0, 0, 0], [0] * 4, [1, 1, 1, 0], [1] * 4], bool)

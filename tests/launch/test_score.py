@@ -88,7 +88,7 @@ def test_a_report_is_written_over_on_request_alone(file, tmp_path):
     (['--task=gsm8k', '--generations=/nowhere/x'], 1, '/nowhere/x cannot be'),
     (['--task=math', '--generations={file}'], 1, "a.jsonl:1: 'ground_truth'"),
     (['--task=code', '--generations={file}'], 1, "a.jsonl:1: 'code' must be"),
-    (['--task=mbpp', '--generations={file}'], 1, 'give --data_dir'),
+    (['--task=mbpp', '--generations={file}'], 1, 'pass --data_dir'),
     (
       ['--task=aqua', '--rules=d1', '--generations={letters}'],
       1,

@@ -237,7 +237,7 @@ def test_a_learning_rate_that_blows_up_is_named(commands, tmp_path, finished):
     train__eval_every=0,
   )
   line = refuse(commands, *wild, '--workdir', run)
-  assert 'not finite in the last 10 steps; stopped' in line
+  assert 'not finite in the last 10 steps; the last' in line
   step = int(line.split('rl step ')[1].split(':')[0])
   saved = [
     int(p.parent.name) for p in run.glob('checkpoints/rl/*/manifest.json')

@@ -49,7 +49,7 @@ def same(a, b):
   np.testing.assert_allclose(a.logp, b.logp, rtol=1e-4, atol=1e-5)
 
 
-def test_any_number_of_devices():
+def test_sample_is_the_same_on_any_number_of_devices():
   one = sample(range(8))
   assert len(np.unique(one.tokens, axis=0)) == 8
   for data in (2, 8):
@@ -58,12 +58,12 @@ def test_any_number_of_devices():
     same(got, one)
 
 
-def test_transformer_on_eight_devices():
+def test_transformer_is_the_same_on_eight_devices():
   args = {'denoiser': tiny.DENOISER, 'params': tiny.params()}
   same(sample(range(8), data=8, **args), sample(range(8), **args))
 
 
-def test_rows_are_what_the_decoder_makes_of_their_canvases():
+def test_sample_equals_the_decoder_on_each_canvas():
   want = DECODER(
     TABLE,
     PARAMS,
@@ -74,7 +74,7 @@ def test_rows_are_what_the_decoder_makes_of_their_canvases():
   same(sample(range(8)), want)
 
 
-def test_rows_are_their_number_and_prompt():
+def test_rows_depend_only_on_row_id_and_prompt():
   whole = sample(range(8))
   order = [6, 1, 3, 0, 7, 2, 5, 4]
   mixed = sample(order)
@@ -106,7 +106,7 @@ def first(trajectory, rows=3):
   return jax.tree.map(lambda x: np.asarray(x)[:rows], trajectory)
 
 
-def test_padding_repeats_the_last_row_and_stays_on_the_devices():
+def test_padding_repeats_the_last_row_on_the_devices():
   got = rollout()
   assert all(len(x.sharding.device_set) == 8 for x in got)
   same(first(got), first(sample(range(8))))
@@ -114,14 +114,14 @@ def test_padding_repeats_the_last_row_and_stays_on_the_devices():
   same(padding, jax.tree.map(lambda x: np.asarray(x)[[2] * 5], got))
 
 
-def test_rows_do_not_depend_on_the_width():
+def test_rows_do_not_depend_on_prompt_width():
   at = lambda width: sample(
     range(3), width=width, denoiser=tiny.DENOISER, params=tiny.params()
   )
   same(at(5), at(32))
 
 
-def test_guidance_is_that_of_the_guided_denoiser():
+def test_guidance_equals_the_guided_denoiser():
   same(first(rollout(cfg_scale=0.0)), first(rollout()))
   denoiser, params = guidance.guided(
     TABLE, PARAMS, 1.5, gen_length=L, vocab=tiny.VOCAB
@@ -131,7 +131,7 @@ def test_guidance_is_that_of_the_guided_denoiser():
   assert (np.asarray(want.tokens) != first(rollout()).tokens).any()
 
 
-def test_the_linear_schedule_by_hand():
+def test_linear_schedule_by_hand():
   # floor(999 * 12 / 3000), floor(999 * 9 / 2001), the rest.
   one_block = {'block_length': L, 'num_steps': 3}
   counts = lambda **how: [
@@ -146,10 +146,13 @@ def test_the_linear_schedule_by_hand():
   assert linear.largest_commit() >= 5
 
 
-def test_groups_are_draws_of_every_row_of_the_task():
+def test_groups_samples_every_row_group_size_times():
   rows = [{'id': i, 'question': q} for i, q in enumerate(['1 2', '7'])]
   ctx = tiny.context_of(TABLE)
-  got = answer_free.groups(ctx, PARAMS, rows, 3, 2, DECODER)
+  cfg = batch.RolloutConfig(
+    num_prompts=2, group_size=2, max_prompt_length=8, decoder=DECODER
+  )
+  got = answer_free.groups(ctx, PARAMS, rows, 3, cfg)
   np.testing.assert_array_equal(got.requests.prompt_id, [0, 0, 1, 1])
   np.testing.assert_array_equal(got.requests.group_id, [0, 0, 1, 1])
   np.testing.assert_array_equal(got.requests.prompts.row_id, range(4))

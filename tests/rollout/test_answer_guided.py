@@ -78,7 +78,7 @@ def same(a, b):
 
 @pytest.mark.parametrize('order', ['confidence', 'random'])
 @pytest.mark.parametrize('temperature', [0.0, 1.0])
-def test_gold_never_leaks_and_quotas_hold(temperature, order):
+def test_completions_have_no_gold_token_and_keep_quotas(temperature, order):
   got = sample(range(8), temperature=temperature, order=order)
   tokens, when = np.asarray(got.tokens), np.asarray(got.commit_step)
   assert not np.isin(tokens, GOLD).any()
@@ -112,7 +112,7 @@ def one_block(prompt, completion, columns, steps, params=PARAMS):
   return tokens, when, t
 
 
-def test_greedy_equals_numpy():
+def test_greedy_sample_equals_numpy():
   got = sample(range(8), temperature=0.0)
   for row, n in enumerate(LENGTHS):
     blank = [tiny.MASK] * (L - n)
@@ -129,7 +129,7 @@ def test_greedy_equals_numpy():
     )
 
 
-def test_the_anchor_guides_only_where_it_is_read():
+def test_anchor_affects_tokens_only_through_the_model():
   one = sample(range(8), temperature=0.0)
   two = sample(range(8), temperature=0.0, anchors=anchors_of(1))
   changed = [
@@ -147,7 +147,7 @@ def test_the_anchor_guides_only_where_it_is_read():
     )
 
 
-def test_suppressed_eos_in_the_reasoning_alone():
+def test_suppress_eos_applies_to_the_reasoning_only():
   params = gold_params()
   params['table'][:, tiny.EOS] = 60.0
   cfg = dataclasses.replace(CFG, suppress_eos=True)
@@ -166,7 +166,7 @@ def test_rows_do_not_depend_on_their_batch():
   same(sample([4], width=9), pick([4]))
 
 
-def test_any_number_of_devices():
+def test_sample_is_the_same_on_any_number_of_devices():
   one, eight = sample(range(8)), sample(range(8), data=8)
   assert len(eight.tokens.sharding.device_set) == 8
   same(eight, one)
@@ -184,14 +184,14 @@ def test_passes_draw_from_different_streams():
   assert (tokens[:, :A] != tokens[:, -A:]).mean() > 0.8
 
 
-def test_a_row_may_be_there_again_as_padding():
+def test_repeated_rows_as_padding_change_nothing():
   got = sample([0, 1, 2, 2, 2, 2, 2, 2])
   pick = lambda rows: jax.tree.map(lambda x: np.asarray(x)[rows], got)
   same(pick([0, 1, 2]), jax.tree.map(lambda x: x[:3], sample(range(8))))
   same(pick([3, 4, 5, 6, 7]), pick([2] * 5))
 
 
-def test_both_passes_are_guided_by_the_prompt():
+def test_guidance_masks_the_prompt_in_both_passes():
   plain = sample(range(8))
   same(sample(range(8), cfg_scale=0.0), plain)
   more = sample(range(8), cfg_scale=4.0)
@@ -204,14 +204,14 @@ def test_both_passes_are_guided_by_the_prompt():
   same(bare(4.0), bare(0.0))
 
 
-def test_guidance_is_no_new_compilation():
+def test_guidance_scale_does_not_recompile():
   sample(range(8), cfg_scale=0.5)
   size = answer_guided.sample._cache_size()
   sample(range(8), cfg_scale=0.75, temperature=0.5)
   assert answer_guided.sample._cache_size() == size
 
 
-def test_passes_are_one_block_each_and_take_the_rest_from_the_free_rows():
+def test_passes_have_one_block_and_keep_other_fields():
   free = dataclasses.replace(
     FREE,
     temperature=0.7,
@@ -248,7 +248,7 @@ def test_passes_are_one_block_each_and_take_the_rest_from_the_free_rows():
 ROWS = [{'gold': '42'}, {'gold': '7'}, {'gold': '12345'}]
 
 
-def test_anchor_templates_and_margin():
+def test_anchors_by_template_and_margin():
   words, task = tiny.words(), tiny.Task()
   cfg = dataclasses.replace(CFG, max_anchor=9, margin=2)
   got = answer_guided.anchors(task, words, ROWS, cfg)
@@ -262,7 +262,7 @@ def test_anchor_templates_and_margin():
   assert got[1] == words.encode('<answer>7</answer>') + [words.eos_token]
 
 
-def test_an_anchor_of_the_cap_stays_and_one_more_falls_back():
+def test_anchors_longer_than_the_cap_are_none():
   # 2 tags, 2 newlines, digits and the margin.
   for digits, margin in (('42', 0), ('4', 1)):
     for cap, kept in ((6, True), (5, False)):
@@ -273,7 +273,7 @@ def test_an_anchor_of_the_cap_stays_and_one_more_falls_back():
       assert (got is not None) == kept
 
 
-def test_steps_of_the_answer():
+def test_steps_of_answer_by_hand():
   cfg = dataclasses.replace(CFG, num_steps=64, answer_steps=None)
   steps = lambda cap: dataclasses.replace(cfg, max_anchor=cap).steps_of_answer(
     256
@@ -294,6 +294,6 @@ def test_steps_of_the_answer():
     {'answer_steps': 0},
   ],
 )
-def test_config_refuses(wrong):
+def test_guided_config_refuses_bad_values(wrong):
   with pytest.raises(ValueError, match=next(iter(wrong))):
     dataclasses.replace(CFG, **wrong)

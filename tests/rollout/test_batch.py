@@ -32,7 +32,7 @@ def trajectory(*rows):
 @pytest.mark.parametrize(
   'is_second', [[0, 1, 1, 0, 0], [1, 0, 0, 0, 1], [0, 0, 0, 1, 1]]
 )
-def test_merge_puts_rows_at_their_places_and_drops_padding(is_second):
+def test_merge_interleaves_rows_and_drops_padding(is_second):
   is_second = np.array(is_second, bool)
   numbers = np.arange(5)
   mesh = sharding.make_mesh(sharding.MeshConfig(data=1))
@@ -114,7 +114,7 @@ def judged(ctx):
   return judge(ctx, rollouts(ctx))
 
 
-def test_requests_are_groups_of_a_prompt_each(ctx):
+def test_request_groups_repeats_each_prompt(ctx):
   got = batch.request_groups(ctx, ROWS, 3)
   np.testing.assert_array_equal(got.prompt_id, [0, 0, 0, 1, 1, 1])
   np.testing.assert_array_equal(got.group_id, got.prompt_id)
@@ -126,7 +126,7 @@ def test_requests_are_groups_of_a_prompt_each(ctx):
   np.testing.assert_array_equal(got.maskable, encoded.maskable[got.prompt_id])
 
 
-def test_a_batch_by_hand(judged, ctx):
+def test_judge_batch_by_hand(judged, ctx):
   made = judged.batch
   given = rollouts(ctx)
   # Rewards 1, 0.1 (an answer, but wrong) and 0, 1.
@@ -143,7 +143,7 @@ def test_a_batch_by_hand(judged, ctx):
   np.testing.assert_array_equal(made.maskable, made.prompt_mask)
 
 
-def test_samples_are_the_completions_on_the_host(judged, ctx):
+def test_judge_returns_samples_on_the_host(judged, ctx):
   samples = judged.samples
   assert all(isinstance(x, np.ndarray) for x in samples.trajectory)
   tiny_run.assert_same(samples.trajectory, rollouts(ctx).trajectory)
@@ -151,7 +151,7 @@ def test_samples_are_the_completions_on_the_host(judged, ctx):
   np.testing.assert_array_equal(samples.group_id, [0, 0, 1, 1])
 
 
-def test_templates_of_prompts_are_not_maskable(ctx):
+def test_chat_template_is_not_maskable(ctx):
   given = rollouts(ctx)
   mask = given.requests.prompts.mask
   maskable = mask.at[:, -1].set(False)
@@ -192,7 +192,7 @@ def test_metrics_by_hand(judged):
   assert all('/' in name for name in metrics)
 
 
-def test_a_gold_answer_in_the_reasoning_is_a_leak(ctx):
+def test_leaked_gold_counts_gold_answers_in_reasoning(ctx):
   text = '<reasoning>\n 5 + 3 - 1\n</reasoning>\n<answer>\n 7\n</answer>'
   given = with_tokens(rollouts(ctx), 1, written(ctx.tokenizer, text))
   metrics = judge(ctx, given).metrics
@@ -212,7 +212,7 @@ def test_tied_groups_are_counted(ctx):
   assert not made.advantage[:2].any()
 
 
-def test_rows_of_one_kind_have_no_metrics_of_kinds(ctx):
+def test_rollouts_without_guided_rows_have_no_metrics_by_kind(ctx):
   for guided in (np.zeros(4, bool), None):
     made, _, metrics = judge(ctx, rollouts(ctx)._replace(guided=guided))
     assert not [x for x in metrics if x.split('/')[0] in ('free', 'guided')]
@@ -222,7 +222,7 @@ def test_rows_of_one_kind_have_no_metrics_of_kinds(ctx):
   assert 'free/mean' not in metrics
 
 
-def test_a_tasks_names_do_not_replace_other_metrics(ctx, judged, monkeypatch):
+def test_task_metrics_do_not_replace_other_metrics(ctx, judged, monkeypatch):
   score_of_task = ctx.task.score
 
   def with_more_names(row, text):
@@ -249,7 +249,7 @@ def regrouped(given, group_id):
   )
 
 
-def test_two_prompts_of_a_group_have_one_baseline(ctx):
+def test_prompts_of_one_group_share_a_baseline(ctx):
   made, samples, metrics = judge(ctx, regrouped(rollouts(ctx), [0, 0, 0, 0]))
   # Rewards 1, 0.1, 0, 1, each of its own prompt; their mean is 0.525.
   np.testing.assert_allclose(
@@ -261,7 +261,7 @@ def test_two_prompts_of_a_group_have_one_baseline(ctx):
   assert metrics['reward/mean'] == pytest.approx(2.1 / 4, abs=1e-6)
 
 
-def test_groups_are_in_any_order(ctx):
+def test_groups_may_be_in_any_row_order(ctx):
   made = judge(ctx, regrouped(rollouts(ctx), [1, 0, 0, 1])).batch
   # Rewards 1 and 1 are compared, and 0.1 and 0.
   np.testing.assert_allclose(
@@ -297,7 +297,7 @@ class Unasked(tiny.Task):
     raise AssertionError('the verifier was called')
 
 
-def test_log_probabilities_can_be_a_reward(ctx):
+def test_judge_accepts_log_probabilities_as_reward(ctx):
   given = rollouts(ctx)
   unasked = dataclasses.replace(ctx, task=Unasked())
   reward = lambda samples: rewarded(*samples.trajectory.logp.sum(1))(samples)
@@ -313,7 +313,7 @@ def test_log_probabilities_can_be_a_reward(ctx):
 
 
 @pytest.mark.parametrize('bad', [np.nan, np.inf, -np.inf])
-def test_rewards_that_are_not_finite_count_for_nothing(ctx, bad):
+def test_rows_with_non_finite_rewards_are_masked_out(ctx, bad):
   given = regrouped(rollouts(ctx), [0, 0, 0, 0])
   made, _, metrics = judge(ctx, given, rewarded(bad, 1, 0, bad))
   np.testing.assert_array_equal(made.advantage[:, 0], [0, 0.5, -0.5, 0])
@@ -328,7 +328,7 @@ def test_rewards_that_are_not_finite_count_for_nothing(ctx, bad):
 
 
 @pytest.mark.parametrize('field', ['num_prompts', 'group_size'])
-def test_config_refuses(ctx, field):
+def test_rollout_config_refuses_bad_values(ctx, field):
   values = {'num_prompts': 1, 'group_size': 1, 'max_prompt_length': 1}
   decoder = tiny_run.parts()[0].rollout.decoder
   with pytest.raises(ValueError, match=f'{field} 0 is not positive'):

@@ -17,7 +17,7 @@ TASK = countdown.Countdown(count=3, max_number=9, max_target=20)
 TOKENIZER = tokenizer_lib.Tokenizer.from_words(TASK.words())
 
 
-def test_pad_left():
+def test_pad_left_by_hand():
   got = prompts.pad_left([[1, 2, 3], [], [4]], 4, 9)
   np.testing.assert_array_equal(
     got.ids, [[9, 1, 2, 3], [9, 9, 9, 9], [9, 9, 9, 4]]
@@ -34,7 +34,7 @@ def test_pad_left():
   np.testing.assert_array_equal(got.mask, [[0, 1, 1, 1], [0, 0, 0, 0]])
 
 
-def test_take():
+def test_take_by_mask_index_and_slice():
   given = prompts.pad_left([[1], [2, 3]], 2, 0)
   got = given.take(np.repeat(np.arange(len(given.ids)), 2))
   np.testing.assert_array_equal(got.ids, [[0, 1], [0, 1], [2, 3], [2, 3]])
@@ -66,15 +66,15 @@ def test_take():
     (33, 40, 40),
   ],
 )
-def test_width_for(longest, max_length, width):
+def test_width_for_by_hand(longest, max_length, width):
   assert prompts.width_for(longest, max_length) == width
 
 
-def test_few_widths():
+def test_width_for_takes_few_values():
   assert len({prompts.width_for(n, 896) for n in range(897)}) == 6
 
 
-def test_a_batch_is_as_wide_as_its_longest_prompt():
+def test_encode_is_as_wide_as_the_longest_prompt():
   rows = tiny_run.rows('x', numbers=(1,) * 29) + tiny_run.rows('x')
   assert encode(rows, 200).ids.shape == (2, 32)
   wider = tiny_run.rows('x', numbers=(1,) * 30)
@@ -88,7 +88,7 @@ def encode(rows, max_length):
   return prompts.encode(TASK, TOKENIZER, rows, max_length)
 
 
-def test_encode():
+def test_encode_by_hand():
   rows = tiny_run.rows('x') + tiny_run.rows('x', numbers=(1, 2))
   got = encode(rows, 8)
   words = lambda *x: [TOKENIZER.encode(word)[0] for word in x]
@@ -104,7 +104,7 @@ def test_encode():
   np.testing.assert_array_equal(encode(rows, 6).ids, got.ids[:, 2:])
 
 
-def test_a_template_is_not_maskable():
+def test_encode_marks_the_template_unmaskable():
   row = tiny_run.rows('x')[0]
   template = chat.ChatTemplate(before='<|eos|> 1 2', after='<|eos|> =')
   got = prompts.encode(
@@ -119,7 +119,7 @@ def test_a_template_is_not_maskable():
   np.testing.assert_array_equal(got.maskable[0], [0] * 5 + [1] * 6 + [0] * 3)
 
 
-def test_real_prompts_with_a_real_tokenizer(shared_dir):
+def test_encode_real_prompts_with_a_real_tokenizer(shared_dir):
   tokenizer = tiny_text.dream(shared_dir)
   path = shared_dir / 'data' / 'gsm8k' / 'test.jsonl'
   lines = path.read_text('utf-8').splitlines()[:100]
@@ -138,24 +138,24 @@ def test_real_prompts_with_a_real_tokenizer(shared_dir):
     assert not got.maskable[i, -5:].any()
 
 
-def test_a_prompt_that_is_too_long_is_named_and_not_cut():
+def test_encode_refuses_long_prompts():
   rows = tiny_run.rows('x', 'y', numbers=(1, 2, 3, 4))
   with pytest.raises(errors.UserError) as caught:
     encode(tiny_run.rows('x') + rows[1:], 6)
   line = str(caught.value)
   assert "row 'row1' has 7 tokens" in line and '\n' not in line
-  assert 'rollout.max_prompt_length=6: raise that key' in line
+  assert 'rollout.max_prompt_length=6: increase it' in line
 
 
-def test_a_word_that_the_lexicon_lacks_is_named():
+def test_encode_refuses_unknown_words():
   with pytest.raises(errors.UserError) as caught:
     encode(tiny_run.rows('x', numbers=(1, 2, 777)), 6)
   line = str(caught.value)
-  assert "task 'countdown' does not fit the lexicon" in line
+  assert "cannot encode a prompt of task 'countdown'" in line
   assert '\n' not in line and 'not in the vocabulary' in line
 
 
-def test_no_rows():
+def test_encode_of_no_rows_is_empty():
   assert encode([], 6).ids.shape == (0, 6)
 
 
@@ -169,7 +169,7 @@ def test_pad_rows_repeats_the_last():
     prompts.pad_rows(x, 2)
 
 
-def test_canvas():
+def test_canvas_by_hand():
   given = prompts.pad_left([[1], [2, 3]], 2, 0)
   got = prompts.canvas(
     jnp.asarray(given.ids), jnp.asarray(given.mask), jnp.array([[7, 8], [8, 9]])

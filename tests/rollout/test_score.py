@@ -58,7 +58,7 @@ def judge(tokens, rows=ROWS, weights=(('a', 1.0),), **changes):
   )
 
 
-def test_the_mask_ends_with_the_first_eos():
+def test_completion_mask_ends_with_the_first_eos():
   tokens = np.array(
     [[A, EOS, B, EOS], [A, B, C, A], [EOS, EOS, EOS, EOS], [A, B, C, EOS]]
   )
@@ -68,7 +68,7 @@ def test_the_mask_ends_with_the_first_eos():
   )
 
 
-def test_any_stop_token_ends_the_mask():
+def test_completion_mask_ends_with_any_stop_token():
   tokens = np.array([[A, C, EOS, C], [EOS, C, A, B], [A, B, A, C], [A] * 4])
   np.testing.assert_array_equal(
     score.completion_mask(tokens, (C, EOS)),
@@ -96,7 +96,7 @@ def test_rewards_by_hand():
   assert found.texts == ['ab', 'aaca']
 
 
-def test_past_eos_judges_what_follows_too():
+def test_past_eos_also_judges_text_after_eos():
   assert judge([[A, EOS, B, EOS], [C, EOS, EOS, A]]).correct.tolist() == [
     False,
     False,
@@ -105,19 +105,20 @@ def test_past_eos_judges_what_follows_too():
   assert found.correct.tolist() == [True, True]
 
 
-def test_no_weights_is_no_reward():
+def test_empty_weights_give_reward_0():
   assert judge([[A, A], [B, B]], weights=()).reward.tolist() == [0, 0]
 
 
-def test_an_unknown_term_is_named():
+def test_unknown_reward_term_is_refused():
   with pytest.raises(errors.UserError) as caught:
     judge([[A, A], [B, B]], weights=(('a', 1.0), ('solutoin', 1.0)))
   assert str(caught.value) == (
-    "method.reward.solutoin is no reward term of task 'letters'; it has a, b"
+    "method.reward.solutoin is not a reward term of task 'letters': expected "
+    'one of a, b'
   )
 
 
-def test_a_row_a_completion():
+def test_score_refuses_unequal_numbers_of_rows_and_completions():
   with pytest.raises(ValueError):
     judge([[A, A]])
 
@@ -135,7 +136,7 @@ ROW = {
 
 @settings(deadline=None, max_examples=100)
 @given(st.lists(st.integers(0, WORDS.vocab_size - 1), min_size=1, max_size=60))
-def test_any_completion_is_judged(ids):
+def test_score_judges_arbitrary_tokens(ids):
   tokens = np.array([ids], np.int32)
   for past_eos in (False, True):
     found = score.score(
@@ -150,7 +151,7 @@ def test_any_completion_is_judged(ids):
 
 
 @pytest.mark.parametrize('fill', ['EOS', 'MASK', ' 9', '<answer>\n', ' +'])
-def test_monotonous_completions(fill):
+def test_score_judges_constant_completions(fill):
   special = {'EOS': WORDS.eos_token, 'MASK': WORDS.mask_token}
   token = special[fill] if fill in special else WORDS.encode(fill)[0]
   tokens = np.full((1, 4000), token, np.int32)
@@ -159,7 +160,7 @@ def test_monotonous_completions(fill):
   assert not found.correct[0] and found.reward[0] == 0
 
 
-def test_a_right_answer_is_right():
+def test_right_answers_are_correct_in_every_task():
   ids = WORDS.encode(COUNTDOWN.demonstration(ROW)) + [WORDS.eos_token] * 3
   cfg = score.RewardConfig(weights=(('solution', 1.0), ('valid', 0.5)))
   found = score.score(COUNTDOWN, WORDS, [ROW], np.array([ids], np.int32), cfg)
@@ -182,7 +183,7 @@ class Together(Letters):
     ]
 
 
-def test_a_batch_is_judged_at_once_and_what_fails_is_no_zero():
+def test_batch_is_judged_in_one_call_and_failures_are_nan():
   Together.calls = 0
   found = score.score(
     Together(),
@@ -199,7 +200,7 @@ def test_a_batch_is_judged_at_once_and_what_fails_is_no_zero():
   assert np.isnan(score.finite_mean(found.terms['a'][1:]))
 
 
-def test_a_prefill_is_judged_and_not_shown():
+def test_prefill_is_judged_but_not_in_texts():
   tokens = np.array([[B, EOS], [A, B]], np.int32)
   reward = score.RewardConfig(weights=(('a', 1.0),))
   got = score.score(Letters(), TOKENIZER, ROWS, tokens, reward, prefill='a')

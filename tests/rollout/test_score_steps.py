@@ -84,7 +84,7 @@ def by_canvases(trajectory, past_eos=False):
 
 @pytest.mark.parametrize('past_eos', [False, True])
 @pytest.mark.parametrize('seed', range(4))
-def test_equals_kept_canvases(seed, past_eos):
+def test_score_steps_equals_scores_of_stored_canvases(seed, past_eos):
   trajectory = trajectories(seed)
   reward = dataclasses.replace(REWARD, past_eos=past_eos)
   got = run(trajectory, reward=reward)
@@ -93,13 +93,13 @@ def test_equals_kept_canvases(seed, past_eos):
   np.testing.assert_allclose(got.final, [c[-1] for c in curves], rtol=1e-6)
 
 
-def test_the_last_reward_is_that_of_the_completion():
+def test_final_reward_is_that_of_the_completion():
   trajectory = trajectories()
   whole = score.score(Counting(), WORDS, ROWS, trajectory.tokens, REWARD)
   np.testing.assert_allclose(run(trajectory).final, whole.reward)
 
 
-def test_every_text_of_a_prompt_is_judged_once():
+def test_each_text_of_a_group_is_judged_once():
   trajectory = trajectories()
   twice = types.Trajectory(*(np.concatenate([x[:3]] * 2) for x in trajectory))
   asked = Counting()
@@ -111,7 +111,7 @@ def test_every_text_of_a_prompt_is_judged_once():
   np.testing.assert_array_equal(got.total[:3], got.total[3:])
 
 
-def test_sub_sampled_steps_stand_for_those_before_them():
+def test_subsampled_steps_count_for_the_steps_before():
   trajectory = trajectories(1)
   curves = by_canvases(trajectory)
   got = run(trajectory, max_scores=2)
@@ -127,7 +127,7 @@ def test_sub_sampled_steps_stand_for_those_before_them():
   )
 
 
-def test_rows_without_steps():
+def test_rows_without_steps_are_scored_once():
   trajectory = trajectories()
   nothing = trajectory._replace(
     num_steps=np.zeros(6, np.int32), commit_step=np.zeros((6, L), np.int32)
@@ -149,7 +149,7 @@ class Batched(Counting):
     ]
 
 
-def test_a_batch_scorer_is_asked_once_and_each_text_once():
+def test_batch_scorer_is_called_once_with_distinct_texts():
   trajectory = trajectories(3)
   asked, one_by_one = Batched(), Counting()
   found, want = run(trajectory, asked), run(trajectory, one_by_one)
@@ -160,7 +160,7 @@ def test_a_batch_scorer_is_asked_once_and_each_text_once():
   np.testing.assert_array_equal(found.final, want.final)
 
 
-def test_a_prefill_stands_before_every_text():
+def test_prefill_is_prepended_to_every_text():
   plain, filled = Counting(), Counting()
   run(trajectories(), plain)
   run(trajectories(), filled, prefill='add ')

@@ -96,7 +96,7 @@ def same(a, b):
 
 
 @pytest.mark.parametrize(('model', 'decoding', 'sizes'), FAST + SLOW)
-def test_the_same_tokens_on_any_mesh(model, decoding, sizes):
+def test_tokens_are_the_same_on_any_mesh(model, decoding, sizes):
   got = sampled(model, decoding, sizes)
   assert len(got.tokens.sharding.device_set) == np.prod(sizes)
   want = sampled(model, decoding, (1, 1, 1))
@@ -205,18 +205,18 @@ def compiled(model, sizes):
   return answer_free.sample.lower(*args, **static).compile()
 
 
-def test_no_collective_without_a_part():
+def test_no_collectives_without_a_divided_model():
   assert groups(compiled(tiny.MODEL, (8, 1, 1)).as_text()) == []
 
 
-def test_data_shards_never_talk():
+def test_no_collectives_over_data():
   found = groups(compiled(tiny.MODEL, (2, 2, 2)).as_text())
   assert len(found) > 5
   for group in sum(found, []):
     assert len(group) == 2 and len({device // 4 for device in group}) == 1
 
 
-def test_a_device_never_holds_the_model():
+def test_no_device_holds_the_whole_model():
   """Its part, one layer, the tables, and activations."""
   model = dataclasses.replace(
     tiny.MODEL, hidden_size=64, mlp_size=256, num_layers=16
@@ -228,7 +228,7 @@ def test_a_device_never_holds_the_model():
   assert used < 0.45 * whole
 
 
-def test_key_heads_stay_together():
+def test_mesh_that_splits_key_heads_is_refused():
   args, static = call(tiny.MODEL, SAMPLED, (1, 1, 4))
   with pytest.raises(errors.UserError, match='mesh.tensor=4 .* 2 key heads'):
     answer_free.sample(*args, **static)

@@ -54,7 +54,7 @@ def attempt(directory, **changes):
     ({'base__path': '/nonexistent/base'}, 'base.path names /nonexistent/base'),
     (
       {'method__reward': {'solved': 1.0}},
-      'reward.solved is no reward term of task',
+      'reward.solved is not a reward term of task',
     ),
     ({'model__num_kv_heads': 3}, "config group 'model': num_heads 2"),
     (
@@ -74,7 +74,7 @@ def test_what_cannot_run_is_refused_before_the_directory_is_made(
 def test_public_rows_that_do_not_fit_the_lexicon(shared_dir, tmp_path):
   data_dir = str(shared_dir / 'data')
   line = attempt(tmp_path / 'run', data_dir=data_dir)
-  assert 'does not fit the lexicon' in line and 'config group task' in line
+  assert 'cannot encode a prompt' in line and 'config group task' in line
 
 
 def wrong_values(value):

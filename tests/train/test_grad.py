@@ -43,7 +43,7 @@ def update(params, x, y, *, num_micro, counts=None, optimizer=OPTIMIZER):
   )
 
 
-def test_rows_are_dealt_out_in_turn():
+def test_micro_batches_deal_rows_in_turn():
   got = grad.micro_batches({'x': jnp.arange(6)}, 2)
   np.testing.assert_array_equal(got['x'], [[0, 2, 4], [1, 3, 5]])
   with pytest.raises(ValueError, match='6 rows'):
@@ -51,14 +51,14 @@ def test_rows_are_dealt_out_in_turn():
 
 
 @pytest.mark.parametrize('count', [1, 2, 4, 8])
-def test_undo(count):
+def test_undo_micro_batches_is_the_inverse(count):
   dealt = grad.micro_batches(jnp.asarray(X), count)
   assert dealt.shape == (count, 8 // count, 3)
   np.testing.assert_array_equal(grad.undo_micro_batches(dealt), X)
 
 
 @pytest.mark.parametrize('num_micro', [1, 2, 8])
-def test_equals_one_gradient_of_the_whole(num_micro):
+def test_micro_batched_update_equals_one_gradient(num_micro):
   optimizer = optax.sgd(0.1)
   value, g = jax.value_and_grad(lambda p: loss(p, (X, Y))[0])(PARAMS)
   new, aux = update(PARAMS, X, Y, num_micro=num_micro, optimizer=optimizer)
@@ -73,7 +73,7 @@ def test_equals_one_gradient_of_the_whole(num_micro):
   assert new.step == 1
 
 
-def test_skipped_micro_batches_give_nothing():
+def test_skipped_micro_batches_give_zeros():
   # Micro-batch m of 4 has rows m and m + 4; y >= 4 is then always there.
   everything, _ = update(PARAMS, X, Y, num_micro=4)
   counted, _ = update(PARAMS, X, Y, num_micro=4, counts=is_counted)
@@ -103,7 +103,7 @@ ODD = {'w': jnp.array([-0.0, 1e-45, 3.0]), 'b': jnp.array([0.25])}
 
 
 @pytest.mark.parametrize('bad', [np.nan, np.inf])
-def test_a_loss_that_is_not_finite_changes_no_bit(bad):
+def test_non_finite_loss_changes_no_bit(bad):
   """With the state donated, in the middle of a run."""
   step = jax.jit(
     lambda state, y: grad.update(
@@ -127,7 +127,7 @@ def test_a_loss_that_is_not_finite_changes_no_bit(bad):
   assert_same_bits(again, other)
 
 
-def test_an_update_that_is_not_finite_changes_no_bit():
+def test_non_finite_update_changes_no_bit():
   """Loss and gradient are finite, and the optimiser makes too much of them."""
   wild = optax.sgd(3e38)
   new, aux = update(PARAMS, X, Y, num_micro=2, optimizer=wild)
@@ -136,7 +136,7 @@ def test_an_update_that_is_not_finite_changes_no_bit():
   assert_same_bits(new, state.create(PARAMS, wild))
 
 
-def test_a_gradient_that_is_not_finite_changes_nothing():
+def test_non_finite_gradient_changes_no_bit():
   @jax.jit
   def go():
     # sqrt at 0: the value is 0, the gradient infinite.
@@ -155,7 +155,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing():
   jax.tree.map(np.testing.assert_array_equal, new.params, PARAMS)
 
 
-def test_frozen_leaves_stay_and_have_no_moments():
+def test_frozen_leaves_do_not_change_and_have_no_moments():
   params = {'layer': {'kernel': jnp.ones(3), 'lora_a': jnp.ones(3)}}
 
   def value(p, micro):

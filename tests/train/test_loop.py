@@ -150,7 +150,7 @@ def steps_of(rows):
   return [row['step'] for row in rows]
 
 
-def test_a_run_to_its_end(run):
+def test_loop_runs_every_step_in_order(run):
   method = Adder()
   params, progress = run(method)
   assert float(params['w']) == weight_after(7)
@@ -163,7 +163,7 @@ def test_a_run_to_its_end(run):
   assert 'toy  7/7' in run.screen.getvalue()
 
 
-def test_rows_are_written_one_step_later_once_and_in_order(run):
+def test_rows_are_written_once_in_order_one_step_later(run):
   method = Adder(log=run.directory, inner=3)
   (run.directory / metrics.METRICS_FILE).touch()
   run(method)
@@ -193,7 +193,7 @@ def multiply(x):
   return jax.lax.fori_loop(0, 200, lambda _, y: y @ x / 300, x)
 
 
-def test_an_update_counts_for_its_step_and_not_for_what_follows(run):
+def test_time_of_an_update_counts_for_its_own_step(run):
   jax.block_until_ready(multiply(jnp.ones((300, 300))))
   began = time.perf_counter()
   jax.block_until_ready(multiply(jnp.ones((300, 300))))
@@ -204,18 +204,18 @@ def test_an_update_counts_for_its_step_and_not_for_what_follows(run):
   assert min(row['time/eval'] for row in run.rows()) < alone / 4
 
 
-def test_one_inner_step_has_no_last_one(run):
+def test_one_inner_step_logs_no_last_metrics(run):
   run(Adder())
   assert 'policy/last_loss' not in run.rows()[0]
 
 
 @pytest.mark.parametrize('every, saved', [(1, [5, 6, 7]), (3, [3, 6, 7])])
-def test_checkpoints_come_when_asked_for(run, every, saved):
+def test_checkpoints_are_saved_every_n_steps(run, every, saved):
   run(Adder(), keep=3, checkpoint_every=every)
   assert run.saved() == saved
 
 
-def test_a_checkpoint_never_precedes_the_rows_of_its_steps(run, monkeypatch):
+def test_rows_are_written_before_the_checkpoint_of_their_step(run, monkeypatch):
   seen = []
   save = checkpoint.Checkpoints.save
 
@@ -228,7 +228,7 @@ def test_a_checkpoint_never_precedes_the_rows_of_its_steps(run, monkeypatch):
   assert seen == [(2, 2, 2), (4, 4, 4), (6, 6, 6), (7, 7, 7)]
 
 
-def test_a_finished_loop_does_nothing(run):
+def test_finished_loop_runs_no_step(run):
   want, _ = run(Adder())
   method = Adder()
   got, progress = run(method)
@@ -237,7 +237,7 @@ def test_a_finished_loop_does_nothing(run):
   assert steps_of(run.rows()) == list(range(1, 8))
 
 
-def test_evaluations_join_the_row_of_their_step(run):
+def test_evaluation_is_in_the_row_of_its_step(run):
   run(Adder(), eval_every=3)
   # The last step is evaluated whatever `eval_every` says.
   assert run.scored == [weight_after(3), weight_after(6), weight_after(7)]
@@ -246,7 +246,7 @@ def test_evaluations_join_the_row_of_their_step(run):
   assert all(row['time/eval'] >= 0 for row in rows)
 
 
-def test_patience_keeps_the_best_and_stops(tmp_path):
+def test_patience_stops_and_returns_the_best(tmp_path):
   run = Run(tmp_path, scores=[0.1, 0.5, 0.5, 0.4])
   params, progress = run(Adder(), num_steps=100, eval_every=2, patience=2)
   # A tie is not better; two evaluations after that of step 4 are enough.
@@ -258,7 +258,7 @@ def test_patience_keeps_the_best_and_stops(tmp_path):
   tiny_run.assert_same(again, params)
 
 
-def test_patience_that_does_not_run_out_gives_the_best(tmp_path):
+def test_patience_returns_the_best_at_the_end(tmp_path):
   run = Run(tmp_path, scores=[0.9, 0.1, 0.2, 0.3])
   params, progress = run(Adder(), eval_every=2, patience=5)
   assert float(params['w']) == weight_after(2)
@@ -268,13 +268,13 @@ def test_patience_that_does_not_run_out_gives_the_best(tmp_path):
 FLOOR = {'floor': 0.4, 'num_steps': 20, 'eval_every': 2, 'floor_patience': 3}
 
 
-def test_a_collapse_is_stopped_and_the_best_is_kept(tmp_path):
+def test_floor_patience_stops_a_collapse_and_returns_the_best(tmp_path):
   run = Run(tmp_path, scores=[0.5, 0.3, 0.45, 0.39, 0.1, 0.2, 0.9])
   params, progress = run(Adder(), **FLOOR)
   assert (progress.step, progress.below, progress.best_step) == (12, 3, 2)
   assert float(params['w']) == weight_after(2)
   said = ' '.join(run.screen.getvalue().split())
-  assert 'ended at step 12 of 20, its last 3 evaluation(s) below' in said
+  assert 'ended at step 12 of 20 with its last 3 evaluation(s) below' in said
   assert 'kept step 2 (0.500)' in said
   again, _ = run(Adder(), **FLOOR)
   assert float(again['w']) == weight_after(2)
@@ -282,7 +282,7 @@ def test_a_collapse_is_stopped_and_the_best_is_kept(tmp_path):
   assert loop.kept_step(progress, cfg) == 2
 
 
-def test_a_collapse_is_the_same_after_a_stop(tmp_path):
+def test_floor_patience_survives_a_restart(tmp_path):
   scores = [0.5, 0.3, 0.45, 0.39, 0.1, 0.2]
   run = Run(tmp_path, scores=scores)
   with pytest.raises(loop.Interrupted):
@@ -293,7 +293,7 @@ def test_a_collapse_is_the_same_after_a_stop(tmp_path):
   assert float(params['w']) == weight_after(2)
 
 
-def test_a_run_above_its_floor_gives_its_last(tmp_path):
+def test_loop_above_its_floor_returns_the_last(tmp_path):
   run = Run(tmp_path, scores=[0.5, 0.3, 0.4] + [0.41] * 7)
   params, progress = run(Adder(), **FLOOR)
   assert (progress.step, progress.below) == (20, 0)
@@ -301,14 +301,14 @@ def test_a_run_above_its_floor_gives_its_last(tmp_path):
   assert 'below' not in run.screen.getvalue()
 
 
-def test_a_run_that_never_reached_its_floor_gives_its_start(tmp_path):
+def test_loop_never_above_its_floor_returns_the_initial(tmp_path):
   run = Run(tmp_path, scores=[0.1] * 3)
   params, progress = run(Adder(), **FLOOR)
   assert (progress.step, progress.best_step) == (6, 0)
   assert float(params['w']) == 1.0
 
 
-def test_best_and_staleness_survive_a_stop(tmp_path):
+def test_patience_survives_a_restart(tmp_path):
   run = Run(tmp_path, scores=[0.3, 0.2, 0.1])
   setting = {'num_steps': 100, 'eval_every': 2, 'patience': 2}
   with pytest.raises(loop.Interrupted):
@@ -318,7 +318,7 @@ def test_best_and_staleness_survive_a_stop(tmp_path):
   assert progress.step == 6 and float(params['w']) == weight_after(2)
 
 
-def test_a_stop_request_saves_at_the_next_boundary(run):
+def test_stop_request_saves_after_the_step(run):
   method = Adder(stop=run.stop, stop_at=3)
   with pytest.raises(loop.Interrupted):
     run(method)
@@ -330,39 +330,72 @@ def test_a_stop_request_saves_at_the_next_boundary(run):
   assert [step for step, _ in method.collected] == [4, 5, 6]
   assert float(params['w']) == weight_after(7)
   assert steps_of(run.rows()) == list(range(1, 8))
-  assert progress.seconds > 0 and progress.cpu_seconds > 0
+  assert progress.seconds > progress.train_seconds > 0
 
 
-def test_a_stop_request_in_the_last_step_lets_the_loop_end(run):
+def test_stop_request_in_the_last_step_finishes_the_loop(run):
   params, progress = run(Adder(stop=run.stop, stop_at=6))
   assert progress.finished and float(params['w']) == weight_after(7)
 
 
-def test_a_stop_request_between_the_stages(run):
+def test_check_stop_raises_if_requested(run):
   loop.check_stop(run.stop)
   run.stop.requested = True
   with pytest.raises(loop.Interrupted):
     loop.check_stop(run.stop)
 
 
-def test_time_adds_up_over_stops(run, monkeypatch):
-  now = iter(range(0, 10_000, 10))
-  monkeypatch.setattr(loop.time, 'process_time', lambda: float(next(now)))
+def test_train_seconds_exclude_evaluation_and_saving_over_restarts(
+  run, monkeypatch
+):
+  now = 0.0
+  monkeypatch.setattr(loop.time, 'perf_counter', lambda: now)
+
+  def takes(seconds, function):
+    def timed(*args):
+      nonlocal now
+      now += seconds
+      return function(*args)
+
+    return timed
+
+  def timed_run(method):
+    method.collect = takes(1, method.collect)
+    method.update = takes(2, method.update)
+    return run(method, eval_every=3, checkpoint_every=2)
+
+  run._score = takes(10, run._score)
+  monkeypatch.setattr(
+    checkpoint.Checkpoints, 'save', takes(100, checkpoint.Checkpoints.save)
+  )
   with pytest.raises(loop.Interrupted):
-    run(Adder(stop=run.stop, stop_at=1))
+    timed_run(Adder(stop=run.stop, stop_at=2))
   run.stop.requested = False
-  _, progress = run(Adder())
-  # Each run reads the clock when it begins and when it saves.
-  assert progress.cpu_seconds == 20.0
+  _, progress = timed_run(Adder())
+  assert progress.step == 7
+  assert progress.train_seconds == 7 * 3
+  # Evaluations after steps 3, 6 and 7; saves after 2, 3, 4, 6 and 7, of which
+  # those that end a run do not count themselves.
+  assert progress.seconds == 7 * 3 + 3 * 10 + 3 * 100
+
+
+def test_progress_reads_records_of_earlier_versions():
+  old = {'step': 3, 'seconds': 5.0, 'cpu_seconds': 9.0, 'finished': True}
+  expected = progress.Progress(
+    step=3, seconds=5.0, train_seconds=5.0, finished=True
+  )
+  assert progress.Progress.from_record(old) == expected
+  new = progress.Progress(step=3, seconds=5.0, train_seconds=4.0)
+  record = dataclasses.asdict(new)
+  assert progress.Progress.from_record(record) == new
+  assert progress.Progress.from_record({}) == progress.Progress()
 
 
 @pytest.mark.parametrize(
   'inner, name',
   [(0, 'policy/loss'), (0, 'policy/grad_norm'), (1, 'policy/loss')],
 )
-def test_a_step_that_was_skipped_is_counted_and_its_batch_kept(
-  run, inner, name
-):
+def test_skipped_steps_are_counted_and_their_batches_written(run, inner, name):
   method = Adder(bad=(inner, name), bad_at=(1, 4), inner=2)
   params, progress = run(method)
   assert (progress.step, progress.skipped) == (7, 2)
@@ -378,10 +411,12 @@ def test_a_step_that_was_skipped_is_counted_and_its_batch_kept(
     assert kept['batch'] == 5.0
     assert kept['row_ids'].tolist() == method.collected[4][1]
   said = ' '.join(run.screen.getvalue().split())
-  assert 'rl step 5: not finite, 1 update(s) skipped; its batch is in' in said
+  assert 'rl step 5: 1 update(s) not finite and skipped; batch written to' in (
+    said
+  )
 
 
-def test_a_run_that_diverges_is_stopped(run):
+def test_ten_skipped_steps_in_a_row_stop_the_run(run):
   method = Adder(bad=(0, 'policy/loss'), bad_at=tuple(range(4, 30)))
   for _ in range(2):  # the same command stops at the same place
     with pytest.raises(errors.UserError) as caught:
@@ -395,14 +430,14 @@ def test_a_run_that_diverges_is_stopped(run):
     assert len(list((run.directory / 'skipped').iterdir())) == 10
 
 
-def test_too_many_stray_batches_stop_a_run(run):
+def test_large_share_of_skipped_steps_stops_the_run(run):
   every_third = tuple(range(0, 40, 3))
   method = Adder(bad=(0, 'policy/loss'), bad_at=every_third)
   with pytest.raises(errors.UserError, match='rl step 31: .* in 11 of 31'):
     run(method, num_steps=40)
 
 
-def test_what_was_skipped_is_counted_over_a_stop(run):
+def test_skipped_steps_are_counted_over_restarts(run):
   method = Adder(bad=(0, 'policy/loss'), bad_at=tuple(range(2, 30)))
   method.stop, method.stop_at = run.stop, 6
   with pytest.raises(loop.Interrupted):
@@ -413,7 +448,7 @@ def test_what_was_skipped_is_counted_over_a_stop(run):
 
 
 @pytest.mark.parametrize('step, stops', [(1099, True), (1100, False)])
-def test_one_stray_batch_in_a_hundred_is_let_pass(tmp_path, step, stops):
+def test_one_percent_of_skipped_steps_is_allowed(tmp_path, step, stops):
   this = skipping.Step(tmp_path, 'rl', step, (), {})
   history = [{'policy/skipped_updates': 1.0}]
   before = skipping.Skips(10, 0)
@@ -424,7 +459,7 @@ def test_one_stray_batch_in_a_hundred_is_let_pass(tmp_path, step, stops):
     assert skipping.judge(before, history, this, print) == (11, 1)
 
 
-def test_batches_of_few_steps_are_kept(tmp_path, monkeypatch):
+def test_batches_of_at_most_max_kept_steps_are_written(tmp_path, monkeypatch):
   """Each with a file of every process."""
   monkeypatch.setattr(skipping, 'MAX_KEPT', 2)
   batch = {'x': jnp.ones(2, jnp.bfloat16), 'n': np.int32(3)}
@@ -441,19 +476,19 @@ def test_batches_of_few_steps_are_kept(tmp_path, monkeypatch):
     assert kept['x'].tolist() == [1.0, 1.0] and kept['n'] == 3
 
 
-def test_a_batch_that_cannot_be_written_does_not_end_the_run(run):
+def test_unwritable_batch_does_not_end_the_run(run):
   (run.directory / 'skipped').touch()
   _, progress = run(Adder(bad=(0, 'policy/loss'), bad_at=(2,)))
   assert (progress.step, progress.skipped) == (7, 1)
-  assert 'its batch cannot be written: ' in run.screen.getvalue()
+  assert 'the batch could not be written: ' in run.screen.getvalue()
 
 
-def test_a_mean_over_nothing_is_not_logged(run):
+def test_nan_means_are_not_logged(run):
   run(Adder(bad=(0, 'policy/ratio_max'), bad_at=(2,)))
   assert 'policy/ratio_max' not in run.rows()[2]
 
 
-def test_a_run_of_no_steps_gives_its_start(run):
+def test_loop_of_0_steps_returns_the_initial(run):
   params, progress = run(Adder(), num_steps=0)
   assert float(params['w']) == 1.0 and progress.step == 0
 
@@ -492,7 +527,7 @@ def test_frozen_parameters_are_not_saved(run):
   tiny_run.assert_same(again, params)
 
 
-def test_scalars_join_the_parameters_on_their_mesh(run):
+def test_on_one_mesh_replicates_scalars(run):
   """Else a restored state would lie partly on the first device alone."""
   mesh = sharding.make_mesh(sharding.MeshConfig(data=2))
   params = jax.device_put({'w': jnp.float32(1)}, sharding.replicated(mesh))
@@ -513,10 +548,10 @@ def test_scalars_join_the_parameters_on_their_mesh(run):
     ({'checkpoint_every': 0}, 'checkpoint.every 0 is below 1'),
   ],
 )
-def test_config(wrong, line):
+def test_loop_config_refuses_bad_values(wrong, line):
   with pytest.raises(ValueError, match=line):
     dataclasses.replace(CFG, **wrong)
 
 
-def test_methods_are_methods():
+def test_toy_method_satisfies_the_protocol():
   assert isinstance(Adder(), loop.Method)

@@ -25,7 +25,7 @@ def descend(optimizer, count):
   return params, state
 
 
-def test_small_steps_add_up():
+def test_masters_accumulate_small_steps():
   alone, _ = descend(optax.sgd(-STEP), 64)
   np.testing.assert_array_equal(np.float32(alone['narrow']), 1.0)
   params, state = descend(optim.with_masters(optax.sgd(-STEP)), 64)
@@ -36,7 +36,7 @@ def test_small_steps_add_up():
   assert state.masters['wide'] is None
 
 
-def test_a_leaf_is_its_master_rounded():
+def test_parameters_are_their_rounded_masters():
   params, state = descend(optim.with_masters(optax.sgd(-STEP)), 3)
   master = state.masters['narrow']
   np.testing.assert_array_equal(master, 1.0 + 3 * STEP)
@@ -49,7 +49,7 @@ def test_moments_of_masters_are_float32():
   assert dtypes == {jnp.dtype('float32'), jnp.dtype('int32')}
 
 
-def test_float32_leaves_need_no_master():
+def test_float32_parameters_have_no_masters():
   wide = {'wide': START['wide']}
   optimizer = optax.adam(0.1)
   state = optim.with_masters(optimizer).init(wide)

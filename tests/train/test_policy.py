@@ -100,7 +100,7 @@ def test_ratio_is_exactly_1_at_first(name, num_inner):
 
 
 @pytest.mark.parametrize('name', ESTIMATORS)
-def test_all_inner_steps_have_views_of_their_own_and_old_shares_them(name):
+def test_inner_steps_draw_new_views_shared_by_all_policies(name):
   # The policy stands still, so only the views can move anything.
   _, history = update(optimizer=STILL, estimator=name, num_inner=3)
   assert len({float(m['policy/logp']) for m in history}) == 3
@@ -109,7 +109,7 @@ def test_all_inner_steps_have_views_of_their_own_and_old_shares_them(name):
       np.testing.assert_allclose(metrics[what], 1.0, rtol=1e-5)
 
 
-def test_no_kl_to_itself():
+def test_kl_to_the_policy_itself_is_0():
   new, (metrics,) = update(**FREE_KL | {'reference': tiny.table_params(0, L)})
   assert abs(metrics['policy/kl']) < 1e-9
   assert abs(metrics['policy/kl_guided']) < 1e-9
@@ -155,7 +155,7 @@ TIED = BATCH._replace(
 @pytest.mark.parametrize(
   ('name', 'beta'), [('one_step', 0.3), ('trajectory', 0.0)]
 )
-def test_micro_batches_change_nothing(name, beta):
+def test_update_does_not_depend_on_micro_batches(name, beta):
   run = lambda num_micro: update(
     TIED,
     num_micro=num_micro,
@@ -179,7 +179,7 @@ def test_micro_batches_change_nothing(name, beta):
         np.testing.assert_allclose(a[what], b[what], rtol=1e-4, atol=1e-6)
 
 
-def test_no_advantage_moves_nothing():
+def test_zero_advantages_change_no_parameter():
   nothing = BATCH._replace(advantage=jnp.zeros((8, L)))
   before = tiny.table_params(0, L)
   new, history = update(nothing, optimizer=ADAM, num_inner=2, num_micro=4)
@@ -190,7 +190,7 @@ def test_no_advantage_moves_nothing():
   assert (np.asarray(new.params['table']) != before['table']).any()
 
 
-def test_permuted_rows_give_the_same_step():
+def test_update_does_not_depend_on_row_order():
   order = jnp.array([3, 1, 7, 0, 2, 6, 5, 4])
   shuffled = jax.tree.map(lambda x: x[order], BATCH)
   one, _ = update()
@@ -199,7 +199,7 @@ def test_permuted_rows_give_the_same_step():
 
 
 @pytest.mark.parametrize('name', ESTIMATORS)
-def test_masked_out_positions_do_not_matter(name):
+def test_masked_out_positions_do_not_change_the_update(name):
   counted = BATCH.completion_mask
   assert not counted.all()
   bad = BATCH._replace(
@@ -221,7 +221,7 @@ def test_masked_out_positions_do_not_matter(name):
   'where, bad',
   [('advantage', np.nan), ('advantage', np.inf), ('reference', np.nan)],
 )
-def test_what_is_not_finite_keeps_the_state_and_is_counted(where, bad):
+def test_non_finite_update_keeps_the_state_and_is_counted(where, bad):
   """In the rewards' advantages, or in log-probabilities of the KL term."""
   batch, reference = BATCH, dict(REFERENCE)
   if where == 'advantage':
@@ -239,7 +239,7 @@ def test_what_is_not_finite_keeps_the_state_and_is_counted(where, bad):
   assert metrics['policy/skipped_updates'] == 0 and good.step == 1
 
 
-def test_log_probabilities_of_the_sampler_are_only_logged():
+def test_sampler_logp_is_only_logged():
   bad = BATCH._replace(sampler_logp=BATCH.sampler_logp * jnp.nan)
   (want, _), (got, (metrics,)) = update(), update(bad)
   assert np.isnan(metrics['policy/sampler_gap'])
@@ -248,7 +248,7 @@ def test_log_probabilities_of_the_sampler_are_only_logged():
 
 
 @pytest.mark.parametrize('guided', [False, True])
-def test_kl_by_hand_and_on_rows_of_one_kind(guided):
+def test_kl_by_hand_and_by_kind_of_row(guided):
   weights = {'beta': 0.0, 'guided_beta': 0.3} if guided else {}
   _, (metrics,) = update(step=2, **FREE_KL | weights)
   views = views_of(ONE_STEP, 2, 0)
@@ -302,7 +302,7 @@ def test_eight_devices_equal_one():
       np.testing.assert_allclose(a[what], b[what], rtol=1e-4, atol=1e-5)
 
 
-def test_only_adapters_are_trained():
+def test_update_trains_only_adapters():
   cfg = dataclasses.replace(tiny.MODEL, lora_rank=2)
   params = tiny.params(cfg)
   optimizer = optim.make(optim.OptimConfig(learning_rate=0.1, weight_decay=0.1))
@@ -321,6 +321,6 @@ def test_only_adapters_are_trained():
 @pytest.mark.parametrize(
   'wrong', [{'num_inner': 0}, {'num_micro': 0}, {'eps': 0.0}, {'beta': -1.0}]
 )
-def test_config_refuses(wrong):
+def test_policy_config_refuses_bad_values(wrong):
   with pytest.raises(ValueError, match=next(iter(wrong))):
     dataclasses.replace(CFG, **wrong)

@@ -32,25 +32,25 @@ def refused(check, *args) -> str:
     ({'rollout__schedule': 'linear'}, 'decoded by an even, fixed schedule'),
   ],
 )
-def test_method_that_does_not_fit_is_refused(changes, line):
+def test_check_refuses_bad_combinations(changes, line):
   cfg, ctx = tiny_run.parts('ag_grpo', **changes)
   assert line in refused(cfg.method.check, ctx, cfg.rollout)
 
 
-def test_rows_that_do_not_fit_the_mesh_are_refused():
+def test_check_refuses_rows_that_the_mesh_does_not_divide():
   cfg, ctx = tiny_run.parts('diffu_grpo', devices=8, rollout__num_prompts=3)
   line = refused(cfg.method.check, ctx, cfg.rollout)
   assert 'num_prompts * rollout.group_size is 12, which the 8 shards' in line
 
 
-def test_reward_terms_of_another_task_are_refused():
+def test_check_rows_refuses_unknown_reward_terms():
   cfg, ctx = tiny_run.parts('diffu_grpo', method__reward={'cells': 1.0})
   rows = tiny_run.rows('5 + 3 - 1')
   line = refused(cfg.method.check_rows, ctx, rows)
-  assert "method.reward.cells is no reward term of task 'countdown'" in line
+  assert "method.reward.cells is not a reward term of task 'countdown'" in line
 
 
-def test_anchors_that_all_pass_the_cap_are_refused():
+def test_check_rows_refuses_a_cap_below_every_anchor():
   cfg, ctx = tiny_run.parts('ag_grpo', method__guided__max_anchor=2)
   line = refused(cfg.method.check_rows, ctx, tiny_run.rows('5 + 3 - 1'))
   assert 'every anchor is longer than method.guided.max_anchor=2' in line

@@ -100,7 +100,7 @@ def leaf_at(tree, path):
   return np.asarray(tree)
 
 
-def test_moments_lie_as_the_parameters():
+def test_moments_are_sharded_as_parameters():
   new, _ = updated((2, 2, 2))
   want = sharding.param_shardings(new, context((2, 2, 2)).mesh)
 
@@ -112,7 +112,7 @@ def test_moments_lie_as_the_parameters():
   assert kernel.addressable_shards[0].data.size == kernel.size // 4
 
 
-def test_an_update_works_in_place():
+def test_update_donates_its_state():
   """Nothing of the state is copied, and rows are not repeated over fsdp."""
   ctx = context((2, 2, 2))
   start = fresh(ctx)
@@ -144,7 +144,7 @@ def test_an_update_works_in_place():
   assert f'f32[16,{canvas},{width}]' not in text
 
 
-def test_a_resumed_state_goes_on_bit_for_bit(tmp_path):
+def test_resumed_state_continues_bit_for_bit(tmp_path):
   ctx = context((2, 2, 2))
   first, _ = updated((2, 2, 2))
   kept = checkpoint.Checkpoints(tmp_path / 'kept', max_to_keep=1)
@@ -160,7 +160,7 @@ def test_a_resumed_state_goes_on_bit_for_bit(tmp_path):
   jax.tree.map(np.testing.assert_array_equal, got, want)
 
 
-def test_frozen_leaves_are_shared():
+def test_frozen_leaves_are_not_copied():
   """By the base, the policy and its reference; only adapters are donated."""
   ctx = context((1, 1, 1), LORA)
   base = jax.tree.map(jnp.asarray, tiny.params(LORA))

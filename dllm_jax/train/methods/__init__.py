@@ -1,8 +1,8 @@
-"""The methods: each file has its config group, and reads top to bottom."""
+"""RL methods, one per file with its config group."""
 
 from dllm_jax.train.methods import ag_grpo, diffu_grpo, ta_grpo_d
 
-# By the name that `method.name` takes; 'sft' trains the base model alone.
+# By the value of `method.name`; 'sft' trains only the base model.
 METHODS = {
   'sft': None,
   'diffu_grpo': diffu_grpo.DiffuGrpo,

@@ -1,8 +1,8 @@
 """AG-GRPO: answer-free and answer-guided rollouts under one group baseline.
 
-The first G_AF rows of a group are answer-free, the others reason towards the
-gold answer and re-predict it; the loss is diffu-GRPO's, and sees the prompt
-alone.
+The first rows of a group are answer-free; the last `num_guided` reason towards
+the gold answer and then re-predict it. The loss is diffu-GRPO's, with only the
+prompt as context.
 
 References:
   Kim et al. 2026, AG-GRPO, ACL (2026.acl-long.1724).
@@ -71,7 +71,7 @@ class AgGrpoConfig(policy_config.GroupConfig):
   def check_rows(
     self, ctx: context.Context, rows: Sequence[task_lib.Row]
   ) -> None:
-    """See `GroupConfig.check_rows`; refuses anchors that do not fit, too."""
+    """See `GroupConfig.check_rows`; also refuses anchors that do not fit."""
     super().check_rows(ctx, rows)
     if not self.guided.num_guided:
       return
@@ -81,23 +81,19 @@ class AgGrpoConfig(policy_config.GroupConfig):
       )
     except ValueError as e:
       raise errors.UserError(
-        f'anchors of template {self.guided.template!r} do not fit the lexicon '
-        f'of task {ctx.task.name!r}: {e}; change method.guided.template'
+        f'cannot encode the anchors of template {self.guided.template!r} in '
+        f'task {ctx.task.name!r}: {e}; change method.guided.template'
       ) from e
     if not any(anchors):
       raise errors.UserError(
         f'every anchor is longer than method.guided.max_anchor='
-        f'{self.guided.max_anchor}: raise that key'
+        f'{self.guided.max_anchor}: increase it'
       )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AgGrpo:
-  """`loop.Method`: prompts and gold answers to a policy update.
-
-  The fields are those of `diffu_grpo.DiffuGrpo`; a group's rows are of both
-  kinds.
-  """
+  """`loop.Method` of AG-GRPO; fields as in `diffu_grpo.DiffuGrpo`."""
 
   Config = AgGrpoConfig
   phase = 'rl'
@@ -111,7 +107,7 @@ class AgGrpo:
   def collect(
     self, state: state_lib.TrainState, rows: Sequence[task_lib.Row], step: int
   ) -> tuple[types.RolloutBatch, dict[str, Any]]:
-    """Samples both kinds of rows of every group, and judges them together."""
+    """Samples both kinds of rows of every group, and rewards them together."""
     ctx, size = self.ctx, self.rollout.group_size
     num_guided = self.cfg.guided.num_guided
     requests = batch.request_groups(ctx, rows, size)
@@ -124,8 +120,8 @@ class AgGrpo:
     guided = last & has_anchor[requests.prompt_id]
     key = streams.step_key(ctx.root, 'rollout', step)
 
-    # The two kinds are sampled apart and put back at their rows. Rows are
-    # padded to one of two shapes: with no prompt fallen back, and with any.
+    # The two kinds are sampled separately, then merged in row order. There are
+    # two shapes of answer-free rows: if every anchor fits, and if any does not.
     num_last = len(rows) * num_guided
     num_free = len(row_id) - (num_last if guided.sum() == num_last else 0)
     parts = []
@@ -183,7 +179,7 @@ class AgGrpo:
   def update(
     self, state: state_lib.TrainState, rollouts: types.RolloutBatch, step: int
   ) -> tuple[state_lib.TrainState, list[dict[str, Any]]]:
-    """mu inner steps of the clipped surrogate, on both kinds of rows."""
+    """mu optimizer steps on the clipped surrogate, on both kinds of rows."""
     decoders = [self.rollout.decoder]
     if self.cfg.guided.num_guided:
       decoders += answer_guided.passes(decoders[0], self.cfg.guided)

@@ -1,4 +1,4 @@
-"""diffu-GRPO: GRPO for masked diffusion models, answer-free rollouts alone.
+"""diffu-GRPO: GRPO for masked diffusion models, on answer-free rollouts.
 
 Deviations from the release: docs/papers.md.
 
@@ -21,14 +21,14 @@ from dllm_jax.train import state as state_lib
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DiffuGrpo:
-  """`loop.Method`: prompts to rollouts to a policy update.
+  """`loop.Method` of diffu-GRPO.
 
   Attributes:
-    cfg: the config group `method`.
-    ctx: the run.
-    rollout: prompts of a batch, and how they are sampled.
-    optimizer: updates the trained leaves.
-    reference: parameters of the policy in the KL term.
+    cfg: config group `method`.
+    ctx: the run: task, tokenizer, model and mesh.
+    rollout: config group `rollout`: size of a batch, and the decoder.
+    optimizer: gradient transformation applied to the trained leaves.
+    reference: parameters of the reference policy in the KL term.
   """
 
   Config = policy_config.GroupConfig
@@ -43,18 +43,14 @@ class DiffuGrpo:
   def collect(
     self, state: state_lib.TrainState, rows: Sequence[task_lib.Row], step: int
   ) -> tuple[types.RolloutBatch, dict[str, Any]]:
-    """Samples a group of completions for every row, and judges them."""
+    """Samples a group of completions for every row, and rewards them."""
+    rollouts = answer_free.groups(
+      self.ctx, state.params, rows, step, self.rollout
+    )
     judged = batch.judge(
       self.ctx,
       rows,
-      answer_free.groups(
-        self.ctx,
-        state.params,
-        rows,
-        step,
-        self.rollout.group_size,
-        self.rollout.decoder,
-      ),
+      rollouts,
       reward=score.task_reward(self.ctx, self.cfg.reward),
       advantage=self.cfg.advantage,
     )
@@ -63,7 +59,7 @@ class DiffuGrpo:
   def update(
     self, state: state_lib.TrainState, rollouts: types.RolloutBatch, step: int
   ) -> tuple[state_lib.TrainState, list[dict[str, Any]]]:
-    """mu inner steps of the clipped surrogate."""
+    """mu optimizer steps on the clipped surrogate."""
     return policy.update(
       self.ctx,
       state,

@@ -1,7 +1,7 @@
-"""Supervised fine-tuning on demonstrations, by masked diffusion.
+"""Supervised fine-tuning on demonstrations, with the masked diffusion loss.
 
-Also makes the base model that the RL methods start from. Dims: B rows, P
-prompt columns, L completion columns.
+It also trains the base model that RL starts from. Dims: B rows, P prompt
+columns, L completion columns.
 """
 
 import dataclasses
@@ -31,9 +31,10 @@ class SftConfig:
   """Shapes and loss of supervised training.
 
   Attributes:
-    gen_length: L; a demonstration is filled up with EOS, which is trained.
-    min_ratio: smallest masking ratio t.
-    num_micro: micro-batches of a step.
+    gen_length: completion columns; a demonstration is padded to it with EOS,
+      which is part of the loss.
+    min_ratio: smallest masking ratio t, in (0, 1).
+    num_micro: micro-batches per optimizer step.
   """
 
   gen_length: int
@@ -42,7 +43,13 @@ class SftConfig:
 
 
 class SftBatch(NamedTuple):
-  """Prompts and the completions to learn."""
+  """Prompts and the completions to learn.
+
+  Attributes:
+    prompt_ids: prompt ids, padded on the left.
+    prompt_mask: True on prompt tokens, False on padding.
+    tokens: completion ids, padded with EOS.
+  """
 
   prompt_ids: Int[Array, 'B P']
   prompt_mask: Bool[Array, 'B P']
@@ -51,14 +58,14 @@ class SftBatch(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sft:
-  """`loop.Method`: rows of demonstrations to updates of the parameters.
+  """`loop.Method` of supervised training.
 
   Attributes:
-    ctx: the run.
-    optimizer: of the trained leaves.
+    ctx: the run: task, tokenizer, model and mesh.
+    optimizer: gradient transformation applied to the trained leaves.
     cfg: shapes and loss.
-    phase: 'sft', or 'control' for more training of a finished base; also the
-      stream of its draws.
+    phase: 'sft', or 'control' for further training of the base; names the rows
+      in metrics.jsonl and the random stream.
   """
 
   ctx: context.Context
@@ -86,7 +93,7 @@ class Sft:
       if len(ids) > cfg.gen_length:
         raise errors.UserError(
           f'demonstration of row {rows[i]["id"]!r} has {len(ids)} tokens, more '
-          f'than rollout.gen_length={cfg.gen_length}: raise that key'
+          f'than rollout.gen_length={cfg.gen_length}: increase it'
         )
       tokens[i, : len(ids)] = ids
     batch = SftBatch(encoded.ids, encoded.mask, tokens)
@@ -95,7 +102,7 @@ class Sft:
   def update(
     self, state: state_lib.TrainState, batch: SftBatch, step: int
   ) -> tuple[state_lib.TrainState, list[dict[str, Any]]]:
-    """One optimiser step."""
+    """One optimizer step."""
     state, frozen = state_lib.without_frozen(state)
     state, metrics = _update(
       state,

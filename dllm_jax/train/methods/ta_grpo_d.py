@@ -1,8 +1,9 @@
-"""TA-GRPO-d: gated rollouts, advantages shaped by the denoising path.
+"""TA-GRPO-d: gated rollouts, and advantages shaped by the trajectory.
 
-The gate commits what the model is sure of, so that fewer steps suffice where it
-is; a row's path, scored along the way, shapes the advantages of its tokens. The
-loss is diffu-GRPO's. Deviations: docs/papers.md.
+The gate commits the tokens that the model is sure of, which saves steps. The
+text after every denoising step is scored, and the scores of a trajectory shape
+the advantages of its tokens. The loss is diffu-GRPO's. Deviations:
+docs/papers.md.
 
 References:
   Kim and Kang 2026, TA-GRPO-d, ACL (2026.acl-long.1723).
@@ -33,7 +34,7 @@ class TaGrpoDConfig(policy_config.GroupConfig):
   """Config group `method` of TA-GRPO-d.
 
   Attributes:
-    credit: how a row's path shapes the advantages of its tokens.
+    credit: how a trajectory shapes the advantages of its tokens.
   """
 
   credit: trajectory_credit.CreditConfig
@@ -41,10 +42,7 @@ class TaGrpoDConfig(policy_config.GroupConfig):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TaGrpoD:
-  """`loop.Method`: prompts to gated rollouts to a policy update.
-
-  The fields are those of `diffu_grpo.DiffuGrpo`.
-  """
+  """`loop.Method` of TA-GRPO-d; fields as in `diffu_grpo.DiffuGrpo`."""
 
   Config = TaGrpoDConfig
   phase = 'rl'
@@ -58,17 +56,10 @@ class TaGrpoD:
   def collect(
     self, state: state_lib.TrainState, rows: Sequence[task_lib.Row], step: int
   ) -> tuple[types.RolloutBatch, dict[str, Any]]:
-    """Samples a group of completions for every row, judges and shapes them."""
+    """Samples and rewards a group per row, and shapes the advantages."""
     ctx, credit = self.ctx, self.cfg.credit
-    rollouts = answer_free.groups(
-      ctx,
-      state.params,
-      rows,
-      step,
-      self.rollout.group_size,
-      self.rollout.decoder,
-    )
-    made, samples, metrics = batch.judge(
+    rollouts = answer_free.groups(ctx, state.params, rows, step, self.rollout)
+    judged, samples, metrics = batch.judge(
       ctx,
       rows,
       rollouts,
@@ -76,7 +67,7 @@ class TaGrpoD:
       advantage=self.cfg.advantage,
     )
     if credit.delta == 0:
-      return made, metrics
+      return judged, metrics
     total = final = np.zeros(len(samples.rows), np.float32)
     if credit.wants_steps:
       steps = score_steps.score_steps(
@@ -88,22 +79,22 @@ class TaGrpoD:
       )
       texts, verdicts = np.sum(np.concatenate(counts), axis=0)
       metrics['credit/texts'] = float(texts)
-      # Equal texts of a group that lies over processes are judged in each.
+      # A group that spans processes has its equal texts judged in each.
       metrics['credit/verdicts'] = float(verdicts)
     num_rows = len(rollouts.requests.prompt_id)
     own = process_rows.share(ctx.mesh, num_rows)
-    shaped, measured = _shape(
-      made,
+    shaped, shaping = _shape(
+      judged,
       *process_rows.gather((total, final), own, num_rows),
       num_groups=rollouts.requests.num_groups,
       cfg=credit,
     )
-    return made._replace(advantage=shaped), metrics | measured
+    return judged._replace(advantage=shaped), metrics | shaping
 
   def update(
     self, state: state_lib.TrainState, rollouts: types.RolloutBatch, step: int
   ) -> tuple[state_lib.TrainState, list[dict[str, Any]]]:
-    """mu inner steps of the clipped surrogate."""
+    """mu optimizer steps on the clipped surrogate."""
     return policy.update(
       self.ctx,
       state,
@@ -118,23 +109,23 @@ class TaGrpoD:
 
 @functools.partial(jax.jit, static_argnames=('num_groups', 'cfg'))
 def _shape(
-  made: types.RolloutBatch,
+  rollouts: types.RolloutBatch,
   total: Float[Array, ' B'],
   final: Float[Array, ' B'],
   *,
   num_groups: int,
   cfg: trajectory_credit.CreditConfig,
 ) -> tuple[Float[Array, 'B L'], dict[str, Float[Array, '']]]:
-  """Token advantages of a judged batch, and what they were made of."""
+  """Token advantages of a rewarded batch, and metrics of the shaping."""
   auc = trajectory_credit.group_auc(
-    total, final, made.num_steps, made.group_id, num_groups=num_groups
+    total, final, rollouts.num_steps, rollouts.group_id, num_groups=num_groups
   )
-  z = trajectory_credit.group_z(auc, made.group_id, num_groups=num_groups)
-  weight = trajectory_credit.unmask_weight(made.commit_step)
-  mask = made.completion_mask
-  flat = made.advantage[:, 0]
+  z = trajectory_credit.group_z(auc, rollouts.group_id, num_groups=num_groups)
+  weight = trajectory_credit.unmask_weight(rollouts.commit_step)
+  mask = rollouts.completion_mask
+  flat = rollouts.advantage[:, 0]
   shaped = trajectory_credit.token_advantages(
-    flat, z, weight, mask, made.group_id, num_groups=num_groups, cfg=cfg
+    flat, z, weight, mask, rollouts.group_id, num_groups=num_groups, cfg=cfg
   )
   count = jnp.maximum(jnp.sum(mask), 1)
   return shaped, {

@@ -75,7 +75,7 @@ def assert_same_rollouts(got, want, rows):
   )
 
 
-def test_it_is_a_method():
+def test_ag_grpo_satisfies_the_method_protocol():
   cfg, ctx = tiny_run.parts()
   assert isinstance(tiny_run.start(cfg, ctx)[0], loop.Method)
 
@@ -86,7 +86,7 @@ def diffu():
 
 
 @pytest.mark.parametrize('guided_steps', [6, 2])
-def test_without_guided_rows_it_is_diffu_grpo_bit_for_bit(diffu, guided_steps):
+def test_ag_grpo_without_guided_rows_equals_diffu_grpo(diffu, guided_steps):
   got = train(
     'ag_grpo',
     3,
@@ -97,7 +97,7 @@ def test_without_guided_rows_it_is_diffu_grpo_bit_for_bit(diffu, guided_steps):
   assert got[1][-1][1][1]['policy/ratio_max'] > 1  # it moved
 
 
-def test_the_last_rows_of_every_group_are_guided(plain):
+def test_last_rows_of_every_group_are_guided(plain):
   batch, _ = plain
   np.testing.assert_array_equal(
     batch.guided, np.tile([False, False, True, True], len(ROWS))
@@ -107,7 +107,7 @@ def test_the_last_rows_of_every_group_are_guided(plain):
   assert (batch.num_steps == np.where(batch.guided, 9, 6)).all()
 
 
-def test_a_group_is_one_baseline(plain):
+def test_both_kinds_of_rows_share_a_baseline(plain):
   batch, _ = plain
   sums = np.zeros(len(ROWS))
   np.add.at(sums, PROMPT, batch.advantage[:, 0])
@@ -115,14 +115,14 @@ def test_a_group_is_one_baseline(plain):
   assert np.abs(batch.advantage).max() > 0
 
 
-def test_free_rows_do_not_know_of_the_guided_ones(plain, free):
+def test_free_rows_do_not_depend_on_guided_rows(plain, free):
   rows = ~plain[0].guided
   assert_same_rollouts(plain[0], free[0], rows)
   # A guided row is another draw than the answer-free one of its number.
   assert (plain[0].tokens[~rows] != free[0].tokens[~rows]).any()
 
 
-def test_another_gold_answer_changes_guided_rows_alone(plain):
+def test_gold_answer_changes_only_guided_rows(plain):
   batch, _ = plain
   other, _ = collect(
     tiny_run.rows('9 + 9 - 8', '8 + 8 - 9', '9 - 8 + 9', '8 - 9 + 8')
@@ -134,7 +134,7 @@ def test_another_gold_answer_changes_guided_rows_alone(plain):
   assert (other.tokens[~rows] != batch.tokens[~rows]).any()
 
 
-def test_the_answer_of_a_guided_row_is_from_the_second_pass(plain):
+def test_answer_of_a_guided_row_is_from_the_second_pass(plain):
   batch, _ = plain
   guided, free_rows = batch.commit_step[batch.guided], ~batch.guided
   # Five columns in six steps need five of them; then seven in four.
@@ -159,7 +159,7 @@ class Never:
     return logits.at[..., jnp.array(self.ids)].set(-jnp.inf)
 
 
-def test_no_gold_token_is_in_the_batch_unless_the_model_wrote_it():
+def test_batch_has_no_gold_token_that_the_model_did_not_write():
   ids = []
 
   def never(ctx):
@@ -175,7 +175,7 @@ def test_no_gold_token_is_in_the_batch_unless_the_model_wrote_it():
 
 
 @pytest.mark.parametrize('long', [(1,), (0, 3), (0, 1, 2, 3)])
-def test_a_prompt_with_a_long_anchor_is_answer_free(plain, free, long):
+def test_prompts_with_long_anchors_get_answer_free_rows(plain, free, long):
   rows = [
     row | {'solution': LONG} if i in long else row for i, row in enumerate(ROWS)
   ]
@@ -189,7 +189,7 @@ def test_a_prompt_with_a_long_anchor_is_answer_free(plain, free, long):
 
 
 @pytest.mark.parametrize('num_guided', [1, 3, 4])
-def test_any_split_of_a_group(num_guided, plain, free):
+def test_num_guided_from_none_to_all_rows(num_guided, plain, free):
   batch, _ = collect(method__guided__num_guided=num_guided)
   in_group = np.arange(16) % G
   np.testing.assert_array_equal(batch.guided, in_group >= G - num_guided)
@@ -198,7 +198,7 @@ def test_any_split_of_a_group(num_guided, plain, free):
     np.testing.assert_array_equal(batch.tokens[same], other.tokens[same])
 
 
-def test_steps_draw_anew(plain):
+def test_steps_draw_different_completions(plain):
   other, _ = collect(step=1)
   assert (other.tokens != plain[0].tokens).any(1).mean() > 0.9
 
@@ -216,7 +216,7 @@ class Spoiled(countdown.Countdown):
     return found
 
 
-def test_rewards_that_are_not_finite_count_for_nothing():
+def test_rows_with_non_finite_rewards_are_masked_out():
   cfg, ctx = tiny_run.parts(**TWICE)
   task = Spoiled(**dataclasses.asdict(ctx.task))
   method, state = tiny_run.start(cfg, dataclasses.replace(ctx, task=task))
@@ -236,7 +236,7 @@ def test_rewards_that_are_not_finite_count_for_nothing():
   assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(state.params))
 
 
-def test_the_ratio_is_one_on_the_first_inner_step():
+def test_ratio_is_1_in_the_first_inner_step():
   _, history, _ = train('ag_grpo', 1)
   first, second = history[0][1]
   assert first['policy/ratio_max'] == first['policy/ratio_mean'] == 1
@@ -248,7 +248,7 @@ def on_one_device():
   return train('ag_grpo', 1, method__policy__num_inner=1)
 
 
-def test_micro_batches_do_not_matter(on_one_device):
+def test_update_does_not_depend_on_micro_batches(on_one_device):
   want, want_history, _ = on_one_device
   got, history, _ = train(
     'ag_grpo', 1, method__policy__num_inner=1, method__policy__num_micro=4
@@ -261,7 +261,7 @@ def test_micro_batches_do_not_matter(on_one_device):
 
 
 @pytest.mark.parametrize('devices', [2, 8])
-def test_devices_do_not_matter(on_one_device, devices):
+def test_step_does_not_depend_on_the_number_of_devices(on_one_device, devices):
   want, want_history, want_batches = on_one_device
   got, history, batches = train(
     'ag_grpo', 1, devices=devices, method__policy__num_inner=1

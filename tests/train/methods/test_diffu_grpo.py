@@ -24,7 +24,7 @@ def collect(method, rows, step=0):
   return jax.device_get(batch), metrics
 
 
-def test_a_batch_of_groups(method):
+def test_collect_samples_a_group_per_prompt(method):
   batch, metrics = collect(method, ROWS)
   tokenizer = method[0].ctx.tokenizer
   for row in range(16):
@@ -43,14 +43,14 @@ def test_a_batch_of_groups(method):
   np.testing.assert_allclose(reward.sum(1), 0, atol=1e-6)
 
 
-def test_no_gold_answer_is_read(method):
+def test_collect_does_not_read_gold_answers_while_decoding(method):
   want, metrics = collect(method, ROWS)
   got, others = collect(method, tiny_run.rows('9', '9', '9', '9'))
   tiny_run.assert_same(got, want)
   assert metrics['reward/mean'] == others['reward/mean']
 
 
-def test_a_step_is_a_function_of_its_number(method):
+def test_collect_is_a_function_of_the_step(method):
   tiny_run.assert_same(
     collect(method, ROWS, step=3)[0], collect(method, ROWS, step=3)[0]
   )
@@ -58,7 +58,7 @@ def test_a_step_is_a_function_of_its_number(method):
   assert (first.tokens != second.tokens).any()
 
 
-def test_the_seed_decides(method):
+def test_collect_depends_on_the_seed(method):
   cfg, ctx = tiny_run.parts('diffu_grpo', seed=1)
   other = tiny_run.start(cfg, ctx)[0]
   got = jax.device_get(other.collect(method[1], ROWS, 0)[0])

@@ -35,7 +35,7 @@ def start(*, phase='sft', **changes):
   return method, progress.on_one_mesh(state)
 
 
-def test_a_batch_by_hand():
+def test_collect_by_hand():
   method, state = start()
   assert isinstance(method, loop.Method)
   batch, metrics = method.collect(state, ROWS[:1], 0)
@@ -55,7 +55,7 @@ def test_a_batch_by_hand():
   assert metrics == {}
 
 
-def test_a_demonstration_that_does_not_fit():
+def test_long_demonstrations_are_refused():
   method, state = start(rollout__gen_length=10, rollout__block_length=10)
   with pytest.raises(errors.UserError) as caught:
     method.collect(state, ROWS, 0)
@@ -74,12 +74,12 @@ def train(steps, **changes):
   return np.array(losses), jax.device_get(state.params)
 
 
-def test_the_loss_falls():
+def test_loss_decreases():
   losses, _ = train(30)
   assert losses[-5:].mean() < 0.5 * losses[:5].mean()
 
 
-def test_a_run_repeats_itself_and_its_control_draws_anew():
+def test_run_is_deterministic_and_control_draws_differ():
   first, params = train(2)
   again, same = train(2)
   np.testing.assert_array_equal(first, again)
@@ -91,7 +91,7 @@ def test_a_run_repeats_itself_and_its_control_draws_anew():
 @pytest.mark.parametrize(
   'changes', [{'base__num_micro': 4}, {'devices': 2, 'base__num_micro': 2}]
 )
-def test_neither_micro_batches_nor_devices_matter(changes):
+def test_step_does_not_depend_on_micro_batches_or_devices(changes):
   want, params = train(2)
   got, others = train(2, **changes)
   np.testing.assert_allclose(got, want, rtol=1e-5)

@@ -36,7 +36,7 @@ def collect(method, rows=ROWS, step=0, **credit):
   return jax.device_get(batch), metrics
 
 
-def test_rows_take_their_own_number_of_steps(method):
+def test_rows_take_different_numbers_of_steps(method):
   batch, metrics = collect(method)
   assert len(set(batch.num_steps)) > 1 and batch.num_steps.min() >= 1
   for steps, total in zip(batch.commit_step, batch.num_steps, strict=True):
@@ -47,7 +47,7 @@ def test_rows_take_their_own_number_of_steps(method):
   )
 
 
-def test_without_shaping_it_is_a_group_advantage(method):
+def test_delta_0_gives_the_group_advantage(method):
   batch, metrics = collect(method, delta=0.0)
   assert not [name for name in metrics if name.startswith('credit/')]
   assert (batch.advantage == batch.advantage[:, :1]).all()
@@ -56,7 +56,7 @@ def test_without_shaping_it_is_a_group_advantage(method):
 
 
 @pytest.mark.parametrize('form', trajectory_credit.FORMS)
-def test_advantages_are_built_from_the_path(method, form):
+def test_advantages_follow_from_the_trajectory(method, form):
   flat, _ = collect(method, delta=0.0)
   got, metrics = collect(method, form=form)
   ctx = method[0].ctx
@@ -92,19 +92,19 @@ def test_advantages_are_built_from_the_path(method, form):
   assert 0 < metrics['credit/verdicts'] <= metrics['credit/texts']
 
 
-def test_the_weight_alone_scores_no_partial_text(method):
+def test_without_auc_no_partial_text_is_scored(method):
   _, metrics = collect(method, form='clamped', use_auc=False)
   assert 'credit/verdicts' not in metrics and metrics['credit/z'] == 0
 
 
-def test_no_gold_answer_is_read(method):
+def test_collect_does_not_read_gold_answers_while_decoding(method):
   want, metrics = collect(method)
   got, others = collect(method, tiny_run.rows('9', '9', '9', '9'))
   tiny_run.assert_same(got, want)
   assert metrics['reward/mean'] == others['reward/mean']
 
 
-def test_eight_devices_equal_one(method):
+def test_collect_on_eight_devices_equals_one(method):
   cfg, ctx = tiny_run.parts('ta_grpo_d', devices=8, rollout__num_prompts=4)
   wide = tiny_run.start(cfg, ctx)
   one, eight = collect(method), collect(wide)
@@ -113,7 +113,7 @@ def test_eight_devices_equal_one(method):
   np.testing.assert_allclose(eight[0].advantage, one[0].advantage, atol=1e-5)
 
 
-def test_an_update_moves_the_policy_and_measures_it(method):
+def test_update_changes_parameters_and_reports_metrics(method):
   made, state = method
   batch, _ = made.collect(state, ROWS, 0)
   before = jax.device_get(state.params)

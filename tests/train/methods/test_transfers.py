@@ -145,7 +145,7 @@ def check(traffic, *, beside=(), index=(), after=()):
   assert names.index('place') < names.index('fetch')
 
 
-def test_diffu_grpo_moves_completions_once(collected):
+def test_diffu_grpo_transfers_completions_once(collected):
   traffic = collected('diffu_grpo')
   check(traffic)
   assert collections.Counter(name for name, _ in traffic.moved) == {
@@ -156,7 +156,7 @@ def test_diffu_grpo_moves_completions_once(collected):
   }
 
 
-def test_ag_grpo_moves_completions_of_both_kinds_once(collected):
+def test_ag_grpo_transfers_completions_of_both_kinds_once(collected):
   check(
     collected('ag_grpo'),
     beside=[anchors(GUIDED)],
@@ -164,7 +164,7 @@ def test_ag_grpo_moves_completions_of_both_kinds_once(collected):
   )
 
 
-def test_ag_grpo_moves_as_much_where_a_prompt_falls_back(collected):
+def test_ag_grpo_transfers_as_much_with_long_anchors(collected):
   rows = [ROWS[0] | {'solution': LONG}, *ROWS[1:]]
   # Rows are padded on the devices: the free ones to all, the guided to as many
   # as before; two have no anchor.
@@ -175,5 +175,5 @@ def test_ag_grpo_moves_as_much_where_a_prompt_falls_back(collected):
   )
 
 
-def test_ta_grpo_d_moves_completions_once_and_sums_of_rewards_up(collected):
+def test_ta_grpo_d_transfers_completions_once_and_reward_sums_back(collected):
   check(collected('ta_grpo_d'), after=[[((B,), FLOATS)] * 2])
