@@ -21,7 +21,7 @@ from dllm_jax.hf import hub, shards
 from dllm_jax.hf import table as table_lib
 from dllm_jax.hf.families import FAMILIES
 from dllm_jax.models import config as model_config
-from dllm_jax.models import lora
+from dllm_jax.models import lora, transformer
 from dllm_jax.text import pattern
 
 CONFIG_FILE = 'adapter_config.json'
@@ -158,9 +158,10 @@ def load(
   """
   config, rank, alpha = _read_config(folder)
   cfg = dataclasses.replace(cfg, lora_rank=rank, lora_alpha=alpha)
+  denoiser = transformer.of_config(cfg)
   leaves = {
     path: leaf
-    for path, leaf in table_lib.targets(cfg, mesh).items()
+    for path, leaf in table_lib.targets(denoiser, mesh).items()
     if lora.is_adapter(path)
   }
   if not folder_lib.has(folder, WEIGHTS_FILE):
