@@ -304,9 +304,9 @@ def _check_fields(fields: hf_fields.Fields, family: family_lib.Family) -> None:
   for name, value in fields.values.items():
     if name not in known and value not in (None, False, [], {}, ''):
       raise errors.UserError(
-        f'{fields.where}: the field {folder_lib.short(name)} is unknown, so the '
-        'model may not be what we would run; if it changes nothing in the '
-        'forward pass, remove it'
+        f'{fields.where}: the field {folder_lib.short(name)} is unknown, and '
+        'may change the model; if it changes nothing in the forward pass, '
+        'remove it'
       )
 
 
