@@ -443,15 +443,16 @@ def of_folder(folder: load.Folder) -> Model:
   record, tokenizer = folder.record, None
   if any(folder_lib.has(folder.text, name) for name in table.TOKENIZERS):
     tokenizer = tokenizer_lib.Tokenizer.from_directory(
-      folder.text, need_mask=False, model=record.config
+      folder.text, model=record.config
     )
     tokenizer.check_rows(record.vocab_size, str(folder.path))
   try:
-    vocab = (
-      tokenizer.vocabulary()
-      if tokenizer
-      else hf_config.vocabulary(record.special, record.vocab_size)
-    )
+    if tokenizer is None:
+      vocab = hf_config.vocabulary(record.special, record.vocab_size)
+    else:  # a causal model's tokenizer may have a token of that name
+      vocab = dataclasses.replace(
+        tokenizer.vocabulary(), mask_token=record.special.mask_token
+      )
   except ValueError as e:
     raise errors.UserError(f'{folder.path}: {e}') from e
   return Model(

@@ -132,7 +132,7 @@ def rows_of(name, prompts, out, **overrides):
   generate.generate(
     name,
     [
-      prompt_file.Request(str(i), text, None, '')
+      prompt_file.Request(str(i), 'here', text, None)
       for i, text in enumerate(prompts)
     ],
     generate.Options(overrides=overrides),
