@@ -27,10 +27,12 @@ RULES = flags.DEFINE_enum(
   'rules', 'strict', recordings.RULES, "our own, or the public d1 evaluator's"
 )
 DATA_DIR = flags.DEFINE_string(
-  'data_dir', None, 'code: of problems that rows only name; see docs'
+  'data_dir',
+  None,
+  'code: the data sets of problems that rows only name; see docs',
 )
 OUT = flags.DEFINE_string(
-  'out', None, 'a new JSON file with a row an item; the figures are printed'
+  'out', None, 'a new JSON file with one row per item; the totals are printed'
 )
 OVERWRITE = flags.DEFINE_bool('overwrite', False, 'write over the --out file')
 
@@ -44,8 +46,8 @@ def main() -> int:
   if out is not None:
     _check_out(out, source)
     cli.check_new(out, OVERWRITE.value)
-  found = recordings.read(source, TASK.value, DATA_DIR.value)
-  report = recordings.evaluate(TASK.value, found, RULES.value)
+  recorded = recordings.read(source, TASK.value, DATA_DIR.value)
+  report = recordings.evaluate(TASK.value, recorded, RULES.value)
   if report['unjudged']:
     print(
       f'score.py: {report["unjudged"]} of {report["num"]} items could not be '
@@ -53,7 +55,7 @@ def main() -> int:
       file=sys.stderr,
     )
   if RULES.value == 'd1' and TASK.value in ('math', 'countdown'):
-    _hint_at_boxes(found)
+    _hint_at_boxes(recorded)
   if out is None:
     figures = {k: v for k, v in report.items() if k != 'items'}
     print(json.dumps(figures, indent=1, allow_nan=False))
@@ -71,8 +73,8 @@ def main() -> int:
   return 0
 
 
-def _hint_at_boxes(found: list[recordings.Recording]) -> None:
-  if not any(latex.BOX.search(recording.generation) for recording in found):
+def _hint_at_boxes(recorded: list[recordings.Recording]) -> None:
+  if not any(latex.BOX.search(recording.generation) for recording in recorded):
     print(
       r'score.py: no completion has a \boxed{}, which the d1 rules read first; '
       '--rules strict reads <answer>...</answer>',
@@ -88,7 +90,7 @@ def _why(report: dict) -> str:
     if item['correct'] is None and 'reason' in item
   )
   shown = [f'{reason} ({n})' for reason, n in reasons.most_common(3)]
-  return ', '.join(shown) or 'run it again'
+  return ', '.join(shown) or 'rerun to try again'
 
 
 def _check_out(out: pathlib.Path, source: pathlib.Path) -> None:
@@ -96,7 +98,7 @@ def _check_out(out: pathlib.Path, source: pathlib.Path) -> None:
   if out.is_dir():
     raise errors.UserError(f'--out {out} is a folder; name a file')
   if out.resolve() == source.resolve():
-    raise errors.UserError(f'--out {out} is the file of --generations')
+    raise errors.UserError(f'--out {out} is the same file as --generations')
   try:
     out.parent.mkdir(parents=True, exist_ok=True)
   except OSError as e:

@@ -14,12 +14,9 @@ import process_flags
 def main(config, workdir: str | None) -> int:
   cli.setup_jax(config.mesh.cpu_devices)
   process_flags.start()
-  from dllm_jax import metric_names
-  from dllm_jax.run import train as run_lib
-  from dllm_jax.runtime import (
-    console,
-    processes,  # Late: --help answers at once.
-  )
+  from dllm_jax import metric_names  # Late: --help answers at once.
+  from dllm_jax.run import train
+  from dllm_jax.runtime import console, processes
   from dllm_jax.train import loop
 
   directory = pathlib.Path(workdir or f'runs/{config.method.name}')
@@ -27,9 +24,9 @@ def main(config, workdir: str | None) -> int:
     show=metric_names.LIVE, quiet=not processes.is_first()
   )
   try:
-    run_lib.run(config.to_dict(), directory, screen)
+    train.train(config.to_dict(), directory, screen)
   except loop.Interrupted:
-    screen.line(f'stopped and saved; the same command continues {directory}')
+    screen.line(f'stopped and saved; rerun to resume {directory}')
     return 3
   return 0
 

@@ -75,15 +75,15 @@ def _problems(
   task_name: str, data_dir: str | pathlib.Path
 ) -> dict[Any, task_lib.Row]:
   """All problems of a data set by all their names."""
-  found: dict[Any, task_lib.Row] = {}
+  by_name: dict[Any, task_lib.Row] = {}
   for split in benchmarks.SPLITS[task_name]:
     if split == 'sanitized_test':  # numbered otherwise, and all in the other
       continue
     for row in benchmarks.load(task_name, split, data_dir):
       number = int(row['id'].rpartition(':')[2])
       names = [row['id'], row['prompt'], *_NAMES[task_name](number)]
-      found |= dict.fromkeys(names, row)
-  return found
+      by_name |= dict.fromkeys(names, row)
+  return by_name
 
 
 def _text(record: dict[str, Any], name: str) -> str:

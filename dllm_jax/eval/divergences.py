@@ -37,10 +37,46 @@ block the last one does. Values are compared, not spellings; where math-verify
 would take a part of an answer for all of it we are stricter: both sides of an
 equation that names nothing must be right (5 = 31 is not 31; x = 31 is), a base
 must be that of the data set's answer (2516_7 is not 2516_8), a relation such as
-\\neq must be in that answer too, and words that deny or change a number (not,
-wrong, million) make it none. The model was prompted to box its answer, and the
-opening `<reasoning>` tag was given to it; with 128 tokens many completions end
-before their answer block, so the two accuracies say different things.
+\\neq must be in that answer too, and words that deny or change a number make it
+none or another. The model was prompted to box its answer, and the opening
+`<reasoning>` tag was given to it; with 128 tokens many completions end before
+their answer block, so the two accuracies say different things.
+
+What the form of an answer says, by our rules and by others:
+
+- Markdown, dollars, fonts, colours, spaces, a final `.` `,` `;`, a leading `=`
+  or `Answer:`: nothing. Others: d1 compares MATH with them; math-verify drops
+  most.
+- Unicode for LaTeX: `90°`, `√2`, `∞`, `≤`, `½`, `x²`: the same. Others: d1:
+  other answers; digits of other scripts are none for us.
+- `10\\,080`, `9{,}500`, `1 1/2`, `4\\sqrt(2)`, `x^10`: 10080, 9500, 3/2, 4√2, x
+  to the tenth. Others: d1 reads `9{,}500` as 9.
+- lists with `or`, `and`, `;`, in any order; x = 1, y = 2 by name: lists.
+  Others: math-verify also takes y = 1, x = 2 for it.
+- a unit or a noun after a number: may be left out; two must agree, so feet are
+  not inches, nor m m^2. Others: math-verify and the MATH rule drop all words.
+- million, dozen, squared, factorial: reckoned for MATH; none for GSM8K. Others:
+  dropped, so 5 million is 5.
+- half, or, about, p.m., east, ...: must be the gold's. Others: dropped.
+- a letter after a number, `5t`: a variable, unless it is a unit behind a space.
+  Others: math-verify drops t, c, d, ... as units.
+- small numbers: equal within 1e-5 of their size. Others: math-verify: all below
+  2^-55 are equal.
+- `\\ldots`: item by item. Others: math-verify drops it.
+- GSM8K: a long block: its box is read, however long the block; unboxed text of
+  256 characters at most. Others: d1: the first box of all the text.
+- GSM8K: `60 km/h`, `$5/hour`, `12 quarters`, `12 m^2`, `5 times`: the number.
+  Others: d1: the last number of the block.
+- multiple choice: `b`, `**B**`, `Answer: B`, `B. Seven`: the letter, with its
+  own option's text or none. Others: lm-eval: usually the first letter that is
+  found.
+- Countdown: `×` `÷` `−` `\\times` `\\frac{12}{4}`, a leading sign: operators.
+  Others: d1: `\\times`, `\\div`, `\\cdot`; signs.
+- Countdown: `3 + 4 = 7`: wrong: the prompt forbids it. Others: d1 drops what
+  follows `=`.
+
+Under `--rules d1` Countdown reads the last box, else the first answer block,
+else the whole text, and of that the first equation's left side, as d1 does.
 
 Which part of a completion of HumanEval or MBPP is its program:
 [code_tasks.md](code_tasks.md).
@@ -83,15 +119,17 @@ def report(folder: pathlib.Path) -> str:
   """
   rows, sections = [], []
   for task_name, file in FILES.items():
-    found = recordings.read(folder / file, task_name)
-    by = {r: recordings.evaluate(task_name, found, r) for r in recordings.RULES}
+    recorded = recordings.read(folder / file, task_name)
+    by = {
+      r: recordings.evaluate(task_name, recorded, r) for r in recordings.RULES
+    }
     groups: dict[tuple[bool, str], list[int]] = {}
     for i, (item, d1) in enumerate(
       zip(by['strict']['items'], by['d1']['items'], strict=True)
     ):
       if item['correct'] != d1['correct']:
         ours = bool(item['correct'])
-        key = ours, reason(task_name, found[i], ours)
+        key = ours, reason(task_name, recorded[i], ours)
         groups.setdefault(key, []).append(i)
     count = [
       sum(len(g) for (ours, _), g in groups.items() if ours == side)
@@ -101,17 +139,17 @@ def report(folder: pathlib.Path) -> str:
       f'{r["numerator"]}/{r["denominator"]} = {100 * r["accuracy"]:.2f}%'
     )
     rows.append(
-      f'| {task_name} | {len(found)} | {share(by["d1"])} | '
+      f'| {task_name} | {len(recorded)} | {share(by["d1"])} | '
       f'{share(by["strict"])} | {count[0]} | {count[1]} |\n'
     )
     sections.append(_section(task_name, file, groups))
     if task_name == 'sudoku':
-      sections.append(_cells(found, by))
+      sections.append(_cells(recorded, by))
   note = '\nFor Sudoku d1 counts empty cells, our rules whole puzzles.\n'
   return _HEAD + ''.join(rows) + note + ''.join(sections)
 
 
-def _cells(found: list[recordings.Recording], by: dict) -> str:
+def _cells(recorded: list[recordings.Recording], by: dict) -> str:
   """Sudoku's items whose number of right cells differs."""
   groups: dict[str, list[int]] = {}
   for i, (ours, d1) in enumerate(
@@ -123,7 +161,7 @@ def _cells(found: list[recordings.Recording], by: dict) -> str:
       why = "the puzzle's other solutions count too"
     elif ours['parsed'] is None:
       why = 'not 16 digits 1-4 in a closed answer block; d1 pads and cuts'
-    elif not sudoku.keeps_clues(found[i].row['puzzle'], ours['parsed']):
+    elif not sudoku.keeps_clues(recorded[i].row['puzzle'], ours['parsed']):
       why = 'a clue is changed, which costs all credit; d1 looks at no clue'
     else:
       why = 'd1 reads another grid'

@@ -53,7 +53,7 @@ def read(
     make_row = code_recordings.reader(task_name, data_dir)
   else:
     make_row = _ROWS[task_name]
-  found = []
+  recordings = []
   for number, record in json_rows.records(path):
     try:
       if is_code:
@@ -63,10 +63,11 @@ def read(
       row = make_row(record)
     except ValueError as error:
       raise errors.UserError(f'{path}:{number}: {error}') from error
-    found.append(Recording({**row, 'id': f'{path.name}:{number}'}, generation))
-  if not found:
+    row = {**row, 'id': f'{path.name}:{number}'}
+    recordings.append(Recording(row, generation))
+  if not recordings:
     raise errors.UserError(f'{path} holds no rows')
-  return found
+  return recordings
 
 
 def truth(task_name: str, row: task_lib.Row) -> dict[str, Any]:
@@ -92,8 +93,8 @@ def evaluate(
     in neither.
 
   Raises:
-    errors.UserError: the rules are not there for the task, or nothing could be
-      judged.
+    errors.UserError: the public evaluator has no rules for the task, or nothing
+      could be judged.
   """
   task = make_task(task_name, rules)
   texts = [recording.generation for recording in recordings]

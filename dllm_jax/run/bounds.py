@@ -1,4 +1,4 @@
-"""Bounds of config values that no record checks, by dotted keys."""
+"""Bounds of config values that no dataclass checks, by dotted keys."""
 
 import fnmatch
 import math

@@ -20,26 +20,28 @@ def write_generations(
   rows: Sequence[task_lib.Row],
   samples: Sequence[accuracy.Evaluation],
 ) -> None:
-  """A line a completion; `sample` counts those of a row, if it has several."""
+  """Writes a JSON line a completion; `sample` numbers those of a row."""
   texts = [
-    score.texts(ctx.tokenizer, found.tokens, past_eos=False)
-    for found in samples
+    score.texts(ctx.tokenizer, evaluation.tokens, past_eos=False)
+    for evaluation in samples
   ]
   with path.open('w', encoding='utf-8') as file:
     for i, row in enumerate(rows):
-      for number, found in enumerate(samples):
+      for number, evaluation in enumerate(samples):
         record = {
           'id': row['id'],
           'question': ctx.task.prompt(row),
           'generation': texts[number][i],
           **recordings.truth(ctx.task.name, row),
-          'correct': bool(found.correct[i]) if found.judged[i] else None,
-          'completion_ids': found.tokens[i].tolist(),
-          'commit_step': found.commit_step[i].tolist(),
-          'num_steps': int(found.num_steps[i]),
+          'correct': bool(evaluation.correct[i])
+          if evaluation.judged[i]
+          else None,
+          'completion_ids': evaluation.tokens[i].tolist(),
+          'commit_step': evaluation.commit_step[i].tolist(),
+          'num_steps': int(evaluation.num_steps[i]),
         }
-        if any(found.reasons):
-          record['reason'] = found.reasons[i]
+        if any(evaluation.reasons):
+          record['reason'] = evaluation.reasons[i]
         if len(samples) > 1:
           record['sample'] = number
         file.write(json.dumps(record) + '\n')

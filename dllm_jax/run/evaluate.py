@@ -87,22 +87,23 @@ def evaluate_model(
   setup.tell_reach(cfg, rows, screen)
   params = base_model.load_params(model.folder, ctx, screen)
   samples = _samples(ctx, params, rows, cfg, decoder, name, screen)
-  found = samples[0]
+  evaluation = samples[0]
   summary = {
     'task': cfg.task.name,
     'model': str(directory),
     'params': name,
     'seed': cfg.seed,
     'decoding': {'decode': decode} | dataclasses.asdict(decoder),
-  } | found.summary()
-  if any(found.reasons):
+  } | evaluation.summary()
+  if any(evaluation.reasons):
     summary['reasons'] = dict(
       collections.Counter(r for s in samples for r in s.reasons if r)
     )
   screen.line(
-    f'{cfg.task.name}, {name}: accuracy {100 * found.accuracy:.1f} % '
+    f'{cfg.task.name}, {name}: accuracy {100 * evaluation.accuracy:.1f} % '
     f'± {100 * summary["interval"]:.1f} on {len(rows)} problems, '
-    f'{found.mean_steps:.1f} steps, {found.tokens_per_second:.0f} tokens/s'
+    f'{evaluation.mean_steps:.1f} steps, '
+    f'{evaluation.tokens_per_second:.0f} tokens/s'
   )
   if len(samples) > 1:
     summary |= _pass_at(samples, cfg.eval.pass_at, screen)
@@ -154,7 +155,7 @@ def sweep_models(
   setup.tell_reach(cfg, rows, screen)
   if 'base' not in models:
     screen.line(f'{directory} has no base model to compare with')
-  found, _ = results.sweep_all(
+  summary, _ = results.sweep_all(
     ctx,
     cfg,
     rows,
@@ -165,16 +166,16 @@ def sweep_models(
     screen=screen,
     stop=signals.StopRequest(),
   )
-  found = {'task': cfg.task.name, 'num': len(rows)} | found
-  results.show_fixed(found, screen)
+  summary = {'task': cfg.task.name, 'num': len(rows)} | summary
+  results.show_fixed(summary, screen)
   if cfg.eval.thresholds:
-    results.show_thresholds(found, screen)
+    results.show_thresholds(summary, screen)
   if out is not None and processes.is_first():
-    workdir.write_json(out, found)
+    workdir.write_json(out, summary)
     picture = out.with_suffix(eval_files.PICTURE)
-    frontier_plot.draw(found, picture)
+    frontier_plot.draw(summary, picture)
     screen.line(f'written: {out}, {picture}')
-  return found
+  return summary
 
 
 def _samples(
@@ -210,15 +211,15 @@ def _pass_at(
 ) -> dict[str, Any]:
   """pass@k for the results file, None for what cannot be estimated."""
   stack = lambda name: np.stack([getattr(s, name) for s in samples], axis=1)
-  found = pass_at.summary(stack('correct') > 0, stack('judged'), ks)
-  known = {k: v for k, v in found.items() if not math.isnan(v)}
+  estimates = pass_at.summary(stack('correct') > 0, stack('judged'), ks)
+  known = {k: v for k, v in estimates.items() if not math.isnan(v)}
   shown = [
     f'{k} {100 * v:.1f} %' for k, v in known.items() if not k.endswith('_num')
   ]
   screen.line(f'{len(samples)} completions a prompt: {", ".join(shown)}')
   return {
     'num_samples': len(samples),
-    **{name: known.get(name) for name in found},
+    **{name: known.get(name) for name in estimates},
   }
 
 

@@ -2,8 +2,8 @@
 
   {"id": "a", "prompt": "text"}   or   {"id": "b", "prompt_ids": [5, 7]}
 
-Other keys are let be, so that rows of a data set serve as they are. Faults are
-named by file and line.
+Other keys are ignored, so that the rows of a data set can be used as they are.
+Errors name the file and the line.
 """
 
 import codecs
@@ -21,7 +21,7 @@ class Request(NamedTuple):
   """A prompt to complete: text, or ids.
 
   Attributes:
-    id: as it is to be written beside the completion.
+    id: id of the row, written beside the completion.
     where: FILE:LINE, for messages.
     text: None where the prompt is ids.
     ids: None where the prompt is text.

@@ -22,19 +22,19 @@ def pieces(tokenizer: tokenizer_lib.Tokenizer, ids: Sequence[int]) -> list[str]:
   A character that several tokens spell is the last one's. Special tokens have
   no text.
   """
-  found = tokenizer.decode_batch([i] for i in ids)
+  texts = tokenizer.decode_batch([i] for i in ids)
   began = None  # of the tokens that spell a part of a character
-  for i, piece in enumerate(found):
+  for i, piece in enumerate(texts):
     if began is None and BROKEN not in piece:
       continue
     began = i if began is None else began
     piece = tokenizer.decode(ids[began : i + 1])
     whole = BROKEN not in piece or i + 1 - began == MAX_CHARACTER
-    found[i] = piece if whole else ''
+    texts[i] = piece if whole else ''
     began = None if whole else began
   if began is not None:
-    found[-1] = tokenizer.decode(ids[began:])
-  return found
+    texts[-1] = tokenizer.decode(ids[began:])
+  return texts
 
 
 def frames(
@@ -46,8 +46,8 @@ def frames(
   committed (behind an early end) is shown by the last.
 
   Args:
-    row: as it is written.
-    spell: text of ids that stand side by side.
+    row: completion as `launch/generate.py` writes it.
+    spell: gives the text of adjacent ids.
   """
   ids, steps = row['completion_ids'], row['commit_step']
   for t in range(1, row['num_steps'] + 1):

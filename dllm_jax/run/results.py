@@ -19,11 +19,11 @@ EVAL_FILE = 'eval.json'
 
 
 class Chosen(NamedTuple):
-  """The decodings that were chosen on validation rows.
+  """The decoder settings that were chosen on validation rows.
 
   Attributes:
-    steps: of the fixed schedule, by the base's accuracy.
-    threshold: of the final policy; None where nothing is decoded by a gate.
+    steps: denoising steps of the fixed schedule at which the base is best.
+    threshold: gate of the final policy; None if no gate is evaluated.
   """
 
   steps: int
@@ -73,18 +73,18 @@ def sweep_all(
     for name, params in policies.items():
       fixed[name] = sweep(params, 'fixed', cfg.fixed_decoders())
       gated[name] = sweep(params, 'gated', cfg.gated_decoders())
-  found = {name: {'sweep': _summaries(fixed[name])} for name in policies}
+  summary = {name: {'sweep': _summaries(fixed[name])} for name in policies}
   if cfg.eval.thresholds:
     for name in policies:
-      found[name]['thresholds'] = _summaries(gated[name])
+      summary[name]['thresholds'] = _summaries(gated[name])
     if 'base' in policies and len(policies) > 1:
       base = [*fixed['base'].values(), *gated['base'].values()]
-      found['frontier'] = {
+      summary['frontier'] = {
         name: _frontier(gated[name], base)
         for name in policies
         if name != 'base'
       }
-  return found, trajectories.Evaluations(fixed, gated)
+  return summary, trajectories.Evaluations(fixed, gated)
 
 
 def evaluate_all(
@@ -94,7 +94,7 @@ def evaluate_all(
 
   Verdicts and a few trajectories are written to files of their own.
   """
-  found, evaluations = sweep_all(
+  summary, evaluations = sweep_all(
     run.ctx,
     run.cfg,
     run.rows.test,
@@ -105,7 +105,7 @@ def evaluate_all(
   )
   run.watch.pause()  # Nothing is waited for from here on, and plots are slow.
   for name in policies:
-    own = found[name]
+    own = summary[name]
     own |= own['sweep'][str(chosen.steps)]
     if name == 'final' and chosen.threshold is not None:
       threshold = str(chosen.threshold)
@@ -124,7 +124,7 @@ def evaluate_all(
     'method': run.cfg.method_name,
     'num': len(run.rows.test),
     'chosen_steps': chosen.steps,
-  } | found
+  } | summary
 
 
 def _keep_completions(
@@ -144,10 +144,10 @@ def _keep_completions(
 
 
 def _summaries(
-  found: Mapping[int, accuracy.Evaluation]
+  evaluations: Mapping[int, accuracy.Evaluation]
   | Mapping[float, accuracy.Evaluation],
 ) -> dict[str, dict[str, Any]]:
-  return {str(setting): e.summary() for setting, e in found.items()}
+  return {str(setting): e.summary() for setting, e in evaluations.items()}
 
 
 def _frontier(
@@ -170,9 +170,9 @@ def read(path: pathlib.Path) -> dict[str, Any]:
     errors.UserError: it is not what `evaluate_all` wrote.
   """
   try:
-    found = json.loads(path.read_text())
-    if {'chosen_steps', 'base', 'final'} <= found.keys():
-      return found
+    results = json.loads(path.read_text())
+    if {'chosen_steps', 'base', 'final'} <= results.keys():
+      return results
   except (ValueError, AttributeError):
     pass
   raise errors.UserError(
@@ -237,8 +237,8 @@ def _gap(row: dict[str, Any]) -> str:
   return f'{gap:+.1f} ({low:+.1f} to {high:+.1f})'
 
 
-def _in_steps(found: dict[str, Any]) -> str:
-  return f'{100 * found["accuracy"]:.1f} in {found["mean_steps"]:.1f}'
+def _in_steps(summary: dict[str, Any]) -> str:
+  return f'{100 * summary["accuracy"]:.1f} in {summary["mean_steps"]:.1f}'
 
 
 def _show_gain(results: dict[str, Any], screen: console.Console) -> None:

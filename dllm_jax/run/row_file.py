@@ -1,4 +1,4 @@
-"""A file of JSON lines that is there whole, or under another name.
+"""A file of JSON lines that appears under its name only when it is complete.
 
 Rows go to FILE.partial as they come, each a whole line, and the file gets its
 name when the last one is written. Who is stopped on the way keeps the rows that
@@ -23,12 +23,12 @@ def new(path: pathlib.Path) -> Iterator[Callable[[Mapping[str, Any]], None]]:
   """A function that writes a row of the file; parent folders are made.
 
   Raises:
-    errors.UserError: the file is there already, or a part of it, or the disk
-      refuses.
+    errors.UserError: the file or a part of it already exists, or it cannot be
+      written.
   """
   partial = path.with_name(path.name + PARTIAL)
   if os.path.lexists(path):
-    raise errors.UserError(f'{path} is there already; name another --out')
+    raise errors.UserError(f'{path} already exists; name another --out')
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     file = partial.open('ab', buffering=0)

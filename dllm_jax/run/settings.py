@@ -34,7 +34,7 @@ class DataConfig:
   """Which rows a run uses.
 
   Attributes:
-    cache_dir: of generated data sets; '' is the user's cache.
+    cache_dir: folder of generated data sets; '' is the user's cache.
     num_demonstrations: training rows with a demonstration that supervised
       training sees; RL draws prompts from all training rows. 0 is all.
     num_validation: rows that settings and the base model are chosen on.
@@ -52,11 +52,11 @@ class EvalConfig:
   """How policies are evaluated, greedily.
 
   Attributes:
-    num_steps: denoising steps of the fixed schedule to try; the one at which
-      the base does best on validation rows is the setting of the run.
-    threshold: of the gated decoder at which a gated policy is watched while
-      it is trained.
-    thresholds: of the gated decoder to try, beside the fixed schedules.
+    num_steps: denoising steps of the fixed schedules to evaluate; the run uses
+      the one at which the base is best on validation rows.
+    threshold: gate at which a policy with gated rollouts is evaluated while it
+      is trained.
+    thresholds: gates to evaluate, beside the fixed schedules.
     batch_size: rows decoded together.
     num_samples: n, completions of a prompt where one model is evaluated.
     pass_at: k of pass@k, each up to n.

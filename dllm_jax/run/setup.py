@@ -74,7 +74,7 @@ def make_context(
   """The context of a run: of a given model, or of one that the config says.
 
   Args:
-    cfg: of the run.
+    cfg: settings of the run.
     model: described; None where the config describes it.
     adapters: whether those that the config wants are on the model; else those
       that it came with.
@@ -150,9 +150,9 @@ def after_first(
 
   Processes that share a cache build a data set once.
   """
-  found = []
-  processes.from_first('the data sets', lambda: found.append(load(cfg)))
-  return found[0] if found else load(cfg)
+  loaded = []
+  processes.from_first('the data sets', lambda: loaded.append(load(cfg)))
+  return loaded[0] if loaded else load(cfg)
 
 
 def data_digests(cfg: settings.Settings) -> dict[str, str]:
@@ -188,10 +188,10 @@ def tell_reach(
   if cfg.task.name != 'countdown' or not cfg.data_dir:
     return
   operators = cfg.task.operators
-  found = public.num_solvable(rows, operators)
-  if found < len(rows):
+  num_solvable = public.num_solvable(rows, operators)
+  if num_solvable < len(rows):
     screen.line(
-      f'{found} of the {len(rows)} held-out problems can be solved with '
+      f'{num_solvable} of the {len(rows)} held-out problems can be solved with '
       f'{" ".join(operators)} alone (task.operators)'
     )
 

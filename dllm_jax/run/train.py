@@ -1,228 +1,290 @@
 """A whole run: base model, RL, the control, and evaluation of all of them.
 
-Stages run in order and each resumes by itself, so a run that was stopped at
-any point goes on where it was when the same command is given again.
+Stages run in order. Each resumes from its own checkpoints and keeps its result
+as a model folder, so an interrupted run goes on where it stopped when the same
+command is given again.
 """
 
-import contextlib
 import dataclasses
 import pathlib
 import time
+from collections.abc import Callable
 from typing import Any
 
-import jax
-
-from dllm_jax import errors
+from dllm_jax import types
 from dllm_jax.analysis import frontier_plot, report
-from dllm_jax.hf import sidecar
-from dllm_jax.run import (
-  base_model,
-  checks,
-  results,
-  settings,
-  setup,
-  stages,
-)
-from dllm_jax.runtime import console, processes, signals, watchdog
-from dllm_jax.state import metrics, provenance, workdir
-from dllm_jax.train import loop
-
-# Config keys that an unfinished run may be continued under with other values:
-# what they change is at most the last bits.
-FREE = ('checkpoint', 'mesh', 'train.watchdog_seconds', 'wandb_project')
+from dllm_jax.data import pipeline
+from dllm_jax.eval import accuracy
+from dllm_jax.hf import load, sidecar
+from dllm_jax.ops import streams
+from dllm_jax.run import base_model, choices, results, setup, start
+from dllm_jax.runtime import console, processes
+from dllm_jax.state import checkpoint, workdir
+from dllm_jax.train import loop, methods, optim
+from dllm_jax.train import progress as progress_lib
+from dllm_jax.train import state as state_lib
+from dllm_jax.train.methods import sft
 
 
-def run(
+def train(
   config: dict[str, Any], directory: pathlib.Path, screen: console.Console
 ) -> dict[str, Any]:
   """Everything that `launch/train.py` does.
 
   Args:
-    config: as nested dicts.
-    directory: the workdir; an unfinished run in it is continued.
-    screen: where progress and the closing table go.
+    config: nested dicts.
+    directory: workdir; an unfinished run in it is resumed.
+    screen: where progress and the closing tables go.
 
   Returns:
-    What eval.json says.
+    The content of eval.json.
 
   Raises:
-    errors.UserError: what the user can put right, in one line.
+    errors.UserError: something that the user can correct, in one line.
     loop.Interrupted: stopped by a signal, after saving.
   """
-  # Everything that can be refused is, before the workdir is touched: a config
-  # that never ran must not own it.
-  cfg = base_model.resolve_base_path(settings.from_config(config))
-  model = base_model.describe_base(cfg)
-  if model is not None and not sidecar.read(model.folder.path):
-    # Nothing was spent here on demonstrations.
-    cfg = dataclasses.replace(cfg, control=False)
-  elif cfg.model.get('lora_rank') and not cfg.base.path:
-    raise errors.UserError(
-      f'config key model.lora_rank is {cfg.model["lora_rank"]}, but there is '
-      'no base.path: adapters alone cannot train random weights; name a base '
-      'model, or set model.lora_rank=0'
-    )
-  ctx = setup.make_context(cfg, model)
-  checks.check_shapes(cfg, ctx)
-  processes.check_same(workdir.flatten(config) | provenance.code())
-  data = processes.from_first(
-    'the state of the workdir', lambda: _check_workdir(cfg, config, directory)
-  )
-  rows, num_long = setup.fit_window(
-    cfg, ctx, setup.after_first(setup.load_rows, cfg)
-  )
-  checks.check_rows(cfg, ctx, rows)
-  if model is not None and not (directory / 'base').exists():
-    base_model.check_params(model.folder, ctx)
-  _check_same_rows(rows)
-  setup.tell_reach(cfg, rows.test, screen)
-  metrics.find_wandb(cfg.wandb_project)
-  with signals.StopRequest() as stop, contextlib.ExitStack() as held:
-    claim = workdir.claim(
-      directory,
-      config,
-      extra={'data': data, 'processes': jax.process_count()},
-      free=FREE,
-      say=screen.line,
-    )
-
-    def take():
-      resumed = held.enter_context(claim)
-      return {'resumed': resumed, 'finished': finished.exists()}
-
-    finished = directory / results.EVAL_FILE
-    claimed = processes.from_first('the workdir', take)
-    if claimed['finished']:
+  eval_file = directory / results.EVAL_FILE
+  with start.started(config, directory, screen) as run:
+    if run is None:
       screen.line(f'{directory} holds a finished run; its results:')
-      found = results.read(finished)
-      results.show(found, screen)
+      finished = results.read(eval_file)
+      results.show(finished, screen)
       if (directory / report.FILE).exists():
         screen.line(f'report: {directory / report.FILE}')
-      return found
-    watch = held.enter_context(
-      watchdog.Watchdog(
-        directory / f'watchdog{processes.suffix()}.txt',
-        seconds=cfg.watchdog_seconds,
-      )
-    )
-    latest = {
-      phase: setup.stage_checkpoints(directory, phase, cfg.keep).latest() or 0
-      for phase in ('sft', 'rl', 'control')
-    }
-    begun = 'continuing' if claimed['resumed'] else 'starting'
-    screen.line(
-      f'{begun} {directory} on {ctx.mesh.size} {jax.default_backend()} '
-      f'device(s) of {jax.process_count()} process(es)'
-    )
-    if num_long:
-      screen.line(
-        f'left out {num_long} training prompts of more than '
-        f'{cfg.rollout.max_prompt_length} tokens; {len(rows.prompts)} remain'
-      )
-    log = metrics.MetricsLog(
-      directory,
-      resume_step=latest,
-      wandb_project=cfg.wandb_project,
-      writes=processes.is_first(),
-    )
-    this = setup.Run(
-      cfg=cfg,
-      ctx=ctx,
-      model=model or setup.new_model(cfg),
-      rows=rows,
-      directory=directory,
-      log=log,
-      screen=screen,
-      stop=stop,
-      watch=watch,
-    )
-    found = _stages(this)
-    log.close()
+      return finished
+    finished = _stages(run)
     if processes.is_first():
-      workdir.write_json(finished, found)
-      if cfg.eval.thresholds:
-        frontier_plot.draw(found, directory / 'frontier.png')
-    results.show(found, screen)
+      workdir.write_json(eval_file, finished)
+      if run.cfg.eval.thresholds:
+        frontier_plot.draw(finished, directory / 'frontier.png')
+    results.show(finished, screen)
     if processes.is_first():
       _report(directory, screen)
-    return found
+    return finished
 
 
-def _check_workdir(
-  cfg: settings.Settings, config: dict[str, Any], directory: pathlib.Path
-) -> dict[str, str]:
-  """Refuses a workdir of other settings or data; the digests of the data."""
+def _stages(run: setup.Run) -> dict[str, Any]:
+  """Runs the stages in order; the content of eval.json."""
+  cfg = run.cfg
+  base, base_progress = train_base(run)
+  best = choices.choose_steps(run, base)
+  policies = {'base': base, 'final': base}
+  seconds, trained = {'base': base_progress.seconds}, {}
+  if cfg.method is not None:
+    policies['final'], progress = train_policy(run, base, best.setting)
+    seconds['rl'] = progress.seconds
+    trained['trained_steps'] = progress.step
+    trained['kept_step'] = loop.kept_step(progress, cfg.loop)
+    keep(run, 'final', policies['final'], progress)
+    if cfg.control and base_progress.cpu_seconds > 0:
+      policies['control'], extra = train_control(
+        run, base, base_progress, progress
+      )
+      seconds['control'] = extra.seconds
+      keep(run, 'control', policies['control'], extra)
+  began = time.perf_counter()
+  threshold = None
+  if cfg.eval.thresholds:
+    threshold = choices.choose_threshold(run, policies['final'], best.accuracy)
+  summary = results.evaluate_all(
+    run, policies, results.Chosen(best.setting, threshold)
+  )
+  seconds['eval'] = time.perf_counter() - began
+  summary['final'] |= trained
+  return summary | {'seconds': seconds}
+
+
+def train_base(run: setup.Run) -> tuple[types.Params, progress_lib.Progress]:
+  """The base model.
+
+  The first of these that exists: 1. RUN/base, kept by an earlier start of this
+  run; 2. the model folder `base.path`; 3. one that is trained here by `sft`,
+  from its checkpoint or from random parameters.
+  """
+  cfg, ctx = run.cfg, run.ctx
+  kept = run.directory / 'base'
+  is_kept = processes.from_first('the base model', kept.exists)
+  if not is_kept and cfg.base.path:
+    kept = pathlib.Path(cfg.base.path)
+  if is_kept or cfg.base.path:
+    if loaded := _load_base(run, kept):
+      run.screen.line(f'base model from {kept}')
+      return loaded
+  optimizer = optim.make(cfg.base_optim)
+  params, progress = loop.run(
+    sft.Sft(ctx=ctx, optimizer=optimizer, cfg=cfg.base_sft),
+    state_lib.create(setup.fresh_params(ctx), optimizer),
+    pipeline.batches(
+      run.rows.demonstrations, seed=cfg.seed, batch_size=cfg.base.batch_size
+    ),
+    title='base (sft)',
+    cfg=cfg.base_loop,
+    score=_scorer(run, cfg.fixed_decoders()[cfg.eval.num_steps[0]]),
+    **_outlets(run, 'sft'),
+  )
+  keep(run, 'base', params, progress)
+  return params, progress
+
+
+def _load_base(
+  run: setup.Run, kept: pathlib.Path
+) -> tuple[types.Params, progress_lib.Progress] | None:
+  """Reads a model folder; None if it is damaged and can be restored.
+
+  That is so if this run trained the model: its last checkpoint has the same
+  parameters.
+  """
   try:
-    workdir.check_resumable(directory, config, free=FREE)
-  except errors.UserError as e:
-    raise errors.UserError(f'{e}{_how_to_go_on(config, directory)}') from e
-  data = setup.data_digests(cfg)
-  workdir.check_data(directory, data)
-  return data
+    folder = load.read(kept)
+    params = base_model.load_params(folder, run.ctx, run.screen)
+    progress = sidecar.read(kept).get('progress', {})
+    return params, progress_lib.Progress(**progress)
+  except sidecar.Damaged as e:
+    is_own = kept == run.directory / 'base' and not processes.several()
+    if not is_own or run.checkpoints('sft').latest() is None:
+      raise
+    aside = checkpoint.set_aside(kept)
+    run.screen.line(
+      f'{e.reason}; kept as {aside.name}, and restored from its checkpoint'
+    )
+    return None
 
 
-def _how_to_go_on(config: dict[str, Any], directory: pathlib.Path) -> str:
-  """More of a finished run, such as more steps, is a run of its own."""
-  was, policy = workdir.read_config(directory), directory / 'final'
-  done = (directory / results.EVAL_FILE).exists() and policy.exists()
-  if was is None or not done:
-    return ''
-  changed = workdir.changes(was, config)
-  if not changed or any(key.startswith(('task.', 'model.')) for key in changed):
-    return ''
-  return (
-    ' (the run is finished; to train its policy further: --workdir NEW '
-    f'--config.base.path={policy})'
+def train_policy(
+  run: setup.Run, base: types.Params, num_steps: int
+) -> tuple[types.Params, progress_lib.Progress]:
+  """RL from the base model, watched on validation rows.
+
+  Args:
+    run: the run.
+    base: parameters that RL starts from.
+    num_steps: denoising steps at which a fixed schedule is watched.
+  """
+  cfg, ctx = run.cfg, run.ctx
+  optimizer = optim.make(cfg.optim)
+  method = methods.METHODS[cfg.method_name](
+    cfg=cfg.method,
+    ctx=ctx,
+    rollout=cfg.rollout,
+    optimizer=optimizer,
+    reference=base,
+  )
+  score = _scorer(run, cfg.watched_decoder(num_steps))
+  floor = 0.0
+  if cfg.loop.floor_patience:
+    run.watch.beat('evaluating the base')
+    floor = score(base)['eval/accuracy']
+  return loop.run(
+    method,
+    state_lib.create(state_lib.copy_trained(base), optimizer),
+    pipeline.batches(
+      run.rows.prompts,
+      seed=streams.host_seed(cfg.seed, 'rollout'),
+      batch_size=cfg.rollout.num_prompts,
+    ),
+    title=cfg.method_name,
+    cfg=cfg.loop,
+    score=score,
+    floor=floor,
+    **_outlets(run, 'rl'),
   )
 
 
-def _check_same_rows(rows: setup.Rows) -> None:
-  """Refuses processes that found other rows than process 0."""
-  seen = {}
-  for field in dataclasses.fields(rows):
-    part = getattr(rows, field.name)
-    ends = [str(part[i]['id']) for i in (0, -1)] if len(part) else []
-    seen[f'number of {field.name}'] = len(part)
-    seen[f'first and last of {field.name}'] = ends
-  # They may have built them, each its own.
-  processes.check_same(seen, seconds=processes.WORK_SECONDS)
+def train_control(
+  run: setup.Run,
+  base: types.Params,
+  base_progress: progress_lib.Progress,
+  rl_progress: progress_lib.Progress,
+) -> tuple[types.Params, progress_lib.Progress]:
+  """More supervised training on the same demonstrations, for RL's CPU time.
+
+  Its best parameters by validation count, as with the base. How long RL took
+  is a measurement, so the control alone is not the same in every run.
+  """
+  cfg = run.cfg
+  per_step = base_progress.cpu_seconds / max(base_progress.step, 1)
+  num_steps = processes.from_first(
+    'the length of the control',
+    lambda: max(1, round(rl_progress.cpu_seconds / per_step)),
+  )
+  optimizer = optim.make(cfg.base_optim)
+  return loop.run(
+    sft.Sft(
+      ctx=run.ctx, optimizer=optimizer, cfg=cfg.base_sft, phase='control'
+    ),
+    state_lib.create(state_lib.copy_trained(base), optimizer),
+    pipeline.batches(
+      run.rows.demonstrations,
+      seed=streams.host_seed(cfg.seed, 'control'),
+      batch_size=cfg.base.batch_size,
+    ),
+    title='control (more sft)',
+    cfg=dataclasses.replace(
+      cfg.base_loop,
+      num_steps=num_steps,
+      patience=num_steps if cfg.base_loop.eval_every else 0,  # to the end
+    ),
+    score=_scorer(run, cfg.fixed_decoders()[cfg.eval.num_steps[0]]),
+    **_outlets(run, 'control'),
+  )
+
+
+def keep(
+  run: setup.Run,
+  name: str,
+  params: types.Params,
+  progress: progress_lib.Progress,
+) -> None:
+  """Saves parameters as the model folder RUN/name, once."""
+  exists = (run.directory / name).exists
+  if not processes.from_first('the end of a stage', exists):
+    run.watch.beat(f'keeping {name}')
+    model = dataclasses.replace(
+      run.model, params=params, denoiser=run.ctx.denoiser
+    )
+    model.save(
+      run.directory / name, kept={'progress': dataclasses.asdict(progress)}
+    )
+
+
+def _outlets(run: setup.Run, stage: str) -> dict[str, Any]:
+  return {
+    'checkpoints': run.checkpoints(stage),
+    'log': run.log,
+    'screen': run.screen,
+    'stop': run.stop,
+    'watch': run.watch,
+    'skipped': run.directory / 'skipped',
+  }
+
+
+def _scorer(
+  run: setup.Run, decoder: types.Decoder
+) -> Callable[[types.Params], dict[str, float]]:
+  """A function from parameters to validation metrics, for `loop.run`."""
+
+  def score(params):
+    evaluation = accuracy.evaluate(
+      run.ctx,
+      params,
+      run.rows.validation,
+      decoder,
+      batch_size=run.cfg.eval.batch_size,
+      advance=lambda count: run.watch.beat('evaluating'),
+    )
+    means = {f'eval_task/{k}': v for k, v in evaluation.metrics.items()}
+    return {
+      'eval/accuracy': evaluation.accuracy,
+      'eval/mean_steps': evaluation.mean_steps,
+    } | means
+
+  return score
 
 
 def _report(directory: pathlib.Path, screen: console.Console) -> None:
-  """The page about the run; a run is none the worse without it."""
+  """Writes the report; a failure is a warning, for the results are saved."""
   try:
     screen.line(f'report: {report.write(directory)}')
   except Exception as e:  # whatever it is, the results are written and shown
     why = ' '.join(f'{type(e).__name__}: {e}'.split())
     screen.line(f'warning: no {report.FILE}: {why}')
-
-
-def _stages(run: setup.Run) -> dict[str, Any]:
-  """Base, RL, control, evaluation."""
-  cfg = run.cfg
-  base, base_progress = stages.train_base(run)
-  best = stages.choose_steps(run, base)
-  policies = {'base': base, 'final': base}
-  seconds, trained = {'base': base_progress.seconds}, {}
-  if cfg.method is not None:
-    policies['final'], progress = stages.train_policy(run, base, best.setting)
-    seconds['rl'] = progress.seconds
-    trained['trained_steps'] = progress.step
-    trained['kept_step'] = loop.kept_step(progress, cfg.loop)
-    stages.keep(run, 'final', policies['final'], progress)
-    if cfg.control and base_progress.cpu_seconds > 0:
-      policies['control'], extra = stages.train_control(
-        run, base, base_progress, progress
-      )
-      seconds['control'] = extra.seconds
-      stages.keep(run, 'control', policies['control'], extra)
-  began = time.perf_counter()
-  threshold = None
-  if cfg.eval.thresholds:
-    threshold = stages.choose_threshold(run, policies['final'], best.accuracy)
-  found = results.evaluate_all(
-    run, policies, results.Chosen(best.setting, threshold)
-  )
-  seconds['eval'] = time.perf_counter() - began
-  found['final'] |= trained
-  return found | {'seconds': seconds}

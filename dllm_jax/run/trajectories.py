@@ -53,7 +53,7 @@ class Shown(NamedTuple):
 
   policy: str
   decoding: str
-  found: accuracy.Evaluation
+  evaluation: accuracy.Evaluation
 
 
 def choose(
@@ -62,7 +62,7 @@ def choose(
   """What is replayed side by side: the base first, the final policy last.
 
   Args:
-    evaluations: of the run.
+    evaluations: evaluations of all policies.
     steps: the chosen fixed schedule; the base is shown under it.
     threshold: the chosen gate; where there is one the final policy is shown
       under it, and the base too.
@@ -82,8 +82,8 @@ def pick(base: np.ndarray, final: np.ndarray) -> Iterator[tuple[int, str]]:
   """(row, kind) of the first `NUM_EACH` rows of each kind, kind by kind.
 
   Args:
-    base: verdicts of the base, one a row.
-    final: of the final policy.
+    base: verdict of the base on each row; above 0 is right.
+    final: verdict of the final policy on each row.
   """
   for (before, after), kind in KINDS.items():
     rows = np.flatnonzero(((base > 0) == before) & ((final > 0) == after))
@@ -100,13 +100,13 @@ def write(
   """Writes the file; see the module.
 
   Args:
-    directory: of the run.
+    directory: workdir of the run.
     ctx: the run.
     cfg: its settings.
     rows: the held-out rows.
     shown: from `choose`.
   """
-  first, last = shown[0].found, shown[-1].found
+  first, last = shown[0].evaluation, shown[-1].evaluation
   picked = [
     (row, kind)
     for row, kind in pick(first.correct, last.correct)
@@ -141,10 +141,13 @@ def _samples(
   """The picked rows of one evaluation, ready to be written."""
   if not rows:
     return []
-  found = shown.found
+  evaluation = shown.evaluation
   trajectory = types.Trajectory(
-    *(x[index] for x in (found.tokens, found.logp, found.commit_step)),
-    num_steps=found.num_steps[index],
+    *(
+      x[index]
+      for x in (evaluation.tokens, evaluation.logp, evaluation.commit_step)
+    ),
+    num_steps=evaluation.num_steps[index],
   )
   paths = [score_steps.Path([], [], [])] * len(rows)
   if reward is not None:
@@ -165,7 +168,7 @@ def _samples(
       'confidence': np.exp(trajectory.logp[i]).round(4).tolist(),
       'num_steps': int(trajectory.num_steps[i]),
       'length': int(length[i].sum()),
-      'correct': bool(found.correct[row]),
+      'correct': bool(evaluation.correct[row]),
       'steps': paths[i].steps,
       'rewards': [_number(value) for value in paths[i].rewards],
     }
@@ -188,12 +191,12 @@ def write_verdicts(
   {"ids": [...], POLICY: {"fixed": {STEPS: "0110..."}, "gated": {THRESHOLD:
   ...}}}; a digit a problem, in the order of the ids, '-' without a verdict.
   """
-  digits = lambda found: {
+  digits = lambda x: {
     str(setting): ''.join(
       '01'[int(right)] if judged else '-'
       for right, judged in zip(e.correct, e.judged, strict=True)
     )
-    for setting, e in found.items()
+    for setting, e in x.items()
   }
   verdicts = {
     name: {

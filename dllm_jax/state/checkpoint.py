@@ -56,7 +56,7 @@ class Checkpoints:
       meta: JSON values.
 
     Raises:
-      UserError: that step is there already, the disk has not twice the room
+      UserError: that step already exists, the disk has not twice the room
         that the last one took (for the first: its own), or it refuses.
     """
     path = self._directory / str(step)
@@ -170,7 +170,7 @@ def _write(path: pathlib.Path, tree: PyTree, meta: dict) -> None:
   def begin():
     if (path / MANIFEST_FILE).exists():
       raise errors.UserError(
-        f'checkpoint {path} is there already; remove it to save it again'
+        f'checkpoint {path} already exists; remove it to save it again'
       )
     # What a killed process left. A directory without a manifest is unfinished
     # whatever it holds, and orbax's own leavings lie inside the partial one.

@@ -184,13 +184,13 @@ def expressions(
   Returns:
     Sorted expressions by value; values that are not whole are left out.
   """
-  found: dict[int, set[str]] = {}
+  by_value: dict[int, set[str]] = {}
   for order in sorted(set(itertools.permutations(numbers))):
     values = _trees if needs_parentheses(operators) else _chains
     for text, value in values(order, operators):
       if value == int(value):
-        found.setdefault(int(value), set()).add(text)
-  return {value: tuple(sorted(texts)) for value, texts in found.items()}
+        by_value.setdefault(int(value), set()).add(text)
+  return {value: tuple(sorted(texts)) for value, texts in by_value.items()}
 
 
 def solutions(
@@ -222,7 +222,7 @@ def _subtrees(order: tuple[int, ...], operators: str):
   """Distinct expressions over `order`, kept in order."""
   if len(order) == 1:
     return (atom(order[0]),)
-  found = {}
+  distinct = {}
   for cut in range(1, len(order)):
     lefts = _subtrees(order[:cut], operators)
     rights = _subtrees(order[cut:], operators)
@@ -230,8 +230,8 @@ def _subtrees(order: tuple[int, ...], operators: str):
       for operator in operators:
         joined = join(left, operator, right)
         if joined is not None:
-          found[joined.text] = joined
-  return tuple(found.values())
+          distinct[joined.text] = joined
+  return tuple(distinct.values())
 
 
 def atom(number: int) -> Expression:

@@ -44,7 +44,7 @@ class Submission(NamedTuple):
 
 
 class Verdict(NamedTuple):
-  """What the judge found.
+  """The judgement of one submission.
 
   Attributes:
     passed: whether all tests passed; None where the sandbox itself failed.
@@ -123,21 +123,22 @@ class Coding:
     `fence` is 0.5 for a code block inside the answer block; then the format
     terms. Where the sandbox failed, `tests` and `passed` are nan.
     """
-    found = [
+    extracted = [
       programs.extract(
         text,
         reading=self.reading,
         prompt=row['prompt'],
         entry_point=row['entry_point'],
+        test=row['test'],
       )
       for row, text in zip(rows, completions, strict=True)
     ]
-    asked = [i for i, program in enumerate(found) if program is not None]
+    asked = [i for i, program in enumerate(extracted) if program is not None]
     given = self.judge.judge(
       [
         Submission(
           # Set-up names what the program defines; see MBPP 367 and 927.
-          '\n'.join(filter(None, [found[i], rows[i]['setup']])),
+          '\n'.join(filter(None, [extracted[i], rows[i]['setup']])),
           rows[i]['test'],
           rows[i]['entry_point'],
         )
@@ -146,7 +147,7 @@ class Coding:
     )
     verdicts = dict(zip(asked, given, strict=True))
     return [
-      _score(verdicts.get(i, _NOTHING), text, found[i])
+      _score(verdicts.get(i, _NOTHING), text, extracted[i])
       for i, text in enumerate(completions)
     ]
 

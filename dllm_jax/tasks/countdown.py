@@ -5,19 +5,28 @@ A row is {'id': str, 'numbers': list[int], 'target': int, 'solution': str,
 
 Deviations from the public d1 reward: answers are read by a bounded parser,
 never evaluated by Python; so '**', '//' and decimals are refused. A \\boxed{}
-around the expression does no harm, as in d1's evaluation.
+around the expression does no harm, as in d1's evaluation; nor do operators in
+Unicode or LaTeX, and a sign before a number.
 """
 
 import dataclasses
 import re
 
-from dllm_jax.tasks import arithmetic, latex, tags, task
+from dllm_jax.tasks import arithmetic, latex, spelling, tags, task
 
 TOLERANCE = 1e-5
 MAX_NUMBER_WORD = 999
 _MAX_REASONING_CHARS = 4096
 _MAX_D1_CHARS = 2**16
 _D1_ARITHMETIC = '0123456789+-*/() '
+_DASHES = str.maketrans('\u2013\u2014', '--')
+_BRACKETS = str.maketrans('[]{}', '()()')
+_FRACTION = re.compile(r'\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}')
+_OPERATORS = (
+  (re.compile(r'\\(?:times|cdot|ast)(?![a-zA-Z])'), '*'),
+  (re.compile(r'\\div(?![a-zA-Z])'), '/'),
+  (re.compile(r'(?<=[0-9)])\s*[xX]\s*(?=[0-9(])'), '*'),
+)
 
 _TERSE_PROMPT = ' {numbers} = {target}\n'
 _D1_PROMPT = (
@@ -137,12 +146,14 @@ class Countdown:
     answer = tags.extract_answer(completion)
     if answer is not None and not self.parity:
       answer = latex.answer_text(answer) or ''
-    result = _evaluate(answer, self.parity) if answer is not None else None
+    result = None
+    if answer is not None:
+      result = _evaluate(answer if self.parity else _ascii(answer))
     valid = _uses_all(row, result)
     close = valid and _is_close(row, result)
     solution = 0.0 if answer is None else 1.0 if close else 0.1
     if self.parity:
-      read = _evaluate(_d1_answer(completion) or '', unary=True)
+      read = _evaluate(_d1_answer(completion))
       correct = _uses_all(row, read) and _is_close(row, read)
     else:
       correct = valid and result.value == row['target']
@@ -173,9 +184,21 @@ class Countdown:
     return reasoning.split() == expected
 
 
-def _evaluate(answer: str, unary: bool) -> arithmetic.Evaluation | None:
+def _ascii(answer: str) -> str:
+  r"""An expression with ASCII operators: 3 × 4, $3 \times 4$, \frac{3}{4}."""
+  if len(answer) > 4 * arithmetic.MAX_CHARS:
+    return answer  # refused as it is
+  answer = spelling.plain(answer.translate(_DASHES))
+  for pattern, operator in _OPERATORS:
+    answer = pattern.sub(operator, answer)
+  for _ in range(answer.count(r'\frac')):
+    answer = _FRACTION.sub(r'((\1)/(\2))', answer)
+  return answer.translate(_BRACKETS).strip()
+
+
+def _evaluate(answer: str) -> arithmetic.Evaluation | None:
   try:
-    return arithmetic.evaluate(answer, unary=unary)
+    return arithmetic.evaluate(answer, unary=True)
   except arithmetic.ExpressionError:
     return None
 
@@ -188,16 +211,17 @@ def _is_close(row: task.Row, result: arithmetic.Evaluation) -> bool:
   return abs(result.value - row['target']) <= TOLERANCE
 
 
-def _d1_answer(completion: str) -> str | None:
+def _d1_answer(completion: str) -> str:
   r"""The expression that d1's evaluation reads out of a completion.
 
-  The last \boxed{}, or else the whole text, tags and all, as d1 has it, with
-  LaTeX operators mapped; then the first left-hand side of an equation in it.
+  The last \boxed{}, or else the first answer block, or else the whole text,
+  tags and all; then, with LaTeX operators mapped, the first left-hand side of
+  an equation in it.
   """
   completion = completion[:_MAX_D1_CHARS]
   answer = latex.d1_answer(completion)
   if answer is None:
-    return None
+    answer = completion
   for tex, sign in ((r'\times', '*'), (r'\cdot', '*'), (r'\div', '/')):
     answer = answer.replace(tex, sign)
   end = 0

@@ -5,8 +5,9 @@ answer is the number as the data set writes it, '1,080' with its comma.
 
 The answer block must hold one number and no second one, in no calculation; a
 name and '=' before it, words and units beside it, a dollar sign, a percent sign
-and a \boxed{} do no harm. Words that would change the number or deny it do:
-'minus', 'million', 'half', 'not', 'wrong', and all numbers in words.
+and a \boxed{} do no harm; of a long block with a \boxed{} only the box is read.
+Words that would change the number or deny it do harm: 'minus', 'million',
+'half', 'not', 'wrong', and all numbers in words.
 
 Deviations from the public d1 code (which `parity=True` follows): its reward
 compares texts, so that 1080 is wrong where the data set has 1,080; its
@@ -19,9 +20,10 @@ import dataclasses
 import re
 from fractions import Fraction
 
-from dllm_jax.tasks import latex, tags, task
+from dllm_jax.tasks import latex, spelling, tags, task, units
 
 _MAX_ANSWER_CHARS = 256
+_MAX_BLOCK_CHARS = 8192  # of a block, its end
 _MAX_REASONING_CHARS = 4096
 _MAX_D1_CHARS = 8192
 _NUMBER = re.compile(
@@ -34,17 +36,14 @@ _MARKUP = re.compile(
   r'|(?:\^\s*\{?\s*\\circ|\\degree)(?![a-zA-Z])|\*\*'
 )
 _LEAD = re.compile(r'\+|[a-zA-Z][a-zA-Z ]*=')
-_BY_WORDS = re.compile(r'(?<=[a-z]{2})!|(?:(?<=[a-z])|^)\s*/(?=\s*[a-z]{3})')
-_GOES_ON = re.compile(r'\s*(?:x|-\s*[a-z]?)(?![a-z])')  # '5x', '5 - y'
+_SLASH = re.compile(r'([a-z]*)\s*/\s*([a-z]+)')
+_POWER = re.compile(r'([a-zA-Z]+)\s*\}?\s*\^\s*\{?[23]\}?')
+# '5x', '5 - y'; '5g' is a unit.
+_GOES_ON = re.compile(r'\s*(?:x|-\s*[a-z]?)(?![a-z])|([a-z])(?![a-z])')
 _OPERATOR = frozenset('/^!*=+\\\u221a\u00d7\u00f7\u00b7')
-_OTHER_NUMBER = re.compile(
-  r'\b(?:minus|negative|not|wrong|incorrect|false|never|or|times|k|half|halves|third|thirds|quarter|'
-  r'quarters|twice|double|triple|dozen|dozens|hundred|hundreds|thousand|'
-  r'thousands|million|millions|billion|billions|trillion|trillions|squared|'
-  r'cubed|zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|'
-  r'(?:thir|four|fif|six|seven|eigh|nine)teen|'
-  r'(?:twen|thir|for|fif|six|seven|eigh|nine)ty)\b|n[\'\u2019]t\b'
-)
+_TOKEN = re.compile(r"[a-z]+(?:['\u2019][a-z]+)?")
+# 'five times' is an answer, 'five times x' is not.
+_TIMES = re.compile(r'\btimes\b(?!\s*[.!]?\s*(?:\Z|(?:a|an|per|each|every)\b))')
 _D1_NUMBER = re.compile(r'-?[0-9]+\.?[0-9]*')
 
 _D1_PROMPT = (
@@ -106,13 +105,13 @@ class Gsm8k:
     """
     answer = tags.extract_answer(completion)
     gold = read_number(row['answer'])
+    value = read_number(answer or '')
     if self.parity:
       text = _d1_reward_text(completion)
       same, digits = text == row['answer'], text.isdigit()
       parsed = _d1_answer(completion)
       correct = parsed is not None and parsed == gold
     else:
-      value = read_number(answer or '')
       same = correct = value is not None and value == gold
       digits = re.fullmatch(r'-?[0-9]+', answer or '') is not None
       parsed = answer
@@ -120,30 +119,56 @@ class Gsm8k:
     terms |= tags.terms(completion, parity=self.parity)
     metrics = {
       'has_answer': float(answer is not None),
-      'is_number': float(read_number(answer or '') is not None),
+      'is_number': float(value is not None),
     }
     return task.Score(terms, correct, metrics, parsed)
 
 
 def read_number(answer: str) -> Fraction | None:
   r"""The one number that an answer holds; None for no number, or several."""
-  if len(answer) > _MAX_ANSWER_CHARS:
+  text = latex.answer_text(answer[-_MAX_BLOCK_CHARS:])
+  if text is None or len(text) > _MAX_ANSWER_CHARS:
     return None
-  text = (latex.answer_text(answer) or '').replace('\u2212', '-')
-  text = re.sub(r'\\[,!;$% ]', '', text).replace('$', '')
-  found = list(_NUMBER.finditer(text))
-  if len(found) != 1:
+  text = _POWER.sub(lambda m: m[1] if _is_unit(m[1]) else m[0], _plain(text))
+  numbers = list(_NUMBER.finditer(text))
+  if len(numbers) != 1:
     return None
-  before = _MARKUP.sub(' ', text[: found[0].start()]).strip().lower()
-  after = _MARKUP.sub(' ', text[found[0].end() :]).lower()
+  number = numbers[0]
+  before = _MARKUP.sub(' ', text[: number.start()]).strip().lower()
+  after = _MARKUP.sub(' ', text[number.end() :]).lower()
   if _LEAD.fullmatch(before):
     before = before[:-1]
-  rest = _BY_WORDS.sub(' ', before) + ' ' + _BY_WORDS.sub(' ', after)
+  rest = _without_slashes(before) + ' ' + _without_slashes(after.strip())
   if any(character.isnumeric() for character in rest):
     return None  # such as another script's digits, or a power
-  if _OPERATOR & set(rest) or _OTHER_NUMBER.search(rest):
+  if _OPERATOR & set(rest) or units.change(_TOKEN.findall(rest)):
     return None
-  return None if _GOES_ON.match(after) else _value(found[0])
+  goes_on = _GOES_ON.match(after)
+  if _TIMES.search(rest) or (goes_on and not _is_unit(goes_on[1] or '')):
+    return None
+  return _value(number)
+
+
+def _plain(text: str) -> str:
+  return re.sub(r'\\[,!;$% ]', '', spelling.plain(text)).replace('$', '')
+
+
+def _without_slashes(words: str) -> str:
+  """Words without the '/' of a rate, 'km/h' or '/hour', and without '!'."""
+  is_word = lambda word: len(word) > 2 or _is_unit(word)
+
+  def spaced(match):
+    left, right = match.groups()
+    if is_word(right) and (is_word(left) if left else not match.start()):
+      return f'{left} {right}'
+    return match[0]
+
+  return _SLASH.sub(spaced, re.sub('(?<=[a-z]{2})!', ' ', words))
+
+
+def _is_unit(word: str) -> bool:
+  words = units.words(word)
+  return bool(words) and all(map(units.is_unit, words))
 
 
 def _value(match: re.Match) -> Fraction:

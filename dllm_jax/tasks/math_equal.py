@@ -31,7 +31,7 @@ import time
 from collections.abc import Sequence
 
 from dllm_jax import errors
-from dllm_jax.tasks import expression
+from dllm_jax.tasks import claims
 
 CPU_SECONDS = 3.0
 WALL_FACTOR = 10.0  # a starved process needs several times its CPU seconds
@@ -164,7 +164,7 @@ class Pool:
       return True
     if refused(gold) or refused(text):
       return False
-    if not (expression.is_balanced(gold) and expression.is_balanced(text)):
+    if not (claims.is_balanced(gold) and claims.is_balanced(text)):
       return False
     with self._lock:
       return self._cache.get(pair)

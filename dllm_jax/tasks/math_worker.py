@@ -14,6 +14,7 @@ import select
 import signal
 import sys
 
+RELATIVE = 1e-5  # of equal numbers
 MAX_MEMORY = 2**30  # bytes of address space
 MAX_RESIDENT = 256 * 2**20  # bytes; above it sympy's caches are too large
 _IDLE_SECONDS = 2.0  # between looks at whether the parent is still there
@@ -51,13 +52,25 @@ def main() -> None:
 
 
 def _comparison():
-  """Whether two texts are the same answer, by math-verify, with no timeouts."""
+  """Whether two texts are the same answer, by math-verify, with no timeouts.
+
+  It drops no words and looks for no number in a text that is not LaTeX.
+  """
   logging.disable(logging.CRITICAL)
   import math_verify
+  from latex2sympy2_extended import NormalizationConfig
+  from math_verify import grader
+
+  grader.sympy_numeric_eq = _near(grader)
+  reading = math_verify.LatexExtractionConfig(
+    normalization_config=NormalizationConfig(
+      basic_latex=True, units=False, malformed_operators=True, nits=True
+    )
+  )
 
   def read(text):
     boxed = '\\boxed{' + text + '}'
-    return math_verify.parse(boxed, parsing_timeout=None)
+    return math_verify.parse(boxed, [reading], parsing_timeout=None)
 
   def compare(gold, prediction):
     return bool(
@@ -68,6 +81,37 @@ def _comparison():
   for gold, prediction in (('1', '\\frac{2}{2}'), ('x', 'y'), ('(1,2)', '1')):
     compare(gold, prediction)
   return compare
+
+
+def _near(grader):
+  """math-verify's equality of numbers, which is absolute, made relative.
+
+  It rounds to six decimals and takes what is below 2^-55 for zero, so that all
+  small numbers are equal.
+  """
+  absolute = grader.sympy_numeric_eq
+
+  def exact(x):
+    return x.xreplace(
+      {n: grader.Rational(str(n)) for n in x.atoms(grader.Float)}
+    )
+
+  def near(a, b, *precision):
+    if not absolute(a, b, *precision):
+      return False
+    if isinstance(a, grader.MatrixBase) or isinstance(b, grader.MatrixBase):
+      return True  # by its elements
+    if all(grader.is_atomic_or_pct_atomic(x, grader.Integer) for x in (a, b)):
+      return True  # 50% is 50 too
+    if a.free_symbols or b.free_symbols:
+      return grader.sympy_symbolic_eq(exact(a), exact(b))
+    a, b = (grader.safe_sympy_doit(x) for x in (a, b))
+    if a == b:
+      return True
+    a, b = a.evalf(30), b.evalf(30)
+    return bool(abs(a - b) <= RELATIVE * max(abs(a), abs(b)))
+
+  return near
 
 
 def _resident() -> int:

@@ -17,15 +17,7 @@ layout in words of our own.
 import dataclasses
 from collections.abc import Sequence
 
-from dllm_jax.tasks import (
-  expression,
-  latex,
-  math_equal,
-  tags,
-  task,
-)
-
-_MAX_ANSWER_CHARS = math_equal.MAX_CHARS
+from dllm_jax.tasks import claims, latex, math_equal, tags, task
 
 _D1_PROMPT = (
   tags.XML_DIRECTIVE
@@ -96,24 +88,13 @@ class Mathematics:
         self._d1_score(row, text)
         for row, text in zip(rows, completions, strict=True)
       ]
-    parsed = [
-      _answer(text, row['answer'])
-      for row, text in zip(rows, completions, strict=True)
+    parsed = [_answer(text) for text in completions]
+    claimed = [
+      claims.pairs(answer or '', row['answer'])
+      for row, answer in zip(rows, parsed, strict=True)
     ]
-    claims = [
-      expression.claims(text or '', row['answer'])
-      for row, text in zip(rows, parsed, strict=True)
-    ]
-    asked = iter(
-      math_equal.equal(
-        [
-          (row['answer'], claim)
-          for row, texts in zip(rows, claims, strict=True)
-          for claim in texts
-        ]
-      )
-    )
-    verdicts = [_all([next(asked) for _ in texts]) for texts in claims]
+    asked = iter(math_equal.equal([p for pairs in claimed for p in pairs]))
+    verdicts = [_all([next(asked) for _ in pairs]) for pairs in claimed]
     return [
       self._score(verdict, text, answer)
       for verdict, text, answer in zip(
@@ -162,33 +143,18 @@ class Mathematics:
 
 
 def _all(verdicts: Sequence[bool | None]) -> bool | None:
-  """Whether all are True; None where that is not known."""
-  if False in verdicts:
+  """Whether there are some, all True; None where that is not known."""
+  if False in verdicts or not verdicts:
     return False
   return None if None in verdicts else True
 
 
-def _answer(completion: str, gold: str) -> str | None:
-  """What is compared: a box of the last answer block, or the block.
-
-  Returns:
-    None also where it says several things: math-verify would pick one.
-  """
+def _answer(completion: str) -> str | None:
+  """What is compared: a box of the last answer block, or the block."""
   block = tags.extract_answer(completion)
-  if block is None or len(block) > 4 * _MAX_ANSWER_CHARS:
+  if block is None:
     return None
   answer = latex.answer_text(block)
-  if answer is None:
+  if answer is None or len(answer) > math_equal.MAX_CHARS:
     return None
-  answer = _undollared(answer)
-  return answer if expression.is_one(answer, gold) else None
-
-
-def _undollared(text: str) -> str:
-  r"""Without the '$...$', '\(...\)' or '\[...\]' around the whole of it."""
-  text = text.strip()
-  for left, right in (('$$', '$$'), ('$', '$'), (r'\(', r'\)'), (r'\[', r'\]')):
-    inner = text.removeprefix(left).removesuffix(right)
-    if len(inner) == len(text) - len(left) - len(right):
-      return inner.strip()
-  return text
+  return answer

@@ -3,8 +3,8 @@
 A row is {'id': str, 'question': str, 'options': list[str], 'answer': str,
 'reasoning': str}; the answer is a letter, `reasoning` may be empty.
 
-The answer block must name one letter: 'B', '(B)', 'B.', 'B)', boxed or not; or
-a letter and then the text of that very option.
+The answer block must name one letter: 'B', '(b)', 'B.', '**B)**', 'Answer: B',
+boxed or not; or a letter and then the text of that very option, in any case.
 
 The public d1 code has no such task: the 'd1' prompt asks for its layout, in
 words of our own.
@@ -13,13 +13,19 @@ words of our own.
 import dataclasses
 import re
 
-from dllm_jax.tasks import latex, tags, task
+from dllm_jax.tasks import latex, spelling, tags, task
 
 LETTERS = 'ABCDEFGHIJ'
 _MAX_ANSWER_CHARS = 512
+_MAX_BLOCK_CHARS = 8192  # of a block, its end
 _MAX_REASONING_CHARS = 4096
+_LEAD = re.compile(
+  r'(?:so |thus |therefore )?(?:the )?(?:final |correct |right |best )?'
+  r'(?:answer|ans|option|choice)(?: is)?:? ?(?:option |choice )?'
+)
 _LETTER = re.compile(
-  r'(?:\(([A-J])\)|([A-J])(?![A-Za-z0-9]))[.):]?\s*(.*)', re.DOTALL
+  r'(?:[(\[{<] ?([a-j]) ?[)\]}>]|([a-j])(?![a-z0-9]))'
+  r'(?:[.):,]| [-\u2013\u2014=] |\s)*(.*)'
 )
 
 _D1_PROMPT = (
@@ -101,14 +107,26 @@ class MultipleChoice:
 
 def read_letter(answer: str, options: list[str]) -> str | None:
   """The letter that an answer names; None for none, or an unknown one."""
-  if len(answer) > _MAX_ANSWER_CHARS:
+  text = latex.answer_text(answer[-_MAX_BLOCK_CHARS:])
+  if text is None or len(text) > _MAX_ANSWER_CHARS:
     return None
-  match = _LETTER.fullmatch(latex.answer_text(answer) or '')
+  text = _folded(text)
+  if lead := _LEAD.match(text):
+    text = _folded(text[lead.end() :])
+  match = _LETTER.fullmatch(text)
   if match is None:
     return None
-  letter = match[1] or match[2]
+  letter = (match[1] or match[2]).upper()
   index = LETTERS.index(letter)
   if index >= len(options):
     return None
-  said = match[3].strip()
-  return letter if said in ('', options[index].strip()) else None
+  option = _folded(options[index])
+  said = match[3]
+  return letter if said in ('', option, f'- {option}', f'-{option}') else None
+
+
+def _folded(text: str) -> str:
+  """One spelling, in lower case, without fonts and dollars."""
+  text = spelling.TEXT.sub(r'\1', spelling.plain(text))
+  text = re.sub(r'\*\*|\\?\$|\\[()]', '', text)
+  return ' '.join(spelling.plain(text).casefold().split())

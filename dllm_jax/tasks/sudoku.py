@@ -158,14 +158,14 @@ def _d1_answer(completion: str) -> str:
   _, ended, after = text.partition('</answer>')
   run = re.search(r'(?<![0-9])[0-9]{16}(?![0-9])', text)
   if fence:
-    found = fence[1]
+    digits = fence[1]
   elif opened and closed:
-    found = block[: closed.start()]
+    digits = block[: closed.start()]
   elif ended:
-    found = re.split(r'<\|eot_id\|>|<\|endoftext\|>', after)[0]
+    digits = re.split(r'<\|eot_id\|>|<\|endoftext\|>', after)[0]
   else:
-    found = run[0] if run else ''
-  return ''.join(found.split())
+    digits = run[0] if run else ''
+  return ''.join(digits.split())
 
 
 def _read(answer: str) -> str | None:

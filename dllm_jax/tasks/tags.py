@@ -68,10 +68,10 @@ def lexicon(*texts: str) -> tuple[str, ...]:
   With them a word-level tokenizer spells any ASCII text, character by character
   where it has no word for it. Other text needs a real tokenizer.
   """
-  found = [*words(), '\n', *(chr(code) for code in range(32, 127))]
+  lexemes = [*words(), '\n', *(chr(code) for code in range(32, 127))]
   for text in texts:
-    found += text_words(text)
-  return tuple(dict.fromkeys(found))
+    lexemes += text_words(text)
+  return tuple(dict.fromkeys(lexemes))
 
 
 def reasoning_text(text: str) -> str:

@@ -98,7 +98,7 @@ def test_a_report_is_written_over_on_request_alone(file, tmp_path):
     (
       ['--task=gsm8k', '--generations={file}', '--out={file}'],
       1,
-      'is the file of --generations',
+      'is the same file as --generations',
     ),
     (
       ['--task=gsm8k', '--generations={file}', '--out={file}/x'],

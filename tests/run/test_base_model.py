@@ -88,7 +88,7 @@ def lora(folder):
 def whole(folder, tmp_path_factory):
   """The directory of a run that trains every parameter."""
   directory = tmp_path_factory.mktemp('whole') / 'run'
-  run_lib.run(values(folder), directory, QUIET)
+  run_lib.train(values(folder), directory, QUIET)
   return directory
 
 
@@ -175,7 +175,7 @@ def test_a_stopped_run_ends_with_the_same_bits(
   assert command.signal_when(signal.SIGTERM, saved.exists) == 3, command.err
   command = commands.run(*args)
   assert (command.code, command.err) == (0, '')
-  assert 'continuing' in command.out
+  assert 'resuming' in command.out
   tiny_run.assert_same(
     tiny_run.kept(directory / 'final'), tiny_run.kept(adapted / 'final')
   )
@@ -186,7 +186,13 @@ def evaluated(config, directory, tmp_path, name=None):
   """(results without speed and path, generations), in this process."""
   out = tmp_path / 'out.json'
   found = evaluate.evaluate_model(
-    config, directory, name, out=out, screen=QUIET
+    config,
+    directory,
+    name,
+    decode=None,
+    overrides={},
+    out=out,
+    screen=QUIET,
   )
   lines = out.with_suffix(eval_files.GENERATIONS).read_text().splitlines()
   del found['tokens_per_second']
@@ -225,7 +231,13 @@ def test_a_final_is_evaluated_as_its_run(whole, adapted, tmp_path):
     want = evaluated(config, run, tmp_path)
     out = tmp_path / 'again.json'
     found = evaluate.evaluate_model(
-      config, run / 'final', None, out=out, screen=QUIET
+      config,
+      run / 'final',
+      None,
+      decode=None,
+      overrides={},
+      out=out,
+      screen=QUIET,
     )
     assert found['params'] == 'final'
     assert found['accuracy'] == want[0]['accuracy']
@@ -238,9 +250,10 @@ def test_a_final_that_was_moved_is_a_model_of_its_own(whole, tmp_path):
   """It decodes as a pretrained model: 128 tokens at most, to its EOS."""
   shutil.copytree(whole / 'final', tmp_path / 'moved')
   model = model_lib.Model.describe(tmp_path / 'moved')
-  assert model.decoding == model_lib.DECODING and model.prefill == ''
-  own = model_lib.Model.describe(whole)
-  assert own.decoding.gen_length == 12 and not own.decoding.stop_at_eos
+  assert model.decoder().gen_length == 128 and model.decoder().stop_at_eos
+  assert model.prefill == ''
+  own = model_lib.Model.describe(whole).decoder()
+  assert own.gen_length == 12 and not own.stop_at_eos
 
 
 def test_a_run_of_weights_outlives_its_folder(whole, folder, tmp_path):
@@ -291,7 +304,7 @@ def test_guidance_changes_tokens_and_0_does_not(commands, folder, tmp_path):
     found[scale] = out.with_suffix('.generations.jsonl').read_text()
   assert found[''] == found['0'] != found['3']
   command = commands.run(*args, '--cfg_scale=-1')
-  assert command.code == 1 and 'cfg_scale -1.0 is negative' in command.err
+  assert command.code == 2 and 'cfg_scale -1.0 must be' in command.err
 
 
 def test_a_sweep_of_a_folder(folder, tmp_path):
@@ -370,7 +383,7 @@ def test_prompts_have_the_template_and_the_prefill(folder):
   cfg = settings.from_config(values(folder, rollout__prefill='<reasoning>\n'))
   _, ctx = described(cfg)
   row = {'id': 'x', 'numbers': [1, 2, 3], 'target': 6}
-  ids = ctx.encode([row], 200)
+  ids = ctx.encode([row])
   text = ctx.tokenizer._tokenizer.decode(
     ids.ids[0][ids.mask[0]].tolist(), skip_special_tokens=False
   )
@@ -386,7 +399,7 @@ def test_prompts_have_the_template_and_the_prefill(folder):
 def attempt(folder, directory, **changes):
   """The line with which a run is refused; it must leave nothing behind."""
   with pytest.raises(errors.UserError) as caught:
-    run_lib.run(values(folder, **changes), directory, QUIET)
+    run_lib.train(values(folder, **changes), directory, QUIET)
   assert not directory.exists()
   return ' '.join(str(caught.value).split())
 
@@ -459,7 +472,15 @@ def test_a_wrong_folder_is_one_line_for_both_commands(
   spoil(bad)
   assert line in attempt(bad, tmp_path / 'run')
   with pytest.raises(errors.UserError) as caught:
-    evaluate.evaluate_model(greedy(''), bad, None, out=None, screen=QUIET)
+    evaluate.evaluate_model(
+      greedy(''),
+      bad,
+      None,
+      decode=None,
+      overrides={},
+      out=None,
+      screen=QUIET,
+    )
   assert line in str(caught.value)
 
 
@@ -471,7 +492,7 @@ def test_a_wrong_folder_is_one_line_for_both_commands(
     ({'base__path': 'no/where@main'}, "'main' is not a commit of no/where"),
     ({'rollout__max_prompt_length': 90}, 'than rollout.max_prompt_length=90'),
     ({'model__lora_rank': -1}, "config group 'model': lora_rank -1"),
-    ({'rollout__cfg_scale': -1.0}, 'cfg_scale -1.0 is negative'),
+    ({'rollout__cfg_scale': -1.0}, 'cfg_scale -1.0 must be'),
     ({'base__path': '', 'rollout__prefill': 'x'}, 'rollout.prefill is'),
   ],
 )
@@ -539,7 +560,7 @@ def test_ag_grpo_with_guidance_and_a_prefill(folder, tmp_path):
       'train__num_steps': 1,
     },
   )
-  run_lib.run(config, tmp_path / 'run', QUIET)
+  run_lib.train(config, tmp_path / 'run', QUIET)
   row = metrics.read(tmp_path / 'run')[0]
   assert row['rollout/guided_fraction'] == 0.5
   assert row['terms/xmlcount'] >= 0.125  # the prefill's tag counts
@@ -550,16 +571,17 @@ def test_generate_decodes_as_the_run_was_evaluated(folder, tmp_path):
   out = tmp_path / 'run'
   changes = {'rollout__prefill': '<reasoning>\n', 'rollout__cfg_scale': 1.5}
   config = values(folder, train__num_steps=1, **changes)
-  run_lib.run(config, out, QUIET)
+  run_lib.train(config, out, QUIET)
   model = model_lib.Model.describe(out)
-  assert model.prefill == '<reasoning>\n' and model.decoding.cfg_scale == 1.5
-  assert model.decoding.temperature == 0
+  decoder = model.decoder()
+  assert (decoder.cfg_scale, decoder.temperature) == (1.5, 0.0)
+  assert model.prefill == '<reasoning>\n'
   found, rows = evaluated(greedy(folder, **changes), out, tmp_path)
   request = prompt_file.parse({'id': 0, 'prompt': rows[0]['question']}, 'p')
   generate.generate(
     out,
     [request],
-    generate.Decoding(changes={'num_steps': 4}),
+    generate.Options(overrides={'num_steps': 4}),
     mesh=sharding.make_mesh(sharding.MeshConfig(data=1)),
     screen=QUIET,
     out=tmp_path / 'rows.jsonl',

@@ -79,7 +79,7 @@ def test_a_host_without_a_sandbox_is_refused_before_any_work(
   values['task']['sandbox_workers'] = 3  # none that is open
   run = tmp_path / 'run'
   with pytest.raises(errors.UserError, match='no namespaces'):
-    run_lib.run(values, run, console.Console())
+    run_lib.train(values, run, console.Console())
   assert not run.exists()
 
 
@@ -130,7 +130,7 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(
     assert 2 <= newest(broken) < 8 and not (broken / 'final').exists()
     command = server.run('train.py', *args(broken, data_dir, **longer))
     assert (command.code, command.err) == (0, '')
-    assert 'continuing' in command.out
+    assert 'resuming' in command.out
   finally:
     server.close()
   for name in ('base', 'final'):

@@ -33,13 +33,17 @@ def requests(*prompts):
   ]
 
 
-def run(folder, out, rows, *, devices=1, use_chat=None, **kwargs):
+def run(folder, out, rows, *, changes, devices=1, use_chat=None, **kwargs):
   """(rows, what was shown)."""
   screen = io.StringIO()
   generate.generate(
     folder,
     rows,
-    generate.Decoding(**kwargs),
+    generate.Options(
+      decode=changes.get('decode'),
+      overrides={k: v for k, v in changes.items() if k != 'decode'},
+      **kwargs,
+    ),
     mesh=sharding.make_mesh(sharding.MeshConfig(data=devices)),
     screen=console.Console(file=screen),
     use_chat=use_chat,
@@ -181,19 +185,21 @@ def test_rows_stop_at_eos_unless_told_otherwise(folder, tmp_path):
   assert min(row['num_steps'] for row in rows) < 64
 
 
-def test_settle():
-  same = generate.settle(model_lib.DECODING, {})
-  assert same == model_lib.DECODING
-  short = generate.settle(same, {'gen_length': 24})
+def decoder(model, changes):
+  overrides = {k: v for k, v in changes.items() if k != 'decode'}
+  return model.decoder(changes.get('decode'), overrides)
+
+
+def test_overrides_of_the_default_decoder(folder):
+  model = model_lib.Model.describe(folder)
+  assert decoder(model, {}) == model.decoders['fixed']
+  short = decoder(model, {'gen_length': 24})
   assert (short.block_length, short.num_steps) == (24, 24)
-  long = generate.settle(same, {'gen_length': 256, 'num_steps': 64})
+  long = decoder(model, {'gen_length': 256, 'num_steps': 64})
   assert (long.block_length, long.num_steps) == (32, 64)
-  gated = generate.settle(same, GATED)
-  assert (gated.decode, gated.threshold, gated.gate) == (
-    'gated',
-    0.15,
-    'threshold',
-  )
+  gated = decoder(model, GATED)
+  assert (gated.threshold, gated.gate) == (0.15, 'threshold')
+  assert type(gated) is type(model.decoders['gated'])
 
 
 @pytest.mark.parametrize(
@@ -208,27 +214,27 @@ def test_settle():
     ({'num_steps': 129}, '--steps 129 is more than the 128 tokens of a comp'),
     ({'num_steps': 33, 'gen_length': 32}, '--steps 33 is more than the 32 to'),
     ({**GATED, 'top_p': 0.0}, 'top_p 0.0 is outside'),
-    ({'gen_length': 40}, 'gen_length 40 is not a multiple of block_length 32'),
-    ({'temperature': -1.0}, 'temperature -1.0 is negative'),
+    ({'gen_length': 40}, 'gen_length 40 is not a positive multiple of'),
+    ({'temperature': -1.0}, 'temperature -1.0 must be finite and'),
   ],
 )
-def test_flags_that_do_not_fit(changes, fault):
+def test_flags_that_do_not_fit(folder, changes, fault):
   with pytest.raises(errors.UsageError) as caught:
-    generate.settle(model_lib.DECODING, changes)
+    decoder(model_lib.Model.describe(folder), changes)
   assert fault in str(caught.value)
 
 
 def test_prompts_that_do_not_fit(folder, shared_dir):
   source = model_lib.Model.describe(folder)
   bare = model_lib.Model.describe(shared_dir / 'golden' / 'llada_tiny')
-  assert generate.encode(requests([31])[0], source, generate.chat.PLAIN) == [31]
+  assert source.encode([31]) == [31]
   for origin, prompt, fault in (
-    (source, [0, 32], 'p.jsonl:1: prompt_ids has 32, and the model has ids up'),
+    (source, [0, 32], 'prompt_ids has 32, and the model has ids up'),
     (source, 'a\ud800', 'surrogates not allowed'),
-    (bare, 'dig', 'p.jsonl:1: the prompt is text, and the model has no token'),
+    (bare, 'dig', 'the prompt is text, and the model has no token'),
   ):
     with pytest.raises(errors.UserError) as caught:
-      generate.encode(requests(prompt)[0], origin, generate.chat.PLAIN)
+      origin.encode(prompt)
     assert fault in str(caught.value)
 
 

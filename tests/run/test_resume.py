@@ -137,7 +137,7 @@ def test_two_kills_change_nothing(commands, whole, tmp_path):
   before = newest(run)
   assert kill(commands, run, lambda: newest(run) > before)
   command = finish(commands, run, whole)
-  assert 'continuing' in command.out and 'base model from' in command.out
+  assert 'resuming' in command.out and 'base model from' in command.out
 
 
 def assert_only_the_notice(text):
@@ -152,7 +152,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(commands, whole, tmp_path):
   code = command.signal_when(signal.SIGTERM, lambda: newest(run) > 0)
   assert code == 3, command.err
   assert_only_the_notice(command.err)
-  assert 'stopped and saved; the same command continues' in command.out
+  assert 'stopped and saved; rerun to resume' in command.out
   rows = [row['step'] for row in metrics.read(run) if row['phase'] == 'rl']
   assert rows == list(range(1, newest(run) + 1)) and len(rows) < 6
   assert not (run / 'final').exists()

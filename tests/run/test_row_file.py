@@ -47,7 +47,7 @@ def test_nothing_is_overwritten(tmp_path):
       with row_file.new(path):
         pass
   path.write_text('kept')
-  with pytest.raises(errors.UserError, match='is there already'):
+  with pytest.raises(errors.UserError, match='already exists'):
     with row_file.new(path):
       pass
   assert path.read_text() == 'kept'

@@ -19,7 +19,7 @@ def attempt(directory, **changes):
   screen = console.Console(file=io.StringIO())
   values = tiny_run.values(**({'mesh__data': 2} | changes))
   with pytest.raises(errors.UserError) as caught:
-    run_lib.run(values, directory, screen)
+    run_lib.train(values, directory, screen)
   assert not directory.exists()
   return str(caught.value)
 
@@ -60,7 +60,7 @@ def attempt(directory, **changes):
     ({'model__num_kv_heads': 3}, "config group 'model': num_heads 2"),
     (
       {'model__lora_rank': 2},
-      'model.lora_rank is 2, but there is no base.path',
+      'model.lora_rank is 2, but base.path is empty',
     ),
     ({'rollout__threshold': 1.5}, 'threshold 1.5 is above 1'),
     ({'eval__thresholds': (0.5, 7.0)}, 'threshold 7.0 is not a finite number'),

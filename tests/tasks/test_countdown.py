@@ -126,8 +126,8 @@ ATTACKS = [
   ('٣+4', [3, 4], 7, 0),
   ('３+4', [3, 4], 7, 0),
   ('3²', [3, 2], 9, 0),
-  ('7−3', [7, 3], 4, 0),
-  ('3×4', [3, 4], 12, 0),
+  ('7−3', [7, 3], 4, 1),
+  ('3×4', [3, 4], 12, 1),
   ('3\u200b+4', [3, 4], 7, 0),
   ('\u202e3+4', [3, 4], 7, 0),
   ('-' * 10**6 + '3', [3], 3, 0),
@@ -150,7 +150,7 @@ ATTACKS = [
   ('3+4\0', [3, 4], 7, 0),
   ('3+4+4', [3, 4], 11, 0),
   ('3+4', [3, 4, 5], 7, 0),
-  ('-3+7', [3, 7], 4, 0),
+  ('-3+7', [3, 7], 4, 1),
   ('3+4', [3, 4], 7, 1),
 ]
 
@@ -170,7 +170,7 @@ def test_hostile_answers(case, parity):
     # d1's evaluation reads no tags, but takes any left-hand side; its reward
     # allows a sign.
     assert score.correct == (text == '3+4=7')
-    correct = correct or text == '-3+7'
+    correct = correct and text.isascii()
   else:
     assert score.correct == bool(correct)
   # Of a megabyte only the end is read, and so no opening tag.
@@ -214,6 +214,11 @@ def test_near_values_are_rewarded_but_not_correct():
     ('3*4/2 = 6 I think', True),
     ('<answer>3*4/2</answer>', False),
     (r'\boxed{3*4/2', False),
+    # Neither a closed box nor a closed block: the first equation of the text.
+    (r'3*4/2 = 6, so \boxed{3*4/2 = 6', True),
+    (r'<answer>3*4/2 = 6 \boxed{', True),
+    (r'3*4 = 12 and 3*4/2 = 6 \boxed{', False),
+    (r'3*4/2 = 6 <answer>1</answer> \boxed{', False),
     (r'\boxed{3*4}', False),
     (r'\boxed{3*(4/2}', False),
     (r'\boxed{--3*4/2}', True),

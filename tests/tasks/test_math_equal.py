@@ -50,7 +50,13 @@ VERDICTS = [
   ('5', '1/0', False),
   ('1/0', 'nan', False),
   ('3/2', r'1\frac12', True),
-  ('5', r'5 \text{ cm}', True),
+  ('5', r'5 \text{ cm}', False),  # words are for `claims`
+  ('5', '5t', False),
+  ('2^{-60}', '2^{-61}', False),
+  ('2^{-60}', '4^{-30}', True),
+  (r'\frac{1}{20!}', r'\frac{1}{21!}', False),
+  ('0.0000001', '0.0000002', False),
+  ('0.0000001', '10^{-7}', True),
   ('5', r'\text{__import__("os").system("true")}', False),
   ('5', r'\boxed{5}', True),
   ('5', '}5{', False),
@@ -391,7 +397,7 @@ def gold_pairs(shared_dir):
   with gzip.open(folder / 'math_train7500.jsonl.gz', 'rt') as lines:
     golds = [json.loads(line)['answer'] for line in lines]
   golds = [gold for gold in golds if gold][:500]
-  forms = (r'{}\,', r'\left({}\right)', 'x = {}', r'{}\text{{ cm}}', '0 + {}')
+  forms = (r'{}\,', r'\left({}\right)', 'x = {}', r'{}\;', '0 + {}')
   pairs = []
   for i, gold in enumerate(golds):
     same = forms[i % len(forms)].format(gold)

@@ -76,13 +76,15 @@ def test_prompts(style):
     ('A or B', None),
     ('AB', None),
     ('20', None),
-    ('b', None),
+    ('b', 'B'),
+    ('be', None),
     ('F', None),  # no such option
     ('Ｂ', None),
     ('В', None),  # Cyrillic
-    ('B' + ' ' * 10**6, None),
+    ('B' + ' x' * 10**6, None),
     ('', None),
-    ('the answer is B', None),
+    ('the answer is B', 'B'),
+    ('the answer is 20', None),
   ],
 )
 def test_read_letter(answer, letter):

@@ -9,6 +9,7 @@ must not be answered by f.
 
 import ast
 import builtins
+import collections
 import importlib
 import os
 import sys
@@ -193,10 +194,26 @@ class Remote:
     # The same object, or not equal: two objects of the program may think
     # otherwise, but then f could answer `f(x) == Point(1, 2)` as it likes.
     if type(other) is not Remote:
+      _refuse_foreign(self, other)
       return NotImplemented
     return object.__getattribute__(self, '_key') == object.__getattribute__(
       other, '_key'
     )
+
+
+def _refuse_foreign(remote: Remote, other: Any) -> None:
+  """Ends a test that compares with what could not have come back.
+
+  A value of a kind that never crosses equals nothing here, whatever the program
+  returned: only the test chose it, so the program is not judged.
+  """
+  if not _is_of_test(other):
+    return
+  channel = object.__getattribute__(remote, '_channel')
+  try:
+    plain.encode(other)
+  except plain.NotPlain as error:
+    raise channel.fail(_Unsupported(f'compares with {error}')) from error
 
 
 def _invoke(remote: Remote, arguments: tuple, keywords: dict[str, Any]) -> Any:
@@ -224,11 +241,20 @@ def _replace(channel: Channel, arguments: tuple, number: Any, code: Any):
   if type(number) is not int or not 0 <= number < len(arguments):
     return
   argument, value = arguments[number], channel.decode(code)
+  if isinstance(argument, collections.deque):
+    if type(value) is collections.deque:
+      argument.clear()
+      argument.extend(value)
+    return
+  if isinstance(argument, dict) and isinstance(value, dict):
+    argument.clear()
+    argument.update(value)
+    return
   if type(argument) is not type(value):
     return
   if type(argument) in (list, bytearray):
     argument[:] = value
-  elif type(argument) in (dict, set):
+  elif type(argument) is set:
     argument.clear()
     argument.update(value)
 

@@ -14,6 +14,9 @@ Tolerance is what the test writes: `abs(f(x) - 2.5) < 1e-6`, `math.isclose`,
 
 import ast
 import builtins
+import datetime
+import decimal
+import fractions
 import math
 import operator
 from collections.abc import Sequence
@@ -239,6 +242,7 @@ def evaluate(
 
 def _arithmetic(kind: type[ast.operator], left: Any, right: Any) -> Any:
   numbers = (bool, int, float, complex)
+  exact = (*numbers, fractions.Fraction, decimal.Decimal, datetime.timedelta)
   for part in (left, right):
     if type(part) is int and part.bit_length() > MAX_BITS:
       raise NotCovered('a large number')
@@ -246,10 +250,12 @@ def _arithmetic(kind: type[ast.operator], left: Any, right: Any) -> Any:
       raise NotCovered('a long value')
   if kind is ast.Mod and type(left) not in numbers:
     raise NotCovered('a format')
+  if kind is ast.Pow and not {type(left), type(right)} <= set(numbers):
+    raise NotCovered('a power')
   if kind is ast.Pow and type(left) is int and type(right) is int:
     if left.bit_length() * abs(right) > MAX_BITS:
       raise NotCovered('a large power')
-  if kind is ast.Mult and not {type(left), type(right)} <= set(numbers):
+  if kind is ast.Mult and not {type(left), type(right)} <= set(exact):
     times, sequence = sorted((left, right), key=lambda v: type(v) is not int)
     if type(times) is not int or times * _weight(sequence) > MAX_LENGTH:
       raise NotCovered('a long value')

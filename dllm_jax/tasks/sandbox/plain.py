@@ -1,15 +1,17 @@
 """Plain values between processes: JSON in frames, and nothing else.
 
 What crosses: None, bool, int, float, complex, str, bytes, list, tuple, set,
-frozenset, dict, range, slice, iterators (read to their end) and the names of
-built-in types, nested, of limited size and depth. Never a class of a program's
-own: a subclass of int arrives as the int, so a forged `__eq__` stays behind.
+frozenset, dict, range, slice, iterators (read to their end), values of the
+`library` and the names of these types, nested, of limited size and depth. Never
+a class of a program's own: a subclass of int arrives as the int, so a forged
+`__eq__` stays behind.
 
 JSON holds None, bool, str, list, floats and ints up to 64 bits as themselves;
 the others are an object of one key, which names the type:
 
   {'t': [1, 2]}   a tuple            {'d': [[key, value], ...]}   a dict
   {'i': '-ff'}    a large int        {'f': 'nan'}                 a float
+  {'L': ['date', 2020, 1, 2]}        a value of the standard library
 
 Both ends use this module, so it needs nothing but the standard library. What
 `decode` and `read` are given is hostile.
@@ -23,6 +25,8 @@ import struct
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from dllm_jax.tasks.sandbox import library
+
 MAX_FRAME = 2**20  # bytes
 MAX_DEPTH = 64
 MAX_ITEMS = 100_000  # values in a frame
@@ -31,6 +35,7 @@ MAX_ITEMS = 100_000  # values in a frame
 # what one comparison takes: so few of the items may share their hash.
 MAX_HASHED = 4096
 MAX_ALIKE = 16
+MAX_NAMED = 16  # named tuples of different fields in a frame
 
 _HEADER = struct.Struct('>I')
 _BITS_64 = 2**63
@@ -41,7 +46,7 @@ _TYPES = {
     *('bool', 'int', 'float', 'complex', 'str', 'bytes', 'list', 'tuple'),
     *('set', 'frozenset', 'dict', 'range'),
   )
-}
+} | library.TYPES
 _TYPE_NAMES = {kind: name for name, kind in _TYPES.items()}
 
 
@@ -89,6 +94,11 @@ def encode(value: Any, other: Callable[[Any], Any] = _refuse) -> Any:
       return _float(float.__pos__(value))
     if kind is complex:
       return {'c': [_float(value.real), _float(value.imag)]}
+    if of_library := library.parts(value):
+      name, parts = of_library
+      if name == 'defaultdict' and not _is_plain_type(parts[0]):
+        return walk(parts[1], depth)
+      return {'L': [name, *(walk(part, depth) for part in parts)]}
     if issubclass(kind, list):
       return [walk(item, depth) for item in list.__iter__(value)]
     if issubclass(kind, tuple):
@@ -108,7 +118,7 @@ def encode(value: Any, other: Callable[[Any], Any] = _refuse) -> Any:
     if kind in (range, slice):
       parts = [walk(p, depth) for p in (value.start, value.stop, value.step)]
       return {'r' if kind is range else 'l': parts}
-    if kind is type and value in _TYPE_NAMES:
+    if issubclass(kind, type) and value in _TYPE_NAMES:
       return {'T': _TYPE_NAMES[value]}
     if kind in _ITERATORS:
       return {'g': [walk(item, depth) for item in _at_most(value, left)]}
@@ -119,9 +129,13 @@ def encode(value: Any, other: Callable[[Any], Any] = _refuse) -> Any:
 
 _ITERATORS = (
   *(type(_ for _ in ()), map, filter, zip, enumerate, reversed),
-  *(type({}.keys()), type({}.values()), type({}.items())),
   *(type(iter([])), type(iter(())), type(iter(set())), type(iter({}))),
+  *(type(iter(collections.deque())), type(reversed(collections.deque()))),
 )
+
+
+def _is_plain_type(value: Any) -> bool:
+  return value is None or (isinstance(value, type) and value in _TYPE_NAMES)
 
 
 def _at_most(values, number: int):
@@ -147,10 +161,12 @@ def decode(code: Any, other: Callable[[str, Any], Any] | None = None) -> Any:
     NotPlain: it is not the code of a plain value, or too large.
   """
   try:
-    return _decode(code, other, 0, [4 * MAX_HASHED])
+    return _decode(code, other, 0, [4 * MAX_HASHED, set()])
   except NotPlain:
     raise
-  except (ValueError, TypeError, OverflowError, RecursionError) as error:
+  except (
+    *(ValueError, TypeError, LookupError, ArithmeticError, RecursionError),
+  ) as error:
     raise NotPlain(f'not a plain value: {type(error).__name__}') from None
 
 
@@ -166,13 +182,13 @@ def check_hashes(items: Iterable[Any]) -> None:
     raise NotPlain(f'more than {MAX_ALIKE} values of one hash')
 
 
-def _decode(code, other, depth, hashed_left):
+def _decode(code, other, depth, budget):
   if depth > MAX_DEPTH + 1:
     raise NotPlain(f'nested deeper than {MAX_DEPTH}')
   if code is None or type(code) in (bool, int, float, str):
     return code
   if type(code) is list:
-    return [_decode(item, other, depth + 1, hashed_left) for item in code]
+    return [_decode(item, other, depth + 1, budget) for item in code]
   if type(code) is not dict or len(code) != 1:
     raise NotPlain('not a plain value')
   ((tag, body),) = code.items()
@@ -188,24 +204,31 @@ def _decode(code, other, depth, hashed_left):
     if body not in _TYPES:
       raise NotPlain('not a built-in type')
     return _TYPES[body]
-  if tag not in _SEQUENCES and tag != 'd':
+  if tag not in _SEQUENCES and tag not in ('d', 'L'):
     if other is None:
       raise NotPlain(f'an unknown kind {tag!r:.10}')
     return other(tag, body)
   if type(body) is not list:
     raise NotPlain('not a list')
   if tag in 'dsz':
-    hashed_left[0] -= len(body)
-    if len(body) > MAX_HASHED or hashed_left[0] < 0:
+    budget[0] -= len(body)
+    if len(body) > MAX_HASHED or budget[0] < 0:
       raise NotPlain(f'a set or dict of more than {MAX_HASHED} values')
   if tag == 'd':
     pairs = [
-      [_decode(part, other, depth + 1, hashed_left) for part in (key, value)]
+      [_decode(part, other, depth + 1, budget) for part in (key, value)]
       for key, value in body
     ]
     check_hashes(key for key, _ in pairs)
     return dict(pairs)
-  items = [_decode(item, other, depth + 1, hashed_left) for item in body]
+  items = [_decode(item, other, depth + 1, budget) for item in body]
+  if tag == 'L':
+    name, *parts = items
+    if name == library.NAMED:
+      budget[1].add(tuple(parts[:2]))
+      if len(budget[1]) > MAX_NAMED:
+        raise NotPlain(f'more than {MAX_NAMED} kinds of named tuples')
+    return library.make(name, parts)
   if tag in 'sz':
     check_hashes(items)
   return _SEQUENCES[tag](items)
@@ -213,10 +236,10 @@ def _decode(code, other, depth, hashed_left):
 
 def _range(parts: list[Any]) -> range:
   """`x in range(10**9)` looks at every number if x is none itself."""
-  found = range(*parts)
-  if len(found) > MAX_ITEMS:
+  numbers = range(*parts)
+  if len(numbers) > MAX_ITEMS:
     raise NotPlain(f'a range of more than {MAX_ITEMS} numbers')
-  return found
+  return numbers
 
 
 _SEQUENCES = {

@@ -6,6 +6,8 @@ run without output, fixtures or plug-ins. `from pytest import ...` finds this
 module.
 """
 
+import decimal
+import fractions
 import inspect
 import math
 import re
@@ -65,6 +67,10 @@ class approx:
       )
     if expected == found:
       return True
+    expected, found = (
+      float(v) if type(v) in (fractions.Fraction, decimal.Decimal) else v
+      for v in (expected, found)
+    )
     if not all(isinstance(v, (int, float, complex)) for v in (expected, found)):
       return False
     if expected != expected or found != found:

@@ -4,6 +4,7 @@ Runs confined. All that it sends is under the program's control, and the readers
 take it so.
 """
 
+import collections
 import os
 import sys
 import types
@@ -13,7 +14,10 @@ from dllm_jax.tasks.sandbox import plain
 
 HOST, PEER = 3, 4
 _MAX_OBJECTS = 10_000
-_MUTABLE = (list, dict, set, bytearray)
+_MUTABLE = (
+  *(list, dict, set, bytearray, collections.deque, collections.Counter),
+  *(collections.OrderedDict, collections.defaultdict),
+)
 
 
 def main() -> None:

@@ -20,8 +20,8 @@ _FOLDER = pathlib.Path(__file__).parent
 _PACKAGE = 'dllm_jax.tasks.sandbox'
 # In the order in which they import each other.
 _MODULES = (
-  *('plain', 'confine', 'serve', 'pytest_subset', 'statements', 'examine'),
-  'zygote',
+  *('library', 'plain', 'confine', 'serve', 'pytest_subset', 'statements'),
+  *('examine', 'zygote'),
 )
 _BOOT = """
 import sys, types

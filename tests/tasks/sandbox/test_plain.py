@@ -1,10 +1,15 @@
 """Plain values: what crosses, as what, and what does not."""
 
 import collections
+import datetime
+import decimal
 import enum
+import fractions
 import itertools
 import math
 import os
+import pathlib
+import uuid
 
 import pytest
 
@@ -78,14 +83,118 @@ class _Colour(enum.IntEnum):
   [
     (_Liar(7), 7),
     (_Colour.RED, 3),
-    (collections.Counter('aab'), {'a': 2, 'b': 1}),
-    (collections.OrderedDict(a=1), {'a': 1}),
-    (collections.namedtuple('P', 'x y')(1, 2), (1, 2)),
+    (type('C', (collections.Counter,), {})('aab'), {'a': 2, 'b': 1}),
+    (collections.defaultdict(lambda: 1, a=1), {'a': 1}),
+    (type('T', (tuple,), {'_fields': ('x',)})((1, 2)), (1, 2)),
+    (type('T', (tuple,), {'_fields': ('class',)})((1,)), (1,)),
+    (type('T', (tuple,), {'_fields': 'x'})((1,)), (1,)),
   ],
 )
 def test_a_subclass_arrives_as_its_base(value, base):
   found = _there_and_back(value)
   assert type(found) is type(base) and found == base
+
+
+UTC = datetime.UTC
+LIBRARY = [
+  datetime.date(2020, 2, 29),
+  datetime.datetime(2020, 1, 2, 3, 4, 5, 6),
+  datetime.datetime(2020, 1, 2, tzinfo=UTC, fold=1),
+  datetime.time(
+    1, 2, 3, 4, tzinfo=datetime.timezone(datetime.timedelta(0, 60))
+  ),
+  datetime.timedelta(-1, 2, 3),
+  UTC,
+  decimal.Decimal('1.50'),
+  decimal.Decimal('-1E+30'),
+  decimal.Decimal('Infinity'),
+  decimal.Decimal('-0'),
+  fractions.Fraction(-1, 3),
+  collections.deque([1, 2]),
+  collections.deque([1, (2,)], maxlen=3),
+  collections.Counter('aab'),
+  collections.OrderedDict([('b', 1), ('a', 2)]),
+  collections.defaultdict(int, a=1),
+  collections.defaultdict(None, a=[1]),
+  pathlib.Path('a') / 'b',
+  pathlib.PurePosixPath('/x'),
+  pathlib.PureWindowsPath('c:/x'),
+  uuid.UUID(int=7),
+  {1: 2}.keys(),
+  {1: 2}.items(),
+  datetime.date,
+  fractions.Fraction,
+  [datetime.date(1, 1, 1), {'a': decimal.Decimal(1)}],
+  {datetime.date(1, 1, 1): fractions.Fraction(1, 2)},
+]
+
+
+@pytest.mark.parametrize('value', LIBRARY, ids=repr)
+def test_a_value_of_the_standard_library_arrives_as_itself(value):
+  back = _there_and_back(value)
+  assert back == value and type(back) is type(value)
+  assert repr(back) == repr(value)
+
+
+def test_a_named_tuple_arrives_with_its_names():
+  point = collections.namedtuple('Point', 'x y')(1, [2])
+  back = _there_and_back(point)
+  assert back == point and (back.x, back.y) == (1, [2])
+  assert repr(back) == repr(point) and back._asdict() == point._asdict()
+  assert back._replace(x=3) == (3, [2])
+
+
+@pytest.mark.parametrize(
+  'code',
+  [
+    ['date', 1, 1],
+    ['date', 0, 1, 1],
+    ['date', {'b': '07e40101'}],
+    ['date', '1', '1', '1'],
+    ['datetime', 1, 1, 1, 0, 0, 0, 0, 5, 0],
+    ['timedelta', 10**12, 0, 0],
+    ['Decimal', '1E+999999999'],
+    ['Decimal', 5],
+    ['Decimal', 'x'],
+    ['Decimal', '9' * 5000],
+    ['Fraction', 1, 0],
+    ['Fraction', {'i': 'f' * 5000}, 3],
+    ['Fraction', '1', 3],
+    ['deque', 'ab', None],
+    ['deque', [1], -1],
+    ['Counter', 'ab'],
+    ['Counter', [1]],
+    ['defaultdict', 'int', {'d': []}],
+    ['PosixPath', ['a']],
+    ['UUID', 2**128],
+    ['UUID', -1],
+    ['object'],
+    ['type', 'x'],
+    [[]],
+    [],
+    ['namedtuple', 'P', {'t': ['x']}, {'t': []}],
+    ['namedtuple', 'P', {'t': ['x', 'x']}, {'t': [1, 2]}],
+    ['namedtuple', 'P', {'t': ['__class__']}, {'t': [1]}],
+    ['namedtuple', 'P', {'t': ['x=1, y']}, {'t': [1]}],
+    ['namedtuple', 'P(', {'t': ['x']}, {'t': [1]}],
+    ['namedtuple', 'P', ['x'], {'t': [1]}],
+    ['namedtuple', 'P', {'t': ['x']}, [1]],
+    ['namedtuple', 'class', {'t': ['x']}, {'t': [1]}],
+    ['namedtuple', 'P', {'t': [f'x{i}' for i in range(65)]}, {'t': [1] * 65}],
+  ],
+)
+def test_forged_values_of_the_library_are_refused(code):
+  with pytest.raises(plain.NotPlain):
+    plain.decode(plain.parse(plain.frame({'L': code})[4:]))
+
+
+def test_few_kinds_of_named_tuples_cross():
+  codes = [
+    {'L': ['namedtuple', 'P', {'t': [f'x{i}']}, {'t': [1]}]} for i in range(17)
+  ]
+  assert len(plain.decode(codes[:16] * 10)) == 160
+  with pytest.raises(plain.NotPlain, match='named tuples'):
+    plain.decode(codes)
 
 
 def test_iterators_arrive_read():

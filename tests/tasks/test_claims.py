@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from dllm_jax.tasks import expression
+from dllm_jax.tasks import claims
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ from dllm_jax.tasks import expression
   ],
 )
 def test_is_balanced(text, balanced):
-  assert expression.is_balanced(text) == balanced
+  assert claims.is_balanced(text) == balanced
 
 
 JOINED = (
@@ -40,7 +40,7 @@ JOINED = (
 
 @pytest.mark.parametrize('between', JOINED)
 def test_two_numbers_with_something_between_them(between):
-  assert not expression.is_one(f'4 {between} 5', '5')
+  assert not claims.is_one(f'4 {between} 5', '5')
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_two_numbers_with_something_between_them(between):
   ],
 )
 def test_several_claims(text):
-  assert not expression.is_one(text, '5')
+  assert not claims.is_one(text, '5')
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_several_claims(text):
   ],
 )
 def test_one_expression(text, gold):
-  assert expression.is_one(text, gold)
+  assert claims.is_one(text, gold)
 
 
 def test_gold_answers_are_expressions(shared_dir):
@@ -105,7 +105,7 @@ def test_gold_answers_are_expressions(shared_dir):
   golds = [json.loads(x)['answer'] for x in path.read_text().splitlines()]
   assert len(golds) == 500
   # In another layout, as a model might write it.
-  assert [g for g in golds if not expression.is_one(rf'{g}\,', g)] == []
+  assert [g for g in golds if not claims.is_one(rf'{g}\,', g)] == []
 
 
 @pytest.mark.parametrize(
@@ -114,5 +114,5 @@ def test_gold_answers_are_expressions(shared_dir):
 def test_time_is_bounded(part):
   text = part * (8000 // len(part))
   start = time.process_time()
-  expression.is_one(text, '5')
+  claims.is_one(text, '5')
   assert time.process_time() - start < 0.5

@@ -1,0 +1,58 @@
+"""Settings that are chosen on validation rows."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from dllm_jax import types
+from dllm_jax.eval import accuracy, frontier
+from dllm_jax.run import setup
+from dllm_jax.train import loop
+
+
+class Choice(NamedTuple):
+  """The fixed schedule that was chosen on validation rows.
+
+  Attributes:
+    setting: denoising steps of the schedule.
+    accuracy: accuracy of the base on the validation rows, in 0..1.
+  """
+
+  setting: int
+  accuracy: float
+
+
+def choose_steps(run: setup.Run, base: types.Params) -> Choice:
+  """The fixed schedule at which the base is best on validation rows."""
+  evaluations = _validate(run, base, run.cfg.fixed_decoders())
+  steps = max(evaluations, key=lambda steps: evaluations[steps].accuracy)
+  return Choice(steps, evaluations[steps].accuracy)
+
+
+def choose_threshold(
+  run: setup.Run, params: types.Params, wanted: float
+) -> float:
+  """The threshold of fewest steps that keeps `wanted` on validation rows."""
+  evaluations = _validate(run, params, run.cfg.gated_decoders())
+  return frontier.fewest_steps(evaluations, wanted)
+
+
+def _validate(
+  run: setup.Run,
+  params: types.Params,
+  decoders: Mapping[Any, types.Decoder],
+) -> dict[Any, accuracy.Evaluation]:
+  run.watch.beat('validation')
+  return accuracy.sweep(
+    run.ctx,
+    params,
+    run.rows.validation,
+    decoders,
+    batch_size=run.cfg.eval.batch_size,
+    advance=lambda count: _check_interrupt(run),
+  )
+
+
+def _check_interrupt(run: setup.Run) -> None:
+  """Stops between two batches of a validation, where nothing is to save."""
+  run.watch.beat('validation')
+  loop.check_stop(run.stop)
