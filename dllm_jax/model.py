@@ -19,12 +19,11 @@ from dllm_jax.hf import config as hf_config
 from dllm_jax.hf import folder as folder_lib
 from dllm_jax.hf import hub, load, save, table
 from dllm_jax.hf.families import FAMILIES
-from dllm_jax.models import transformer
 from dllm_jax.rollout import completions
 from dllm_jax.runtime import console as console_lib
 from dllm_jax.runtime import sharding
 from dllm_jax.state import workdir
-from dllm_jax.text import chat, special
+from dllm_jax.text import chat
 from dllm_jax.text import tokenizer as tokenizer_lib
 
 # How a model is decoded that no run trained: its text ends with a stop token.
@@ -47,7 +46,7 @@ class Model:
     denoiser: of the parameters.
     params: None before `load`.
     record: family, shape and special ids.
-    vocab: special ids; None of a causal model.
+    vocab: ids that decoding must know.
     tokenizer: None where the folder has none.
     folder: that it was read from; None of a new model.
     decoders: greedy ones by name, as the model is meant to be decoded.
@@ -60,7 +59,7 @@ class Model:
   denoiser: types.Denoiser
   params: types.Params | None = None
   record: hf_config.Record
-  vocab: types.Vocabulary | None
+  vocab: types.Vocabulary
   tokenizer: tokenizer_lib.Tokenizer | None
   folder: load.Folder | None = None
   decoders: Mapping[str, types.Decoder] = dataclasses.field(
@@ -135,20 +134,16 @@ class Model:
     how = dict(self.overrides or {})
     dtypes = {'dtype': dtype, 'param_dtype': param_dtype}
     how |= {name: value for name, value in dtypes.items() if value}
-    cfg, params = load.load(
+    denoiser, params = load.load(
       self.folder,
       mesh,
       dtype=how.get('dtype'),
       param_dtype=how.get('param_dtype'),
       screen=console,
     )
-    cfg = dataclasses.replace(cfg, **how)
+    record = self.record._replace(denoiser=denoiser).replace(**how)
     return dataclasses.replace(
-      self,
-      denoiser=transformer.TransformerDenoiser(cfg=cfg),
-      params=params,
-      record=self.record._replace(model=cfg),
-      mesh=mesh,
+      self, denoiser=record.denoiser, params=params, record=record, mesh=mesh
     )
 
   def decoder(
@@ -186,7 +181,7 @@ class Model:
         model does not have, or no tokens at all.
     """
     if not isinstance(prompt, str):
-      rows = self.record.model.vocab_size
+      rows = self.record.vocab_size
       if max(prompt) >= rows:
         raise errors.UserError(
           f'prompt_ids has {max(prompt)}, and the model has ids up to '
@@ -290,7 +285,6 @@ class Model:
       self.params,
       encoded,
       vocab=self.vocab,
-      causal=self.record.model.causal,
       num_samples=num_samples,
       seed=seed,
       batch_size=batch_size,
@@ -311,7 +305,7 @@ class Model:
     save.save(
       pathlib.Path(target),
       self.params,
-      self.record._replace(model=self.denoiser.cfg),
+      self.record._replace(denoiser=self.denoiser),
       text=self.folder.text if self.folder else self.tokenizer,
       base=hub.name_of(self.folder.base) if self.folder else '',
       kept=kept,
@@ -378,7 +372,7 @@ class Model:
     Raises:
       errors.UserError: names the folder and the family.
     """
-    if self.vocab is None:
+    if self.vocab.mask_token is None:
       raise errors.UserError(
         f'{self.folder.path} is a causal model ({self.record.family}); this '
         'needs a masked diffusion model, such as LLaDA or Dream'
@@ -414,51 +408,34 @@ def kept_models(directory: pathlib.Path) -> dict[str, pathlib.Path]:
 
 
 def of_words(
-  denoiser: types.Denoiser, tokenizer: tokenizer_lib.Tokenizer
+  denoiser: types.Trainable,
+  tokenizer: tokenizer_lib.Tokenizer,
+  group: Mapping[str, Any],
 ) -> Model:
-  """A new model with a word-level tokenizer."""
+  """A new model with a word-level tokenizer.
+
+  Args:
+    denoiser: the model.
+    tokenizer: its tokenizer, with [MASK].
+    group: the config group `model` that it was made from.
+  """
   special = hf_config.Special(
     mask_token=tokenizer.mask_token,
     eos_tokens=(tokenizer.eos_token,),
     pad_token=tokenizer.special.pad,
   )
-  family = hf_config.family_of(denoiser.cfg)
-  record = hf_config.Record(family, denoiser.cfg, special)
+  record = hf_config.Record(hf_config.NATIVE, denoiser, special)
+  if record.model is None:
+    config = hf_config.native(group, tokenizer.vocab_size, special)
+    record = record._replace(config=config)
+  else:
+    record = record._replace(family=hf_config.family_of(record.model))
   return Model(
     denoiser=denoiser,
     record=record,
-    vocab=vocabulary(record, tokenizer, 'the model'),
+    vocab=tokenizer.vocabulary(),
     tokenizer=tokenizer,
   )
-
-
-def vocabulary(
-  record: hf_config.Record,
-  tokenizer: tokenizer_lib.Tokenizer | None,
-  where: str,
-) -> types.Vocabulary | None:
-  """The ids that decoding must know; None of a causal model.
-
-  Args:
-    record: says the mask, and where there is no tokenizer all else.
-    tokenizer: of the model.
-    where: the model, for messages.
-
-  Raises:
-    errors.UserError: no EOS.
-  """
-  if record.special.mask_token is None:
-    return None
-  if tokenizer is not None:
-    return tokenizer.vocabulary()
-  mask, stop = record.special.mask_token, record.special.eos_tokens
-  tokens = special.SpecialTokens(
-    mask=mask, eos=next(iter(stop), None), stop=stop
-  )
-  try:
-    return tokens.vocabulary(record.model.vocab_size)
-  except ValueError as e:
-    raise errors.UserError(f'{where}: {e}') from e
 
 
 def of_folder(folder: load.Folder) -> Model:
@@ -466,13 +443,22 @@ def of_folder(folder: load.Folder) -> Model:
   record, tokenizer = folder.record, None
   if any(folder_lib.has(folder.text, name) for name in table.TOKENIZERS):
     tokenizer = tokenizer_lib.Tokenizer.from_directory(
-      folder.text, need_mask=False, model=record.config
+      folder.text, model=record.config
     )
-    tokenizer.check_rows(record.model.vocab_size, str(folder.path))
+    tokenizer.check_rows(record.vocab_size, str(folder.path))
+  try:
+    if tokenizer is None:
+      vocab = hf_config.vocabulary(record.special, record.vocab_size)
+    else:  # a causal model's tokenizer may have a token of that name
+      vocab = dataclasses.replace(
+        tokenizer.vocabulary(), mask_token=record.special.mask_token
+      )
+  except ValueError as e:
+    raise errors.UserError(f'{folder.path}: {e}') from e
   return Model(
-    denoiser=transformer.TransformerDenoiser(cfg=record.model),
+    denoiser=record.denoiser,
     record=record,
-    vocab=vocabulary(record, tokenizer, str(folder.path)),
+    vocab=vocab,
     tokenizer=tokenizer,
     folder=folder,
   )
@@ -490,6 +476,8 @@ def _of_run(config: Mapping[str, Any]) -> dict[str, Any]:
     if decoding.users(name)
   }
   names = ('dtype', 'param_dtype', 'remat', 'attention')
+  if config['model']['name'] != 'transformer':
+    names = ()
   return {
     'decoders': decoding.greedy(
       decoding.make_decoders(values), threshold=config['eval']['threshold']

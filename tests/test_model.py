@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import io
+import json
 import subprocess
 import sys
 
@@ -12,11 +14,13 @@ import pytest
 import tokenizers
 
 import dllm_jax
-from dllm_jax import errors, types
+from dllm_jax import decoding, errors, types
 from dllm_jax import model as model_lib
+from dllm_jax.decoding import fixed
 from dllm_jax.hf import load
 from dllm_jax.models import lora, transformer
-from dllm_jax.runtime import sharding
+from dllm_jax.run import generate, prompt_file
+from dllm_jax.runtime import console, sharding
 from dllm_jax.text import chat
 from tests import tiny, tiny_model, tiny_run
 from tests.launch import test_eval
@@ -54,9 +58,9 @@ def test_opening_a_folder(shared_dir):
   model = dllm_jax.Model.open(folder, mesh=mesh())
   assert model.denoiser.cfg == tiny.LLADA == model.record.model
   assert model.vocab == tiny.LLADA_VOCAB and model.tokenizer is None
-  fixed = model.decoders[model.decode]
-  assert (fixed.gen_length, fixed.block_length) == (128, 32)
-  assert (fixed.num_steps, fixed.stop_at_eos) == (128, True)
+  assert model.decoder() == fixed.Fixed(
+    gen_length=128, block_length=32, num_steps=128, stop_at_eos=True
+  )
   want = tiny.recorded(folder, 'golden.npz')
   got = logits(model.denoiser, model.params, want['tokens'])
   np.testing.assert_allclose(got, want['logits'], atol=5e-4, rtol=0)
@@ -71,7 +75,7 @@ def test_a_causal_folder_opens_and_is_refused_where_masks_are_needed(
   shared_dir,
 ):
   model = dllm_jax.Model.describe(shared_dir / 'golden' / 'qwen3_tiny')
-  assert model.vocab is None and model.params is None
+  assert model.vocab.mask_token is None and model.params is None
   with pytest.raises(errors.UserError, match=r'is a causal model \(qwen3\)'):
     model.check_masked()
 
@@ -109,16 +113,67 @@ def run(tmp_path_factory):
 def test_a_workdir_says_how_its_models_are_decoded(run):
   model = dllm_jax.Model.open(run, mesh=mesh())
   cfg, _ = tiny_run.parts('ag_grpo')
-  fixed, gated = model.decoders['fixed'], model.decoders['gated']
-  assert model.decode == 'fixed'
-  assert fixed.gen_length == cfg.rollout.decoder.gen_length
-  assert (fixed.temperature, gated.threshold) == (0.0, 0.7)
-  assert fixed.cfg_scale == 0.5
+  assert model.decoders == decoding.greedy(
+    {
+      name: dataclasses.replace(decoder, cfg_scale=0.5)
+      for name, decoder in cfg.decoders.items()
+    },
+    threshold=0.7,
+  )
   assert model.denoiser.cfg.dtype == 'bfloat16'
   assert model.denoiser.cfg.param_dtype == 'float32'
   assert model.template == chat.PLAIN == model.prompt_template(None, 'x')
   same = dllm_jax.Model.describe(run / 'final')
   assert same.decoders == model.decoders and same.overrides == model.overrides
+
+
+def rows_of(name, prompts, out, **overrides):
+  """The rows of `launch/generate.py`."""
+  generate.generate(
+    name,
+    [
+      prompt_file.Request(str(i), 'here', text, None)
+      for i, text in enumerate(prompts)
+    ],
+    generate.Options(overrides=overrides),
+    mesh=mesh(),
+    screen=console.Console(file=io.StringIO()),
+    out=out,
+  )
+  return [json.loads(line) for line in out.read_text().splitlines()]
+
+
+@pytest.mark.parametrize('kind', ['run', 'final', 'folder'])
+def test_generate_gives_the_rows_of_the_command(run, tmp_path, kind):
+  if kind == 'folder':
+    name, prompts = tiny_model.llada(tmp_path / 'model'), ['ab', 'c']
+    changes = {'gen_length': 16, 'block_length': 8, 'num_steps': 8}
+  else:
+    name, changes = run / ('' if kind == 'run' else 'final'), {'num_steps': 4}
+    prompts = [' 3 5 7 = 15', ' 2 4 6 = 12']
+  model = dllm_jax.Model.open(name, mesh=mesh())
+  rows = rows_of(name, prompts, tmp_path / 'rows.jsonl', **changes)
+  made = model.generate(prompts, model.decoder(overrides=changes))
+  got = [{'id': str(i)} | x._asdict() for i, x in enumerate(made)]
+  assert json.loads(json.dumps(got)) == rows
+  if kind != 'folder':
+    rows = rows_of(name, prompts, tmp_path / 'own.jsonl')
+    own = [x.completion_ids for x in model.generate(prompts)]
+    assert own == [row['completion_ids'] for row in rows]
+    gated = model.generate(prompts, model.decoder('gated', {'threshold': 0.01}))
+    assert {x.num_steps for x in gated} != {row['num_steps'] for row in rows}
+
+
+@pytest.mark.parametrize('kind', ['run', 'folder'])
+def test_loglikelihood_of_texts_is_that_of_their_ids(run, tmp_path, kind):
+  name, pair = run, (' 3 5 7 = 15\n', ' 3 5')
+  if kind == 'folder':
+    name, pair = tiny_model.llada(tmp_path / 'model'), ('ab', 'c')
+  model = dllm_jax.Model.open(name, mesh=mesh())
+  ids = tuple(model.encode(text) for text in pair)
+  [value] = model.loglikelihood([pair], num_samples=8)
+  assert [value] == model.loglikelihood([ids], num_samples=8)
+  assert -100 < value < 0
 
 
 def test_what_a_workdir_lacks_is_one_line(run, tmp_path):
@@ -138,6 +193,15 @@ def test_a_run_of_the_library_is_read_by_tokenizers(run):
   theirs = tokenizers.Tokenizer.from_file(str(run / 'final/tokenizer.json'))
   text = own.tokenizer.decode(range(5))
   assert theirs.encode(text).ids == own.tokenizer.encode(text)
+
+
+def test_the_final_of_a_run_is_saved_and_opened_again(run, tmp_path):
+  model = dllm_jax.Model.open(run / 'final', mesh=mesh())
+  model.save(tmp_path / 'saved')
+  again = dllm_jax.Model.open(tmp_path / 'saved', mesh=mesh())
+  jax.tree.map(np.testing.assert_array_equal, again.params, model.params)
+  assert again.vocab == model.vocab and again.prefill == ''
+  assert again.decoder().gen_length == 128  # not the model of a run any more
 
 
 def theirs_of(folder, adapters=None):

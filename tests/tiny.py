@@ -233,7 +233,7 @@ def _pretrained(folder, cfg):
   """NumPy arrays: they go to whatever devices a test has."""
   mesh = sharding.make_mesh(sharding.MeshConfig(data=1))
   own, params = load.load(load.read(folder), mesh)
-  assert own == cfg
+  assert own.cfg == cfg
   return jax.tree.map(np.asarray, params)
 
 

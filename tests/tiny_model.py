@@ -4,7 +4,7 @@ import json
 import pathlib
 
 from dllm_jax.hf import config as hf_config
-from dllm_jax.models import config
+from dllm_jax.models import config, transformer
 from tests import tiny, tiny_text
 
 # Its ids: 'a'..'j' are 0..9, EOS 18, [MASK] 19, end of turn 20, start 21.
@@ -28,7 +28,7 @@ def llada(path: pathlib.Path, *, chat: str | None = None, special=SPECIAL):
     mlp_size=32,
   )
   tiny_text.tiny_dir(path, config={'chat_template': chat} if chat else None)
-  record = hf_config.Record('llada', model, special)
+  record = hf_config.Record('llada', transformer.of_config(model), special)
   tiny.write_weights(path, tiny.params(model), record)
   return path
 

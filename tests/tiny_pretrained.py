@@ -88,7 +88,8 @@ def save(path, family, special, changes) -> None:
   params = jax.jit(transformer.init, static_argnums=1)(jax.random.key(5), cfg)
   # Nearly uniform logits: every text has its chance.
   params['lm_head']['kernel'] *= 0.2
-  tiny.write_weights(path, params, hf_config.Record(family, cfg, special))
+  record = hf_config.Record(family, transformer.of_config(cfg), special)
+  tiny.write_weights(path, params, record)
 
 
 def flags(folder, **changes) -> list[str]:

@@ -24,7 +24,6 @@ def loglikelihood(
   pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
   *,
   vocab: types.Vocabulary,
-  causal: bool,
   num_samples: int,
   seed: int,
   batch_size: int,
@@ -35,8 +34,7 @@ def loglikelihood(
     denoiser: the model; a causal one has shifted logits.
     params: its parameters.
     pairs: ids.
-    vocab: special ids.
-    causal: whether the exact value is one call away.
+    vocab: special ids; a model without [MASK] is causal, and the value exact.
     num_samples: K, masked canvases of a pair of a masked diffusion model.
     seed: seed of the masks; a pair's depend on its place.
     batch_size: pairs scored together.
@@ -55,7 +53,7 @@ def loglikelihood(
       tokens[i, : len(ids)], mask[i, : len(ids)] = ids, True
     row_keys = streams.row_keys(key, start + jnp.arange(batch_size))
     rows = (prompt.ids, prompt.mask, tokens, mask)
-    if causal:
+    if vocab.mask_token is None:
       scored = exact(denoiser, params, *rows, vocab=vocab)
     else:
       scored = bound(

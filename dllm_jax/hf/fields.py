@@ -44,26 +44,26 @@ class Fields:
     return value
 
 
-def rope(found: Fields) -> tuple[float, model_config.RopeScaling | None]:
+def rope(fields: Fields) -> tuple[float, model_config.RopeScaling | None]:
   """(theta, scaling), from the older fields or transformers 5's one."""
-  merged = found.values.get('rope_parameters')
+  merged = fields.values.get('rope_parameters')
   if isinstance(merged, dict):
     for old in ('rope_scaling', 'rope_theta'):
-      given = found.values.get(old)
+      given = fields.values.get(old)
       if given is not None and given != merged.get(old):
-        raise found.wrong(old, 'rope_parameters says something else')
+        raise fields.wrong(old, 'rope_parameters says something else')
   if merged is None:
-    theta, scaling = found, found.values.get('rope_scaling')
+    theta, scaling = fields, fields.values.get('rope_scaling')
   elif isinstance(merged, dict):
-    theta, scaling = Fields(merged, f'{found.where}: rope_parameters'), merged
+    theta, scaling = Fields(merged, f'{fields.where}: rope_parameters'), merged
   else:
-    raise found.wrong('rope_parameters', 'it must be an object')
+    raise fields.wrong('rope_parameters', 'it must be an object')
   value = theta.number('rope_theta', 0.0, 1e12)
   if scaling is None:
     return value, None
   if not isinstance(scaling, dict):
-    raise found.wrong('rope_scaling', 'it must be an object or null')
-  inner = Fields(scaling, f'{found.where}: rope scaling')
+    raise fields.wrong('rope_scaling', 'it must be an object or null')
+  inner = Fields(scaling, f'{fields.where}: rope scaling')
   kind = 'rope_type' if 'rope_type' in scaling else 'type'  # its older name
   for name, given in scaling.items():
     if name not in family.ROPE_INNER and given is not None:

@@ -76,7 +76,7 @@ def _download(repo: str, revision: str, target: pathlib.Path) -> pathlib.Path:
   from huggingface_hub import errors as hub_errors
 
   try:
-    found = huggingface_hub.snapshot_download(
+    path = huggingface_hub.snapshot_download(
       repo_id=repo,
       revision=revision,
       local_dir=target,
@@ -89,4 +89,4 @@ def _download(repo: str, revision: str, target: pathlib.Path) -> pathlib.Path:
       f'{repo}@{revision} cannot be downloaded ({reason[0]}); check the name, '
       'the network, and for gated models your login'
     ) from e
-  return pathlib.Path(found)
+  return pathlib.Path(path)

@@ -1,15 +1,13 @@
-"""Model folders: what they say, and their weights as our parameters.
+"""Model folders, read: what they say, and their weights as parameters.
 
-Everything is checked before a weight is read: names, shapes, missing and
-unexpected tensors. A stacked leaf is allocated once, on the devices where it
-lives, and its layers are written into it in place; so the host never holds
-more than the model's own shards and one tensor. Dims of a kernel: ours
-[in, out], Hugging Face's [out, in].
+Names and shapes of all tensors are checked before a weight is read. A stacked
+leaf is allocated once, on its devices, and its layers are written into it in
+place: the host never holds more than its own shards and one tensor. Kernels are
+[in, out] here and [out, in] in Hugging Face's folders.
 """
 
 import collections
 import contextlib
-import dataclasses
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -25,22 +23,21 @@ from dllm_jax.hf import config as hf_config
 from dllm_jax.hf import folder as folder_lib
 from dllm_jax.hf import hub, peft, shards, sidecar
 from dllm_jax.hf import table as table_lib
-from dllm_jax.models import config as model_config
 from dllm_jax.models import lora
 from dllm_jax.runtime import console
 
-# Of older versions: kept parameters, and what convert.py made.
+# Files of folders that older versions wrote.
 _OLD = ('manifest.json', 'params/manifest.json')
 
 
 class Folder(NamedTuple):
-  """What a model folder says beside its weights.
+  """A model folder without its weights.
 
   Attributes:
-    path: of the folder.
-    base: of the weights: `path`, or the folder that its adapters are for.
-    record: of the model, its adapters included.
-    text: of the tokenizer's files.
+    path: the folder.
+    base: the folder of the base weights: `path`, unless it holds adapters.
+    record: the model, with its adapters.
+    text: the folder of the tokenizer's files.
   """
 
   path: pathlib.Path
@@ -50,7 +47,7 @@ class Folder(NamedTuple):
 
 
 def read(path: pathlib.Path) -> Folder:
-  """What a folder of weights or of adapters says; no weight is read.
+  """Describes a folder of weights or of adapters; no weight is read.
 
   Raises:
     UserError: it is neither, is malformed, or its base is missing.
@@ -78,24 +75,28 @@ def read(path: pathlib.Path) -> Folder:
 
 
 def with_adapters(folder: Folder, adapters: pathlib.Path) -> Folder:
-  """The model of a folder with adapters of another on it.
+  """The model of one folder with the adapters of another.
 
   Raises:
-    UserError: the model has adapters already, or those are malformed.
+    UserError: the model cannot have adapters or has some already, or the
+      adapters are malformed.
   """
   if folder.base != folder.path:
     raise errors.UserError(
       f'{folder.path} has adapters already: merge those first '
       '(launch/convert.py --merge_lora)'
     )
+  if folder.record.family == hf_config.NATIVE:
+    raise errors.UserError(
+      f'{folder.path} is a model of no Hugging Face family, and PEFT has no '
+      'names for its adapters: use it without adapters'
+    )
   rank, alpha = peft.rank_of(adapters)
-  record = folder.record
-  model = dataclasses.replace(record.model, lora_rank=rank, lora_alpha=alpha)
   has_text = any(folder_lib.has(adapters, n) for n in table_lib.TOKENIZERS)
   return Folder(
     path=adapters,
     base=folder.path,
-    record=record._replace(model=model),
+    record=folder.record.replace(lora_rank=rank, lora_alpha=alpha),
     text=adapters if has_text else folder.text,
   )
 
@@ -110,12 +111,18 @@ def check(folder: Folder, mesh: Mesh) -> None:
   if folder.base != folder.path:
     sidecar.check(folder.base)
     peft.load(folder.path, folder.record.family, folder.record.model, mesh)
-  tensors = shards.list_tensors(folder.base)
-  model = dataclasses.replace(folder.record.model, lora_rank=0)
+  record = _base_record(folder)
   wanted = table_lib.tensors(
-    folder.record.family, table_lib.targets(model, mesh)
+    record.family, table_lib.targets(record.denoiser, mesh)
   )
-  _check_tensors(tensors, wanted, folder.record)
+  _check_tensors(shards.list_tensors(folder.base), wanted, record)
+
+
+def _base_record(folder: Folder) -> hf_config.Record:
+  """The record of a folder's model without its adapters."""
+  if folder.base == folder.path:
+    return folder.record
+  return folder.record.replace(lora_rank=0)
 
 
 def load(
@@ -125,27 +132,30 @@ def load(
   dtype: str | None = None,
   param_dtype: str | None = None,
   screen: console.Console | None = None,
-) -> tuple[model_config.ModelConfig, types.Params]:
-  """The model of a folder: its config, and its parameters on the mesh.
+) -> tuple[types.Trainable, types.Params]:
+  """The model of a folder, and its parameters on the mesh.
 
   Args:
-    folder: of `read`.
-    mesh: each process reads what its devices hold.
-    dtype: of activations; None: that of the parameters.
-    param_dtype: of the parameters; None: as they are stored. Adapters are
-      float32.
-    screen: shows a bar while weights are read, and notices.
+    folder: what `read` returned.
+    mesh: where the parameters go; a process reads what its devices hold.
+    dtype: dtype of activations; None is that of the parameters.
+    param_dtype: dtype of the parameters; None is as they are stored. Adapters
+      are float32.
+    screen: shows progress and notices.
 
   Raises:
-    UserError: as `check`.
+    UserError: as `check`, or a dtype is given for a model that is not a
+      transformer.
   """
-  cfg, leaves = iterate(folder, mesh, param_dtype=param_dtype, screen=screen)
+  record, leaves = iterate(folder, mesh, param_dtype=param_dtype, screen=screen)
   flat = dict(leaves)
   params = flax.traverse_util.unflatten_dict(flat, sep='/')
   if folder.base != folder.path:
-    _, adapters = peft.load(folder.path, folder.record.family, cfg, mesh)
+    _, adapters = peft.load(folder.path, record.family, record.model, mesh)
     params = lora.join(params, adapters)
-  return dataclasses.replace(cfg, dtype=dtype or cfg.param_dtype), params
+  if dtype or record.model:
+    record = record.replace(dtype=dtype or record.model.param_dtype)
+  return record.denoiser, params
 
 
 def iterate(
@@ -154,28 +164,32 @@ def iterate(
   *,
   param_dtype: str | None = None,
   screen: console.Console | None = None,
-) -> tuple[model_config.ModelConfig, Iterator[tuple[str, jax.Array]]]:
-  """(config, the leaves of the base one by one), none of which is kept here.
+) -> tuple[hf_config.Record, Iterator[tuple[str, jax.Array]]]:
+  """`load` with one leaf of the base in memory at a time.
 
-  The config has the dtype of the leaves, and the rank of the adapters.
+  Returns:
+    The record, with the dtype of the leaves and the rank of the adapters; and
+    (path, leaf) of every leaf of the base.
   """
   check(folder, mesh)
   record = folder.record
   for notice in record.notices if screen else ():
     screen.line(notice)
   tensors = shards.list_tensors(folder.base)
-  stored = param_dtype or stored_dtype(tensors, record.config)
-  cfg = dataclasses.replace(record.model, param_dtype=stored)
-  leaves = table_lib.targets(dataclasses.replace(cfg, lora_rank=0), mesh)
-  return cfg, _leaves(tensors, record.family, leaves, screen)
+  if param_dtype or record.model:
+    stored = param_dtype or stored_dtype(tensors, record.config)
+    record = record.replace(param_dtype=stored)
+  base = _base_record(folder._replace(record=record))
+  leaves = table_lib.targets(base.denoiser, mesh)
+  return record, _leaves(tensors, record.family, leaves, screen)
 
 
 def stored_dtype(
   tensors: Mapping[str, shards.Tensor], config: Mapping[str, Any]
 ) -> str:
-  """The dtype of all tensors; of several, the one that config.json names.
+  """The dtype of the tensors; if they differ, the one in config.json.
 
-  Where it names none, that of most tensors.
+  If config.json names none either, the dtype of most tensors.
   """
   kinds = collections.Counter(t.dtype for t in tensors.values())
   named = config.get('dtype') or config.get('torch_dtype')
@@ -240,25 +254,25 @@ def _leaf(
   (name, slot), *_ = parts
   if slot.layer is None:
     convert = jax.jit(
-      _convert, static_argnames=('turned', 'dtype'), out_shardings=place
+      _convert, static_argnames=('is_transposed', 'dtype'), out_shardings=place
     )
-    tensor = _fetch(tensors[name], place, slot.turned)
-    value = convert(tensor, turned=slot.turned, dtype=leaf.dtype)
+    tensor = _fetch(tensors[name], place, slot.is_transposed)
+    value = convert(tensor, is_transposed=slot.is_transposed, dtype=leaf.dtype)
     value.block_until_ready()
     advance()
     return value
   blank = jax.jit(_blank, static_argnums=(0, 1), out_shardings=place)
   put = jax.jit(
     _put_layer,
-    static_argnames='turned',
+    static_argnames='is_transposed',
     donate_argnums=0,
     out_shardings=place,
   )
   value = blank(leaf.shape, leaf.dtype)
   inner = NamedSharding(place.mesh, P(*place.spec[1:]))
   for name, slot in parts:
-    tensor = _fetch(tensors[name], inner, slot.turned)
-    value = put(value, tensor, slot.layer, turned=slot.turned)
+    tensor = _fetch(tensors[name], inner, slot.is_transposed)
+    value = put(value, tensor, slot.layer, is_transposed=slot.is_transposed)
     value.block_until_ready()  # else tensors pile up on the host
     advance()
   return value
@@ -277,10 +291,10 @@ def stage(
 
 
 def _fetch(
-  tensor: shards.Tensor, place: NamedSharding, turned: bool
+  tensor: shards.Tensor, place: NamedSharding, is_transposed: bool
 ) -> jax.Array:
   """One tensor, in its own layout, on the devices that want parts of it."""
-  if turned:
+  if is_transposed:
     spec = (*place.spec, *(None,) * (2 - len(place.spec)))
     place = NamedSharding(place.mesh, P(*reversed(spec)))
   return jax.make_array_from_callback(
@@ -288,14 +302,14 @@ def _fetch(
   )
 
 
-def _convert(tensor, *, turned: bool, dtype):
-  return (tensor.T if turned else tensor).astype(dtype)
+def _convert(tensor, *, is_transposed: bool, dtype):
+  return (tensor.T if is_transposed else tensor).astype(dtype)
 
 
 def _blank(shape, dtype):
   return jnp.zeros(shape, dtype)
 
 
-def _put_layer(leaf, tensor, layer, *, turned: bool):
-  value = _convert(tensor, turned=turned, dtype=leaf.dtype)
+def _put_layer(leaf, tensor, layer, *, is_transposed: bool):
+  value = _convert(tensor, is_transposed=is_transposed, dtype=leaf.dtype)
   return jax.lax.dynamic_update_index_in_dim(leaf, value, layer, 0)

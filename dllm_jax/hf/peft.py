@@ -21,7 +21,7 @@ from dllm_jax.hf import hub, shards
 from dllm_jax.hf import table as table_lib
 from dllm_jax.hf.families import FAMILIES
 from dllm_jax.models import config as model_config
-from dllm_jax.models import lora
+from dllm_jax.models import lora, transformer
 from dllm_jax.text import pattern
 
 CONFIG_FILE = 'adapter_config.json'
@@ -158,14 +158,15 @@ def load(
   """
   config, rank, alpha = _read_config(folder)
   cfg = dataclasses.replace(cfg, lora_rank=rank, lora_alpha=alpha)
+  denoiser = transformer.of_config(cfg)
   leaves = {
     path: leaf
-    for path, leaf in table_lib.targets(cfg, mesh).items()
+    for path, leaf in table_lib.targets(denoiser, mesh).items()
     if lora.is_adapter(path)
   }
   if not folder_lib.has(folder, WEIGHTS_FILE):
     raise _no_weights(folder)
-  found = shards.list_file(folder, WEIGHTS_FILE)
+  stored = shards.list_file(folder, WEIGHTS_FILE)
   names = _names(family, leaves)
   where = folder / WEIGHTS_FILE
   # An adapter of a higher rank than every kernel's is none, and a large table.
@@ -179,8 +180,8 @@ def load(
     raise errors.UserError(
       f'{folder / CONFIG_FILE}: r is {rank}, more than the {most} of any kernel'
     )
-  _check_pairs(set(found), set(names), f'{where}: the tensor', family)
-  for name, tensor in found.items():
+  _check_pairs(set(stored), set(names), f'{where}: the tensor', family)
+  for name, tensor in stored.items():
     path, layer = names[name]
     shape = tuple(reversed(leaves[path].shape[1:]))
     if tensor.shape != shape:
@@ -188,9 +189,9 @@ def load(
         f'{where}: the tensor {name} has the shape {list(tensor.shape)}, and '
         f'{list(shape)} by {CONFIG_FILE} and the model'
       )
-  _check_complete(config, set(found), names, where)
+  _check_complete(config, set(stored), names, where)
   values = {k: np.zeros(v.shape, np.float32) for k, v in leaves.items()}
-  for name, tensor in found.items():
+  for name, tensor in stored.items():
     path, layer = names[name]
     every = (slice(None), slice(None))
     values[path][layer] = shards.read(tensor, every).T.astype(np.float32)
@@ -212,24 +213,24 @@ def _no_weights(folder: pathlib.Path) -> errors.UserError:
 
 
 def _check_pairs(
-  found: set[str], known: set[str], where: str, family: str
+  actual: set[str], known: set[str], where: str, family: str
 ) -> None:
   """Refuses factors of no module of ours, and one without the other."""
-  for name in sorted(found - known):
+  for name in sorted(actual - known):
     raise errors.UserError(
       f'{where} {folder_lib.short(name)} is of no module of this {family} '
       'model that can be adapted here'
     )
   a, b = _FACTORS.values()
-  for name in sorted(found):
+  for name in sorted(actual):
     partner = name.replace(a, b) if name.endswith(a) else name.replace(b, a)
-    if partner not in found:
+    if partner not in actual:
       raise errors.UserError(f'{where} {name} lacks its partner {partner}')
 
 
 def _check_complete(
   config: dict[str, Any],
-  found: set[str],
+  actual: set[str],
   names: dict[str, tuple[str, int]],
   where: pathlib.Path,
 ) -> None:
@@ -242,7 +243,7 @@ def _check_complete(
     raise errors.UserError(f'{where}: layers_to_transform is no list')
   for name, (_, layer) in names.items():
     module = name.removeprefix(_PREFIX).rsplit('.lora_', 1)[0]
-    if only and layer not in only or name in found:
+    if only and layer not in only or name in actual:
       continue
     if wanted(module) and not spared(module):
       raise errors.UserError(
@@ -277,13 +278,13 @@ def _matcher(
 
 def _names(family: str, leaves: Any) -> dict[str, tuple[str, int]]:
   """{their tensor: (our leaf, layer)}."""
-  table, found = FAMILIES[family].names, {}
+  table, leaf_of = FAMILIES[family].names, {}
   for path, leaf in leaves.items():
     linear, factor = path.rsplit('/', 1)
     for layer in range(leaf.shape[0]):
       module = table.module(f'{linear}/kernel', layer)
-      found[f'{_PREFIX}{module}.{_FACTORS[factor]}'] = path, layer
-  return found
+      leaf_of[f'{_PREFIX}{module}.{_FACTORS[factor]}'] = path, layer
+  return leaf_of
 
 
 def _targets(family: str) -> str:

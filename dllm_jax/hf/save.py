@@ -6,7 +6,6 @@ no host holds the model beside its own shards.
 """
 
 import collections
-import dataclasses
 import json
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +13,7 @@ from typing import Any
 
 import flax
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dllm_jax import errors, types
@@ -60,7 +60,7 @@ def save(
       its family.
   """
   adapters, _ = lora.split(params)
-  if adapters:
+  if adapters and record.model is not None:
     save_adapters(target, adapters, record, base=base, text=text, kept=kept)
     return
   leaves = flax.traverse_util.flatten_dict(params, sep='/')
@@ -99,7 +99,7 @@ def save_leaves(
     max_shard_bytes: of one file.
     screen: shows a bar.
   """
-  dtype = record.model.param_dtype
+  dtype = str(jnp.result_type(*(leaf.dtype for leaf in like.values())))
   config = hf_config.render(record, dtype)
   slots = table_lib.tensors(record.family, like)
   size = sum(leaf.size * leaf.dtype.itemsize for leaf in like.values())
@@ -181,7 +181,7 @@ def _arrays(
     for name, slot in names[path]:
       part = leaf if slot.layer is None else leaf[slot.layer]
       array = shards.to_host(part)
-      yield name, array.T if slot.turned else array
+      yield name, array.T if slot.is_transposed else array
     del leaf, part, array  # before the next one comes
 
 
@@ -255,7 +255,7 @@ def convert(
   folder = load.read(source)
   if adapter is not None:
     folder = load.with_adapters(folder, adapter)
-  family, has = folder.record.family, folder.base != folder.path
+  has = folder.base != folder.path
   if merge and not has:
     raise errors.UserError(
       f'{source} has no adapters to merge; give --lora DIR, or leave '
@@ -266,18 +266,17 @@ def convert(
       'adapters are float32, and are written alone: give --merge_lora to cast '
       'the model, or leave --dtype out'
     )
-  cfg, leaves = load.iterate(folder, mesh, param_dtype=dtype, screen=screen)
+  record, leaves = load.iterate(folder, mesh, param_dtype=dtype, screen=screen)
   if has:
-    _, adapters = peft.load(folder.path, family, cfg, mesh)
+    _, adapters = peft.load(folder.path, record.family, record.model, mesh)
   if has and not merge:
     base = peft.base_of(folder.path, folder.base)
-    record = folder.record._replace(model=cfg)
     save_adapters(target, adapters, record, base=base, text=folder.text)
     return
   if has:
-    leaves = lora.merge_leaves(leaves, adapters, cfg)
-  cfg = dataclasses.replace(cfg, lora_rank=0)
-  like = table_lib.targets(cfg, mesh)
+    leaves = lora.merge_leaves(leaves, adapters, record.model)
+    record = record.replace(lora_rank=0)
+  like = table_lib.targets(record.denoiser, mesh)
   # In the order in which they are read.
   like = {
     p: like[p] for p in sorted(like, key=lambda p: p.startswith('layers/'))
@@ -286,7 +285,7 @@ def convert(
     target,
     leaves,
     like,
-    folder.record._replace(model=cfg),
+    record,
     text=folder.text,
     max_shard_bytes=max_shard_bytes,
     screen=screen,

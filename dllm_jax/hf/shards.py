@@ -69,7 +69,7 @@ def list_tensors(folder: pathlib.Path) -> dict[str, Tensor]:
         f'{_SUFFIX} file; {_HOW_TO_CONVERT}'
       )
     folder_lib.member(folder, name)
-  found = {}
+  every = {}
   for name in files:
     tensors = list_file(folder, name)
     listed = {key for key, file in index.items() if file == name}
@@ -80,8 +80,8 @@ def list_tensors(folder: pathlib.Path) -> dict[str, Tensor]:
         f'{pathlib.Path(here).name} and not in {pathlib.Path(there).name}; '
         'the folder is not whole'
       )
-    found |= tensors
-  return found
+    every |= tensors
+  return every
 
 
 def list_file(folder: pathlib.Path, name: str) -> dict[str, Tensor]:

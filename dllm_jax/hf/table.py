@@ -1,4 +1,4 @@
-"""Which tensors of a folder are which leaves of our parameters."""
+"""Which tensor of a model folder is which leaf of the parameters."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -7,15 +7,14 @@ import flax
 import jax
 from jax.sharding import Mesh
 
+from dllm_jax import types
 from dllm_jax.hf import config as hf_config
 from dllm_jax.hf.families import FAMILIES
-from dllm_jax.models import config as model_config
-from dllm_jax.models import parts, transformer
 from dllm_jax.runtime import sharding
 
 DTYPES = ('float32', 'bfloat16', 'float16')
 TOKENIZERS = ('tokenizer.json', 'vocab.json')
-# What goes along with the weights: text alone, none of it program code.
+# Copied along with the weights; none of them is code.
 TEXT_FILES = (
   'tokenizer.json',
   'tokenizer_config.json',
@@ -29,40 +28,43 @@ TEXT_FILES = (
 
 
 class Slot(NamedTuple):
-  """The place of one tensor in our parameters.
+  """Where one tensor goes in the parameters.
 
   Attributes:
-    path: of the leaf.
-    layer: of a stacked leaf, which has a tensor a layer; else None.
-    shape: of the tensor.
-    turned: whether the tensor is the transpose of the leaf.
+    path: '/'-joined path of the leaf.
+    layer: index of the layer, if the leaf stacks one tensor per layer.
+    shape: shape of the tensor.
+    is_transposed: whether the tensor is the transpose of the leaf.
   """
 
   path: str
   layer: int | None
   shape: tuple[int, ...]
-  turned: bool
+  is_transposed: bool
 
 
 def targets(
-  cfg: model_config.ModelConfig, mesh: Mesh
+  denoiser: types.Trainable, mesh: Mesh
 ) -> dict[str, jax.ShapeDtypeStruct]:
   """{'layers/.../kernel': shape, dtype and sharding} of every leaf.
 
   Raises:
     UserError: the mesh does not divide the model.
   """
-  parts.layout_on(mesh, cfg)
-  leaves = sharding.targets(transformer.shapes(cfg), mesh)
+  if isinstance(denoiser, types.Divisible):
+    denoiser.part(mesh)
+  leaves = sharding.param_targets(denoiser, mesh)
   return flax.traverse_util.flatten_dict(leaves, sep='/')
 
 
 def tensors(family: str, leaves: Mapping[str, Any]) -> dict[str, Slot]:
-  """The tensors of a model, by name.
+  """Where each tensor of a model folder goes, by its name.
 
   Args:
-    family: of the names; of the native form they are our paths.
-    leaves: what has the shapes of our leaves, by path; no adapters.
+    family: the family that names the tensors; in the native form a tensor is
+      named after its leaf, with dots.
+    leaves: arrays or shapes of the leaves, by '/'-joined path, without
+      adapters.
   """
   if family == hf_config.NATIVE:
     return {
@@ -71,16 +73,17 @@ def tensors(family: str, leaves: Mapping[str, Any]) -> dict[str, Slot]:
     }
   names, slots = FAMILIES[family].names, {}
   for path, leaf in leaves.items():
-    stacked, turned = path.startswith('layers/'), path.endswith('kernel')
-    shape = tuple(leaf.shape[1:] if stacked else leaf.shape)
-    shape = shape[::-1] if turned else shape
-    for layer in range(leaf.shape[0]) if stacked else [None]:
-      slots[names.tensor(path, layer)] = Slot(path, layer, shape, turned)
+    is_stacked = path.startswith('layers/')
+    is_transposed = path.endswith('kernel')
+    shape = tuple(leaf.shape[1:] if is_stacked else leaf.shape)
+    shape = shape[::-1] if is_transposed else shape
+    for layer in range(leaf.shape[0]) if is_stacked else [None]:
+      slots[names.tensor(path, layer)] = Slot(path, layer, shape, is_transposed)
   return slots
 
 
 def is_harmless(name: str, record: hf_config.Record) -> bool:
-  """Whether a tensor that no leaf wants says nothing that is not known."""
+  """Whether a tensor that is not a leaf can be ignored."""
   if name.endswith('rotary_emb.inv_freq'):
     return True
   if record.family == hf_config.NATIVE or not record.model.tie_embeddings:

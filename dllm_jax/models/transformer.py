@@ -166,6 +166,9 @@ class TransformerDenoiser:
       ValueError: a value is out of its range.
       TypeError: a key is missing, or `ModelConfig` has no such field.
     """
+    values = dict(values)
+    if isinstance(scaling := values.get('rope_scaling'), Mapping):
+      values['rope_scaling'] = config.RopeScaling(**scaling)
     cfg = config.ModelConfig(**values, vocab_size=vocab.size)
     if cfg.feed_forward not in feed_forward.FEED_FORWARD:
       raise ValueError(
@@ -301,6 +304,17 @@ def init(key: Key[Array, ''], cfg: config.ModelConfig) -> types.Params:
   cfg = dataclasses.replace(cfg, attention='xla')
   tokens = jnp.zeros((1, 2), jnp.int32)
   return Transformer(cfg).init(key, tokens, jnp.ones((1, 2), bool))['params']
+
+
+def of_config(cfg: config.ModelConfig) -> TransformerDenoiser:
+  """The model of a config; a causal one is a `types.CausalLM` too."""
+  return (TransformerCausalLM if cfg.causal else TransformerDenoiser)(cfg=cfg)
+
+
+def config_of(denoiser: types.Denoiser) -> config.ModelConfig | None:
+  """The config of one of this module's models; None for any other model."""
+  is_own = type(denoiser) in (TransformerDenoiser, TransformerCausalLM)
+  return denoiser.cfg if is_own else None
 
 
 def shapes(cfg: config.ModelConfig) -> types.Params:

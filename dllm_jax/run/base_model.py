@@ -9,7 +9,7 @@ from dllm_jax import errors, types
 from dllm_jax import model as model_lib
 from dllm_jax.hf import config as hf_config
 from dllm_jax.hf import hub, load, table
-from dllm_jax.models import lora
+from dllm_jax.models import lora, transformer
 from dllm_jax.ops import streams
 from dllm_jax.rollout import context
 from dllm_jax.run import settings
@@ -81,11 +81,18 @@ def check_params(folder: load.Folder, ctx: context.Context) -> None:
 
 
 def _check_same_model(folder: load.Folder, ctx: context.Context) -> None:
-  own, wanted = folder.record.model, ctx.denoiser.cfg
-  if hf_config.plain(own) != hf_config.plain(wanted):
+  own = folder.record.model
+  wanted = transformer.config_of(ctx.denoiser)
+  if own is None or wanted is None:
+    is_same = folder.record.denoiser == ctx.denoiser
+  else:
+    is_same = hf_config.plain(own) == hf_config.plain(wanted)
+  if not is_same:
     raise errors.UserError(
       f'{folder.path} holds another model than the one of this run'
     )
+  if own is None:
+    return
   has = (own.lora_rank, own.lora_alpha)
   if own.lora_rank and has != (wanted.lora_rank, wanted.lora_alpha):
     raise errors.UserError(
@@ -104,14 +111,18 @@ def load_params(
     errors.UserError: as `check_params`.
   """
   _check_same_model(folder, ctx)
-  wanted = ctx.denoiser.cfg
-  cfg, params = load.load(
-    folder, ctx.mesh, param_dtype=wanted.param_dtype, screen=screen
+  wanted = transformer.config_of(ctx.denoiser)
+  _, params = load.load(
+    folder,
+    ctx.mesh,
+    param_dtype=wanted and wanted.param_dtype,
+    screen=screen,
   )
-  if cfg.lora_rank or not wanted.lora_rank:
+  has_adapters = folder.base != folder.path
+  if wanted is None or not wanted.lora_rank or has_adapters:
     return params
   key = streams.step_key(ctx.root, 'init', 0)
-  leaves = table.targets(wanted, ctx.mesh)
+  leaves = table.targets(ctx.denoiser, ctx.mesh)
   names = jax.eval_shape(lambda key: lora.fresh(key, wanted), key)
   places = {name: leaves[name].sharding for name in names}
   fresh = jax.jit(lora.fresh, static_argnums=1, out_shardings=places)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from dllm_jax import decoding, errors, models, tasks, types
-from dllm_jax.models import config as model_config
+from dllm_jax.hf import config as hf_config
 from dllm_jax.rollout import batch
 from dllm_jax.run import bounds
 from dllm_jax.runtime import sharding
@@ -176,23 +176,44 @@ class Settings:
     return watched
 
   def adopt(
-    self, model: model_config.ModelConfig, *, adapters: bool
-  ) -> model_config.ModelConfig:
-    """A pretrained model's record as a run uses it.
+    self, record: hf_config.Record, *, adapters: bool
+  ) -> types.Trainable:
+    """The model of a folder as a run uses it.
 
-    Its shape is its own. Of the config group `model` count dtype, param_dtype,
-    remat and attention, and where `adapters` are the run's, lora_rank and
-    lora_alpha.
+    A transformer has the folder's shape, and dtype, param_dtype, remat and
+    attention of the config group `model`. Any other model must be the one that
+    the config describes.
+
+    Args:
+      record: the model of the folder.
+      adapters: whether lora_rank and lora_alpha are the config's too.
+
+    Raises:
+      errors.UserError: the config is for another model.
     """
+    if record.model is None:
+      vocab = hf_config.vocabulary(record.special, record.vocab_size)
+      if self.denoiser(vocab) != record.denoiser:
+        raise errors.UserError(
+          "config group 'model' describes another model than that of the "
+          f'folder, which is {record.config["model"]}'
+        )
+      return record.denoiser
     names = ('dtype', 'param_dtype', 'remat', 'attention')
     names += ('lora_rank', 'lora_alpha') if adapters else ()
     if self.model['name'] != 'transformer':
       raise errors.UserError(
-        f'config key model.name is {self.model["name"]!r}, but pretrained '
-        "models are transformers: use 'transformer', or base.path=''"
+        f'config key model.name is {self.model["name"]!r}, but the model of '
+        "the folder is a transformer: use 'transformer', or base.path=''"
       )
     values = {name: self.model[name] for name in names if name in self.model}
-    make = functools.partial(dataclasses.replace, model)
+    if record.family == hf_config.NATIVE and values.get('lora_rank'):
+      raise errors.UserError(
+        f'config key model.lora_rank is {values["lora_rank"]}, but the model '
+        'is of no Hugging Face family, and PEFT has no names for its adapters: '
+        'use 0'
+      )
+    make = lambda **values: record.replace(**values).denoiser
     return _make('model', make, values)
 
   def denoiser(self, vocab: types.Vocabulary) -> types.Trainable:

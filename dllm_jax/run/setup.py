@@ -11,7 +11,7 @@ import jax
 from dllm_jax import errors, types
 from dllm_jax import model as model_lib
 from dllm_jax.data import pipeline, public, sources
-from dllm_jax.models import attention, transformer
+from dllm_jax.models import attention
 from dllm_jax.ops import streams
 from dllm_jax.rollout import context
 from dllm_jax.run import settings
@@ -87,8 +87,7 @@ def make_context(
       )
     model = new_model(cfg)
   else:
-    own = cfg.adopt(model.record.model, adapters=adapters)
-    denoiser = transformer.TransformerDenoiser(cfg=own)
+    denoiser = cfg.adopt(model.record, adapters=adapters)
     model = dataclasses.replace(model, denoiser=denoiser)
   if cfg.model.get('attention') == 'cudnn' and not attention.has_cudnn():
     raise errors.UserError(
@@ -112,7 +111,7 @@ def new_model(cfg: settings.Settings) -> model_lib.Model:
   """The model that the config describes, without parameters."""
   tokenizer = tokenizer_lib.Tokenizer.from_words(cfg.task.words())
   denoiser = cfg.denoiser(tokenizer.vocabulary())
-  return model_lib.of_words(denoiser, tokenizer)
+  return model_lib.of_words(denoiser, tokenizer, cfg.model)
 
 
 def param_targets(ctx: context.Context) -> types.Params:

@@ -80,7 +80,6 @@ class Tokenizer:
     cls,
     path: str | pathlib.Path,
     *,
-    need_mask: bool = True,
     model: Mapping[str, Any] | None = None,
   ) -> 'Tokenizer':
     """Reads the tokenizer of a Hugging Face directory.
@@ -88,37 +87,15 @@ class Tokenizer:
     Args:
       path: it holds tokenizer.json, or vocab.json and merges.txt; and the
         files that name special tokens.
-      need_mask: whether a tokenizer without a mask token is an error.
       model: what the model's config.json says, where it is not there.
 
     Raises:
       errors.UserError: if anything there is missing, damaged or hostile.
     """
     try:
-      tokenizer, tokens = directory.read(pathlib.Path(path), model)
-      if need_mask and tokens.mask is None:
-        raise ValueError(
-          f'the tokenizer in {path} has no mask token; set mask_token in '
-          'tokenizer_config.json or mask_token_id in config.json'
-        )
-      return cls(tokenizer, tokens)
+      return cls(*directory.read(pathlib.Path(path), model))
     except (ValueError, OSError) as e:
       raise errors.UserError(' '.join(str(e).split())) from e
-
-  @classmethod
-  def load(cls, path: str | pathlib.Path) -> 'Tokenizer':
-    """Reads the `tokenizer.json` that `save` wrote of `from_words`.
-
-    Raises:
-      FileNotFoundError: there is no such file.
-      errors.UserError: it is too large, or not JSON.
-      ValueError: it is not a tokenizer, or lacks EOS or mask.
-    """
-    path = pathlib.Path(path)
-    if not path.is_file():
-      raise FileNotFoundError(f'no tokenizer file at {path}')
-    tokenizer = tokenizer_json.read(path)
-    return cls(tokenizer, words_lib.special_tokens(tokenizer))
 
   def save(self, path: str | pathlib.Path) -> None:
     """Writes a `tokenizer.json`; parent folders are made."""

@@ -1,8 +1,6 @@
 """The model of docs/add_a_model.md trains, decodes, and ignores padding."""
 
 import json
-import os
-import subprocess
 import sys
 import types as python
 
@@ -10,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from dllm_jax import errors, models, types
 from dllm_jax.decoding import fixed
 from dllm_jax.run import checks, settings, setup
-from dllm_jax.text import tokenizer
 from tests import tiny, tiny_run
 from tests.docs import pages, test_extending
 
@@ -54,33 +52,37 @@ def test_it_trains_by_the_command_and_generates(tmp_path):
   log = (tmp_path / 'run/metrics.jsonl').read_text()
   phases = [json.loads(row)['phase'] for row in log.splitlines()]
   assert phases.count('sft') == 2 and phases.count('rl') == 2
-  env = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
-  command = ['launch/generate.py', '--model=run', '--prompt= 3 5 7 = 15']
-  done = subprocess.run(
-    [sys.executable, *command, '--out=out.jsonl'],
-    cwd=tmp_path,
-    env=env | {'PYTHONPATH': str(tmp_path)},
-    capture_output=True,
-    text=True,
-  )
-  assert done.returncode == 0, done.stderr
-  row = json.loads((tmp_path / 'out.jsonl').read_text())
+  config = json.loads((tmp_path / 'run/final/config.json').read_text())
+  assert config['model_type'] == 'dllm_jax'
+  assert config['model'] == {'name': 'window', 'reach': 8, 'width': 96}
+  generate = ['launch/generate.py', '--prompt= 3 5 7 = 15', '--model']
+  row = json.loads(test_extending.run(tmp_path, *generate, 'run'))
   assert len(row['completion_ids']) == 12
+  # Its base is a base for another run, as Hugging Face's folders are.
+  flags = [f'--config.{key}={value}' for key, value in TINY.items()]
+  train = ['launch/train.py', '--config=configs/window.py', *flags]
+  test_extending.run(
+    tmp_path, *train, '--config.base.path=run/base', '--workdir=again'
+  )
+  finals = [
+    load_file(tmp_path / name / 'final/model.safetensors')
+    for name in ('run', 'again')
+  ]
+  assert 'Conv_0.kernel' in finals[0]
+  tiny_run.assert_same(*finals)
 
 
 def test_it_decodes_and_ignores_padding(window):
   assert isinstance(window, types.Trainable)
   params = window.init(jax.random.key(0))
   canvas = tiny.canvas([[5, 6], [7, 8, 9]], 8)
-  trajectory = fixed.decode(
+  trajectory = tiny.decode(
     window,
     params,
     tiny.row_keys(1, [0, 1]),
     canvas,
-    jnp.int32(4),
-    jnp.float32(1.0),
+    fixed.Fixed(gen_length=8, block_length=8, num_steps=4, temperature=1.0),
     vocab=tiny.VOCAB,
-    cfg=fixed.FixedConfig(gen_length=8, block_length=8),
   )
   assert not (np.asarray(trajectory.tokens) == tiny.MASK).any()
   assert trajectory.num_steps.tolist() == [4, 4]
@@ -97,14 +99,13 @@ def context_of(model, **changes):
   cfg = settings.from_config(
     tiny_run.values('diffu_grpo', **changes) | {'model': model}
   )
-  words = tokenizer.Tokenizer.from_words(cfg.task.words())
-  return cfg, setup.make_context(cfg, words)
+  return cfg, setup.make_context(cfg, None)
 
 
 def test_wrong_keys_of_the_model_are_one_line(window):
   with pytest.raises(errors.UserError, match="group 'model': .*'depth'"):
     context_of(WINDOW | {'depth': 2})
-  with pytest.raises(errors.UserError, match="expected one of .*'window'"):
+  with pytest.raises(errors.UserError, match='expected one of .*window'):
     context_of(WINDOW | {'name': 'windows'})
 
 

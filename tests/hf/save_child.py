@@ -18,9 +18,9 @@ def main() -> None:
   jax.distributed.initialize(f'localhost:{port}', 2, int(rank))
   mesh = sharding.make_mesh(sharding.MeshConfig(data=1, fsdp=2))
   folder = load.read(pathlib.Path(source))
-  cfg, params = load.load(folder, mesh)
+  denoiser, params = load.load(folder, mesh)
   assert not params['embed_tokens'].is_fully_addressable
-  record = folder.record._replace(model=cfg)
+  record = folder.record._replace(denoiser=denoiser)
   target = pathlib.Path(target)
   save.save(target, params, record, max_shard_bytes=50_000)
   try:

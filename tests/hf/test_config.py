@@ -8,7 +8,7 @@ import pytest
 from dllm_jax import errors
 from dllm_jax.hf import config as hf_config
 from dllm_jax.hf.families import FAMILIES
-from dllm_jax.models import config
+from dllm_jax.models import config, transformer
 from tests import tiny
 
 LLAMA = {
@@ -128,7 +128,7 @@ def test_what_we_write_is_read_back(family, tie):
     bos_token=3,
     pad_token=4,
   )
-  record = hf_config.Record(family, model, special)
+  record = hf_config.Record(family, transformer.of_config(model), special)
   text = json.dumps(hf_config.render(record, 'float32'))
   again = hf_config.parse(json.loads(text), 'c')
   assert (again.family, again.model, again.special) == (family, model, special)
@@ -136,7 +136,9 @@ def test_what_we_write_is_read_back(family, tie):
 
 def test_a_model_that_is_not_of_the_family_is_refused():
   model = dataclasses.replace(tiny.MODEL, attention_bias=True)
-  record = hf_config.Record('llada', model, hf_config.Special(mask_token=29))
+  denoiser = transformer.of_config(model)
+  special = hf_config.Special(mask_token=29)
+  record = hf_config.Record('llada', denoiser, special)
   with pytest.raises(errors.UserError, match="no form in the family 'llada'"):
     hf_config.render(record, 'float32')
 

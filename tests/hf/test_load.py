@@ -36,7 +36,8 @@ def mesh(**sizes):
 @functools.cache
 def model(folder):
   """(cfg, params) of a recorded model."""
-  return load_lib.load(load_lib.read(folder), mesh())
+  denoiser, params = load_lib.load(load_lib.read(folder), mesh())
+  return denoiser.cfg, params
 
 
 def load(folder, places=None, **how):
@@ -141,10 +142,10 @@ def random_bits(folder, tmp_path, name='llada'):
 def test_every_bit_of_bfloat16_survives(shared_dir, tmp_path, name):
   arrays = random_bits(shared_dir, tmp_path, name)
   folder = load_lib.read(tmp_path)
-  cfg, params = load_lib.load(folder, mesh())
-  assert cfg.param_dtype == 'bfloat16'
+  denoiser, params = load_lib.load(folder, mesh())
+  assert denoiser.cfg.param_dtype == 'bfloat16'
   out = tmp_path / 'out'
-  save.save(out, params, folder.record._replace(model=cfg))
+  save.save(out, params, folder.record._replace(denoiser=denoiser))
   found = load_file(out / 'model.safetensors')
   assert set(found) == set(arrays)
   for key, array in arrays.items():
@@ -186,8 +187,8 @@ def test_mixed_dtypes_are_cast_to_that_of_the_config(
   arrays[name] = np.linspace(0, 1, 64, dtype=np.float32)
   save_file(arrays, tmp_path / 'model.safetensors')
   change_config(tmp_path, torch_dtype=named)
-  cfg, params = load_lib.load(load_lib.read(tmp_path), mesh())
-  assert cfg.param_dtype == 'bfloat16'
+  model, params = load_lib.load(load_lib.read(tmp_path), mesh())
+  assert model.cfg.param_dtype == 'bfloat16'
   assert {str(x.dtype) for x in jax.tree.leaves(params)} == {'bfloat16'}
   np.testing.assert_array_equal(
     params['norm']['weight'], arrays[name].astype(jnp.bfloat16)
@@ -255,7 +256,11 @@ def test_grouped_heads_and_a_tied_table_of_llada(shared_dir, tmp_path):
   params = jax.tree.map(jnp.asarray, tiny.params(cfg))
   special = hf_config.Special(mask_token=11, eos_tokens=(12,))
   target = tmp_path / 'new'
-  save.save(target, params, hf_config.Record('llada', cfg, special))
+  save.save(
+    target,
+    params,
+    hf_config.Record('llada', transformer.of_config(cfg), special),
+  )
   names = load_file(target / 'model.safetensors')
   assert 'model.transformer.ff_out.weight' not in names
   assert names['model.transformer.blocks.1.k_proj.weight'].shape == (32, 64)
@@ -270,11 +275,14 @@ def test_a_model_of_no_family_has_the_native_form(tmp_path):
   cfg = dataclasses.replace(tiny.MODEL, qk_norm=True)
   assert hf_config.family_of(cfg) == hf_config.NATIVE
   special = hf_config.Special(mask_token=29, eos_tokens=(28,))
-  record = hf_config.Record(hf_config.NATIVE, cfg, special)
+  record = hf_config.Record(
+    hf_config.NATIVE, transformer.of_config(cfg), special
+  )
   save.save(tmp_path / 'new', tiny.params(cfg), record)
   config = json.loads((tmp_path / 'new' / 'config.json').read_bytes())
-  assert (config['model_type'], config['model']) == ('dllm_jax', 'transformer')
-  assert config['fields']['qk_norm'] is True
+  assert (config['model_type'], config['vocab_size']) == ('dllm_jax', 32)
+  assert config['model']['name'] == 'transformer'
+  assert config['model']['qk_norm'] is True
   arrays = load_file(tmp_path / 'new' / 'model.safetensors')
   np.testing.assert_array_equal(
     arrays['layers.mlp.up_proj.kernel'],
@@ -283,7 +291,7 @@ def test_a_model_of_no_family_has_the_native_form(tmp_path):
   folder = load_lib.read(tmp_path / 'new')
   assert folder.record.special == special
   own, params = load_lib.load(folder, mesh(fsdp=2))
-  assert own == cfg
+  assert own.cfg == cfg
   jax.tree.map(np.testing.assert_array_equal, params, tiny.params(cfg))
 
 
@@ -306,5 +314,5 @@ def test_family_of_a_new_model(changes, family):
 
 def test_targets_have_the_place_of_every_leaf():
   places = mesh(fsdp=2)
-  leaves = table.targets(tiny.MODEL, places)
+  leaves = table.targets(tiny.DENOISER, places)
   assert leaves['layers/mlp/up_proj/kernel'].sharding.spec[1] == 'fsdp'

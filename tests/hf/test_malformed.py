@@ -80,4 +80,4 @@ def test_a_snapshot_of_the_hubs_cache_links_to_its_blobs(shared_dir, tmp_path):
     (folder / name).symlink_to(f'../../blobs/sum-{name}')
   assert load.read(folder).record.family == 'llada'
   mesh = sharding.make_mesh(sharding.MeshConfig())
-  assert load.load(load.read(folder), mesh)[0].num_layers == 2
+  assert load.load(load.read(folder), mesh)[0].cfg.num_layers == 2

@@ -145,7 +145,8 @@ def test_dtype_is_cast(shared_dir, tmp_path):
   save.convert(source, tmp_path / 'half', mesh(), dtype='bfloat16')
   config = json.loads((tmp_path / 'half' / 'config.json').read_text())
   assert config['torch_dtype'] == 'bfloat16'
-  cfg, params = opened(tmp_path / 'half')
+  model, params = opened(tmp_path / 'half')
+  cfg = model.cfg
   assert (cfg.param_dtype, cfg.dtype) == ('bfloat16', 'bfloat16')
   jax.tree.map(
     lambda a, b: np.testing.assert_array_equal(a, b.astype(jnp.bfloat16)),
@@ -155,9 +156,11 @@ def test_dtype_is_cast(shared_dir, tmp_path):
 
 
 def test_dtypes_in_memory(written):
-  cfg, half = opened(written, param_dtype='bfloat16')
+  model, half = opened(written, param_dtype='bfloat16')
+  cfg = model.cfg
   assert (cfg.param_dtype, cfg.dtype) == ('bfloat16', 'bfloat16')
-  cfg, whole = opened(written, dtype='bfloat16')
+  model, whole = opened(written, dtype='bfloat16')
+  cfg = model.cfg
   assert (cfg.param_dtype, cfg.dtype) == ('float32', 'bfloat16')
   jax.tree.map(
     lambda a, b: np.testing.assert_array_equal(a, b.astype(jnp.bfloat16)),
@@ -175,7 +178,8 @@ def adapted(shared_dir, tmp_path_factory):
   adapters = lora.split(tiny.params(cfg))[0]
   params = lora.join(opened(source)[1], adapters)
   folder = tmp_path_factory.mktemp('adapted') / 'peft'
-  save.save(folder, params, record._replace(model=cfg), base=str(source))
+  record = record.replace(lora_rank=2, lora_alpha=3.0)
+  save.save(folder, params, record, base=str(source))
   return folder, cfg, params
 
 
@@ -187,7 +191,7 @@ def test_adapters_are_a_folder_that_names_its_base(shared_dir, adapted):
     'dllm_jax.json',
   ]
   own, got = opened(folder, mesh(fsdp=2))
-  assert own == cfg
+  assert own.cfg == cfg
   jax.tree.map(np.testing.assert_array_equal, got, params)
   found = load.read(folder)
   assert found.base == golden(shared_dir, 'llada')
@@ -201,7 +205,8 @@ def test_merged_adapters_give_the_logits_of_the_adapted_model(
   source = golden(shared_dir, 'llada')
   save.convert(folder, tmp_path / 'merged', mesh(), merge=True)
   save.convert(source, tmp_path / 'given', mesh(), adapter=folder, merge=True)
-  own, merged = opened(tmp_path / 'merged')
+  merged_model, merged = opened(tmp_path / 'merged')
+  own = merged_model.cfg
   assert own == dataclasses.replace(cfg, lora_rank=0, lora_alpha=own.lora_alpha)
   tokens = tiny.recorded(source, 'golden.npz')['tokens']
   got = forward(merged, tokens, cfg=own)
@@ -372,7 +377,7 @@ def test_word_level_tokenizers_are_written_as_files(tmp_path):
   special = hf_config.Special(
     mask_token=words.mask_token, eos_tokens=(words.eos_token,)
   )
-  record = hf_config.Record('llada', cfg, special)
+  record = hf_config.Record('llada', transformer.of_config(cfg), special)
   folder = tmp_path / 'new'
   save.save(folder, tiny.params(cfg), record, text=words)
   assert set(os.listdir(folder)) == {

@@ -21,7 +21,7 @@ import pytest
 
 from dllm_jax.hf import config as hf_config
 from dllm_jax.hf import peft, shards, table
-from dllm_jax.models import config, lora
+from dllm_jax.models import config, lora, transformer
 from dllm_jax.runtime import sharding
 from tests import tiny
 
@@ -54,9 +54,10 @@ THIRD = dataclasses.replace(
 def write_model(folder, cfg, max_bytes=SHARD_BYTES):
   """Random finite bits in LLaDA's layout; (model, layer) in bytes."""
   special = hf_config.Special(mask_token=1, eos_tokens=(2,))
-  record = hf_config.Record('llada', cfg, special)
+  denoiser = transformer.of_config(cfg)
+  record = hf_config.Record('llada', denoiser, special)
   places = sharding.make_mesh(sharding.MeshConfig(data=1))
-  wanted = table.tensors('llada', table.targets(cfg, places))
+  wanted = table.tensors('llada', table.targets(denoiser, places))
   rng = np.random.default_rng(0)
 
   def tensors():
@@ -72,7 +73,9 @@ def write_model(folder, cfg, max_bytes=SHARD_BYTES):
   adapted = dataclasses.replace(cfg, lora_rank=8)
   adapters = {
     path: rng.normal(size=leaf.shape).astype(np.float32)
-    for path, leaf in table.targets(adapted, places).items()
+    for path, leaf in table.targets(
+      transformer.of_config(adapted), places
+    ).items()
     if lora.is_adapter(path)
   }
   (folder / 'adapter').mkdir()

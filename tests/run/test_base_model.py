@@ -342,16 +342,16 @@ def test_only_how_a_model_is_run_comes_from_the_config(folder):
     model__lora_alpha=5.0,
   )
   cfg = settings.from_config(config)
-  own = hf_config.read(folder).model
-  made = cfg.adopt(own, adapters=True)
-  assert hf_config.plain(made) == hf_config.plain(own)
+  own = hf_config.read(folder)
+  made = cfg.adopt(own, adapters=True).cfg
+  assert hf_config.plain(made) == hf_config.plain(own.model)
   assert (made.dtype, made.param_dtype, made.remat) == (
     'float32',
     'bfloat16',
     'block',
   )
   assert (made.lora_rank, made.lora_alpha) == (3, 5.0)
-  assert cfg.adopt(own, adapters=False).lora_rank == 0
+  assert cfg.adopt(own, adapters=False).cfg.lora_rank == 0
 
 
 def test_a_completion_ends_with_its_turn(folder):

@@ -35,7 +35,7 @@ REFUSED = {
 def ours(path, messages=folders.MESSAGES):
   """[text, ids] of every message."""
   template = chat.from_directory(path)
-  made = tokenizer.Tokenizer.from_directory(path, need_mask=False)
+  made = tokenizer.Tokenizer.from_directory(path)
   prompts = [template.render(message) for message in messages]
   rows = made.encode_pieces(prompts)
   return [
@@ -114,7 +114,7 @@ def test_spaces_beside_tokens_with_rstrip_are_theirs(shared_dir):
 def test_content_keeps_to_itself_beside_special_tokens(tmp_path):
   """A token that takes the message's first spaces is not content."""
   path = folders.write(tmp_path, 'rstrip beside the message')
-  made = tokenizer.Tokenizer.from_directory(path, need_mask=False)
+  made = tokenizer.Tokenizer.from_directory(path)
   template = chat.from_directory(path)
   [row] = made.encode_pieces([template.render('  ab')])
   assert row == ([265, 97, 98, 264], [False, True, True, False])
@@ -122,7 +122,7 @@ def test_content_keeps_to_itself_beside_special_tokens(tmp_path):
 
 def test_special_tokens_across_template_and_message_are_text(tmp_path):
   path = folders.write(tmp_path, 'plain')
-  made = tokenizer.Tokenizer.from_directory(path, need_mask=False)
+  made = tokenizer.Tokenizer.from_directory(path)
   prompt = [pieces.Piece('<|im_', True), pieces.Piece('end|>', False)]
   [row] = made.encode_pieces([prompt])
   assert row.ids == made.encode('<|im_end|>') and 264 not in row.ids
@@ -130,7 +130,7 @@ def test_special_tokens_across_template_and_message_are_text(tmp_path):
 
 def test_plain_template_can_carry_bos(tmp_path):
   path = folders.write(tmp_path, 'plain')
-  made = tokenizer.Tokenizer.from_directory(path, need_mask=False)
+  made = tokenizer.Tokenizer.from_directory(path)
   plain = chat.ChatTemplate(before='<s>', after='')
   [row] = made.encode_pieces([plain.render('ab')])
   assert row == ([260, 97, 98], [False, True, True])

@@ -268,17 +268,6 @@ CASES = {
   'other merges': (other_merges, "line 2: 'a b' does not merge"),
   'mask is eos': (model(mask_token_id=18), 'mask and eos are one id, 18'),
   'mask is a letter': (model(mask_token_id=2), "the ordinary token 'c'"),
-  'no mask': (
-    lambda path: tiny_text.tiny_dir(
-      path,
-      document=tiny_text.tiny_json(
-        added_tokens=tiny_text.tiny_json()['added_tokens'][:1]
-      ),
-      model={'mask_token_id': None},
-      config={'bos_token': None},
-    ),
-    'has no mask token; set mask_token',
-  ),
   'mask is far': (model(mask_token_id=10**6), 'far beyond the last id'),
   'mask has no row': (model(mask_token_id=40), 'id 40 is beyond the 32 rows'),
   'negative': (model(eos_token_id=-1), 'eos_token_id is not a token id: -1'),
