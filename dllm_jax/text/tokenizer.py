@@ -95,30 +95,16 @@ class Tokenizer:
       errors.UserError: if anything there is missing, damaged or hostile.
     """
     try:
-      tokenizer, tokens = directory.read(pathlib.Path(path), model)
-      if need_mask and tokens.mask is None:
-        raise ValueError(
-          f'the tokenizer in {path} has no mask token; set mask_token in '
-          'tokenizer_config.json or mask_token_id in config.json'
-        )
-      return cls(tokenizer, tokens)
-    except (ValueError, OSError) as e:
+      with tokenizer_json.no_panic():
+        tokenizer, tokens = directory.read(pathlib.Path(path), model)
+        if need_mask and tokens.mask is None:
+          raise ValueError(
+            f'the tokenizer in {path} has no mask token; set mask_token in '
+            'tokenizer_config.json or mask_token_id in config.json'
+          )
+        return cls(tokenizer, tokens)
+    except (ValueError, OSError, RuntimeError) as e:
       raise errors.UserError(' '.join(str(e).split())) from e
-
-  @classmethod
-  def load(cls, path: str | pathlib.Path) -> 'Tokenizer':
-    """Reads the `tokenizer.json` that `save` wrote of `from_words`.
-
-    Raises:
-      FileNotFoundError: there is no such file.
-      errors.UserError: it is too large, or not JSON.
-      ValueError: it is not a tokenizer, or lacks EOS or mask.
-    """
-    path = pathlib.Path(path)
-    if not path.is_file():
-      raise FileNotFoundError(f'no tokenizer file at {path}')
-    tokenizer = tokenizer_json.read(path)
-    return cls(tokenizer, words_lib.special_tokens(tokenizer))
 
   def save(self, path: str | pathlib.Path) -> None:
     """Writes a `tokenizer.json`; parent folders are made."""

@@ -35,15 +35,8 @@ def build(
   )
   tokenizer.decoder = decoders.Fuse()
   tokenizer.add_special_tokens([EOS, MASK])
-  return tokenizer, special_tokens(tokenizer)
-
-
-def special_tokens(tokenizer: tokenizers.Tokenizer) -> special.SpecialTokens:
-  """The special tokens of a tokenizer that `build` made."""
-  eos, mask = (tokenizer.token_to_id(name) for name in (EOS, MASK))
-  if eos is None or mask is None:
-    raise ValueError(f'the tokenizer has no token {EOS!r} or no {MASK!r}')
-  return special.SpecialTokens(mask=mask, eos=eos)
+  eos, mask = len(vocab), len(vocab) + 1
+  return tokenizer, special.SpecialTokens(mask=mask, eos=eos)
 
 
 def _escape(word: str) -> str:
