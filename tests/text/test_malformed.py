@@ -212,11 +212,11 @@ CASES = {
   # Patterns that take too long, texts that grow.
   'pattern': (
     document(
-      normalizer=replace({'Regex': '(?:a|a)*(?:b|c)'}, ''),
+      normalizer=replace({'Regex': '(?:a|a)*$'}, ''),
       added_tokens=[
         *tiny_text.tiny_json()['added_tokens'],
         tiny_text.tiny_json()['added_tokens'][0]
-        | {'id': 23, 'content': 'a' * 40, 'normalized': True},
+        | {'id': 23, 'content': 'a' * 40 + 'b', 'normalized': True},
       ],
     ),
     'retry-limit-in-match over',
