@@ -66,7 +66,7 @@ def end_to_end(
     optimizer=optimizer,
     reference={},
   )
-  batches = pipeline.batches(
+  batches = pipeline.Batches(
     setup.load_rows(cfg).prompts,
     seed=streams.host_seed(cfg.seed, 'rollout'),
     batch_size=cfg.rollout.num_prompts,
