@@ -16,9 +16,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import jax
 from jax.experimental import topologies
-from jax.sharding import AxisType, Mesh
+from jax.sharding import Mesh
 
 from dllm_jax import errors, types
 from dllm_jax.bench import hardware, hlo, hlo_counts, memory, programs
@@ -108,13 +107,7 @@ def make_mesh(cfg: sharding.MeshConfig, device: str) -> tuple[Mesh, str]:
   for variable, value in _NO_TPU.items():
     os.environ.setdefault(variable, value)
   topology = topologies.get_topology_desc(name, platform='tpu')
-  mesh = jax.make_mesh(
-    (cfg.data, cfg.fsdp, cfg.tensor),
-    ('data', 'fsdp', 'tensor'),
-    axis_types=(AxisType.Auto,) * 3,
-    devices=topology.devices,
-  )
-  return mesh, 'tpu'
+  return sharding.make_mesh(cfg, topology.devices), 'tpu'
 
 
 def case_of(

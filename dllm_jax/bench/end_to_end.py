@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from dllm_jax import errors
-from dllm_jax.bench import cases, programs, suites, timing
+from dllm_jax.bench import cases, programs, suites
 from dllm_jax.data import pipeline
 from dllm_jax.decoding import fixed
 from dllm_jax.ops import streams
@@ -95,7 +95,7 @@ def end_to_end(
   signs = cases.rollouts(case).advantage
   theirs = lambda name, tuned: _theirs(case, weights, reference, tuned=tuned)
   calls = {'ours': ours} | suites.reference_calls(reference, theirs)
-  taken = timing.in_turns(calls, rounds)
+  taken = suites.in_turns(calls, rounds)
   least = case.minimum()
   return suites.rates(
     case,

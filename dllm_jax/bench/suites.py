@@ -5,9 +5,10 @@ weights and inputs, and a row reports whether their results agree. Weights are
 random: the number of steps of a fixed schedule does not depend on them.
 """
 
+import statistics
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +22,53 @@ from dllm_jax.bench import (
   hlo,
   hlo_counts,
   programs,
-  timing,
 )
 from dllm_jax.rollout import prompts
 from dllm_jax.train import optim
 from dllm_jax.train import state as state_lib
+
+
+class Timing(NamedTuple):
+  """Seconds of one call.
+
+  Attributes:
+    wall: least wall time of all rounds.
+    cpu: least processor time, over all threads of the process.
+    spread: median wall time over the least, minus 1.
+  """
+
+  wall: float
+  cpu: float
+  spread: float
+
+
+def in_turns(
+  calls: Mapping[str, Callable[[], object]], rounds: int
+) -> dict[str, Timing]:
+  """Calls each function once as a warm-up, then all in turn, `rounds` times.
+
+  Args:
+    calls: functions by name, which return when their work is done.
+    rounds: number of measured calls of each.
+  """
+  walls = {name: [] for name in calls}
+  cpus = {name: [] for name in calls}
+  for call in calls.values():
+    call()
+  for _ in range(rounds):
+    for name, call in calls.items():
+      wall, cpu = time.perf_counter(), time.process_time()
+      call()
+      cpus[name].append(time.process_time() - cpu)
+      walls[name].append(time.perf_counter() - wall)
+  return {
+    name: Timing(
+      wall=min(walls[name]),
+      cpu=min(cpus[name]),
+      spread=statistics.median(walls[name]) / min(walls[name]) - 1,
+    )
+    for name in calls
+  }
 
 
 def _compile(
@@ -55,7 +98,7 @@ def _compile(
 
 def rates(
   case: programs.Case,
-  taken: dict[str, timing.Timing],
+  taken: dict[str, Timing],
   *,
   tokens: int,
   steps: int,
@@ -152,7 +195,7 @@ def decode(
     return call
 
   calls = {'ours': ours} | reference_calls(reference, theirs)
-  taken = timing.in_turns(calls, rounds)
+  taken = in_turns(calls, rounds)
   steps = case.decoder.num_steps
   row = rates(
     case,
@@ -212,7 +255,7 @@ def update(
     return call
 
   calls = {'ours': ours} | reference_calls(reference, theirs)
-  taken = timing.in_turns(calls, rounds)
+  taken = in_turns(calls, rounds)
   row = rates(
     case,
     taken,
