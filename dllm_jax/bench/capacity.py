@@ -187,33 +187,20 @@ def needed(costs: Sequence[Cost], compiler: str) -> int:
 
 
 def plan(
-  cfg: settings.Settings,
+  case: programs.Case,
   sizes: sharding.MeshConfig,
   device: str,
   *,
-  name: str,
-  vocab_size: int,
-  rows_per_device: int,
-  say: Callable[[str], None] = lambda line: None,
+  say: Callable[[str], None],
 ) -> dict[str, Any]:
   """The costs of a step on one mesh, and whether it fits the device.
 
   Args:
-    cfg: settings of the run.
+    case: the step, as `case_of` makes it for the mesh.
     sizes: sizes of the mesh.
     device: name in `hardware.ACCELERATORS`.
-    name: of the preset.
-    vocab_size: of the model.
-    rows_per_device: rows of a batch on each of data * fsdp devices.
     say: called with a line before each compilation; some take minutes.
   """
-  case = case_of(
-    cfg,
-    sizes,
-    name=name,
-    vocab_size=vocab_size,
-    rows_per_device=rows_per_device,
-  )
   mesh, compiler = make_mesh(sizes, device)
   costs = []
   for program in programs.PROGRAMS:
@@ -224,7 +211,7 @@ def plan(
     costs.append(cost(case, mesh, program))
   total, room = needed(costs, compiler), hardware.ACCELERATORS[device].memory
   return {
-    'preset': name,
+    'preset': case.name,
     'device': device,
     'mesh': {'data': sizes.data, 'fsdp': sizes.fsdp, 'tensor': sizes.tensor},
     'devices': num_devices(sizes),
