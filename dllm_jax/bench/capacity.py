@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
@@ -152,8 +153,10 @@ def case_of(
   )
 
 
-def cost(case: programs.Case, mesh: Mesh, program: str) -> Cost:
-  """Compiles one program of `programs.PROGRAMS` and counts its cost."""
+def cost(
+  case: programs.Case, mesh: Mesh, program: str
+) -> tuple[jax.stages.Compiled, Cost]:
+  """One program of `programs.PROGRAMS`, compiled, and its cost."""
   lowered = programs.PROGRAMS[program](case, mesh)
   begin = time.perf_counter()
   compiled = lowered.compile()
@@ -165,7 +168,7 @@ def cost(case: programs.Case, mesh: Mesh, program: str) -> Cost:
     memory_of.temp_size_in_bytes,
     memory_of.alias_size_in_bytes,
   )
-  return Cost(
+  return compiled, Cost(
     program,
     *parts,
     compiled=parts[0] + parts[1] + parts[2] - parts[3],
@@ -208,7 +211,7 @@ def plan(
       f'compiling {programs.TITLES[program]!r} for {mesh.size} devices, by XLA '
       f'for {compiler} ({len(costs) + 1} of {len(programs.PROGRAMS)})'
     )
-    costs.append(cost(case, mesh, program))
+    costs.append(cost(case, mesh, program)[1])
   total, room = needed(costs, compiler), hardware.ACCELERATORS[device].memory
   return {
     'preset': case.name,

@@ -15,14 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from dllm_jax.bench import (
-  cases,
-  flops,
-  hardware,
-  hlo,
-  hlo_counts,
-  programs,
-)
+from dllm_jax.bench import capacity, cases, flops, hardware, programs
 from dllm_jax.rollout import prompts
 from dllm_jax.train import optim
 from dllm_jax.train import state as state_lib
@@ -71,28 +64,13 @@ def in_turns(
   }
 
 
-def _compile(
-  lower: Callable[[], jax.stages.Lowered], minimum: int
-) -> tuple[jax.stages.Compiled, dict[str, Any]]:
-  """The program, and facts about it that are known without running it.
-
-  Args:
-    lower: gives the lowered program.
-    minimum: operations that it needs.
-  """
-  begin = time.perf_counter()
-  compiled = lower().compile()
-  seconds = time.perf_counter() - begin
-  count = hlo_counts.flops(hlo.parse(compiled.as_text()))
-  memory = compiled.memory_analysis()
-  return compiled, {
-    'compile_seconds': seconds,
-    'flops': count,
-    'flops_over_minimum': count / minimum,
-    'peak_bytes': memory.argument_size_in_bytes
-    + memory.output_size_in_bytes
-    + memory.temp_size_in_bytes
-    - memory.alias_size_in_bytes,
+def _facts(cost: capacity.Cost) -> dict[str, Any]:
+  """What is known of a program without running it."""
+  return {
+    'compile_seconds': cost.compile_seconds,
+    'flops': cost.flops,
+    'flops_over_minimum': cost.flops / cost.minimum,
+    'peak_bytes': cost.compiled,
   }
 
 
@@ -167,9 +145,7 @@ def decode(
     rounds: number of measured calls.
   """
   params, ids = cases.weights(case.model), cases.prompts(case)
-  compiled, facts = _compile(
-    lambda: programs.rollout(case, mesh), case.minimum()['rollout']
-  )
+  compiled, cost = capacity.cost(case, mesh, 'rollout')
   args = (
     params,
     jax.random.key(0),
@@ -203,7 +179,7 @@ def decode(
     tokens=case.rows * case.decoder.gen_length,
     steps=steps,
     minimum=steps * case.minimum()['rollout'],
-    facts=facts,
+    facts=_facts(cost),
   )
   own = completions.pop('ours')
   for name, tokens in completions.items():
@@ -220,9 +196,7 @@ def update(
   """
   batch, key = cases.rollouts(case), jax.random.key(2)
   params = cases.weights(case.model)
-  compiled, facts = _compile(
-    lambda: programs.inner_step(case, mesh), case.minimum()['inner_step']
-  )
+  compiled, cost = capacity.cost(case, mesh, 'inner_step')
   optimizer = optim.make(case.optimizer)
   start = state_lib.copy_trained(params)
   state, frozen = state_lib.without_frozen(state_lib.create(start, optimizer))
@@ -262,7 +236,7 @@ def update(
     tokens=case.rows * case.decoder.gen_length,
     steps=1,
     minimum=case.minimum()['inner_step'],
-    facts=facts,
+    facts=_facts(cost),
   )
   for name, norm in norms.items():
     row[f'same_as_{name}'] = norm / held['norms'][0]

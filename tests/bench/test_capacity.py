@@ -74,7 +74,7 @@ def test_the_cost_of_a_read_is_close_to_its_minimum():
   # One layer's weights are gathered at a time, rows stay where they are.
   mesh = sharding.make_mesh(SIZES)
   case = case_of()
-  found = capacity.cost(case, mesh, 'read')
+  _, found = capacity.cost(case, mesh, 'read')
   assert found.minimum == case.minimum()['read'] // 8
   assert 1.0 <= found.flops / found.minimum < 1.6  # tiny: much is no product
   assert found.collectives['all-gather'] > 0
