@@ -241,13 +241,7 @@ _DIFFU_STEPS = {
   'countdown': 5000,
   'sudoku': 3800,
 }
-_GUIDED_STEPS = {
-  **dict.fromkeys(CODE, 2000),
-  'gsm8k': 4000,
-  'math': 4000,
-  'countdown': 4000,
-  'sudoku': 4000,
-}
+_GUIDED_STEPS = dict.fromkeys(TASKS, 4000) | dict.fromkeys(CODE, 2000)
 _FORMAT = {'xmlcount': 1.0, 'soft_format': 1.0, 'strict_format': 1.0}
 _REWARDS = {
   'gsm8k': _FORMAT | {'integer': 1.0, 'correctness': 1.0},

@@ -91,17 +91,14 @@ def _plan(overrides: list[str]) -> list[dict[str, Any]]:
   screen, results = _start(), []
   model = preset.partition(',')[0]
   for mesh in meshes:
-    results.append(
-      capacity.plan(
-        settings.from_config(config.to_dict()),
-        mesh,
-        DEVICE.value,
-        name=preset,
-        vocab_size=VOCAB_SIZE.value or capacity.VOCABULARIES.get(model, 64),
-        rows_per_device=ROWS.value,
-        say=screen.print,
-      )
+    case = capacity.case_of(
+      settings.from_config(config.to_dict()),
+      mesh,
+      name=preset,
+      vocab_size=VOCAB_SIZE.value or capacity.VOCABULARIES.get(model, 64),
+      rows_per_device=ROWS.value,
     )
+    results.append(capacity.plan(case, mesh, DEVICE.value, say=screen.print))
     screen.print(tables.planned(results[-1]))
   return results
 

@@ -110,11 +110,19 @@ def _drop_unprinted() -> None:
 
 
 def check_new(out: pathlib.Path, overwrite: bool) -> None:
-  """Refuses, before the work, to overwrite a file.
+  """Refuses, before the work, to overwrite a file; makes its folder.
 
   Raises:
-    UserError: it exists, and `overwrite` is false.
+    UserError: it exists, and `overwrite` is false; or it cannot be written.
   """
+  if out.is_dir():
+    raise errors.UserError(f'--out {out} is a folder; name a file')
+  try:
+    out.parent.mkdir(parents=True, exist_ok=True)
+  except OSError as e:
+    raise errors.UserError(
+      f'cannot write results to {out}: {e.strerror}; use another --out'
+    ) from e
   if out.is_file() and not overwrite:
     raise errors.UserError(
       f'--out {out} already exists; name another file, or give --overwrite'

@@ -2,19 +2,40 @@
 
 A chart is {'title', 'unit', 'x', 'note', 'series': [{'name', 'slot', 'x', 'y',
 and possibly 'raw', 'low' and 'high', 'labels', 'marks', 'dash'}]}; a slot is a
-colour. `metric_names` says which metrics are in a chart together.
+colour. `metric_names` says which metrics are in a chart together. Curves are
+thinned, smoothed and averaged over seeds. Dims: N points of a curve, K runs.
 """
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from dllm_jax import metric_names
-from dllm_jax.analysis import curves, record
+from dllm_jax.analysis import record, seeds
 
 DIGITS = 4  # significant digits of what is drawn
+MAX_POINTS = 400
+SMOOTHING = 25  # running means are over 1/25 of the points of a curve
+
+
+class Drawn(NamedTuple):
+  """A curve to draw.
+
+  Attributes:
+    x: training steps; means where points were merged.
+    y: values of the metric, likewise.
+    low: lower end of the interval over runs; None for a single run.
+    high: upper end of that interval.
+  """
+
+  x: Float[np.ndarray, ' N']
+  y: Float[np.ndarray, ' N']
+  low: Float[np.ndarray, ' N'] | None = None
+  high: Float[np.ndarray, ' N'] | None = None
 
 
 def of_run(
@@ -67,7 +88,7 @@ def of_groups(
         run.curves.get(chart.phase, {}).get(chart.names[0]) for run in runs
       ]
       if all(curve is not None for curve in of_seeds):
-        drawn = curves.over_seeds(of_seeds)
+        drawn = over_seeds(of_seeds)
         if len(drawn.x):
           series.append(_series(name, str(slot), drawn))
     if series:
@@ -94,7 +115,7 @@ def frontier(
       if not points:
         continue
       x, y, half, settings = zip(*points, strict=True)
-      drawn = curves.Drawn(
+      drawn = Drawn(
         np.array(x, float),
         np.array(y, float),
         np.subtract(y, half),
@@ -134,12 +155,12 @@ def _chart(
 
 def _line(name: str, slot: str, curve: record.Curve) -> dict[str, Any]:
   """The running mean of a curve, with the curve itself behind it."""
-  series = _series(name, slot, curves.thin(curves.smooth(curve)))
-  raw = rounded(curves.thin(curve).y)
+  series = _series(name, slot, thin(smooth(curve)))
+  raw = rounded(thin(curve).y)
   return series | ({'raw': raw} if raw != series['y'] else {})
 
 
-def _series(name: str, slot: str, drawn: curves.Drawn) -> dict[str, Any]:
+def _series(name: str, slot: str, drawn: Drawn) -> dict[str, Any]:
   series = {
     'name': name,
     'slot': slot,
@@ -157,3 +178,45 @@ def rounded(values: np.ndarray, digits: int = DIGITS) -> list[float | None]:
     float(f'{value:.{digits}g}') if math.isfinite(value) else None
     for value in values
   ]
+
+
+def thin(curve: record.Curve) -> Drawn:
+  """At most `MAX_POINTS` points; neighbours are merged into their means."""
+  n = len(curve.steps)
+  edges = np.linspace(0, n, min(n, MAX_POINTS) + 1).astype(int)
+  count = np.diff(edges)
+  mean = lambda values: np.add.reduceat(values.astype(float), edges[:-1])
+  return Drawn(mean(curve.steps) / count, mean(curve.values) / count)
+
+
+def smooth(curve: record.Curve) -> record.Curve:
+  """Centred running means over windows that shrink towards the ends."""
+  n = len(curve.values)
+  half = n // SMOOTHING // 2
+  total = np.concatenate([[0.0], np.cumsum(curve.values)])
+  index = np.arange(n)
+  # Equally wide on both sides: a one-sided mean would lag.
+  reach = np.minimum(np.minimum(index, n - 1 - index), half)
+  first, last = index - reach, index + reach + 1
+  return record.Curve(
+    curve.steps, (total[last] - total[first]) / (last - first)
+  )
+
+
+def over_seeds(runs: Sequence[record.Curve]) -> Drawn:
+  """Mean over runs at their common steps, with a 95 % interval (Student's t).
+
+  Args:
+    runs: a metric's curve from each of K runs; a single one has no interval.
+  """
+  if len(runs) == 1:
+    return thin(smooth(runs[0]))
+  common = functools.reduce(np.intersect1d, (curve.steps for curve in runs))
+  rows = []
+  for curve in map(smooth, runs):
+    kept = np.isin(curve.steps, common)
+    rows.append(thin(record.Curve(curve.steps[kept], curve.values[kept])))
+  means = np.stack([row.y for row in rows])  # [K, N]
+  half = np.array([seeds.estimate(column).half_width for column in means.T])
+  mean = means.mean(axis=0)
+  return Drawn(rows[0].x, mean, mean - half, mean + half)

@@ -14,6 +14,7 @@ import numpy as np
 
 from dllm_jax import errors, metric_names
 from dllm_jax.analysis import charts, gains, record, report, seeds
+from dllm_jax.state import workdir
 
 FILE = 'comparison.html'
 # Config keys that may differ within a group.
@@ -100,7 +101,7 @@ def grouped(runs: Sequence[record.Run]) -> dict[str, list[record.Run]]:
       number += 1
     groups.setdefault((kind, number), []).append(run)
   members = list(groups.values())
-  flat = [record.flatten(group[0].config) for group in members]
+  flat = [workdir.flatten(group[0].config) for group in members]
   return dict(zip(_names(members, flat), members, strict=True))
 
 
@@ -124,7 +125,7 @@ def _names(
 
 def _kind(run: record.Run) -> str:
   """What runs of one group have in common, as text."""
-  flat = record.flatten(run.config)
+  flat = workdir.flatten(run.config)
   return json.dumps({k: v for k, v in sorted(flat.items()) if k not in FREE})
 
 
@@ -154,7 +155,7 @@ def _differing(
   groups: Mapping[str, Sequence[record.Run]],
 ) -> list[tuple[str, list[str]]]:
   """(key, its value in each group) of each key that differs."""
-  flat = [record.flatten(runs[0].config) for runs in groups.values()]
+  flat = [workdir.flatten(runs[0].config) for runs in groups.values()]
   return [
     (key, [json.dumps(f[key]) if key in f else '' for f in flat])
     for key in _keys(flat)

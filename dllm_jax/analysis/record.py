@@ -3,15 +3,15 @@
 import json
 import math
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from dllm_jax import errors
+from dllm_jax.state import metrics, workdir
 
-CONFIG_FILE, METRICS_FILE = 'config.json', 'metrics.jsonl'
 EVAL_FILE, VERDICTS_FILE = 'eval.json', 'verdicts.json'
 TRAJECTORIES_FILE = 'trajectories.jsonl'
 _SAMPLE_KEYS = {
@@ -71,17 +71,18 @@ def read(directory: pathlib.Path) -> Run:
   Raises:
     errors.UserError: it is not a workdir, or one of its files is damaged.
   """
-  about = _object(directory / CONFIG_FILE)
+  about = _object(directory / workdir.CONFIG_FILE)
   if about is None:
     raise errors.UserError(
-      f'{directory} is not the workdir of a run: {CONFIG_FILE} is missing'
+      f'{directory} is not the workdir of a run: {workdir.CONFIG_FILE} is '
+      'missing'
     )
   try:
     about['config']['method']['name'], about['config']['task']['name']
     about['config']['seed']
   except (KeyError, TypeError):
     raise errors.UserError(
-      f'{directory / CONFIG_FILE} is not the config of a run'
+      f'{directory / workdir.CONFIG_FILE} is not the config of a run'
     ) from None
   results = _object(directory / EVAL_FILE)
   if results is not None and not {'base', 'final', 'num'} <= results.keys():
@@ -91,7 +92,7 @@ def read(directory: pathlib.Path) -> Run:
   return Run(
     directory=directory,
     about=about,
-    curves=_curves(directory / METRICS_FILE),
+    curves=_curves(directory),
     results=results,
     verdicts=_object(directory / VERDICTS_FILE),
     problems=[
@@ -99,17 +100,6 @@ def read(directory: pathlib.Path) -> Run:
       for number, row in _rows(directory / TRAJECTORIES_FILE)
     ],
   )
-
-
-def flatten(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
-  """{'a': {'b': 1}} -> {'a.b': 1}."""
-  flat = {}
-  for key, value in config.items():
-    if isinstance(value, Mapping):
-      flat |= flatten(value, f'{prefix}{key}.')
-    else:
-      flat[f'{prefix}{key}'] = value
-  return flat
 
 
 def _object(path: pathlib.Path) -> dict[str, Any] | None:
@@ -145,20 +135,16 @@ def _rows(path: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
       yield number, row
 
 
-def _curves(path: pathlib.Path) -> dict[str, dict[str, Curve]]:
-  """The curves in metrics.jsonl, by phase and metric."""
+def _curves(directory: pathlib.Path) -> dict[str, dict[str, Curve]]:
+  """The curves in metrics.jsonl, by phase and metric; finite values only."""
   points: dict[str, dict[str, tuple[list[int], list[float]]]] = {}
-  for number, row in _rows(path):
-    try:
-      phase, step = row.pop('phase'), row.pop('step')
-    except KeyError:
-      raise errors.UserError(
-        f'{path}, line {number}, is not a row of metrics'
-      ) from None
-    row.pop('nonfinite', None)
-    of_phase = points.setdefault(phase, {})
+  if not (directory / metrics.METRICS_FILE).exists():
+    return {}
+  for row in metrics.read(directory):
+    step = row.pop('step')
+    of_phase = points.setdefault(row.pop('phase'), {})
     for name, value in row.items():
-      if value is not None:  # None stands for a non-finite value
+      if math.isfinite(value):
         steps, values = of_phase.setdefault(name, ([], []))
         steps.append(step)
         values.append(value)

@@ -9,7 +9,6 @@ import base64
 import hashlib
 import json
 import pathlib
-import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +18,7 @@ from jinja2 import utils
 
 from dllm_jax import errors, metric_names
 from dllm_jax.analysis import charts, gains, policies, record
+from dllm_jax.state import workdir
 
 FILE = 'report.html'
 PAGE = pathlib.Path(__file__).parent / 'page'
@@ -107,7 +107,7 @@ def of_run(run: record.Run) -> str:
       (KINDS.get(kind, kind), rows) for kind, rows in _by_kind(run).items()
     ],
     facts=_facts(run),
-    config=sorted(record.flatten(run.config).items()),
+    config=sorted(workdir.flatten(run.config).items()),
   )
 
 
@@ -252,8 +252,6 @@ def _facts(run: record.Run) -> list[tuple[str, str]]:
   """Names and values of the run's provenance."""
   about, devices = run.about, run.about.get('devices', [])
   command = about.get('command', '')
-  if not isinstance(command, str):
-    command = shlex.join(command)
   kinds = [f'{devices.count(d)} × {d}' for d in dict.fromkeys(devices)]
   machine = about.get('machine', {})
   seconds = (run.results or {}).get('seconds', {})

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import jax
 from jax.experimental import topologies
-from jax.sharding import AxisType, Mesh
+from jax.sharding import Mesh
 
 from dllm_jax import errors, types
 from dllm_jax.bench import hardware, hlo, hlo_counts, memory, programs
@@ -108,13 +108,7 @@ def make_mesh(cfg: sharding.MeshConfig, device: str) -> tuple[Mesh, str]:
   for variable, value in _NO_TPU.items():
     os.environ.setdefault(variable, value)
   topology = topologies.get_topology_desc(name, platform='tpu')
-  mesh = jax.make_mesh(
-    (cfg.data, cfg.fsdp, cfg.tensor),
-    ('data', 'fsdp', 'tensor'),
-    axis_types=(AxisType.Auto,) * 3,
-    devices=topology.devices,
-  )
-  return mesh, 'tpu'
+  return sharding.make_mesh(cfg, topology.devices), 'tpu'
 
 
 def case_of(
@@ -159,8 +153,10 @@ def case_of(
   )
 
 
-def cost(case: programs.Case, mesh: Mesh, program: str) -> Cost:
-  """Compiles one program of `programs.PROGRAMS` and counts its cost."""
+def cost(
+  case: programs.Case, mesh: Mesh, program: str
+) -> tuple[jax.stages.Compiled, Cost]:
+  """One program of `programs.PROGRAMS`, compiled, and its cost."""
   lowered = programs.PROGRAMS[program](case, mesh)
   begin = time.perf_counter()
   compiled = lowered.compile()
@@ -172,7 +168,7 @@ def cost(case: programs.Case, mesh: Mesh, program: str) -> Cost:
     memory_of.temp_size_in_bytes,
     memory_of.alias_size_in_bytes,
   )
-  return Cost(
+  return compiled, Cost(
     program,
     *parts,
     compiled=parts[0] + parts[1] + parts[2] - parts[3],
@@ -194,33 +190,20 @@ def needed(costs: Sequence[Cost], compiler: str) -> int:
 
 
 def plan(
-  cfg: settings.Settings,
+  case: programs.Case,
   sizes: sharding.MeshConfig,
   device: str,
   *,
-  name: str,
-  vocab_size: int,
-  rows_per_device: int,
-  say: Callable[[str], None] = lambda line: None,
+  say: Callable[[str], None],
 ) -> dict[str, Any]:
   """The costs of a step on one mesh, and whether it fits the device.
 
   Args:
-    cfg: settings of the run.
+    case: the step, as `case_of` makes it for the mesh.
     sizes: sizes of the mesh.
     device: name in `hardware.ACCELERATORS`.
-    name: of the preset.
-    vocab_size: of the model.
-    rows_per_device: rows of a batch on each of data * fsdp devices.
     say: called with a line before each compilation; some take minutes.
   """
-  case = case_of(
-    cfg,
-    sizes,
-    name=name,
-    vocab_size=vocab_size,
-    rows_per_device=rows_per_device,
-  )
   mesh, compiler = make_mesh(sizes, device)
   costs = []
   for program in programs.PROGRAMS:
@@ -228,10 +211,10 @@ def plan(
       f'compiling {programs.TITLES[program]!r} for {mesh.size} devices, by XLA '
       f'for {compiler} ({len(costs) + 1} of {len(programs.PROGRAMS)})'
     )
-    costs.append(cost(case, mesh, program))
+    costs.append(cost(case, mesh, program)[1])
   total, room = needed(costs, compiler), hardware.ACCELERATORS[device].memory
   return {
-    'preset': name,
+    'preset': case.name,
     'device': device,
     'mesh': {'data': sizes.data, 'fsdp': sizes.fsdp, 'tensor': sizes.tensor},
     'devices': num_devices(sizes),

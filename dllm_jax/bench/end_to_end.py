@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from dllm_jax import errors
-from dllm_jax.bench import cases, programs, suites, timing
+from dllm_jax.bench import cases, programs, suites
 from dllm_jax.data import pipeline
 from dllm_jax.decoding import fixed
 from dllm_jax.ops import streams
@@ -66,7 +66,7 @@ def end_to_end(
     optimizer=optimizer,
     reference={},
   )
-  batches = pipeline.batches(
+  batches = pipeline.Batches(
     setup.load_rows(cfg).prompts,
     seed=streams.host_seed(cfg.seed, 'rollout'),
     batch_size=cfg.rollout.num_prompts,
@@ -95,7 +95,7 @@ def end_to_end(
   signs = cases.rollouts(case).advantage
   theirs = lambda name, tuned: _theirs(case, weights, reference, tuned=tuned)
   calls = {'ours': ours} | suites.reference_calls(reference, theirs)
-  taken = timing.in_turns(calls, rounds)
+  taken = suites.in_turns(calls, rounds)
   least = case.minimum()
   return suites.rates(
     case,

@@ -20,7 +20,7 @@ class Accelerator:
 
   memory: float
   peak: float
-  kinds: tuple[str, ...] = ()
+  kinds: tuple[str, ...]
   topology: tuple[tuple[int, str], ...] = ()
 
 
@@ -63,6 +63,6 @@ ACCELERATORS = {
 def peak_of(device_kind: str) -> float | None:
   """Peak bfloat16 operations per second; None for an unknown device."""
   for accelerator in ACCELERATORS.values():
-    if device_kind.lower().startswith(accelerator.kinds or ('\0',)):
+    if device_kind.lower().startswith(accelerator.kinds):
       return accelerator.peak
   return None

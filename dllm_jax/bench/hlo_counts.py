@@ -1,16 +1,16 @@
-"""Operations, collectives and buffers of a compiled program, from its text.
+"""Operations and collectives of a compiled program, from its text.
 
 XLA's own `cost_analysis` counts the body of a loop once whatever its trip
-count, and reports neither collectives nor single buffers. Here the body of a
-loop counts as often as it runs, or once if that is unknown: for a decoder's
-loop that is one denoising step. All branches of a conditional count.
+count, and does not report collectives. Here the body of a loop counts as often
+as it runs, or once if that is unknown: for a decoder's loop that is one
+denoising step. All branches of a conditional count.
 """
 
 import collections
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from dllm_jax.bench import hlo
@@ -164,16 +164,3 @@ def collectives(program: hlo.Program) -> dict[str, int]:
   for (kind, _), nbytes in by_channel.items():
     total[kind] += nbytes
   return dict(total)
-
-
-def buffers(program: hlo.Program) -> Iterator[tuple[str, hlo.Shape]]:
-  """(opcode, shape of its result) of all arrays in memory.
-
-  Arrays inside of fusions are not in memory.
-  """
-  fused = hlo.fused(program)
-  for name, scope in program.computations.items():
-    if name not in fused:
-      for op in scope.values():
-        for shape in op.shapes:
-          yield op.opcode, shape

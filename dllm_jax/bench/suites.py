@@ -5,57 +5,78 @@ weights and inputs, and a row reports whether their results agree. Weights are
 random: the number of steps of a fixed schedule does not depend on them.
 """
 
+import statistics
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from dllm_jax.bench import (
-  cases,
-  flops,
-  hardware,
-  hlo,
-  hlo_counts,
-  programs,
-  timing,
-)
+from dllm_jax.bench import capacity, cases, flops, hardware, programs
 from dllm_jax.rollout import prompts
 from dllm_jax.train import optim
 from dllm_jax.train import state as state_lib
 
 
-def _compile(
-  lower: Callable[[], jax.stages.Lowered], minimum: int
-) -> tuple[jax.stages.Compiled, dict[str, Any]]:
-  """The program, and facts about it that are known without running it.
+class Timing(NamedTuple):
+  """Seconds of one call.
+
+  Attributes:
+    wall: least wall time of all rounds.
+    cpu: least processor time, over all threads of the process.
+    spread: median wall time over the least, minus 1.
+  """
+
+  wall: float
+  cpu: float
+  spread: float
+
+
+def in_turns(
+  calls: Mapping[str, Callable[[], object]], rounds: int
+) -> dict[str, Timing]:
+  """Calls each function once as a warm-up, then all in turn, `rounds` times.
 
   Args:
-    lower: gives the lowered program.
-    minimum: operations that it needs.
+    calls: functions by name, which return when their work is done.
+    rounds: number of measured calls of each.
   """
-  begin = time.perf_counter()
-  compiled = lower().compile()
-  seconds = time.perf_counter() - begin
-  count = hlo_counts.flops(hlo.parse(compiled.as_text()))
-  memory = compiled.memory_analysis()
-  return compiled, {
-    'compile_seconds': seconds,
-    'flops': count,
-    'flops_over_minimum': count / minimum,
-    'peak_bytes': memory.argument_size_in_bytes
-    + memory.output_size_in_bytes
-    + memory.temp_size_in_bytes
-    - memory.alias_size_in_bytes,
+  walls = {name: [] for name in calls}
+  cpus = {name: [] for name in calls}
+  for call in calls.values():
+    call()
+  for _ in range(rounds):
+    for name, call in calls.items():
+      wall, cpu = time.perf_counter(), time.process_time()
+      call()
+      cpus[name].append(time.process_time() - cpu)
+      walls[name].append(time.perf_counter() - wall)
+  return {
+    name: Timing(
+      wall=min(walls[name]),
+      cpu=min(cpus[name]),
+      spread=statistics.median(walls[name]) / min(walls[name]) - 1,
+    )
+    for name in calls
+  }
+
+
+def _facts(cost: capacity.Cost) -> dict[str, Any]:
+  """What is known of a program without running it."""
+  return {
+    'compile_seconds': cost.compile_seconds,
+    'flops': cost.flops,
+    'flops_over_minimum': cost.flops / cost.minimum,
+    'peak_bytes': cost.compiled,
   }
 
 
 def rates(
   case: programs.Case,
-  taken: dict[str, timing.Timing],
+  taken: dict[str, Timing],
   *,
   tokens: int,
   steps: int,
@@ -124,9 +145,7 @@ def decode(
     rounds: number of measured calls.
   """
   params, ids = cases.weights(case.model), cases.prompts(case)
-  compiled, facts = _compile(
-    lambda: programs.rollout(case, mesh), case.minimum()['rollout']
-  )
+  compiled, cost = capacity.cost(case, mesh, 'rollout')
   args = (
     params,
     jax.random.key(0),
@@ -152,7 +171,7 @@ def decode(
     return call
 
   calls = {'ours': ours} | reference_calls(reference, theirs)
-  taken = timing.in_turns(calls, rounds)
+  taken = in_turns(calls, rounds)
   steps = case.decoder.num_steps
   row = rates(
     case,
@@ -160,7 +179,7 @@ def decode(
     tokens=case.rows * case.decoder.gen_length,
     steps=steps,
     minimum=steps * case.minimum()['rollout'],
-    facts=facts,
+    facts=_facts(cost),
   )
   own = completions.pop('ours')
   for name, tokens in completions.items():
@@ -177,9 +196,7 @@ def update(
   """
   batch, key = cases.rollouts(case), jax.random.key(2)
   params = cases.weights(case.model)
-  compiled, facts = _compile(
-    lambda: programs.inner_step(case, mesh), case.minimum()['inner_step']
-  )
+  compiled, cost = capacity.cost(case, mesh, 'inner_step')
   optimizer = optim.make(case.optimizer)
   start = state_lib.copy_trained(params)
   state, frozen = state_lib.without_frozen(state_lib.create(start, optimizer))
@@ -212,14 +229,14 @@ def update(
     return call
 
   calls = {'ours': ours} | reference_calls(reference, theirs)
-  taken = timing.in_turns(calls, rounds)
+  taken = in_turns(calls, rounds)
   row = rates(
     case,
     taken,
     tokens=case.rows * case.decoder.gen_length,
     steps=1,
     minimum=case.minimum()['inner_step'],
-    facts=facts,
+    facts=_facts(cost),
   )
   for name, norm in norms.items():
     row[f'same_as_{name}'] = norm / held['norms'][0]

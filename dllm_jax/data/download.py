@@ -60,21 +60,12 @@ def fetch(file: catalog.DataFile, data_dir: str | pathlib.Path) -> pathlib.Path:
         f'{file.sha256[:12]}..., got {sha256[:12]}...; {path} was not written'
       )
     os.replace(partial, path)
-  except urllib.error.URLError as error:
+  except (OSError, http.client.HTTPException) as error:  # URLError too
     if isinstance(error, urllib.error.HTTPError):
       error.close()
     raise errors.UserError(
-      f'cannot download {file.url}: {error.reason}; copy the file to {path} '
-      'yourself'
-    ) from error
-  except http.client.HTTPException as error:  # not an OSError
-    raise errors.UserError(
-      f'cannot download {file.url}: invalid HTTP response '
-      f'({type(error).__name__}); copy the file to {path} yourself'
-    ) from error
-  except OSError as error:  # the disk, or a broken connection
-    raise errors.UserError(
-      f'cannot download {file.url} to {path}: {error.strerror or error}'
+      f'cannot download {file.url} to {path}: {error!r:.100}; copy the file '
+      'there yourself'
     ) from error
   finally:
     with contextlib.suppress(OSError):

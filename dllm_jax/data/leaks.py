@@ -1,6 +1,6 @@
 """Finds training rows that are also in a test split.
 
-  python -m dllm_jax.data.leaks --task gsm8k --data_dir ~/data --out leaks.jsonl
+  python -m dllm_jax.data.leaks --task gsm8k --data_dir ~/data
 
 Texts are compared in two ways: they are the same, apart from case, spaces and
 punctuation; or they share an n-gram of words. The second finds edited copies,
@@ -8,14 +8,12 @@ but also common phrases.
 """
 
 import argparse
-import contextlib
-import json
 import pathlib
 import re
 import sys
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple, TextIO
+from typing import NamedTuple
 
 from dllm_jax import errors
 from dllm_jax.data import benchmarks
@@ -98,65 +96,42 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument('--task', choices=names, required=True)
   parser.add_argument('--data_dir', type=pathlib.Path, required=True)
   parser.add_argument('--words', type=int, default=WORDS)
-  parser.add_argument(
-    '--out',
-    type=pathlib.Path,
-    help='new file for a JSON line with both rows of every pair',
-  )
   args = parser.parse_args(argv)
   if args.words < 1:
     parser.error('--words must be at least 1')
-  tests = test_splits(args.task)
   try:
     rows = {
       split: benchmarks.load(args.task, split, args.data_dir)
       for split in benchmarks.SPLITS[args.task]
     }
-    with contextlib.ExitStack() as stack:
-      out = stack.enter_context(args.out.open('x')) if args.out else None
-      _report(args, rows, tests, out)
   except errors.UserError as error:
     print(f'leaks: {error}', file=sys.stderr)
     return 1
-  except OSError as error:
-    print(
-      f'leaks: cannot write --out {args.out}: {error.strerror}; use a new file',
-      file=sys.stderr,
-    )
-    return 1
+  _report(args.task, rows, args.words)
   return 0
 
 
 def _report(
-  args: argparse.Namespace,
-  rows: Mapping[str, Sequence[task_lib.Row]],
-  tests: Sequence[str],
-  out: TextIO | None,
+  task: str, rows: Mapping[str, Sequence[task_lib.Row]], words: int
 ) -> None:
-  """Prints a line for each pair of splits, and writes all pairs to `out`."""
+  """Prints a line for each pair of splits, and one for each pair of rows."""
+  tests = test_splits(task)
   for split in (name for name in rows if name not in tests):
     for test in tests:
       train_rows, test_rows = rows[split], rows[test]
       leaks = find(
         [question(row) for row in train_rows],
         [question(row) for row in test_rows],
-        words=args.words,
+        words=words,
       )
       print(
-        f'{args.task} {split} ({len(train_rows)} rows) in {test} '
+        f'{task} {split} ({len(train_rows)} rows) in {test} '
         f'({len(test_rows)} rows): {len(leaks.same)} the same, '
-        f'{len(leaks.overlapping)} with {args.words} words in a row'
+        f'{len(leaks.overlapping)} with {words} words in a row'
       )
-      for i, j in leaks.same:
-        print(f'  {train_rows[i]["id"]} = {test_rows[j]["id"]}')
-      same = set(leaks.same)
-      for i, j in leaks.overlapping if out is not None else ():
-        pair = {
-          'train': {'split': split, **train_rows[i]},
-          'test': {'split': test, **test_rows[j]},
-          'same': (i, j) in same,
-        }
-        out.write(json.dumps(pair) + '\n')
+      for sign, pairs in (('=', leaks.same), ('~', leaks.overlapping)):
+        for i, j in pairs:
+          print(f'  {train_rows[i]["id"]} {sign} {test_rows[j]["id"]}')
 
 
 if __name__ == '__main__':

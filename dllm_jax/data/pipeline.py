@@ -94,7 +94,14 @@ class Batches:
   def __init__(
     self, source: Sequence[task_lib.Row], *, seed: int, batch_size: int
   ):
-    """See `batches`."""
+    """Shuffles the rows of a source.
+
+    Args:
+      source: the rows, a `Source` or a list.
+      seed: seed of the order, >= 0.
+      batch_size: rows per step. A batch may contain the last rows of one epoch
+        and the first rows of the next.
+    """
     if not len(source):
       raise ValueError('the source has no rows')
     if batch_size < 1:
@@ -116,20 +123,6 @@ class Batches:
     ]
 
 
-def batches(
-  source: Sequence[task_lib.Row], *, seed: int, batch_size: int
-) -> Batches:
-  """Shuffled batches of the rows of a source.
-
-  Args:
-    source: the rows, a `Source` or a list.
-    seed: seed of the order, >= 0.
-    batch_size: rows per step. A batch may contain the last rows of one epoch
-      and the first rows of the next.
-  """
-  return Batches(source, seed=seed, batch_size=batch_size)
-
-
 def pick(
   source: Sequence[task_lib.Row], num_rows: int, *, seed: int
 ) -> list[task_lib.Row]:
@@ -140,7 +133,7 @@ def pick(
   """
   if num_rows > len(source):
     raise ValueError(f'expected at least {num_rows} rows, got {len(source)}')
-  return batches(source, seed=seed, batch_size=num_rows or len(source)).rows(0)
+  return Batches(source, seed=seed, batch_size=num_rows or len(source)).rows(0)
 
 
 def prepare(
@@ -156,15 +149,7 @@ def prepare(
   Args:
     task: a task whose name is in `BUILDERS`.
     cache_dir: directory of the built data sets; created if it does not exist.
-
-  Raises:
-    ValueError: the task has no generated data set.
   """
-  if task.name not in BUILDERS:
-    raise ValueError(
-      f'no generated data set for task {task.name!r}: expected one of '
-      f'{sorted(BUILDERS)}'
-    )
   make_builder, make_config = BUILDERS[task.name]
   return build(make_builder, make_config(task), cache_dir)
 

@@ -13,8 +13,6 @@ from dllm_jax.data import benchmarks, pipeline, public, text_rows
 from dllm_jax.tasks import task as task_lib
 
 SPLITS = ('train', 'validation', 'test')
-# The kind of digest that `digests` returns.
-ROWS_SHA256 = 'rows-sha256'
 _canonical_json = json.JSONEncoder(
   sort_keys=True, allow_nan=False, separators=(',', ':')
 ).encode
@@ -79,7 +77,7 @@ def digests(
   data_dir: str | pathlib.Path,
   cache_dir: str | pathlib.Path,
 ) -> dict[str, str]:
-  """The digest of the rows of each split that a run reads, 'KIND:HEX'.
+  """The digest of the rows of each split that a run reads, in hexadecimal.
 
   Rows are digested, not files: a data set that is built again has the same rows
   in other bytes. A `task.RowSource` is code and has no digests.
@@ -97,11 +95,11 @@ def digests(
 
 
 def digest(rows: Iterable[task_lib.Row]) -> str:
-  """'rows-sha256:HEX', the SHA-256 of the rows as lines of canonical JSON.
+  """The SHA-256 of the rows as lines of canonical JSON, in hexadecimal.
 
   The order of the rows counts, the order of a row's keys does not.
   """
   sha256 = hashlib.sha256()
   for row in rows:
     sha256.update(_canonical_json(row).encode() + b'\n')
-  return f'{ROWS_SHA256}:{sha256.hexdigest()}'
+  return sha256.hexdigest()

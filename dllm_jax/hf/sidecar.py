@@ -33,7 +33,7 @@ class Damaged(errors.UserError):
 
 def write(folder: pathlib.Path, kept: Mapping[str, Any]) -> None:
   """Writes the digests of all files of a folder, and `kept`, last of all."""
-  files = digests.of_folder(folder, kind=digests.XXH3)
+  files = digests.of_folder(folder)
   content = {'kept': dict(kept), 'xxh3_128': files}
   content['sha256'] = _seal(content)
   text = json.dumps(content, indent=2) + '\n'
@@ -61,7 +61,7 @@ def check(folder: pathlib.Path) -> None:
     if not folder_lib.has(folder, name):
       raise Damaged(folder, f'{name} is missing')
   paths = [folder_lib.member(folder, name) for name in files]
-  actual = digests.of_files(paths, digests.XXH3)
+  actual = digests.of_files(paths)
   for name, digest in zip(files, actual, strict=True):
     if isinstance(digest, OSError):
       raise errors.UserError(

@@ -114,7 +114,7 @@ def train_base(run: setup.Run) -> tuple[types.Params, progress_lib.Progress]:
   params, progress = loop.run(
     sft.Sft(ctx=ctx, optimizer=optimizer, cfg=cfg.base_sft),
     state_lib.create(setup.fresh_params(ctx), optimizer),
-    pipeline.batches(
+    pipeline.Batches(
       run.rows.demonstrations, seed=cfg.seed, batch_size=cfg.base.batch_size
     ),
     title='base (sft)',
@@ -177,7 +177,7 @@ def train_policy(
   return loop.run(
     method,
     state_lib.create(state_lib.copy_trained(base), optimizer),
-    pipeline.batches(
+    pipeline.Batches(
       run.rows.prompts,
       seed=streams.host_seed(cfg.seed, 'rollout'),
       batch_size=cfg.rollout.num_prompts,
@@ -214,7 +214,7 @@ def train_control(
       ctx=run.ctx, optimizer=optimizer, cfg=cfg.base_sft, phase='control'
     ),
     state_lib.create(state_lib.copy_trained(base), optimizer),
-    pipeline.batches(
+    pipeline.Batches(
       run.rows.demonstrations,
       seed=streams.host_seed(cfg.seed, 'control'),
       batch_size=cfg.base.batch_size,

@@ -7,33 +7,29 @@ protect against malice.
 
 import hashlib
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent import futures
 
 import xxhash
 
-SHA256, XXH3 = 'sha256', 'xxh3_128'
-KINDS = {SHA256: hashlib.sha256, XXH3: xxhash.xxh3_128}
 _THREADS = 16
 
 
-def of_file(path: pathlib.Path, kind: str = SHA256) -> str:
+def of_file(path: pathlib.Path, kind: Callable = hashlib.sha256) -> str:
   """The digest of a file's bytes, in hexadecimal; raises OSError."""
   with path.open('rb') as f:
-    return hashlib.file_digest(f, KINDS[kind]).hexdigest()
+    return hashlib.file_digest(f, kind).hexdigest()
 
 
-def of_files(
-  paths: Sequence[pathlib.Path], kind: str = SHA256
-) -> list[str | OSError]:
-  """The digest of each file, or the error if it cannot be read, in order.
+def of_files(paths: Sequence[pathlib.Path]) -> list[str | OSError]:
+  """The XXH3 of each file, or the error if it cannot be read, in order.
 
   Several are read at a time: hashing releases the interpreter lock.
   """
 
   def one(path):
     try:
-      return of_file(path, kind)
+      return of_file(path, xxhash.xxh3_128)
     except OSError as e:
       return e
 
@@ -41,10 +37,10 @@ def of_files(
     return list(pool.map(one, paths))
 
 
-def of_folder(directory: pathlib.Path, kind: str = SHA256) -> dict[str, str]:
-  """Digests of the files in a folder, by their relative paths."""
+def of_folder(directory: pathlib.Path) -> dict[str, str]:
+  """The XXH3 of the files in a folder, by their relative paths."""
   files = sorted(p for p in directory.rglob('*') if p.is_file())
-  file_digests = of_files(files, kind)
+  file_digests = of_files(files)
   for digest in file_digests:
     if isinstance(digest, OSError):
       raise digest

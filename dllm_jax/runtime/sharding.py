@@ -9,11 +9,12 @@ docs/scaling.md.
 
 import dataclasses
 import functools
+import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -62,28 +63,34 @@ RULES = (
 ROWS = P(('data', 'fsdp'))
 
 
-def make_mesh(cfg: MeshConfig) -> Mesh:
+def make_mesh(
+  cfg: MeshConfig, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
   """A (data, fsdp, tensor) mesh with Auto axes; Linen needs Auto.
+
+  Args:
+    cfg: its sizes.
+    devices: to take them from; None is all devices.
 
   Raises:
     errors.UserError: the sizes do not multiply to the number of devices.
   """
-  devices = jax.device_count()
+  devices = jax.devices() if devices is None else devices
   data = cfg.data
   if data == -1:
-    data = devices // (cfg.fsdp * cfg.tensor)
+    data = len(devices) // (cfg.fsdp * cfg.tensor)
   shape = (data, cfg.fsdp, cfg.tensor)
-  if min(shape) < 1 or int(np.prod(shape)) > devices:
+  if min(shape) < 1 or math.prod(shape) > len(devices):
     raise errors.UserError(
       f'mesh.data={cfg.data}, mesh.fsdp={cfg.fsdp}, mesh.tensor={cfg.tensor} '
-      f'does not fit {devices} device(s): change the mesh.* keys (on a CPU '
-      'mesh.cpu_devices makes devices)'
+      f'does not fit {len(devices)} device(s): change the mesh.* keys (on a '
+      'CPU mesh.cpu_devices makes devices)'
     )
   return jax.make_mesh(
     shape,
     ('data', 'fsdp', 'tensor'),
     axis_types=(AxisType.Auto,) * 3,
-    devices=jax.devices()[: int(np.prod(shape))],
+    devices=devices[: math.prod(shape)],
   )
 
 

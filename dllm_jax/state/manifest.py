@@ -33,22 +33,19 @@ class Manifest(NamedTuple):
   Attributes:
     leaves: (shape, dtype) by path in the tree.
     files: digests by path in the directory.
-    digest: their kind (`digests`).
   """
 
   leaves: dict[str, tuple]
   files: dict[str, str]
-  digest: str
 
 
 def make(directory: pathlib.Path, leaves: dict[str, Any]) -> dict[str, Any]:
   """The JSON of a manifest: arrays by path, and all files that are there."""
   saved = {k: [list(v.shape), str(v.dtype)] for k, v in leaves.items()}
-  files = digests.of_folder(directory, kind=digests.XXH3)
+  files = digests.of_folder(directory)
   return {
     'leaves': saved,
     'files': files,
-    'digest': digests.XXH3,
     'sha256': _seal(saved, files),
   }
 
@@ -63,13 +60,10 @@ def read(path: pathlib.Path) -> Manifest:
   try:
     manifest = json.loads((path / FILE).read_bytes())
     leaves, files = manifest.pop('leaves'), manifest.pop('files')
-    kind = manifest.pop('digest', digests.SHA256)  # older ones do not say
-    if kind not in digests.KINDS:
-      raise ValueError(f'it has digests of kind {kind!r}')
-    if manifest not in ({}, {'sha256': _seal(leaves, files)}):
+    if manifest != {'sha256': _seal(leaves, files)}:
       raise ValueError('it is not what its digest says')
     saved = {k: (tuple(shape), dtype) for k, (shape, dtype) in leaves.items()}
-    return Manifest(saved, dict(files.items()), kind)
+    return Manifest(saved, files)
   except FileNotFoundError:
     if not path.exists():
       raise errors.UserError(f'no checkpoint {path}; check the path') from None
@@ -98,7 +92,7 @@ def check_files(path: pathlib.Path, saved: Manifest) -> None:
     saved: what its manifest says.
   """
   names = list(saved.files)
-  found = digests.of_files([path / name for name in names], saved.digest)
+  found = digests.of_files([path / name for name in names])
   for name, digest in zip(names, found, strict=True):
     if isinstance(digest, _MISSING):
       raise Damaged(path, f'{name} is missing')

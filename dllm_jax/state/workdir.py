@@ -206,23 +206,14 @@ def check_resumable(
 def check_data(workdir: str | os.PathLike, digests: Mapping[str, str]) -> None:
   """Refuses to continue a run on other data than it began with.
 
-  Only digests of one kind can be compared: those that an older version of the
-  library wrote in another way are ignored.
-
   Args:
     workdir: directory of the run; it need not exist.
-    digests: 'KIND:DIGEST' of the data by name, as the run wrote them under
-      'data' in its config.json.
+    digests: of the data by name, as the run wrote them under 'data' in its
+      config.json.
   """
   path = pathlib.Path(workdir)
   old = (_earlier(path) or {}).get('data', {}) if path.is_dir() else {}
-  kind = lambda digest: digest.rpartition(':')[0]
-  kinds = {kind(digest) for digest in digests.values()}
-  changed = [
-    name
-    for name, digest in old.items()
-    if kind(digest) in kinds and digests.get(name) != digest
-  ]
+  changed = [name for name in old if digests.get(name) != old[name]]
   if changed:
     raise errors.UserError(
       f'the data of workdir {path} have changed since the run began '

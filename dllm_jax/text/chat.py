@@ -128,16 +128,12 @@ def from_jinja(
     raise ValueError('the chat template does not show its message once')
   for strip in (False, True):
     made = ChatTemplate(before=before, after=after, strip=strip)
-    if texts == [_joined(made, probe) for probe in probes]:
+    if texts == [pieces.joined(made.render(probe)) for probe in probes]:
       return made
   raise ValueError(
     'the chat template rewrites its message, or depends on it; use the one of '
     f'a family: {", ".join(FAMILIES)}'
   )
-
-
-def _joined(template: ChatTemplate, message: str) -> str:
-  return pieces.joined(template.render(message))
 
 
 def from_directory(

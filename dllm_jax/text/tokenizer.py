@@ -93,8 +93,9 @@ class Tokenizer:
       errors.UserError: if anything there is missing, damaged or hostile.
     """
     try:
-      return cls(*directory.read(pathlib.Path(path), model))
-    except (ValueError, OSError) as e:
+      with tokenizer_json.no_panic():
+        return cls(*directory.read(pathlib.Path(path), model))
+    except (ValueError, OSError, RuntimeError) as e:
       raise errors.UserError(' '.join(str(e).split())) from e
 
   def save(self, path: str | pathlib.Path) -> None:

@@ -1,4 +1,8 @@
-"""A `tokenizer.json`, which is not trusted: patterns, growth and sizes."""
+"""A `tokenizer.json`, which is not trusted: its growth and sizes are limited.
+
+Its patterns run on an engine that gives up after a number of steps: see
+`no_panic`.
+"""
 
 import contextlib
 import pathlib
@@ -6,8 +10,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import tokenizers
+from tokenizers import normalizers
 
-from dllm_jax.text import json_file, pattern
+from dllm_jax import errors
+from dllm_jax.text import json_file
 
 MAX_ID = 2**19
 MAX_ADDED = 2**15
@@ -89,12 +95,37 @@ def no_panic() -> Iterator[None]:
     raise RuntimeError(' '.join(str(e).split())[:200]) from None
 
 
+def full_match(pattern: str, where: str) -> Callable[[str], bool]:
+  """Whether a pattern, which is not trusted, matches the whole of a text.
+
+  Python's own engine would not give up; see `no_panic`.
+
+  Args:
+    pattern: in Oniguruma's syntax.
+    where: the pattern's place, for messages.
+
+  Raises:
+    errors.UserError: it is not a pattern; or, from the function, takes too
+      long.
+  """
+
+  def run(call, *args):
+    try:
+      with no_panic():
+        return call(*args)
+    except Exception as e:  # the library raises plain Exception
+      raise errors.UserError(f'{where} is {pattern!r:.80}: {e}') from e
+
+  regex = run(tokenizers.Regex, rf'\A(?:{pattern})\z')
+  removed = normalizers.Replace(regex, '')
+  return lambda text: not run(removed.normalize_str, text)
+
+
 def _growth(node: Any, depth: int = 0) -> float:
   """How much longer the replacements below `node` can make a text.
 
   Raises:
-    ValueError: if one has no bound that is known here, or a pattern may never
-      end.
+    ValueError: if one has no bound that is known here.
   """
   if depth > MAX_DEPTH:
     raise ValueError('is nested too deeply')
@@ -103,12 +134,7 @@ def _growth(node: Any, depth: int = 0) -> float:
   if not isinstance(node, dict):
     return 1.0
   growth = 1.0
-  for key, value in node.items():
-    if key == 'Regex' and isinstance(value, str):
-      try:
-        pattern.check(value)
-      except ValueError as e:
-        raise ValueError(f'has {e}') from e
+  for value in node.values():
     growth *= _growth(value, depth + 1)
   if 'precompiled_charsmap' in node:
     raise ValueError('has a precompiled table, which is not supported')

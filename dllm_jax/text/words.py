@@ -35,7 +35,7 @@ def build(
   )
   tokenizer.decoder = decoders.Fuse()
   tokenizer.add_special_tokens([EOS, MASK])
-  eos, mask = (tokenizer.token_to_id(name) for name in (EOS, MASK))
+  eos, mask = len(vocab), len(vocab) + 1
   return tokenizer, special.SpecialTokens(mask=mask, eos=eos)
 
 

@@ -54,8 +54,12 @@ SAMPLE = made_run.sample('base', ['a', 'b'], [0, 1], 2)
     ('config.json', '[]', 'is not a JSON object'),
     ('eval.json', '{"base": {}}', 'is not the results of a run'),
     ('eval.json', '{"base', 'cannot read .*eval.json'),
-    ('metrics.jsonl', '{"phase": "rl"}\n', 'line 1, is not a row of metrics'),
-    ('metrics.jsonl', '{}}\n{}\n', 'line 1, is not a JSON object'),
+    (
+      'metrics.jsonl',
+      '{"phase": "rl"}\n{}\n',
+      'line 1, is not a row of metrics',
+    ),
+    ('metrics.jsonl', '{}}\n{}\n', 'line 1, is not a row of metrics'),
     ('trajectories.jsonl', '{}\n', 'line 1, is not a problem'),
     (
       'trajectories.jsonl',

@@ -10,7 +10,6 @@ from dllm_jax.bench import (
   capacity,
   hardware,
   hlo,
-  hlo_counts,
   memory,
   programs,
   tables,
@@ -18,6 +17,7 @@ from dllm_jax.bench import (
 from dllm_jax.run import settings
 from dllm_jax.runtime import sharding
 from tests import tiny_run
+from tests.bench import buffers
 
 SIZES = sharding.MeshConfig(data=2, fsdp=4)
 CFG = settings.from_config(tiny_run.get_config('diffu_grpo').to_dict())
@@ -74,7 +74,7 @@ def test_the_cost_of_a_read_is_close_to_its_minimum():
   # One layer's weights are gathered at a time, rows stay where they are.
   mesh = sharding.make_mesh(SIZES)
   case = case_of()
-  found = capacity.cost(case, mesh, 'read')
+  _, found = capacity.cost(case, mesh, 'read')
   assert found.minimum == case.minimum()['read'] // 8
   assert 1.0 <= found.flops / found.minimum < 1.6  # tiny: much is no product
   assert found.collectives['all-gather'] > 0
@@ -109,7 +109,7 @@ def test_rows_of_an_update_stay_on_their_devices():
   mlp = rows * case.columns * case.model.mlp_size
   products = [
     shape
-    for op, shape in hlo_counts.buffers(pinned)
+    for op, shape in buffers.buffers(pinned)
     if shape.dims[-1:] == (case.model.mlp_size,) and op != 'parameter'
   ]
   assert products and max(s.size for s in products) <= mlp

@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from dllm_jax.bench import hlo, hlo_counts
 from dllm_jax.runtime import sharding
+from tests.bench import buffers
 
 # A loop of 3 without `known_trip_count`, as the TPU's compiler writes it; a
 # product as a convolution; a collective that starts in one fusion and ends in
@@ -77,7 +78,7 @@ def test_a_program_of_the_tpu_compiler_is_counted_by_hand():
 def test_buffers_are_outside_of_fusions():
   inner = hlo.Shape('f32', (8, 16))  # a parameter of `product`, and `w`
   assert [
-    op for op, shape in hlo_counts.buffers(hlo.parse(TPU)) if shape == inner
+    op for op, shape in buffers.buffers(hlo.parse(TPU)) if shape == inner
   ] == ['constant']
 
 
@@ -166,7 +167,7 @@ def test_an_all_gather_counts_the_bytes_it_produces():
     lambda x: x + 1, (16, 4), in_shardings=split, out_shardings=whole
   )
   assert hlo_counts.collectives(program) == {'all-gather': 16 * 4 * 4}
-  sizes = [shape.size for _, shape in hlo_counts.buffers(program)]
+  sizes = [shape.size for _, shape in buffers.buffers(program)]
   assert max(sizes) == 16 * 4
 
 

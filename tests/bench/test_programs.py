@@ -8,6 +8,7 @@ from dllm_jax import types
 from dllm_jax.bench import cases, hlo, hlo_counts, programs
 from dllm_jax.models import config
 from dllm_jax.runtime import sharding
+from tests.bench import buffers
 
 MODEL = config.ModelConfig(
   vocab_size=2048,
@@ -37,7 +38,7 @@ def compiled(lowered):
 
 def largest(program):
   """Number of elements of the largest array in memory."""
-  return max(shape.size for _, shape in hlo_counts.buffers(program))
+  return max(shape.size for _, shape in buffers.buffers(program))
 
 
 @pytest.fixture(scope='module')
@@ -53,7 +54,7 @@ def test_cost_is_within_a_tenth_of_the_minimum(mesh, name):
   assert hlo_counts.flops(program) <= 1.10 * minimum
   assert largest(program) < TOO_LARGE
   # Logits are of a block, or of a chunk of a micro-batch.
-  logits = [s.size for _, s in hlo_counts.buffers(program) if 2048 in s.dims]
+  logits = [s.size for _, s in buffers.buffers(program) if 2048 in s.dims]
   assert 0 < max(logits) <= TOO_LARGE / 4
 
 

@@ -1,7 +1,6 @@
 import logging as std_logging
 import subprocess
 import sys
-import types
 
 import hypothesis
 import numpy as np
@@ -19,7 +18,7 @@ TASK = task_lib.Countdown(count=2, max_number=15, max_target=20)
 @hypothesis.given(st.integers(1, 40), st.integers(1, 12), st.integers(0, 99))
 def test_each_epoch_has_each_row_once(size, batch_size, seed):
   source = [{'id': i} for i in range(size)]
-  batches = pipeline.batches(source, seed=seed, batch_size=batch_size)
+  batches = pipeline.Batches(source, seed=seed, batch_size=batch_size)
   steps = -(-3 * size // batch_size)
   ids = [row['id'] for step in range(steps) for row in batches.rows(step)]
   for epoch in range(3):
@@ -30,7 +29,7 @@ def test_each_epoch_has_each_row_once(size, batch_size, seed):
 def test_epochs_and_seeds_have_different_orders():
   source = [{'id': i} for i in range(50)]
   zero, one = (
-    pipeline.batches(source, seed=seed, batch_size=50) for seed in (0, 1)
+    pipeline.Batches(source, seed=seed, batch_size=50) for seed in (0, 1)
   )
   orders = [zero.rows(0), zero.rows(1), one.rows(0), one.rows(1), source]
   for i, order in enumerate(orders):
@@ -39,13 +38,13 @@ def test_epochs_and_seeds_have_different_orders():
 
 def test_rows_are_a_pure_function_of_seed_and_step():
   source = [{'id': i} for i in range(33)]
-  batches = pipeline.batches(source, seed=7, batch_size=8)
+  batches = pipeline.Batches(source, seed=7, batch_size=8)
   forward = [batches.rows(step) for step in range(20)]
-  again = pipeline.batches(source, seed=7, batch_size=8)
+  again = pipeline.Batches(source, seed=7, batch_size=8)
   backward = [again.rows(step) for step in reversed(range(20))][::-1]
   assert forward == backward
   # Another batch size cuts the same sequence elsewhere.
-  halves = pipeline.batches(source, seed=7, batch_size=4)
+  halves = pipeline.Batches(source, seed=7, batch_size=4)
   assert halves.rows(6) + halves.rows(7) == forward[3]
 
 
@@ -53,14 +52,14 @@ def test_another_process_draws_the_same_rows():
   code = (
     'from dllm_jax.data import pipeline\n'
     'rows = [{"id": i} for i in range(1000)]\n'
-    'b = pipeline.batches(rows, seed=3, batch_size=5)\n'
+    'b = pipeline.Batches(rows, seed=3, batch_size=5)\n'
     'print([row["id"] for row in b.rows(321)])\n'
   )
   out = subprocess.run(
     [sys.executable, '-c', code], capture_output=True, text=True, check=True
   )
   rows = [{'id': i} for i in range(1000)]
-  batches = pipeline.batches(rows, seed=3, batch_size=5)
+  batches = pipeline.Batches(rows, seed=3, batch_size=5)
   assert out.stdout.split('\n')[0] == str(
     [row['id'] for row in batches.rows(321)]
   )
@@ -68,11 +67,11 @@ def test_another_process_draws_the_same_rows():
 
 def test_empty_source_bad_batch_size_and_negative_step_raise():
   with pytest.raises(ValueError, match='no rows'):
-    pipeline.batches([], seed=0, batch_size=1)
+    pipeline.Batches([], seed=0, batch_size=1)
   with pytest.raises(ValueError, match='batch_size'):
-    pipeline.batches([{}], seed=0, batch_size=0)
+    pipeline.Batches([{}], seed=0, batch_size=0)
   with pytest.raises(ValueError, match='negative'):
-    pipeline.batches([{}], seed=0, batch_size=1).rows(-1)
+    pipeline.Batches([{}], seed=0, batch_size=1).rows(-1)
 
 
 def test_prepare_builds_once_quietly_and_cleans_up(tmp_path, capfd, caplog):
@@ -156,21 +155,3 @@ def test_failed_build_leaves_no_files(tmp_path):
   with pytest.raises(ValueError, match='distinct'):
     pipeline.build(sudoku_builder.Sudoku, config, tmp_path)
   assert list(tmp_path.iterdir()) == []
-
-
-def test_task_without_generated_data_raises():
-  with pytest.raises(ValueError, match='gsm8k'):
-    pipeline.prepare(types.SimpleNamespace(name='gsm8k', **_METHODS), '.')
-
-
-_METHODS = {
-  name: lambda *_: None
-  for name in (
-    'words',
-    'prompt',
-    'demonstration',
-    'gold',
-    'reasoning_has_gold',
-    'score',
-  )
-}

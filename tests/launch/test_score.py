@@ -85,7 +85,7 @@ def test_a_report_is_written_over_on_request_alone(file, tmp_path):
     (['--task=gsm8k'], 2, '--generations is missing'),
     (['--task=chess', '--generations={file}'], 2, '--task'),
     (['--task=gsm8k', '--generations={file}', '--rules=d2'], 2, '--rules'),
-    (['--task=gsm8k', '--generations=/nowhere/x'], 1, '/nowhere/x cannot be'),
+    (['--task=gsm8k', '--generations=/nowhere/x'], 1, 'cannot read /nowhere/x'),
     (['--task=math', '--generations={file}'], 1, "a.jsonl:1: 'ground_truth'"),
     (['--task=code', '--generations={file}'], 1, "a.jsonl:1: 'code' must be"),
     (['--task=mbpp', '--generations={file}'], 1, 'pass --data_dir'),
@@ -103,7 +103,7 @@ def test_a_report_is_written_over_on_request_alone(file, tmp_path):
     (
       ['--task=gsm8k', '--generations={file}', '--out={file}/x'],
       1,
-      'cannot be written',
+      'cannot write results to',
     ),
   ],
 )

@@ -12,10 +12,10 @@ def test_files_and_folders(tmp_path):
   for name, text in texts.items():
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_bytes(text)
-  want = {k: hashlib.sha256(v).hexdigest() for k, v in texts.items()}
-  assert digests.of_folder(tmp_path) == want
-  fast = digests.of_folder(tmp_path, kind=digests.XXH3)
-  assert fast == {k: xxhash.xxh3_128(v).hexdigest() for k, v in texts.items()}
-  assert digests.of_text('abc') == want['sub/b.bin']
-  found = digests.of_files([tmp_path / 'a.bin', tmp_path / 'none'])
-  assert found[0] == want['a.bin'] and isinstance(found[1], FileNotFoundError)
+  fast = {k: xxhash.xxh3_128(v).hexdigest() for k, v in texts.items()}
+  assert digests.of_folder(tmp_path) == fast
+  sha256 = hashlib.sha256(b'abc').hexdigest()
+  assert digests.of_file(tmp_path / 'sub/b.bin') == sha256
+  assert digests.of_text('abc') == sha256
+  read, missing = digests.of_files([tmp_path / 'a.bin', tmp_path / 'none'])
+  assert read == fast['a.bin'] and isinstance(missing, FileNotFoundError)

@@ -8,7 +8,7 @@ import pytest
 import tokenizers
 
 from dllm_jax import errors, types
-from dllm_jax.text import tokenizer
+from dllm_jax.text import tokenizer, tokenizer_json
 from tests import tiny_text
 
 Tokenizer = tokenizer.Tokenizer
@@ -202,12 +202,21 @@ def test_missing_files_are_named(tmp_path, dream_dir):
     Tokenizer.from_directory(tmp_path)
 
 
-def test_a_pattern_that_takes_too_long_is_an_error_of_the_text():
-  # It would not pass `pattern.check`; a long text can do the same to others.
+@pytest.mark.parametrize(
+  'pattern',
+  [
+    '(?:j|j)*$',
+    '(j+)+$',
+    '(?:j|jj)+(?<=x)$',
+    '(?x:(j+) *)+$',
+    'j?' * 30 + 'j' * 30 + 'd',
+  ],
+)
+def test_a_pattern_that_takes_too_long_is_an_error_of_the_text(pattern):
   def wrapped(eos):
     made = tokenizers.Tokenizer.from_str(json.dumps(tiny_text.tiny_json()))
     made.pre_tokenizer = tokenizers.pre_tokenizers.Split(
-      tokenizers.Regex('(?:j|j)*$'), behavior='isolated'
+      tokenizers.Regex(pattern), behavior='isolated'
     )
     made.add_special_tokens([eos])
     special = tokenizer.special.SpecialTokens(mask=19, eos=23, pad=23)
@@ -255,3 +264,16 @@ def test_a_model_config_may_be_elsewhere(tmp_path):
   model = tiny_text.TINY_MODEL | {'mask_token_id': 23}
   got = Tokenizer.from_directory(path, model=model)
   assert (want.mask, got.special.mask) == (19, 23)
+
+
+def test_full_match_gives_up_on_a_pattern_that_takes_too_long():
+  ends = tokenizer_json.full_match(r'.*\.(q|k)_proj', 'here')
+  names = ['a.q_proj', 'a.k_proj.b', 'a.v_proj', 'q_proj', 'a.q_proj\nb']
+  assert [ends(name) for name in names] == [True, False, False, False, False]
+  either = tokenizer_json.full_match('a|b', 'here')
+  assert [either(text) for text in ('a', 'b', 'ab')] == [True, True, False]
+  slow = tokenizer_json.full_match('(?:.|..)+[^a-z]', 'here')
+  with pytest.raises(errors.UserError, match='^here is .*retry-limit'):
+    slow('a' * 60)
+  with pytest.raises(errors.UserError, match='^here is .*char-class'):
+    tokenizer_json.full_match('[a', 'here')

@@ -209,17 +209,17 @@ CASES = {
   'deep part': (document(pre_tokenizer=deep(100)), 'is nested too deeply'),
   'config': (raw(b'{' * 9, 'config.json'), 'config.json is not valid JSON'),
   'remote code': (remote_code, 'neither tokenizer.json nor vocab.json'),
-  # Patterns that do not end, texts that grow.
-  'quantifiers': (
-    document(pre_tokenizer=split('(a+)+$')), 'a repetition inside another'
-  ),
-  'replace': (
-    document(normalizer=replace({'Regex': '(?:a|a)*b'}, '')),
-    'the normalizer has a repetition inside another',
-  ),
-  'polynomial': (
-    document(pre_tokenizer=split(r'\s*\s*\s*\s*\s*x')),
-    'more than 2 repetitions',
+  # Patterns that take too long, texts that grow.
+  'pattern': (
+    document(
+      normalizer=replace({'Regex': '(?:a|a)*$'}, ''),
+      added_tokens=[
+        *tiny_text.tiny_json()['added_tokens'],
+        tiny_text.tiny_json()['added_tokens'][0]
+        | {'id': 23, 'content': 'a' * 40 + 'b', 'normalized': True},
+      ],
+    ),
+    'retry-limit-in-match over',
   ),
   'growth': (
     document(normalizer=replace({'String': 'a'}, 'a' * 10**6)), 'too long'
@@ -245,15 +245,6 @@ CASES = {
   'table': (
     document(normalizer={'type': 'Precompiled', 'precompiled_charsmap': ''}),
     'a precompiled table',
-  ),
-  'extended': (
-    document(pre_tokenizer=split('(?x:(a+) +)b')), 'an unknown kind of group'
-  ),
-  'intervals': (
-    document(pre_tokenizer=split('a{1,99}+b')), 'a repetition of a repetition'
-  ),
-  'options': (
-    document(pre_tokenizer=split('a?' * 26 + 'a' * 26 + 'b')), 'more than 256'
   ),
   'dropout': (dropout(0.1), 'dropout 0.1'),
   'link': (link, 'tokenizer_config.json is a link out of its folder'),

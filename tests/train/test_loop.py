@@ -113,7 +113,7 @@ class Run:
       return loop.run(
         method,
         state_lib.create(params, OPTIMIZER),
-        pipeline.batches(ROWS, seed=3, batch_size=4),
+        pipeline.Batches(ROWS, seed=3, batch_size=4),
         title='toy',
         cfg=cfg,
         score=self._score,
@@ -156,7 +156,7 @@ def test_loop_runs_every_step_in_order(run):
   assert float(params['w']) == weight_after(7)
   assert (progress.step, progress.finished) == (7, True)
   assert [step for step, _ in method.collected] == list(range(7))
-  batches = pipeline.batches(ROWS, seed=3, batch_size=4)
+  batches = pipeline.Batches(ROWS, seed=3, batch_size=4)
   for step, ids in method.collected:
     assert ids == [row['id'] for row in batches.rows(step)]
   assert run.saved() == [7]  # the end is saved whatever `checkpoint_every` says
