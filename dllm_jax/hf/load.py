@@ -56,9 +56,10 @@ def read(path: pathlib.Path) -> Folder:
     raise errors.UserError(f'there is no folder {path}; check the path')
   if any((path / name).exists() for name in _OLD):
     raise errors.UserError(
-      f'{path} is not a Hugging Face folder but was written by an older '
-      'version of this program: train it again, or export it with that version '
-      '(launch/convert.py)'
+      f'{path} was written by an older version of this program, in a layout '
+      'that is no longer read. If it is a model of a run: move it away, with '
+      'final/ and eval.json, and rerun launch/train.py, which writes it again '
+      'from its checkpoints. If it was converted: take the original folder'
     )
   if not peft.is_folder(path):
     return Folder(path, path, hf_config.read(path), path)

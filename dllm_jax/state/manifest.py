@@ -12,6 +12,7 @@ from dllm_jax import errors
 from dllm_jax.runtime import digests
 
 FILE = 'manifest.json'
+_KIND = 'xxh3_128'  # of the files' digests
 _MISSING = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
@@ -46,6 +47,7 @@ def make(directory: pathlib.Path, leaves: dict[str, Any]) -> dict[str, Any]:
   return {
     'leaves': saved,
     'files': files,
+    'digest': _KIND,
     'sha256': _seal(saved, files),
   }
 
@@ -60,7 +62,7 @@ def read(path: pathlib.Path) -> Manifest:
   try:
     manifest = json.loads((path / FILE).read_bytes())
     leaves, files = manifest.pop('leaves'), manifest.pop('files')
-    if manifest != {'sha256': _seal(leaves, files)}:
+    if manifest != {'digest': _KIND, 'sha256': _seal(leaves, files)}:
       raise ValueError('it is not what its digest says')
     saved = {k: (tuple(shape), dtype) for k, (shape, dtype) in leaves.items()}
     return Manifest(saved, files)

@@ -213,12 +213,33 @@ def check_data(workdir: str | os.PathLike, digests: Mapping[str, str]) -> None:
   """
   path = pathlib.Path(workdir)
   old = (_earlier(path) or {}).get('data', {}) if path.is_dir() else {}
-  changed = [name for name in old if digests.get(name) != old[name]]
+  # Older versions digested files, by other names; those are not compared.
+  changed = [k for k in old if digests.get(k, old[k]) != old[k]]
   if changed:
     raise errors.UserError(
       f'the data of workdir {path} have changed since the run began '
       f'({", ".join(changed)}): restore them, or use another --workdir'
     )
+
+
+def _upgraded(
+  old: Mapping[str, Any], config: Mapping[str, Any]
+) -> dict[str, Any]:
+  """The config of an older version as this version writes it.
+
+  Older ones had no `model.name`, and the groups of all methods.
+  """
+  model, method = old.get('model', {}), old.get('method', {})
+  if not (model and method):
+    return dict(old)
+  is_other = lambda k: (
+    isinstance(method[k], Mapping) and k not in (config.get('method') or {})
+  )
+  return {
+    **old,
+    'model': {'name': 'transformer', 'feed_forward': 'swiglu'} | model,
+    'method': {k: method[k] for k in method if not is_other(k)},
+  }
 
 
 def _free_changes(
@@ -228,7 +249,7 @@ def _free_changes(
   free: tuple[str, ...],
 ) -> list[str]:
   """Differences in free keys; raises a UserError about any others."""
-  keys = changes(old['config'], config)
+  keys = changes(_upgraded(old['config'], config), config)
   is_free = lambda key: any(key == f or key.startswith(f + '.') for f in free)
   fixed = [change for key, change in keys.items() if not is_free(key)]
   if fixed:

@@ -225,3 +225,28 @@ def test_nonfinite_values_are_strings_and_resume(tmp_path):
   record = json.loads(text, parse_constant=pytest.fail)
   assert record['config'] == {'clip': 'inf', 'dims': ['nan', 1]}
   assert claim_once(tmp_path, config) is True
+
+
+def test_a_run_of_an_older_version_is_resumed(tmp_path):
+  """It had no model.name, the groups of all methods, and digests of files."""
+  now = {
+    'seed': 1,
+    'model': {'name': 'transformer', 'feed_forward': 'swiglu', 'size': 8},
+    'method': {'name': 'ag_grpo', 'guided': {'margin': 1}},
+  }
+  old = {
+    'seed': 1,
+    'model': {'size': 8},
+    'method': {
+      'name': 'ag_grpo',
+      'guided': {'margin': 1},
+      'credit': {'delta': 0.5},
+    },
+  }
+  with workdir.claim(tmp_path, old, extra={'data': {'rows.array': 'aa'}}):
+    pass
+  workdir.check_resumable(tmp_path, now, free=())
+  workdir.check_data(tmp_path, {'train': 'bb', 'test': 'cc'})
+  other = now | {'method': {'name': 'ag_grpo', 'guided': {'margin': 2}}}
+  with pytest.raises(errors.UserError, match='margin: 1 -> 2'):
+    workdir.check_resumable(tmp_path, other, free=())
