@@ -1,4 +1,4 @@
-"""A model to decode with: weights, words, and how it is meant to be decoded.
+"""The library's face: a model with its tokenizer and its default decoding.
 
 The one place where a name, a model folder or a workdir becomes a model.
 """
@@ -26,7 +26,7 @@ from dllm_jax.state import workdir
 from dllm_jax.text import chat
 from dllm_jax.text import tokenizer as tokenizer_lib
 
-# How a model is decoded that no run trained: its text ends with a stop token.
+# The default decoding of a model that no run trained.
 DECODE = 'fixed'
 DECODING = {
   'gen_length': 128,
@@ -40,20 +40,21 @@ _BASE_NAME = re.compile(r'(?i)(^|[-_.])base($|[-_.@])')
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Model:
-  """A model, and what is known of it.
+  """A model with its parameters, its tokenizer and its default decoding.
 
   Attributes:
-    denoiser: of the parameters.
-    params: None before `load`.
+    denoiser: the model as a function of its parameters.
+    params: parameters on `mesh`; None before `load`.
     record: family, shape and special ids.
-    vocab: ids that decoding must know.
-    tokenizer: None where the folder has none.
-    folder: that it was read from; None of a new model.
-    decoders: greedy ones by name, as the model is meant to be decoded.
-    decode: name of the default one.
-    prefill: how its completions begin; a part of the prompt.
-    mesh: the devices that `params` lie on.
-    overrides: fields of its config that a run chose; None of other models.
+    vocab: special ids that decoding must know.
+    tokenizer: None if the folder has none; prompts are then ids.
+    folder: where the model was read from; None for a new model.
+    decoders: default decoders by name, greedy.
+    decode: name of the decoder that is used by default.
+    prefill: text that every completion begins with, as part of the prompt.
+    mesh: devices that hold `params`.
+    overrides: `ModelConfig` fields that the run chose which trained the model;
+      None for other models.
   """
 
   denoiser: types.Denoiser
@@ -85,12 +86,14 @@ class Model:
 
     Args:
       name: a model folder, ORG/NAME@REVISION, or the workdir of a run.
-      mesh: where the parameters go; None takes all devices for rows.
+      mesh: devices for the parameters; None is a mesh of all devices along
+        `data`.
       params: which model of a run: 'base', 'control' or 'final'; None is
         'final'. Other folders have one.
-      dtype: of activations; None: the run's, else that of the parameters.
-      param_dtype: None: the run's, else as they are stored.
-      console: shows progress.
+      dtype: dtype of activations; None is the run's, or else `param_dtype`.
+      param_dtype: dtype of the parameters; None is the run's, or else the
+        stored one.
+      console: shows progress; None is silent.
 
     Raises:
       errors.UserError: there is no such model, or it is malformed or damaged.
@@ -130,7 +133,7 @@ class Model:
     param_dtype: str | None = None,
     console: console_lib.Console | None = None,
   ) -> 'Model':
-    """The described model with its parameters; see `open`."""
+    """Reads the parameters of a described model; arguments as in `open`."""
     how = dict(self.overrides or {})
     dtypes = {'dtype': dtype, 'param_dtype': param_dtype}
     how |= {name: value for name, value in dtypes.items() if value}
@@ -151,7 +154,11 @@ class Model:
     decode: str | None = None,
     overrides: Mapping[str, Any] | None = None,
   ) -> types.Decoder:
-    """The model's decoder of that name, or its default one, with overrides.
+    """One of the model's decoders.
+
+    Args:
+      decode: name of the decoder; None is the default one.
+      overrides: values by field name, over the model's defaults.
 
     Raises:
       errors.UsageError: an override that the decoder does not have or refuses.
@@ -172,20 +179,20 @@ class Model:
     """The ids of a prompt.
 
     Args:
-      prompt: text, or ids, which stay as they are.
-      template: what stands around the text.
-      prefill: how the completion begins, after the template.
+      prompt: text, or ids, which are returned as they are.
+      template: chat template that is put around text.
+      prefill: text that the completion begins with, after the template.
 
     Raises:
       errors.UserError: text that the tokenizer cannot spell, ids that the
         model does not have, or no tokens at all.
     """
     if not isinstance(prompt, str):
-      rows = self.record.vocab_size
-      if max(prompt) >= rows:
+      last = self.record.vocab_size - 1
+      if not prompt or not 0 <= min(prompt) <= max(prompt) <= last:
         raise errors.UserError(
-          f'prompt_ids has {max(prompt)}, and the model has ids up to '
-          f'{rows - 1}'
+          f'prompt_ids {folder_lib.short(list(prompt))} must be ids from 0 to '
+          f'{last}, at least one'
         )
       return list(prompt)
     if self.tokenizer is None:
@@ -243,9 +250,9 @@ class Model:
 
     Args:
       prompts: texts, or ids.
-      decoder: how to decode; None is the model's default (`decoder`).
+      decoder: how to decode; None is the model's default, `decoder()`.
       chat: whether texts get the chat template; see `prompt_template`.
-      seed: seed of the draws; a prompt's depend on its place.
+      seed: seed of the draws; those of a prompt depend on its place.
       batch_size: prompts decoded together.
 
     Raises:
@@ -273,7 +280,7 @@ class Model:
     Args:
       pairs: texts, or ids; texts get no chat template and no prefill.
       num_samples: masked canvases of a pair; not read for a causal model.
-      seed: seed of the masks; a pair's depend on its place.
+      seed: seed of the masks; those of a pair depend on its place.
       batch_size: pairs scored together.
 
     Raises:
@@ -293,11 +300,11 @@ class Model:
   def save(
     self, target: str | pathlib.Path, *, kept: Mapping[str, Any] | None = None
   ) -> None:
-    """Writes a model folder; adapters alone, where there are any.
+    """Writes a model folder; of a model with adapters, the adapters alone.
 
     Args:
-      target: a new folder.
-      kept: JSON values to keep beside the weights.
+      target: path of the new folder.
+      kept: JSON values to store beside the weights (`hf.sidecar`).
 
     Raises:
       errors.UserError: as `hf.save.save`.
@@ -313,10 +320,10 @@ class Model:
 
   @functools.cached_property
   def template(self) -> chat.ChatTemplate:
-    """What stands around a prompt in training: the folder's, or the family's.
+    """The chat template of training: the folder's, or else the family's.
 
     Raises:
-      errors.UserError: it is damaged.
+      errors.UserError: the template is damaged.
     """
     return self._own_template or self._family_template or chat.PLAIN
 
@@ -332,13 +339,13 @@ class Model:
   def prompt_template(
     self, wanted: bool | None, name: str = ''
   ) -> chat.ChatTemplate:
-    """What stands around the prompts of a user.
+    """The chat template of a user's prompts.
 
     Args:
-      wanted: None: as in training, for the model of a run; else where the
-        folder has a template and neither `name` nor its config calls the model
+      wanted: whether to use one. None: as in training for the model of a run;
+        otherwise the folder's own, unless `name` or its config says that it is
         a base model.
-      name: of the model, as the user gave it.
+      name: name of the model as the user gave it.
 
     Raises:
       errors.UserError: a template is wanted and there is none, or it is
@@ -367,7 +374,7 @@ class Model:
     return template
 
   def check_masked(self) -> None:
-    """Refuses a causal model, where one of masked diffusion is needed.
+    """Refuses a causal model where a masked diffusion model is needed.
 
     Raises:
       errors.UserError: names the folder and the family.
@@ -385,21 +392,22 @@ def resolve(
   """(workdir, which model of it), or (model folder, None).
 
   Raises:
-    errors.UserError: there is no such folder, or it has one model alone.
+    errors.UserError: there is no such folder, or `params` is given and it is
+      not a workdir.
   """
   path = hub.locate(str(name))
   if workdir.read_config(path) is not None:
     return path, params or 'final'
   if params is not None:
     raise errors.UsageError(
-      f'--params {params} is for the workdir of a run, and {path} is none'
+      f'--params {params} is for the workdir of a run, and {path} is not one'
     )
   in_run = path.name in policies.NAMES and workdir.read_config(path.parent)
   return (path.parent, path.name) if in_run else (path, None)
 
 
 def kept_models(directory: pathlib.Path) -> dict[str, pathlib.Path]:
-  """The models of a run that exist, by name; its base may be elsewhere."""
+  """Folders of the models of a run, by name; its base may be elsewhere."""
   kept = {name: directory / name for name in policies.NAMES}
   config = workdir.read_config(directory)
   if config is not None and not kept['base'].exists():
@@ -439,7 +447,7 @@ def of_words(
 
 
 def of_folder(folder: load.Folder) -> Model:
-  """The described model of a folder, whoever wrote it."""
+  """Describes the model of a folder; no weight is read."""
   record, tokenizer = folder.record, None
   if any(folder_lib.has(folder.text, name) for name in table.TOKENIZERS):
     tokenizer = tokenizer_lib.Tokenizer.from_directory(
@@ -449,7 +457,7 @@ def of_folder(folder: load.Folder) -> Model:
   try:
     if tokenizer is None:
       vocab = hf_config.vocabulary(record.special, record.vocab_size)
-    else:  # a causal model's tokenizer may have a token of that name
+    else:  # The tokenizer of a causal model may have a mask token too.
       vocab = dataclasses.replace(
         tokenizer.vocabulary(), mask_token=record.special.mask_token
       )
@@ -465,7 +473,7 @@ def of_folder(folder: load.Folder) -> Model:
 
 
 def _of_run(config: Mapping[str, Any]) -> dict[str, Any]:
-  """How the models of a run are decoded, as launch/eval.py does; see `Model`.
+  """The default decoding of a run's models: that of launch/eval.py.
 
   Args:
     config: the run's config, as nested dicts.
