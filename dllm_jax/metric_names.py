@@ -29,10 +29,10 @@ class Chart(NamedTuple):
   """A chart of learning curves in the report.
 
   Attributes:
-    title: what it shows.
+    title: heading of the chart.
     names: metrics, all of one unit; comparisons of runs show the first.
-    note: what a reader should know.
-    phase: of the rows that are drawn.
+    note: explanation under the chart.
+    phase: phase of the rows that are drawn.
   """
 
   title: str

@@ -112,7 +112,7 @@ class RolloutBatch(NamedTuple):
     commit_step: `Trajectory.commit_step`.
     num_steps: `Trajectory.num_steps`.
     completion_mask: True up to and including the first stop token.
-    advantage: of every token; the same along a row where nothing shapes it.
+    advantage: advantage of every token; constant along a row unless shaped.
     guided: True on answer-guided rows.
     group_id: the group whose rewards the row is compared with.
     row_id: the row's number in the batch; it seeds the row's draws.
@@ -188,7 +188,7 @@ class Divisible(Protocol):
   Any other denoiser is whole on every device.
 
   Attributes:
-    sharding_rules: how its parameters are divided (`runtime.sharding.RULES`).
+    sharding_rules: rules for its parameters (`runtime.sharding.RULES`).
   """
 
   sharding_rules: tuple[tuple[str, PartitionSpec], ...]

@@ -137,8 +137,8 @@ def load(
   """The model of a folder, and its parameters on the mesh.
 
   Args:
-    folder: what `read` returned.
-    mesh: where the parameters go; a process reads what its devices hold.
+    folder: result of `read`.
+    mesh: devices for the parameters; a process reads what its own hold.
     dtype: dtype of activations; None is that of the parameters.
     param_dtype: dtype of the parameters; None is as they are stored. Adapters
       are float32.

@@ -61,8 +61,8 @@ def base_of(folder: pathlib.Path, default: pathlib.Path | None = None) -> str:
   """The path or the pinned name of the model that adapters are for.
 
   Args:
-    folder: of the adapters.
-    default: where their config names none.
+    folder: folder of the adapters.
+    default: base model if adapter_config.json names none.
 
   Raises:
     UserError: it names none, and there is no default.
@@ -105,9 +105,9 @@ def save(
 
   Args:
     folder: an existing one.
-    arrays: of `tensors`.
-    family: of the names.
-    cfg: of the model that they are on.
+    arrays: result of `tensors`.
+    family: key of `FAMILIES`, whose tensor names are used.
+    cfg: config of the adapted model.
     base: the base model's path or name (ORG/NAME@REVISION); may be empty.
   """
   shapes = {name: array.shape for name, array in arrays.items()}
@@ -144,10 +144,10 @@ def load(
   is, in training too; one that it names must have its factors.
 
   Args:
-    folder: with both files.
-    family: of the names.
-    cfg: of the model.
-    mesh: where the factors go.
+    folder: folder of adapter_config.json and the weights.
+    family: key of `FAMILIES`, whose tensor names are used.
+    cfg: config of the model without adapters.
+    mesh: devices for the factors.
 
   Returns:
     The config of the adapted model, and its adapters.

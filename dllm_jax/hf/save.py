@@ -1,8 +1,8 @@
-"""Model folders written: weights, config.json, tokenizer files and digests.
+"""Writes model folders: weights, config.json, tokenizer files and digests.
 
-A folder is filled beside its place and moved there by one rename. Tensors are
-taken from the devices one by one, by all processes, and process 0 writes them:
-no host holds the model beside its own shards.
+A folder is filled under a temporary name and renamed when it is complete. All
+processes fetch tensors from the devices one at a time, and process 0 writes
+them, so that no host holds the whole model.
 """
 
 import collections
@@ -27,7 +27,7 @@ from dllm_jax.text import tokenizer as tokenizer_lib
 from dllm_jax.text import words
 
 MAX_SHARD_BYTES = 5 * 10**9
-# Of prompts that are read as they are.
+# A chat template that leaves prompts as they are.
 _PLAIN = '{% for message in messages %}{{ message.content }}{% endfor %}'
 Text = pathlib.Path | tokenizer_lib.Tokenizer | None
 
@@ -43,17 +43,17 @@ def save(
   max_shard_bytes: int = MAX_SHARD_BYTES,
   screen: console.Console | None = None,
 ) -> None:
-  """Writes a model; with adapters in its parameters, those alone.
+  """Writes a model folder; if the parameters have adapters, these alone.
 
   Args:
-    target: must not exist; it appears complete or not at all.
-    params: of the model.
-    record: of the model; its dtype is that of the parameters.
-    text: a folder whose tokenizer files are copied, or a word-level tokenizer.
-    base: folder or name of the base model of adapters.
-    kept: for `sidecar.write`.
-    max_shard_bytes: of one file.
-    screen: shows a bar.
+    target: path that does not exist; it appears complete or not at all.
+    params: parameters of the model.
+    record: description of the model; its dtype is that of the parameters.
+    text: folder whose tokenizer files are copied, or a word-level tokenizer.
+    base: folder or name of the base model, for adapters.
+    kept: JSON values to store beside the weights (`sidecar.write`).
+    max_shard_bytes: maximum size of a weights file.
+    screen: shows a progress bar.
 
   Raises:
     UserError: the target exists, the disk is full, or the model has no form in
@@ -87,17 +87,17 @@ def save_leaves(
   max_shard_bytes: int = MAX_SHARD_BYTES,
   screen: console.Console | None = None,
 ) -> None:
-  """`save` of leaves that come one by one, of which one at a time is held.
+  """Like `save`, for leaves that are produced and released one at a time.
 
   Args:
     target: as in `save`.
-    leaves: (path, leaf) of all, in any order.
-    like: what has their shapes, by path, in the same order.
-    record: of the model.
+    leaves: (path, leaf) pairs of all parameters.
+    like: shape and dtype of every leaf by path, in the order of `leaves`.
+    record: description of the model.
     text: as in `save`.
     kept: as in `save`.
-    max_shard_bytes: of one file.
-    screen: shows a bar.
+    max_shard_bytes: as in `save`.
+    screen: shows a progress bar.
   """
   dtype = str(jnp.result_type(*(leaf.dtype for leaf in like.values())))
   config = hf_config.render(record, dtype)
@@ -129,7 +129,7 @@ def save_adapters(
   text: Text = None,
   kept: Mapping[str, Any] | None = None,
 ) -> None:
-  """Writes adapters as PEFT would; see `save`."""
+  """Writes an adapter folder in PEFT's layout; arguments as in `save`."""
   arrays = peft.tensors(record.family, adapters)
   _write(
     target,
@@ -149,7 +149,7 @@ def _write(
   text: Text,
   kept: Mapping[str, Any] | None,
 ) -> None:
-  """A new folder, filled by process 0; all processes gather the arrays."""
+  """Creates a folder, filled by process 0; all processes fetch the arrays."""
   failure = None
   if processes.is_first():
     try:
@@ -160,7 +160,7 @@ def _write(
     except errors.UserError as e:
       failure = e
   if processes.several():
-    collections.deque(arrays, maxlen=0)  # what is left of a common effort
+    collections.deque(arrays, maxlen=0)  # All take part in every transfer.
 
   def finish():
     if failure is not None:
@@ -173,7 +173,7 @@ def _arrays(
   leaves: Iterator[tuple[str, jax.Array]],
   slots: Mapping[str, table_lib.Slot],
 ) -> Iterator[tuple[str, np.ndarray]]:
-  """The tensors of all leaves, on the host."""
+  """(name, array) of every tensor, on the host."""
   names = collections.defaultdict(list)
   for name, slot in slots.items():
     names[slot.path].append((name, slot))
@@ -182,7 +182,7 @@ def _arrays(
       part = leaf if slot.layer is None else leaf[slot.layer]
       array = shards.to_host(part)
       yield name, array.T if slot.is_transposed else array
-    del leaf, part, array  # before the next one comes
+    del leaf, part, array  # Free the memory before the next one.
 
 
 def _counted(
@@ -191,11 +191,11 @@ def _counted(
   for item in arrays:
     advance()
     yield item
-    del item  # before the next one comes
+    del item  # Free the memory before the next one.
 
 
 def _write_text(work: pathlib.Path, text: Text) -> None:
-  """The tokenizer's files, and what generation needs."""
+  """Writes the tokenizer's files and generation_config.json."""
   if isinstance(text, pathlib.Path):
     for name in table_lib.TEXT_FILES:
       if folder_lib.has(text, name):
@@ -231,19 +231,20 @@ def convert(
   max_shard_bytes: int = MAX_SHARD_BYTES,
   screen: console.Console | None = None,
 ) -> None:
-  """A model folder to a new one: adapters merged, weights cast, files resized.
+  """Copies a model folder: merges adapters, casts weights, splits files.
 
-  A leaf at a time is held. Adapters that are not merged are written alone.
+  One leaf is in memory at a time. Adapters that are not merged are written
+  without their base model.
 
   Args:
-    source: of weights or of adapters.
-    target: must not exist; it appears complete or not at all.
-    mesh: where leaves live on their way.
-    dtype: to cast the weights to; None keeps theirs.
-    adapter: a folder of adapters, to put on the model.
-    merge: adds the adapters to the kernels.
-    max_shard_bytes: of one file.
-    screen: shows bars and notices.
+    source: folder of weights or of adapters.
+    target: path that does not exist; it appears complete or not at all.
+    mesh: devices that hold a leaf on its way.
+    dtype: dtype of the written weights; None keeps the stored one.
+    adapter: folder of adapters to put on the model.
+    merge: whether to add the adapters to the kernels.
+    max_shard_bytes: maximum size of a weights file.
+    screen: shows progress bars and notices.
 
   Raises:
     UserError: as `load.load`, or the target exists, or the disk is full.
@@ -277,7 +278,7 @@ def convert(
     leaves = lora.merge_leaves(leaves, adapters, record.model)
     record = record.replace(lora_rank=0)
   like = table_lib.targets(record.denoiser, mesh)
-  # In the order in which they are read.
+  # `load.iterate` reads the stacked layers last.
   like = {
     p: like[p] for p in sorted(like, key=lambda p: p.startswith('layers/'))
   }

@@ -166,11 +166,11 @@ def write(
   asked for when the one before is on its way to the disk.
 
   Args:
-    folder: of the files; it must not have them yet.
-    shapes: of all tensors, in the order of `tensors`.
+    folder: folder that does not have the files yet.
+    shapes: shape of every tensor by name, in the order of `tensors`.
     tensors: (name, array) pairs.
-    dtype: of all of them.
-    max_bytes: of a file; a larger tensor has a file of its own.
+    dtype: dtype of all tensors.
+    max_bytes: maximum size of a file; a larger tensor gets its own file.
   """
   files = _plan(shapes, jnp.dtype(dtype).itemsize, max_bytes)
   width, index, total = len(files), {}, 0

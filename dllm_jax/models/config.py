@@ -8,7 +8,7 @@ class RopeScaling:
   """Llama 3's stretching of the low rotary frequencies; see `layers.rope`.
 
   Attributes:
-    factor: by which the lowest frequencies are divided.
+    factor: divisor of the lowest frequencies.
     low_freq_factor: wavelengths above original_max_position over this are
       divided by the whole factor.
     high_freq_factor: those below original_max_position over this stay.
@@ -51,8 +51,8 @@ class ModelConfig:
     attention_bias: biases of the q, k, v projections (Qwen2, Dream).
     tie_embeddings: the unembedding is the embedding table.
     logit_shift: logits at column k predict column k + 1 (Dream).
-    dtype: of weights in use and activations; logits and norms are float32.
-    param_dtype: of stored weights.
+    dtype: compute dtype; logits and norms are float32.
+    param_dtype: dtype of the stored weights.
     feed_forward: which one, a name of `feed_forward.FEED_FORWARD`.
     remat: what the backward pass recomputes: 'none', each 'block' except for
       its input, or all of it except for the 'dots', its products with weights.
@@ -61,7 +61,7 @@ class ModelConfig:
       use 'xla' either way.
     lora_rank: rank of the adapters of every Linear; 0 is none.
     lora_alpha: adapters are scaled by alpha / rank.
-    embed_init_std: of the initial embedding table.
+    embed_init_std: standard deviation of the initial embedding table.
   """
 
   vocab_size: int

@@ -36,7 +36,7 @@ def fresh(key: Key[Array, ''], cfg: config.ModelConfig) -> Adapters:
 
   Args:
     key: consumed.
-    cfg: of the model, lora_rank > 0.
+    cfg: config of the model, with lora_rank > 0.
 
   Raises:
     ValueError: the rank is 0.
@@ -54,7 +54,7 @@ def merge(
   The kernels of `params` are as they were.
 
   Args:
-    params: of the adapted model.
+    params: parameters of the adapted model.
     cfg: its config.
   """
   adapters, plain = split(params)
@@ -81,8 +81,8 @@ def merge_leaves(
   Args:
     leaves: (path, leaf) of the model without its adapters; kernels with an
       adapter are donated.
-    adapters: by path.
-    cfg: of the adapted model.
+    adapters: adapter leaves by path.
+    cfg: config of the adapted model.
   """
   layer, put = jax.jit(_merged_layer), jax.jit(_put, donate_argnums=0)
   for path, leaf in leaves:

@@ -77,8 +77,8 @@ def gather(
 
   Args:
     params: those of a model except for its layers, or of one layer.
-    layout: of the model.
-    dtype: of activations; narrower weights are fewer bytes to send.
+    layout: how the model is divided over devices.
+    dtype: compute dtype; narrower weights are fewer bytes to send.
     of_layer: whether they are of a layer, whose leaves have no axis of layers.
   """
   if layout.fsdp == 1 and layout.mesh is None:

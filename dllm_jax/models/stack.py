@@ -46,8 +46,8 @@ class Block(nn.Module):
   """Pre-norm attention and feed-forward, each with a residual.
 
   Attributes:
-    cfg: of what this device computes.
-    layout: of the model.
+    cfg: config of the part that this device computes.
+    layout: how the model is divided over devices.
   """
 
   cfg: config.ModelConfig
@@ -102,7 +102,7 @@ def run_layers(
   """Applies blocks [start, stop) by `lax.scan` over the stacked parameters.
 
   Args:
-    cfg: of what this device computes; `cfg.remat` says what the backward pass
+    cfg: config of the part that this device computes; `cfg.remat` says what the backward pass
       recomputes.
     params: the stacked blocks, `model_params['layers']`.
     x: input of block `start`.
@@ -113,7 +113,7 @@ def run_layers(
     past: keys and values of earlier columns, of all layers; they are read, and
       not changed.
     keep_kv: whether to return the keys and values of the columns of `x`.
-    layout: of the model.
+    layout: how the model is divided over devices.
 
   Returns:
     States after block `stop` - 1, and the stacked outputs of blocks

@@ -33,7 +33,8 @@ class Transformer(nn.Module):
   """Token ids to float32 logits. No sampling, no loss, no randomness inside.
 
   Attributes:
-    cfg: of what this device computes (`parts.local_config`).
+    cfg: config of the part that this device computes
+      (`parts.local_config`).
     layout: of the model; its parameters are gathered over `fsdp` already,
       except for those of its layers.
   """
@@ -148,7 +149,7 @@ class TransformerDenoiser:
 
   Attributes:
     cfg: the model.
-    layout: how the model is divided.
+    layout: how the model is divided over devices.
   """
 
   cfg: config.ModelConfig

@@ -22,8 +22,8 @@ class ProcessConfig:
 
   Attributes:
     coordinator: HOST:PORT of process 0; '' asks the cluster.
-    num_processes: in the whole run; None asks the cluster.
-    process_id: of this process, from 0; None asks the cluster.
+    num_processes: number of processes of the run; None asks the cluster.
+    process_id: index of this process, from 0; None asks the cluster.
     auto: ask the cluster (TPU pod, Slurm, GKE, MPI) for what is not given.
     heartbeat_seconds: after which a silent process counts as dead.
     barrier_seconds: to wait for the others, at the start and later; less if

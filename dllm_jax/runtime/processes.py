@@ -65,8 +65,8 @@ def barrier(name: str, *, seconds: float | None = None) -> None:
   """Returns when every process is here.
 
   Args:
-    name: what is waited for; the same in all processes.
-    seconds: to wait at most; None is `Limits.barrier_seconds`. If a watchdog
+    name: name of the barrier for messages; the same in all processes.
+    seconds: maximum wait; None is `Limits.barrier_seconds`. If a watchdog
       would end this process first, `SHARE` of the watchdog's time.
 
   Raises:
@@ -108,7 +108,7 @@ def from_first(name: str, make: Callable[[], T]) -> T:
   and under a watchdog as `barrier` does.
 
   Args:
-    name: what is waited for; the same in all processes.
+    name: name of the barrier for messages; the same in all processes.
     make: returns a JSON value; its UserError is raised in all processes.
 
   Raises:
@@ -139,8 +139,8 @@ def exchange(
   """The values of all processes, by process; it uses no device.
 
   Args:
-    name: what is waited for; the same in all processes.
-    value: of this process, a JSON value.
+    name: name of the barrier for messages; the same in all processes.
+    value: JSON value of this process.
     seconds: as in `barrier`.
 
   Raises:
@@ -165,7 +165,7 @@ def check_same(
   """Refuses to go on if the processes were not started alike.
 
   Args:
-    values: by name, JSON values that must be equal in all processes.
+    values: JSON values by name, which must be equal in all processes.
     seconds: as in `barrier`.
 
   Raises:
@@ -189,7 +189,7 @@ def all_gather(rows: np.ndarray) -> list[np.ndarray]:
   """The rows of every process, by process; their numbers may differ.
 
   Args:
-    rows: of the same width and dtype in all processes; at most 32 bits.
+    rows: array with the same width and dtype (at most 32 bits) everywhere.
 
   Raises:
     errors.AbsentError: as `barrier`.
@@ -225,7 +225,7 @@ def leave(code: int, *, find_dead: bool = False) -> None:
   a normal exit would wait for the others, and they for this one.
 
   Args:
-    code: to exit with.
+    code: exit code.
     find_dead: whether to wait for the others for a heartbeat more than
       `LEAVING_SECONDS`, so that a dead one is named.
   """

@@ -70,7 +70,7 @@ def make_mesh(
 
   Args:
     cfg: its sizes.
-    devices: to take them from; None is all devices.
+    devices: devices of the mesh; None is all.
 
   Raises:
     errors.UserError: the sizes do not multiply to the number of devices.
@@ -169,8 +169,8 @@ def targets(shapes: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
 
   Args:
     shapes: anything with the leaves' shapes and dtypes.
-    mesh: of the shardings.
-    rules: of the parameters.
+    mesh: mesh of the shardings.
+    rules: sharding rules of the parameters.
 
   Raises:
     errors.UserError: as `param_shardings`.
@@ -235,7 +235,7 @@ def check_divides(num_rows: int, mesh: Mesh, what: str) -> None:
 
   Args:
     num_rows: B.
-    mesh: of the batch.
+    mesh: mesh that the batch is sharded over.
     what: the config keys that give `num_rows`, for the message.
 
   Raises:

@@ -90,8 +90,8 @@ def check_files(path: pathlib.Path, saved: Manifest) -> None:
   that is away) says nothing of its content, and is a plain UserError.
 
   Args:
-    path: of the checkpoint.
-    saved: what its manifest says.
+    path: folder of the checkpoint.
+    saved: its manifest.
   """
   names = list(saved.files)
   found = digests.of_files([path / name for name in names])

@@ -68,7 +68,7 @@ class MetricsLog:
 
     Args:
       phase: as in `write`.
-      step: of the restored checkpoint.
+      step: step of the restored checkpoint.
     """
     if self._file is not None and step < self._resume_step.get(phase, -1):
       self._resume_step[phase] = step

@@ -53,7 +53,7 @@ class ChatTemplate:
 
     Args:
       message: the user's, text throughout, special tokens spelled in it too.
-      prefill: how the answer is to begin ('<reasoning>'), part of the prompt.
+      prefill: text that the answer begins with, as part of the prompt.
     """
     return [
       pieces.Piece(self.before, True),
@@ -102,7 +102,7 @@ def from_jinja(
   Args:
     source: the template; not trusted.
     system: text of a system message before the user's; part of the template.
-    variables: what the template may ask for (`bos_token`, `enable_thinking`).
+    variables: template variables (`bos_token`, `enable_thinking`).
 
   Raises:
     ValueError: in one line, if it fails, does not end, or does more to a

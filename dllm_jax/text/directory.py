@@ -24,7 +24,7 @@ def read(
 
   Args:
     directory: the folder of the files.
-    model: what its config.json says, where that file is not in the folder.
+    model: content of config.json, if that file is not in the folder.
 
   Raises:
     errors.UserError, ValueError: in one line that names the file.
@@ -182,7 +182,7 @@ def check(
   Args:
     tokenizer: its tokens.
     tokens: their special ones.
-    rows: of the model's embedding table, where known.
+    rows: size of the model's embedding table, if known.
 
   Raises:
     ValueError: in one line.

@@ -61,9 +61,9 @@ class Names(NamedTuple):
   """The tensor names of a family.
 
   Attributes:
-    top: of leaves outside the blocks.
+    top: tensor names of the leaves outside the blocks.
     blocks: prefix of block {layer}.
-    block: of leaves of a block, after the prefix.
+    block: tensor names of a block's leaves, without the prefix.
   """
 
   top: Mapping[str, str]
@@ -98,13 +98,13 @@ class Family:
     must: fields of which only this value is ours; null and absence are right
       too where the value is false or null.
     fixed: `ModelConfig` fields that are the same for all of the family.
-    names: of its tensors.
+    names: names of its tensors.
     tie: the field that ties the unembedding.
     ignored: more fields that change nothing that we compute.
     derive: adds the values of fields that its config.json may leave out.
     head_dim: where config.json does not say; None is hidden_size / num_heads.
     writes: further fields of a new config.json: theirs -> our field.
-    template: of chats, for folders without one; None where there is none.
+    template: chat template for folders without one; None if it has none.
   """
 
   model_type: str
