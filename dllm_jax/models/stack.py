@@ -102,8 +102,8 @@ def run_layers(
   """Applies blocks [start, stop) by `lax.scan` over the stacked parameters.
 
   Args:
-    cfg: config of the part that this device computes; `cfg.remat` says what the backward pass
-      recomputes.
+    cfg: config of the part that this device computes; `cfg.remat` says what the
+      backward pass recomputes.
     params: the stacked blocks, `model_params['layers']`.
     x: input of block `start`.
     allowed: which keys each query reads: those of `past`, then those of `x`.
