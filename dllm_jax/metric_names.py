@@ -43,7 +43,7 @@ class Chart(NamedTuple):
 
 # Groups whose names a task chooses: its reward terms and its other metrics in
 # training, and the means of both in evaluations.
-OPEN_GROUPS = ('terms', 'task', 'eval_task')
+OPEN_GROUPS = ('terms', 'task', 'eval_task', 'method')
 # Begins the name of a metric of the last inner step of an update.
 LAST = 'last_'
 

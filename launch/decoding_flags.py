@@ -22,7 +22,7 @@ def _define(name: str, field: dataclasses.Field) -> flags.FlagHolder:
     return flags.DEFINE_enum(name, None, typing.get_args(field.type), text)
   if field.type is bool:
     return flags.DEFINE_bool(name, None, text)
-  if field.type is int or name == 'steps':
+  if int in (field.type, field.metadata.get('kind')):
     return flags.DEFINE_integer(name, None, text, lower_bound=1)
   return flags.DEFINE_float(name, None, text)
 

@@ -1,10 +1,11 @@
-"""One of the processes of tests/test_processes.py.
+"""One of the processes of tests/runtime/test_processes.py.
 
   python tests/process_child.py MODE PROCESS PORT OUT
 
 A mode is a function below; what it returns goes to OUT.PROCESS.npz.
 """
 
+import dataclasses
 import os
 import pathlib
 import signal
@@ -22,9 +23,22 @@ from dllm_jax.runtime import (
   sharding,
   watchdog,
 )
+from dllm_jax.tasks import countdown
 
 COUNT, DEVICES = 2, 4  # processes, and devices of each
 HEARTBEAT = 10
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Unjudged(countdown.Countdown):
+  """Its verifier fails on the last row: the reward is NaN."""
+
+  def score(self, row, completion):
+    score = super().score(row, completion)
+    if row['id'] != 'row3':
+      return score
+    nan = dict.fromkeys(score.terms, float('nan'))
+    return score._replace(terms=nan, judged=False)
 
 
 def updates(arg: str, **changes) -> dict[str, np.ndarray]:
@@ -36,7 +50,8 @@ def updates(arg: str, **changes) -> dict[str, np.ndarray]:
   from tests import tiny_run
 
   cfg, ctx = tiny_run.parts(arg, **changes)
-  method, state = tiny_run.start(cfg, ctx)
+  task = Unjudged(**dataclasses.asdict(ctx.task))
+  method, state = tiny_run.start(cfg, dataclasses.replace(ctx, task=task))
   tasks = tiny_run.rows(*['5 + 3 - 1', '3 + 5 - 1', '5 - 1 + 3', '5'])
   layout = jax.tree.map(lambda leaf: leaf.sharding, state)
   found, count = {}, cfg.rollout.num_prompts * cfg.rollout.group_size

@@ -26,13 +26,14 @@ def static(help: str, **field: Any) -> Any:
   return dataclasses.field(metadata={'help': help, 'static': True}, **field)
 
 
-def traced(help: str, **field: Any) -> Any:
+def traced(help: str, *, kind: type = float, **field: Any) -> Any:
   """A decoder's field that is an input of the compiled program.
 
-  It is a number, or None where the decoder gives None a meaning. A sweep over
-  it compiles once.
+  It is a number of type `kind`, or None where the decoder gives None a meaning.
+  A sweep over it compiles once.
   """
-  return dataclasses.field(metadata={'help': help, 'static': False}, **field)
+  metadata = {'help': help, 'static': False, 'kind': kind}
+  return dataclasses.field(metadata=metadata, **field)
 
 
 def decoder(cls: type) -> type:
@@ -42,24 +43,30 @@ def decoder(cls: type) -> type:
   when JAX unflattens one.
   """
   cls = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
-  names = {True: [], False: []}
+  names, kinds = [], {}
   for field in dataclasses.fields(cls):
-    names[field.metadata['static']].append(field.name)
+    if field.metadata['static']:
+      names.append(field.name)
+    else:
+      kinds[field.name] = field.metadata['kind']
 
-  def values(self, is_static):
-    return tuple(getattr(self, name) for name in names[is_static])
+  def flatten(self):
+    leaves = []
+    for name, kind in kinds.items():
+      value = getattr(self, name)
+      # 1 and 1.0 would be two compiled programs.
+      leaves.append(kind(value) if isinstance(value, int | float) else value)
+    return leaves, tuple(getattr(self, name) for name in names)
 
-  def rebuild(static_values, leaves):
+  def unflatten(static_values, leaves):
     self = object.__new__(cls)
     for name, value in zip(
-      names[True] + names[False], (*static_values, *leaves), strict=True
+      [*names, *kinds], (*static_values, *leaves), strict=True
     ):
       object.__setattr__(self, name, value)
     return self
 
-  jax.tree_util.register_pytree_node(
-    cls, lambda self: (values(self, False), values(self, True)), rebuild
-  )
+  jax.tree_util.register_pytree_node(cls, flatten, unflatten)
   return cls
 
 

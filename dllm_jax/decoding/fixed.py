@@ -54,7 +54,7 @@ class Fixed(blocks.BlockDecoder):
   still those of the distribution that includes the stop tokens.
   """
 
-  num_steps: types.Scalar = blocks.traced('denoising steps in all')
+  num_steps: types.Scalar = blocks.traced('denoising steps in all', kind=int)
   order: Literal['confidence', 'random', 'entropy', 'margin'] = blocks.static(
     'which tokens are committed first', default='confidence'
   )

@@ -195,7 +195,9 @@ def load(
     every = (slice(None), slice(None))
     values[path][layer] = shards.read(tensor, every).T.astype(np.float32)
   return cfg, {
-    path: jax.device_put(value, leaves[path].sharding)
+    path: jax.make_array_from_callback(
+      value.shape, leaves[path].sharding, value.__getitem__
+    )
     for path, value in values.items()
   }
 

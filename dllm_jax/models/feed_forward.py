@@ -1,7 +1,7 @@
 """The feed-forward part of a block, chosen by `ModelConfig.feed_forward`.
 
 A part maps states to states, and returns beside them a dict of arrays that are
-collected by layer (`transformer.LayerOutputs`). Dims: B rows, S columns, D
+collected by layer (`stack.LayerOutputs`). Dims: B rows, S columns, D
 model, F hidden width.
 """
 

@@ -205,10 +205,10 @@ def judge(
   guided = rollouts.guided
   if guided is None:
     guided = np.zeros(num_rows, bool)
-  on_all = sharding.replicated(ctx.mesh)
-  scores, group_id, guided_rows = jax.device_put(
-    (measured.scored.reward, requests.group_id, guided), on_all
+  scores, group_id, guided_rows = process_rows.replicate(
+    (measured.scored.reward, requests.group_id, guided), ctx.mesh
   )
+  on_all = sharding.replicated(ctx.mesh)
   group = _compare(advantage, requests.num_groups, on_all)(
     scores, group_id, guided_rows
   )

@@ -138,13 +138,6 @@ def encode(
   )
 
 
-def pad_rows(x: np.ndarray, num_rows: int) -> np.ndarray:
-  """Repeats the last row up to `num_rows` rows."""
-  return np.pad(
-    x, ((0, num_rows - len(x)),) + ((0, 0),) * (x.ndim - 1), mode='edge'
-  )
-
-
 def canvas(
   ids: Int[Array, 'B P'],
   mask: Bool[Array, 'B P'],

@@ -49,8 +49,9 @@ def sweep_all(
     each of its thresholds against all decodings of the base
     (`eval.frontier.compare`).
   """
-  fixed, gated = {}, {}
-  decodings = len(cfg.eval.num_steps) + len(cfg.eval.thresholds)
+  fixed, gated, other = {}, {}, {}
+  others = cfg.other_decoders()
+  decodings = len(cfg.eval.num_steps) + len(cfg.eval.thresholds) + len(others)
   with screen.stage('evaluation', len(rows) * len(policies) * decodings) as bar:
 
     def advance(decoder, count):
@@ -73,7 +74,11 @@ def sweep_all(
     for name, params in policies.items():
       fixed[name] = sweep(params, 'fixed', cfg.fixed_decoders())
       gated[name] = sweep(params, 'gated', cfg.gated_decoders())
-  summary = {name: {'sweep': _summaries(fixed[name])} for name in policies}
+      other[name] = sweep(params, cfg.decode, others)
+  summary = {
+    name: {'sweep': _summaries(fixed[name])} | _summaries(other[name])
+    for name in policies
+  }
   if cfg.eval.thresholds:
     for name in policies:
       summary[name]['thresholds'] = _summaries(gated[name])
@@ -122,6 +127,7 @@ def evaluate_all(
   return {
     'task': run.cfg.task.name,
     'method': run.cfg.method_name,
+    'decode': run.cfg.decode,
     'num': len(run.rows.test),
     'chosen_steps': chosen.steps,
   } | summary
@@ -144,8 +150,7 @@ def _keep_completions(
 
 
 def _summaries(
-  evaluations: Mapping[int, accuracy.Evaluation]
-  | Mapping[float, accuracy.Evaluation],
+  evaluations: Mapping[Any, accuracy.Evaluation],
 ) -> dict[str, dict[str, Any]]:
   return {str(setting): e.summary() for setting, e in evaluations.items()}
 
@@ -194,6 +199,10 @@ def show(results: dict[str, Any], screen: console.Console) -> None:
     '± is 1.96 standard errors. * is the setting at which the base is best on '
     f'validation rows; there {", ".join(gains)} points ({results["method"]})'
   )
+  decode = results.get('decode')
+  if decode in results['final']:
+    shown = [f'{name} {_in_steps(results[name][decode])}' for name in names]
+    screen.line(f'{decode}, accuracy (%) in mean steps: {", ".join(shown)}')
   if 'frontier' in results:
     show_thresholds(results, screen)
     _show_gain(results, screen)

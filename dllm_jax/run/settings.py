@@ -19,7 +19,7 @@ from dllm_jax.run import bounds
 from dllm_jax.runtime import sharding
 from dllm_jax.state import workdir
 from dllm_jax.tasks import task as task_lib
-from dllm_jax.train import loop, methods, optim, policy_config
+from dllm_jax.train import loop, methods, optim
 from dllm_jax.train.methods import sft
 
 T = TypeVar('T')
@@ -113,12 +113,13 @@ class Settings:
     data_dir: folder of public test files; '' evaluates on the generated split.
     wandb_project: metrics go there too; '' is nowhere.
     method_name: key of `methods.METHODS`.
-    method: config group of the method; None where it is 'sft' alone.
+    method: config group of the method, its `Config`; None for 'sft'.
     control: also train the base with supervision for as long as RL trained.
     keep: number of checkpoints kept.
     watchdog_seconds: silence after which a run is stuck; 0 does not look.
     model: `name`, one of `models.MODELS`, and what its `from_config` takes.
     prefill: how every completion begins; a part of the prompt.
+    decode: name of the rollouts' decoder.
     decoders: by name, what the config group `rollout` makes of each decoder.
   """
 
@@ -126,7 +127,7 @@ class Settings:
   data_dir: str
   wandb_project: str
   method_name: str
-  method: policy_config.GroupConfig | None
+  method: Any
   control: bool
   keep: int
   watchdog_seconds: float
@@ -135,6 +136,7 @@ class Settings:
   task: task_lib.Task
   data: DataConfig
   rollout: batch.RolloutConfig
+  decode: str
   decoders: Mapping[str, types.Decoder]
   optim: optim.OptimConfig
   loop: loop.LoopConfig
@@ -144,6 +146,12 @@ class Settings:
   base_loop: loop.LoopConfig
   eval: EvalConfig
   mesh: sharding.MeshConfig
+
+  @property
+  def phase(self) -> str:
+    """The method's phase in metrics.jsonl."""
+    method = methods.METHODS[self.method_name]
+    return method.phase if method else 'sft'
 
   def fixed_decoders(self) -> dict[int, types.Decoder]:
     """The fixed schedules to evaluate, by their denoising steps."""
@@ -161,6 +169,12 @@ class Settings:
       threshold: dataclasses.replace(greedy, threshold=threshold)
       for threshold in self.eval.thresholds
     }
+
+  def other_decoders(self) -> dict[str, types.Decoder]:
+    """The rollouts' decoder by name, if it is neither of the above."""
+    if self.decode in ('fixed', 'gated'):
+      return {}
+    return {self.decode: self.rollout.decoder.greedy()}
 
   def watched_decoder(self, num_steps: int) -> types.Decoder:
     """What a policy is watched under while it is trained.
@@ -238,6 +252,11 @@ def from_config(config: Mapping[str, Any]) -> Settings:
   sizes = {name: rollout.pop(name) for name in BATCH_KEYS}
   decoders = _make('rollout', decoding.make_decoders, {'values': rollout})
   decoder = _choose('rollout.decode', decode, decoders)
+  if 'fixed' not in decoders:
+    raise errors.UserError(
+      "config group 'rollout' lacks num_steps, which the evaluation by fixed "
+      'schedules (eval.num_steps) needs'
+    )
   _choose('model.name', config['model']['name'], models.MODELS)
   name = config['method']['name']
   method = _choose('method.name', name, methods.METHODS)
@@ -269,6 +288,7 @@ def from_config(config: Mapping[str, Any]) -> Settings:
     task=_make_task(dict(config['task'])),
     data=_make('data', DataConfig, config['data']),
     rollout=_make('rollout', batch.RolloutConfig, {'decoder': decoder} | sizes),
+    decode=decode,
     decoders=decoders,
     optim=_make('train.optim', optim.OptimConfig, train['optim']),
     loop=schedule('train', train, train['floor_patience']),
@@ -288,10 +308,11 @@ def from_config(config: Mapping[str, Any]) -> Settings:
 def _make_method(cls: type, values: Mapping[str, Any]) -> Any:
   """The config group of a method: its fields are keys and groups."""
   groups = {k: v for k, v in values.items() if k not in _METHOD_KEYS}
-  groups['reward'] = {
-    'weights': tuple(sorted(values['reward'].items())),
-    'past_eos': values['reward_past_eos'],
-  }
+  if 'reward' in groups:
+    groups['reward'] = {
+      'weights': tuple(sorted(values['reward'].items())),
+      'past_eos': values.get('reward_past_eos', False),
+    }
   if unknown := sorted(groups.keys() - _names(cls)):
     raise errors.UserError(
       f'config key method.{unknown[0]} is not read by {values["name"]}; remove '

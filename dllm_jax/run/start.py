@@ -99,7 +99,7 @@ def started(
     )
     latest = {
       phase: setup.stage_checkpoints(directory, phase, cfg.keep).latest() or 0
-      for phase in ('sft', 'rl', 'control')
+      for phase in ('sft', 'control', cfg.phase)
     }
     log = metrics.MetricsLog(
       directory,

@@ -186,7 +186,7 @@ def train_policy(
     cfg=cfg.loop,
     score=score,
     floor=floor,
-    **_outlets(run, 'rl'),
+    **_outlets(run, method.phase),
   )
 
 

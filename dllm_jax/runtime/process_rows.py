@@ -73,6 +73,17 @@ def place(tree: PyTree, mesh: Mesh, num_rows: int) -> PyTree:
   return jax.tree.map(put, tree)
 
 
+def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
+  """Arrays that every process holds, whole on every device of a mesh.
+
+  The caller makes sure that they are equal in all processes; unlike
+  `jax.device_put`, this does not compare them, and NaN is a value.
+  """
+  whole = sharding.replicated(mesh)
+  put = lambda x: jax.make_array_from_callback(x.shape, whole, lambda i: x[i])
+  return jax.tree.map(put, tree)
+
+
 def fetch(tree: PyTree) -> PyTree:
   """Copies the rows that this process holds to the host; scalars whole."""
 

@@ -48,7 +48,7 @@ class Checkpoints:
     self._max_to_keep = max_to_keep
 
   def save(self, step: int, state: PyTree, meta: dict) -> None:
-    """Writes the checkpoint of `step`, then removes those grown too old.
+    """Writes the checkpoint of `step`, then removes the oldest ones.
 
     Args:
       step: its number, >= 0.
@@ -56,7 +56,7 @@ class Checkpoints:
       meta: JSON values.
 
     Raises:
-      UserError: that step already exists, the disk has not twice the room
+      UserError: that step already exists, the disk does not have twice the room
         that the last one took (for the first: its own), or it refuses.
     """
     path = self._directory / str(step)
@@ -68,7 +68,7 @@ class Checkpoints:
     processes.from_first('the end of old checkpoints', self._remove_old)
 
   def latest(self) -> int | None:
-    """The newest step, sound or not; None where there is none."""
+    """The newest step, intact or not; None where there is none."""
     return max(self._steps(), default=None)
 
   def restore_newest(
@@ -105,7 +105,7 @@ class Checkpoints:
     free = shutil.disk_usage(existing).free
     if free < needed:
       raise errors.UserError(
-        f'no room for checkpoint {path}: it wants {needed / 1e6:.1f} MB free '
+        f'no room for checkpoint {path}: it needs {needed / 1e6:.1f} MB free '
         f'and there are {free / 1e6:.1f}; free some, and the same command '
         'continues'
       )
@@ -173,7 +173,7 @@ def _write(path: pathlib.Path, tree: PyTree, meta: dict) -> None:
         f'checkpoint {path} already exists; remove it to save it again'
       )
     # What a killed process left. A directory without a manifest is unfinished
-    # whatever it holds, and orbax's own leavings lie inside the partial one.
+    # whatever it holds, and orbax's own leftovers are inside the partial one.
     shutil.rmtree(partial, ignore_errors=True)
     shutil.rmtree(path, ignore_errors=True)
     partial.mkdir(parents=True)

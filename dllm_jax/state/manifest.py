@@ -109,7 +109,7 @@ def _unreadable(
 ) -> errors.UserError:
   return errors.UserError(
     f'checkpoint {path} cannot be read: {name}: {error.strerror}; nothing was '
-    'changed: look at the disk, and give the same command again'
+    'changed: check the disk, and rerun to resume'
   )
 
 

@@ -28,6 +28,11 @@ from dllm_jax.train import state as state_lib
 class Method(Protocol):
   """A training method; one file of `train/methods`.
 
+  RL methods also have a class attribute `Config`, a frozen dataclass of the
+  config group `method` with `check(ctx, rollout)` and `check_rows(ctx, rows)`
+  (`policy_config.GroupConfig`), and are made with the arguments `cfg`, `ctx`,
+  `rollout`, `optimizer` and `reference` (`diffu_grpo.DiffuGrpo`).
+
   Attributes:
     phase: name of the phase in metrics.jsonl.
   """
@@ -36,8 +41,8 @@ class Method(Protocol):
 
   def collect(
     self, state: state_lib.TrainState, rows: Sequence[task_lib.Row], step: int
-  ) -> tuple[Any, dict[str, float]]:
-    """(batch on the devices, metrics on the host)."""
+  ) -> tuple[Any, dict[str, Any]]:
+    """(batch on the devices, metrics on the host or on the devices)."""
     ...
 
   def update(
@@ -167,7 +172,8 @@ def run(
       took = ended - row.began - row.host.get('time/eval', 0.0)
       row.host['time/step'] = took
       progress.train_seconds += took
-      history = jax.device_get(row.device)
+      history, host = jax.device_get((row.device, row.host))
+      row = row._replace(host=host)
       progress.skipped, progress.skipped_in_a_row = skipping.judge(
         skipping.Skips(progress.skipped, progress.skipped_in_a_row),
         history,
@@ -258,7 +264,7 @@ class _Row(NamedTuple):
   """A step whose metrics are still being computed on the devices."""
 
   step: int
-  host: dict[str, float]
+  host: dict[str, Any]
   device: list[dict[str, Any]]
   began: float
   rows: Sequence[task_lib.Row]

@@ -159,16 +159,6 @@ def test_encode_of_no_rows_is_empty():
   assert encode([], 6).ids.shape == (0, 6)
 
 
-def test_pad_rows_repeats_the_last():
-  x = np.arange(6).reshape(3, 2)
-  np.testing.assert_array_equal(
-    prompts.pad_rows(x, 5), [[0, 1], [2, 3], [4, 5], [4, 5], [4, 5]]
-  )
-  np.testing.assert_array_equal(prompts.pad_rows(x[:, 0], 3), x[:, 0])
-  with pytest.raises(ValueError):
-    prompts.pad_rows(x, 2)
-
-
 def test_canvas_by_hand():
   given = prompts.pad_left([[1], [2, 3]], 2, 0)
   got = prompts.canvas(

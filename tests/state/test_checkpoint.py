@@ -432,7 +432,7 @@ def test_the_first_checkpoint_needs_its_own_size(tmp_path, monkeypatch):
   enough = free._replace(free=256)
   monkeypatch.setattr(checkpoint.shutil, 'disk_usage', lambda path: enough)
   save_small(tmp_path / 'c', [1])
-  with pytest.raises(errors.UserError, match='c/2: it wants 0'):
+  with pytest.raises(errors.UserError, match='c/2: it needs 0'):
     save_small(tmp_path / 'c', [2])
   assert os.listdir(tmp_path / 'c') == ['1']
 
