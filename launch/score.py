@@ -45,7 +45,7 @@ def main() -> int:
   source = pathlib.Path(GENERATIONS.value)
   if out is not None:
     if out.resolve() == source.resolve():
-      raise errors.UserError(f'--out {out} is the file of --generations')
+      raise errors.UserError(f'--out {out} is the same file as --generations')
     cli.check_new(out, OVERWRITE.value)
   recorded = recordings.read(source, TASK.value, DATA_DIR.value)
   report = recordings.evaluate(TASK.value, recorded, RULES.value)

@@ -163,7 +163,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_older_one_used(
   assert f'checkpoint {saved}/3 is damaged: ' in command.out
   assert 'kept as 3.damaged, going on from step 2' in command.out
   assert f'model folder {unfinished}/base is damaged: ' in command.out
-  assert 'kept as base.damaged, and made again' in command.out
+  assert 'kept as base.damaged, and restored from its checkpoint' in command.out
   assert sorted(p.name for p in saved.iterdir()) == ['2', '3', '3.damaged']
   for name in ('base', 'final'):
     tiny_run.assert_same(

@@ -3,6 +3,7 @@
 import io
 import math
 
+from dllm_jax.rollout import completions
 from dllm_jax.run import replay
 from dllm_jax.runtime import console
 from dllm_jax.text import tokenizer as tokenizer_lib
@@ -33,7 +34,7 @@ def test_the_last_frame_shows_what_no_step_committed():
 
 
 def test_ids_without_a_tokenizer():
-  assert replay.spell(None, [3, 20]) == '3 20 '
+  assert completions.spell(None, [3, 20]) == '3 20 '
 
 
 def test_what_stands_before_the_canvas():
