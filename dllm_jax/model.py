@@ -43,6 +43,7 @@ class Model:
   """A model with its parameters, its tokenizer and its default decoding.
 
   Attributes:
+    name: what the model was opened by; empty for a new one.
     denoiser: the model as a function of its parameters.
     params: parameters on `mesh`; None before `load`.
     record: family, shape and special ids.
@@ -57,6 +58,7 @@ class Model:
       None for other models.
   """
 
+  name: str = ''
   denoiser: types.Denoiser
   params: types.Params | None = None
   record: hf_config.Record
@@ -111,7 +113,7 @@ class Model:
     """`open` without reading a weight: everything but the parameters."""
     path, params = resolve(name, params)
     if params is None:
-      return of_folder(load.read(path))
+      return dataclasses.replace(of_folder(load.read(path)), name=str(name))
     kept = kept_models(path)
     if params not in kept:
       has = f'; it has {", ".join(kept)} (--params)' if kept else ''
@@ -119,11 +121,9 @@ class Model:
     model = of_folder(load.read(kept[params]))
     config = workdir.read_config(path)
     try:
-      return dataclasses.replace(model, **_of_run(config))
+      return dataclasses.replace(model, name=str(name), **_of_run(config))
     except (KeyError, TypeError, ValueError, AttributeError) as e:
-      raise errors.UserError(
-        f'{path / workdir.CONFIG_FILE} is not of this version: {e!r}'
-      ) from e
+      raise _not_of_this_version(path, e) from e
 
   def load(
     self,
@@ -168,7 +168,7 @@ class Model:
         self.decoders, decode or self.decode, overrides or {}
       )
     except ValueError as e:
-      raise errors.UsageError(f'{e}; see --help') from e
+      raise errors.UsageError(str(e)) from e
 
   def encode(
     self,
@@ -225,6 +225,7 @@ class Model:
     batch_size: int = 8,
   ) -> Iterator[completions.Completion]:
     """Completions of encoded prompts, in order; see `completions.complete`."""
+    self._check_loaded()
     return completions.complete(
       self.denoiser,
       self.params,
@@ -256,9 +257,11 @@ class Model:
       batch_size: prompts decoded together.
 
     Raises:
-      errors.UserError: a causal model, or a prompt that cannot be encoded.
+      errors.UserError: a causal model, one that is not loaded, or a prompt
+        that cannot be encoded.
     """
     self.check_masked()
+    self._check_loaded()
     template = self.prompt_template(chat)
     rows = [self.encode(text, template, self.prefill) for text in prompts]
     decoder = decoder or self.decoder()
@@ -278,20 +281,22 @@ class Model:
     estimate of its lower bound (`eval.likelihood.bound`).
 
     Args:
-      pairs: texts, or ids; texts get no chat template and no prefill.
+      pairs: texts, or ids; texts get no chat template, no prefill and no BOS.
       num_samples: masked canvases of a pair; not read for a causal model.
       seed: seed of the masks; those of a pair depend on its place.
       batch_size: pairs scored together.
 
     Raises:
-      errors.UserError: a text that cannot be encoded.
+      errors.UserError: the model is not loaded, or a text cannot be encoded.
     """
+    self._check_loaded()
     encoded = [(self.encode(a), self.encode(b)) for a, b in pairs]
     return likelihood.loglikelihood(
       self.denoiser,
       self.params,
       encoded,
       vocab=self.vocab,
+      mesh=self.mesh,
       num_samples=num_samples,
       seed=seed,
       batch_size=batch_size,
@@ -336,16 +341,13 @@ class Model:
     family = FAMILIES.get(self.record.family)
     return family.template if family and self.folder else None
 
-  def prompt_template(
-    self, wanted: bool | None, name: str = ''
-  ) -> chat.ChatTemplate:
+  def prompt_template(self, wanted: bool | None) -> chat.ChatTemplate:
     """The chat template of a user's prompts.
 
     Args:
       wanted: whether to use one. None: as in training for the model of a run;
-        otherwise the folder's own, unless `name` or its config says that it is
-        a base model.
-      name: name of the model as the user gave it.
+        otherwise the folder's own, unless the model's name or config says that
+        it is a base model.
 
     Raises:
       errors.UserError: a template is wanted and there is none, or it is
@@ -354,7 +356,7 @@ class Model:
     if wanted is False:
       return chat.PLAIN
     names = (
-      pathlib.PurePath(name).name,
+      pathlib.PurePath(self.name).name,
       self.record.config.get('_name_or_path'),
     )
     is_base = any(_BASE_NAME.search(str(n)) for n in names)
@@ -368,9 +370,7 @@ class Model:
       template = template or self._family_template
     template = template or chat.PLAIN
     if wanted and template == chat.PLAIN:
-      raise errors.UsageError(
-        f'--chat: {self.folder.path} has no chat template'
-      )
+      raise errors.UsageError(f'--chat: {self._where} has no chat template')
     return template
 
   def check_masked(self) -> None:
@@ -381,9 +381,21 @@ class Model:
     """
     if self.vocab.mask_token is None:
       raise errors.UserError(
-        f'{self.folder.path} is a causal model ({self.record.family}); this '
-        'needs a masked diffusion model, such as LLaDA or Dream'
+        f'{self._where} is a causal model ({self.record.family}); this needs '
+        'a masked diffusion model, such as LLaDA or Dream'
       )
+
+  def _check_loaded(self) -> None:
+    if self.params is None or self.mesh is None:
+      raise errors.UserError(
+        f'{self._where} has no parameters on a mesh yet: use Model.open, or '
+        'Model.load after Model.describe'
+      )
+
+  @property
+  def _where(self) -> str:
+    """What messages call the model."""
+    return str(self.folder.path) if self.folder else 'the new model'
 
 
 def resolve(
@@ -407,12 +419,27 @@ def resolve(
 
 
 def kept_models(directory: pathlib.Path) -> dict[str, pathlib.Path]:
-  """Folders of the models of a run, by name; its base may be elsewhere."""
+  """Folders of the models of a run, by name; its base may be elsewhere.
+
+  Raises:
+    errors.UserError: the run's config is of another version.
+  """
   kept = {name: directory / name for name in policies.NAMES}
   config = workdir.read_config(directory)
   if config is not None and not kept['base'].exists():
-    kept['base'] = hub.place(config['base']['path'] or str(kept['base']))
+    try:
+      kept['base'] = hub.place(config['base']['path'] or str(kept['base']))
+    except (KeyError, TypeError, AttributeError) as e:
+      raise _not_of_this_version(directory, e) from e
   return {name: path for name, path in kept.items() if path.exists()}
+
+
+def _not_of_this_version(
+  directory: pathlib.Path, error: Exception
+) -> errors.UserError:
+  return errors.UserError(
+    f'{directory / workdir.CONFIG_FILE} is not of this version: {error!r}'
+  )
 
 
 def of_words(

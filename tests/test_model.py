@@ -122,7 +122,7 @@ def test_a_workdir_says_how_its_models_are_decoded(run):
   )
   assert model.denoiser.cfg.dtype == 'bfloat16'
   assert model.denoiser.cfg.param_dtype == 'float32'
-  assert model.template == chat.PLAIN == model.prompt_template(None, 'x')
+  assert model.template == chat.PLAIN == model.prompt_template(None)
   same = dllm_jax.Model.describe(run / 'final')
   assert same.decoders == model.decoders and same.overrides == model.overrides
 

@@ -9,11 +9,13 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from dllm_jax import types
 from dllm_jax.ops import sampling, streams
-from dllm_jax.rollout import prompts
+from dllm_jax.rollout import prompts, sharded
+from dllm_jax.runtime import process_rows, sharding
 
 WIDTH = 32  # columns are padded to a multiple, so that few shapes are compiled
 
@@ -24,6 +26,7 @@ def loglikelihood(
   pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
   *,
   vocab: types.Vocabulary,
+  mesh: Mesh,
   num_samples: int,
   seed: int,
   batch_size: int,
@@ -35,31 +38,41 @@ def loglikelihood(
     params: its parameters.
     pairs: ids.
     vocab: special ids; a model without [MASK] is causal, and the value exact.
+    mesh: device mesh; `data` and `fsdp` split the pairs of a batch.
     num_samples: K, masked canvases of a pair of a masked diffusion model.
     seed: seed of the masks; a pair's depend on its place.
-    batch_size: pairs scored together.
+    batch_size: pairs scored together, rounded up to a multiple of the row
+      shards of the mesh.
   """
+  if not pairs:
+    return []
   key = streams.step_key(jax.random.key(seed), 'eval', 0)
+  denoiser = sharded.placed(denoiser, mesh)
+  shards = sharding.num_row_shards(mesh)
+  num_rows = -(-min(batch_size, len(pairs)) // shards) * shards
   values = []
-  for start in range(0, len(pairs), batch_size):
-    chunk = list(pairs[start : start + batch_size])
-    count = len(chunk)
-    chunk += chunk[-1:] * (batch_size - count)
+  for start in range(0, len(pairs), num_rows):
+    chunk = pairs[start : start + num_rows]
+    own = process_rows.share(mesh, len(chunk), num_rows)
     before, after = zip(*chunk, strict=True)
     prompt = prompts.pad_left(before, _width(before), vocab.eos_token)
-    tokens = np.full((batch_size, _width(after)), vocab.eos_token, np.int32)
+    tokens = np.full((len(chunk), _width(after)), vocab.eos_token, np.int32)
     mask = np.zeros(tokens.shape, bool)
     for i, ids in enumerate(after):
       tokens[i, : len(ids)], mask[i, : len(ids)] = ids, True
-    row_keys = streams.row_keys(key, start + jnp.arange(batch_size))
-    rows = (prompt.ids, prompt.mask, tokens, mask)
+    batch = (prompt.ids, prompt.mask, tokens, mask)
+    row_id, *rows = process_rows.place(
+      (start + own, *(x[own] for x in batch)), mesh, num_rows
+    )
+    row_keys = streams.row_keys(key, row_id)
     if vocab.mask_token is None:
       scored = exact(denoiser, params, *rows, vocab=vocab)
     else:
       scored = bound(
         denoiser, params, row_keys, *rows, vocab=vocab, num_samples=num_samples
       )
-    values += jax.device_get(scored)[:count].tolist()
+    scored = process_rows.fetch(scored)[: len(own)]
+    values += process_rows.gather(scored, own, len(chunk)).tolist()
   return values
 
 

@@ -159,9 +159,6 @@ def _native(fields: hf_fields.Fields) -> Record:
     )
   except (TypeError, ValueError) as e:
     raise errors.UserError(f'{fields.where}: model: {e}') from None
-  cfg = transformer.config_of(denoiser)
-  if causal and cfg is not None:
-    denoiser = transformer.of_config(cfg)
   return Record(NATIVE, denoiser, special, dict(fields.values))
 
 

@@ -25,9 +25,13 @@ from dllm_jax.hf import hub, peft, shards, sidecar
 from dllm_jax.hf import table as table_lib
 from dllm_jax.models import lora
 from dllm_jax.runtime import console
+from dllm_jax.state import workdir
 
 # Files of folders that older versions wrote.
 _OLD = ('manifest.json', 'params/manifest.json')
+
+# Models that a run keeps in its workdir.
+_OF_RUN = ('final', 'base')
 
 
 class Folder(NamedTuple):
@@ -54,6 +58,12 @@ def read(path: pathlib.Path) -> Folder:
   """
   if not path.is_dir():
     raise errors.UserError(f'there is no folder {path}; check the path')
+  if workdir.read_config(path) is not None:
+    kept = [n for n in _OF_RUN if (path / n).exists()] or _OF_RUN[:1]
+    names = ' or '.join(str(path / name) for name in kept)
+    raise errors.UserError(
+      f'{path} is the workdir of a run; did you mean {names}?'
+    )
   if any((path / name).exists() for name in _OLD):
     raise errors.UserError(
       f'{path} was written by an older version of this program, in a layout '

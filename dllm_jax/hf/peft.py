@@ -110,9 +110,11 @@ def save(
     cfg: config of the adapted model.
     base: the base model's path or name (ORG/NAME@REVISION); may be empty.
   """
-  shapes = {name: array.shape for name, array in arrays.items()}
-  file = folder / WEIGHTS_FILE
-  shards.write_file(file, shapes, iter(arrays.items()), 'float32')
+  like = {
+    name: jax.ShapeDtypeStruct(array.shape, 'float32')
+    for name, array in arrays.items()
+  }
+  shards.write_file(folder / WEIGHTS_FILE, like, iter(arrays.items()))
   name, _, revision = (
     base.partition('@') if hub.is_name(base) else (base, '', '')
   )

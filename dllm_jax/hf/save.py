@@ -106,13 +106,15 @@ def save_leaves(
 
   def fill(work, arrays):
     folder_lib.check_space(target, size)
-    shapes = {name: slot.shape for name, slot in slots.items()}
+    wanted = {
+      name: jax.ShapeDtypeStruct(slot.shape, like[slot.path].dtype)
+      for name, slot in slots.items()
+    }
     with load.stage(screen, 'writing', len(slots)) as advance:
       shards.write(
         work,
-        shapes,
+        wanted,
         _counted(arrays, advance),
-        dtype,
         max_bytes=max_shard_bytes,
       )
     _write_json(work / hf_config.CONFIG_FILE, config)

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import safetensors
 from jax.experimental import multihost_utils
@@ -154,32 +153,30 @@ def to_host(array: jax.Array | np.ndarray) -> np.ndarray:
 
 def write(
   folder: pathlib.Path,
-  shapes: Mapping[str, tuple[int, ...]],
+  like: Mapping[str, jax.ShapeDtypeStruct],
   tensors: Iterator[tuple[str, np.ndarray]],
-  dtype: str,
   *,
   max_bytes: int,
 ) -> None:
-  """Writes tensors of one dtype in files of at most about `max_bytes` each.
+  """Writes tensors in files of at most about `max_bytes` each.
 
   One file is `model.safetensors`; more have numbers, and an index. A tensor is
   asked for when the one before is on its way to the disk.
 
   Args:
     folder: folder that does not have the files yet.
-    shapes: shape of every tensor by name, in the order of `tensors`.
+    like: shape and dtype of every tensor by name, in the order of `tensors`.
     tensors: (name, array) pairs.
-    dtype: dtype of all tensors.
     max_bytes: maximum size of a file; a larger tensor gets its own file.
   """
-  files = _plan(shapes, jnp.dtype(dtype).itemsize, max_bytes)
+  files = _plan(like, max_bytes)
   width, index, total = len(files), {}, 0
   for number, names in enumerate(files, 1):
     name = SINGLE_FILE
     if width > 1:
       name = f'model-{number:05d}-of-{width:05d}{_SUFFIX}'
-    part = {key: shapes[key] for key in names}
-    total += write_file(folder / name, part, tensors, dtype)
+    part = {key: like[key] for key in names}
+    total += write_file(folder / name, part, tensors)
     index |= dict.fromkeys(names, name)
   if width > 1:
     text = {'metadata': {'total_size': total}, 'weight_map': index}
@@ -188,50 +185,51 @@ def write(
 
 def write_file(
   path: pathlib.Path,
-  shapes: Mapping[str, tuple[int, ...]],
+  like: Mapping[str, jax.ShapeDtypeStruct],
   tensors: Iterator[tuple[str, np.ndarray]],
-  dtype: str,
 ) -> int:
   """One file; the bytes of its tensors.
 
   The library would want all of them in memory.
   """
-  kind, header, end = _FORMAT[dtype], {'__metadata__': {'format': 'pt'}}, 0
-  for name, shape in shapes.items():
-    begin, end = end, end + math.prod(shape) * jnp.dtype(dtype).itemsize
+  header, end = {'__metadata__': {'format': 'pt'}}, 0
+  for name, wanted in like.items():
+    begin, end = end, end + _num_bytes(wanted)
     header[name] = {
-      'dtype': kind,
-      'shape': list(shape),
+      'dtype': _FORMAT[str(wanted.dtype)],
+      'shape': list(wanted.shape),
       'data_offsets': [begin, end],
     }
   text = json.dumps(header, separators=(',', ':')).encode()
   text += b' ' * (-len(text) % 8)  # so that the data are aligned
   with path.open('wb') as f:
     f.write(len(text).to_bytes(8, 'little') + text)
-    for name, shape in shapes.items():
+    for name, wanted in like.items():
       given, array = next(tensors)
-      if (given, array.shape, str(array.dtype)) != (name, shape, dtype):
-        raise ValueError(
-          f'{given} {array.dtype}{array.shape} came where {name} '
-          f'{dtype}{shape} was expected'
-        )
+      here, there = (array.shape, array.dtype), (wanted.shape, wanted.dtype)
+      if (given, *here) != (name, *there):
+        raise ValueError(f'{given} {here} came where {name} {there} should')
       f.write(np.ascontiguousarray(array).view(np.uint8).data)
   return end
 
 
 def _plan(
-  shapes: Mapping[str, tuple[int, ...]], item_bytes: int, max_bytes: int
+  like: Mapping[str, jax.ShapeDtypeStruct], max_bytes: int
 ) -> list[list[str]]:
   """The names of each file."""
   files, room = [], 0
-  for name, shape in shapes.items():
-    size = math.prod(shape) * item_bytes
+  for name, wanted in like.items():
+    size = _num_bytes(wanted)
     if not files or size > room:
       files.append([])
       room = max_bytes
     files[-1].append(name)
     room -= size
   return files
+
+
+def _num_bytes(like: jax.ShapeDtypeStruct) -> int:
+  return math.prod(like.shape) * like.dtype.itemsize
 
 
 def _file_name(value: Any) -> str:

@@ -176,7 +176,7 @@ class TransformerDenoiser:
         f'feed_forward {cfg.feed_forward!r}: expected one of '
         f'{tuple(feed_forward.FEED_FORWARD)}'
       )
-    return cls(cfg=cfg)
+    return of_config(cfg)
 
   def init(self, key: Key[Array, '']) -> types.Params:
     """See `types.Trainable`."""

@@ -12,10 +12,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from dllm_jax import types
+from dllm_jax import errors, types
 from dllm_jax.ops import streams
 from dllm_jax.rollout import answer_free, prompts
-from dllm_jax.runtime import process_rows, sharding
+from dllm_jax.runtime import process_rows, processes, sharding
 from dllm_jax.text import tokenizer as tokenizer_lib
 
 # Prompts are padded to a multiple of this, to limit the number of compilations.
@@ -67,7 +67,17 @@ def complete(
     seed: seed of the draws.
     batch_size: rows decoded together, rounded up to a multiple of the row
       shards of the mesh.
+
+  Raises:
+    errors.UserError: there are several processes.
   """
+  if processes.several():
+    raise errors.UserError(
+      'prompts are completed by one process, and this run has several: start '
+      'it alone'
+    )
+  if not rows:
+    return
   # The key of `eval.accuracy`, so that equal rows get equal completions.
   key = streams.step_key(jax.random.key(seed), 'eval', 0)
   shards = sharding.num_row_shards(mesh)

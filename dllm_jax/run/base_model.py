@@ -14,7 +14,6 @@ from dllm_jax.ops import streams
 from dllm_jax.rollout import context
 from dllm_jax.run import settings
 from dllm_jax.runtime import console
-from dllm_jax.state import workdir
 
 
 def resolve_base_path(cfg: settings.Settings) -> settings.Settings:
@@ -44,14 +43,8 @@ def describe_base(cfg: settings.Settings) -> model_lib.Model | None:
   """
   if not cfg.base.path:
     return None
-  path = pathlib.Path(cfg.base.path)
-  if workdir.read_config(path) is not None:
-    kept = 'base' if (path / 'base').exists() else 'final'
-    raise errors.UserError(
-      f'config key base.path names {path}, the workdir of a run; did you mean '
-      f'{path / kept}?'
-    )
-  return check_usable(model_lib.of_folder(load.read(path)))
+  folder = load.read(pathlib.Path(cfg.base.path))
+  return check_usable(model_lib.of_folder(folder))
 
 
 def check_usable(model: model_lib.Model) -> model_lib.Model:

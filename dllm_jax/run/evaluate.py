@@ -126,7 +126,8 @@ def sweep_models(
 
   Args:
     config: nested dicts; `eval.num_steps` and `eval.thresholds` are tried.
-    directory: workdir of a run, or a model folder: one model, 'base'.
+    directory: workdir of a run, or a model of it, for all of its models; or
+      another model folder: one model, 'base'.
     out: results file; the plot goes beside it.
     screen: where progress and tables go.
 
@@ -142,8 +143,9 @@ def sweep_models(
       f'config key eval.num_samples is {cfg.eval.num_samples}, but a sweep is '
       'greedy, one completion a prompt: leave it at 1'
     )
+  directory, name = model_lib.resolve(directory)
   names = [None]
-  if workdir.read_config(directory) is not None:
+  if name is not None:
     names = list(model_lib.kept_models(directory)) or ['final']
   models = {
     name or 'base': base_model.check_usable(
@@ -252,7 +254,7 @@ def _open(
 def _check_same_model(
   config: Mapping[str, Any], directory: pathlib.Path
 ) -> None:
-  """Refuses a config of another task or model than the run was trained with.
+  """Refuses a config of another task, model or prefill than the run's.
 
   Models with a pretrained tokenizer read any task, and have their own shape.
   """
@@ -262,6 +264,7 @@ def _check_same_model(
   given, groups = workdir.flatten(config), ('task.', 'model.')
   if own['base']['path']:
     groups = ('model.lora_', 'model.param_dtype')
+  groups += ('rollout.prefill',)
   # Another task is the reason for what follows of it.
   first = lambda item: item[0] != 'task.name'
   for key, value in sorted(workdir.flatten(own).items(), key=first):

@@ -65,10 +65,13 @@ def generate(
   """
   model = model_lib.Model.describe(name, params=params)
   model.check_masked()
-  decoder = model.decoder(options.decode, options.overrides)
+  try:
+    decoder = model.decoder(options.decode, options.overrides)
+  except errors.UsageError as e:
+    raise errors.UsageError(f'{e}; see --help') from e
   template = chat.PLAIN
   if any(request.text is not None for request in requests):
-    template = model.prompt_template(use_chat, str(name))
+    template = model.prompt_template(use_chat)
     if template != chat.PLAIN:
       screen.line('prompts are put into the chat template (--nochat: not)')
   rows = [_encode(request, model, template) for request in requests]

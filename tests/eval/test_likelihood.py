@@ -16,6 +16,7 @@ from tests import tiny
 L = 3
 TABLE = tiny.Table(gen_length=L)
 PARAMS = tiny.table_params(0, L)
+MESH = sharding.make_mesh(sharding.MeshConfig(data=1))
 PROMPT, ANSWER = [5, 9], [7, 2, 11]
 
 
@@ -110,6 +111,7 @@ def test_a_pair_does_not_depend_on_its_batch():
     params,
     pairs,
     vocab=tiny.VOCAB,
+    mesh=MESH,
     num_samples=4,
     seed=3,
     batch_size=batch_size,
@@ -126,11 +128,31 @@ def test_ragged_continuations_of_a_transformer_are_scored_as_alone():
     tiny.params(),
     pairs,
     vocab=tiny.VOCAB,
+    mesh=MESH,
     num_samples=4,
     seed=0,
     batch_size=batch_size,
   )
   np.testing.assert_allclose(score(3), score(1), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  'sizes', [{'data': 4}, {'fsdp': 2}, {'data': 2, 'fsdp': 2, 'tensor': 2}]
+)
+def test_a_mesh_changes_nothing(sizes):
+  """Where it does not divide the batch either."""
+  pairs = [([1, 2, 3], [4, 5]), ([6], [7, 9, 2]), ([8] * 9, [3])] * 2
+  score = lambda **sizes: likelihood.loglikelihood(
+    tiny.DENOISER,
+    tiny.params(),
+    pairs,
+    vocab=tiny.VOCAB,
+    mesh=sharding.make_mesh(sharding.MeshConfig(**{'data': 1, **sizes})),
+    num_samples=2,
+    seed=0,
+    batch_size=5,
+  )
+  np.testing.assert_allclose(score(**sizes), score(), rtol=1e-5)
 
 
 @pytest.mark.parametrize('family', ['llama', 'qwen2', 'qwen3'])

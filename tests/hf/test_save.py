@@ -155,6 +155,33 @@ def test_dtype_is_cast(shared_dir, tmp_path):
   )
 
 
+def test_every_tensor_of_a_native_model_has_its_own_dtype(tmp_path):
+  params = {
+    'norm': jnp.arange(3, dtype='float32') / 7,
+    'proj': {'kernel': jnp.arange(5, dtype='bfloat16') / 7},
+    'scale': jnp.arange(2, dtype='float16') / 7,
+  }
+  special = hf_config.Special(mask_token=1, eos_tokens=(2,))
+  config = hf_config.native({'name': 'table'}, 30, special)
+  record = hf_config.Record(
+    hf_config.NATIVE, tiny.Table(gen_length=4), special, config
+  )
+  for name, max_bytes in (('one', 10**9), ('parts', 16)):
+    folder = tmp_path / name
+    save.save(folder, params, record, max_shard_bytes=max_bytes)
+    tensors = shards.list_tensors(folder)
+    assert {key: t.dtype for key, t in tensors.items()} == {
+      'norm': 'float32',
+      'proj.kernel': 'bfloat16',
+      'scale': 'float16',
+    }
+    got = {key: shards.read(t, (slice(None),)) for key, t in tensors.items()}
+    want = (params['norm'], params['proj']['kernel'], params['scale'])
+    for key, array in zip(got, want, strict=True):
+      assert got[key].tobytes() == np.asarray(array).tobytes()
+  assert len(set(t.file for t in tensors.values())) == 2
+
+
 def test_dtypes_in_memory(written):
   model, half = opened(written, param_dtype='bfloat16')
   cfg = model.cfg

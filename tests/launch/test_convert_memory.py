@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
@@ -66,8 +67,11 @@ def write_model(folder, cfg, max_bytes=SHARD_BYTES):
       yield name, bits.view(ml_dtypes.bfloat16)
 
   folder.mkdir()
-  shapes = {name: slot.shape for name, slot in wanted.items()}
-  shards.write(folder, shapes, tensors(), 'bfloat16', max_bytes=max_bytes)
+  like = {
+    name: jax.ShapeDtypeStruct(slot.shape, 'bfloat16')
+    for name, slot in wanted.items()
+  }
+  shards.write(folder, like, tensors(), max_bytes=max_bytes)
   text = json.dumps(hf_config.render(record, 'bfloat16'))
   (folder / 'config.json').write_text(text)
   adapted = dataclasses.replace(cfg, lora_rank=8)
@@ -81,8 +85,8 @@ def write_model(folder, cfg, max_bytes=SHARD_BYTES):
   (folder / 'adapter').mkdir()
   arrays = dict(peft.tensors('llada', adapters))
   peft.save(folder / 'adapter', arrays, 'llada', adapted)
-  size = lambda names: sum(2 * math.prod(shapes[n]) for n in names)
-  return size(shapes), size(n for n in shapes if '.blocks.0.' in n)
+  size = lambda names: sum(2 * math.prod(wanted[n].shape) for n in names)
+  return size(wanted), size(n for n in wanted if '.blocks.0.' in n)
 
 
 # ru_maxrss counts what the parent had when it forked; this does not.

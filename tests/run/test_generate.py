@@ -158,7 +158,7 @@ def test_a_template_that_fails_can_be_left_out(tmp_path):
 
 
 def test_a_family_without_a_file_has_its_own_template(folder):
-  found = model_lib.Model.describe(folder).prompt_template(True, 'm')
+  found = model_lib.Model.describe(folder).prompt_template(True)
   assert found.before.startswith('<|startoftext|><|start_header_id|>user')
 
 
@@ -229,7 +229,7 @@ def test_prompts_that_do_not_fit(folder, shared_dir):
   bare = model_lib.Model.describe(shared_dir / 'golden' / 'llada_tiny')
   assert source.encode([31]) == [31]
   for origin, prompt, fault in (
-    (source, [0, 32], 'prompt_ids has 32, and the model has ids up'),
+    (source, [0, 32], 'prompt_ids [0, 32] must be ids from 0 to 31'),
     (source, 'a\ud800', 'surrogates not allowed'),
     (bare, 'dig', 'the prompt is text, and the model has no token'),
   ):
