@@ -71,7 +71,7 @@ def test_the_model_gets_its_vocabulary_later():
       'operators, reasoning; task.name alone does not make',
     ),
     ({'rollout__decode': 'x'}, "rollout.decode is 'x'; expected one of fixed"),
-    ({'rollout__max_step': 1}, "'rollout': max_step is a field of no decoder"),
+    ({'rollout__max_step': 1}, "no decoder has a field 'max_step'"),
     ({'method__credit': {}}, 'method.credit is not read by ag_grpo'),
     ({'rollout__num_steps': 0}, 'num_steps 0 is not a positive multiple'),
     (

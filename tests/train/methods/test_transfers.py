@@ -68,6 +68,7 @@ class Traffic:
     )
     watch(process_rows, 'place')
     watch(process_rows, 'fetch', True)
+    watch(process_rows, 'replicate')
     watch(jax, 'device_put')
     watch(jax, 'device_get', True)
     watch(answer_free, 'sample')
@@ -131,7 +132,7 @@ def check(traffic, *, beside=(), index=(), after=()):
   assert traffic.of('place') == [PROMPTS, *beside]
   assert traffic.of('fetch') == [TRAJECTORY]
   assert traffic.of('device_get') == [TRAJECTORY]  # within `fetch`
-  assert traffic.of('device_put') == [REWARDS]
+  assert traffic.of('replicate') == [REWARDS]
   indices = [shape for kinds in traffic.of('_take') for shape, _ in kinds]
   assert indices == [(n,) for n in index]
   assert traffic.of('_shape') == list(after)
@@ -152,7 +153,7 @@ def test_diffu_grpo_transfers_completions_once(collected):
     'place': 1,
     'fetch': 1,
     'device_get': 1,
-    'device_put': 1,
+    'replicate': 1,
   }
 
 
