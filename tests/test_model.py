@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import io
 import json
+import shutil
 import subprocess
 import sys
 
@@ -20,7 +21,7 @@ from dllm_jax.decoding import fixed
 from dllm_jax.hf import load
 from dllm_jax.models import lora, transformer
 from dllm_jax.run import generate, prompt_file
-from dllm_jax.runtime import console, sharding
+from dllm_jax.runtime import console, processes, sharding
 from dllm_jax.text import chat
 from tests import tiny, tiny_model, tiny_run
 from tests.launch import test_eval
@@ -186,6 +187,49 @@ def test_what_a_workdir_lacks_is_one_line(run, tmp_path):
   ):
     with pytest.raises(errors.UserError, match=line):
       dllm_jax.Model.describe(name, params=params)
+
+
+def test_a_config_of_another_version_is_one_line(run, tmp_path):
+  shutil.copytree(run / 'final', tmp_path / 'final')
+  for config in ({'a': 1}, {'base': 3}, {'base': {'path': ''}}):
+    text = json.dumps({'config': config})
+    (tmp_path / 'config.json').write_text(text)
+    with pytest.raises(errors.UserError, match='is not of this version'):
+      dllm_jax.Model.describe(tmp_path)
+
+
+def test_a_model_that_is_not_loaded_is_one_line(run):
+  model = dllm_jax.Model.describe(run)
+  for call in (
+    lambda: model.generate([[1]]),
+    lambda: model.complete([[1]], model.decoder()),
+    lambda: model.loglikelihood([([1], [2])]),
+  ):
+    with pytest.raises(errors.UserError, match='no parameters on a mesh yet'):
+      call()
+  new = dataclasses.replace(
+    model, folder=None, vocab=dataclasses.replace(model.vocab, mask_token=None)
+  )
+  with pytest.raises(errors.UserError, match='the new model is a causal'):
+    new.check_masked()
+  with pytest.raises(errors.UserError, match='new model has no chat template'):
+    new.prompt_template(True)
+
+
+def test_nothing_is_completed_and_scored(run, monkeypatch):
+  model = dllm_jax.Model.open(run, mesh=mesh())
+  assert model.generate([]) == model.loglikelihood([]) == []
+  monkeypatch.setattr(processes, 'several', lambda: True)
+  with pytest.raises(errors.UserError, match='completed by one process'):
+    model.generate([[1]])
+
+
+def test_the_name_says_that_a_model_is_a_base_model(tmp_path):
+  for name, has in (('m-base', False), ('m', True)):
+    path = tiny_model.llada(tmp_path / name, chat=tiny_model.TEMPLATE)
+    model = dllm_jax.Model.describe(path)
+    assert model.name == str(path)
+    assert (model.prompt_template(None) != chat.PLAIN) == has
 
 
 def test_a_run_of_the_library_is_read_by_tokenizers(run):

@@ -371,6 +371,18 @@ def test_folders_of_older_versions_are_refused(tmp_path, old):
     load.read(tmp_path)
 
 
+@pytest.mark.parametrize('kept', [('final',), ('final', 'base')])
+def test_a_workdir_names_its_models(tmp_path, kept):
+  for name in kept:
+    (tmp_path / name).mkdir()
+  (tmp_path / 'config.json').write_text('{"config": {}}')
+  names = ' or '.join(str(tmp_path / name) for name in kept)
+  with pytest.raises(errors.UserError) as caught:
+    save.convert(tmp_path, tmp_path / 'new', mesh())
+  want = f'{tmp_path} is the workdir of a run; did you mean {names}?'
+  assert str(caught.value) == want
+
+
 def test_a_file_that_cannot_be_read_is_not_one_to_write(tmp_path):
   with pytest.raises(errors.UserError, match='cannot read .*none: No such'):
     with folder.new(tmp_path / 'target'):

@@ -1,11 +1,15 @@
 """launch/eval.py: a results file and the generations, or one line."""
 
 import dataclasses
+import io
 import json
 
 import pytest
 
+from dllm_jax import errors
+from dllm_jax.run import evaluate as evaluate_lib
 from dllm_jax.run import setup
+from dllm_jax.runtime import console
 from dllm_jax.state import workdir
 from tests import tiny_run
 
@@ -221,3 +225,17 @@ def test_results_go_neither_over_a_run_nor_where_nothing_can_be_written(
   assert 'accuracy' not in command.out  # before the work
   assert (model / 'config.json').read_bytes() == before
   assert (model / 'frontier.png').read_text() == 'kept'
+
+
+@pytest.mark.parametrize(
+  'changes, line',
+  [
+    ({'model__hidden_size': 24}, 'was trained with model.hidden_size='),
+    ({'rollout__prefill': 'x'}, 'was trained with rollout.prefill=, '),
+  ],
+)
+def test_a_sweep_of_a_final_is_one_of_its_run(model, changes, line):
+  config = tiny_run.values('ag_grpo', **changes)
+  screen = console.Console(file=io.StringIO())
+  with pytest.raises(errors.UserError, match=line):
+    evaluate_lib.sweep_models(config, model / 'final', out=None, screen=screen)

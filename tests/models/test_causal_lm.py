@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from dllm_jax import types
-from dllm_jax.hf import pretrained
+from dllm_jax.hf import load
 from dllm_jax.models import attention, stack, transformer
 from dllm_jax.ops import schedules
 from dllm_jax.runtime import sharding
@@ -52,9 +52,8 @@ def recorded(request, shared_dir):
   """(causal model, its parameters, recorded arrays)."""
   folder = shared_dir / 'golden' / f'{request.param}_tiny'
   mesh = sharding.make_mesh(sharding.MeshConfig(data=1))
-  model = pretrained.open_model(folder, mesh)
-  lm = transformer.TransformerCausalLM(cfg=model.cfg)
-  return lm, model.params, tiny.recorded(folder, 'golden.npz')
+  lm, params = load.load(load.read(folder), mesh)
+  return lm, params, tiny.recorded(folder, 'golden.npz')
 
 
 @pytest.mark.parametrize('chunk', [1, 5, None])
@@ -241,3 +240,13 @@ def test_greedy_tokens_through_the_cache_are_the_recorded_ones(recorded):
     out.append(np.argmax(logits[:, -1], -1)[:, None])
     logits, cache = extend(lm, params, out[-1], np.ones((4, 1), bool), cache)
   np.testing.assert_array_equal(np.concatenate(out, 1), want['greedy_output'])
+
+
+def test_a_causal_config_gives_a_causal_model():
+  values = dataclasses.asdict(CAUSAL)
+  vocab = types.Vocabulary(
+    size=values.pop('vocab_size'), mask_token=None, eos_token=0
+  )
+  made = transformer.TransformerDenoiser.from_config(values, vocab)
+  assert made == transformer.of_config(CAUSAL)
+  assert type(made) is transformer.TransformerCausalLM
