@@ -13,6 +13,7 @@ from typing import Any, TextIO
 
 from dllm_jax import errors
 from dllm_jax.state import provenance
+from dllm_jax.text import json_file
 
 CONFIG_FILE = 'config.json'
 LOCK_FILE = '.lock'
@@ -156,9 +157,8 @@ def _take(lock: TextIO, path: pathlib.Path) -> None:
 def read_config(path: str | os.PathLike) -> dict[str, Any] | None:
   """The config of the run in `path`; None if it cannot be read."""
   try:
-    record = json.loads((pathlib.Path(path) / CONFIG_FILE).read_text('utf-8'))
-    return record['config']
-  except (OSError, ValueError, KeyError, TypeError):
+    return json_file.read_object(pathlib.Path(path) / CONFIG_FILE)['config']
+  except (errors.UserError, KeyError):
     return None
 
 

@@ -264,7 +264,7 @@ def spared(write, rmtree=checkpoint.shutil.rmtree):
 
 def test_a_finished_step_is_not_overwritten(tmp_path):
   ckpt = save_small(tmp_path, [10])
-  with pytest.raises(errors.UserError, match='there already'):
+  with pytest.raises(errors.UserError, match='already exists'):
     save_small(tmp_path, [10])
   assert restore(ckpt, 10, LIKE)[1] == {'step': 10}
 
