@@ -173,7 +173,7 @@ def run(
       row.host['time/step'] = took
       progress.train_seconds += took
       history, host = jax.device_get((row.device, row.host))
-      row = row._replace(host=host)
+      row = row._replace(host={k: float(v) for k, v in host.items()})
       progress.skipped, progress.skipped_in_a_row = skipping.judge(
         skipping.Skips(progress.skipped, progress.skipped_in_a_row),
         history,

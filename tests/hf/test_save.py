@@ -358,7 +358,7 @@ def test_other_folders_are_refused(tmp_path):
     load.read(tmp_path / 'none')
   with pytest.raises(errors.UserError, match='config.json is missing'):
     load.read(tmp_path)
-  (tmp_path / 'config.json').write_text('{"config": {"seed": 1}}')
+  (tmp_path / 'config.json').write_text('{"seed": 1}')
   with pytest.raises(errors.UserError, match='model_type is missing'):
     load.read(tmp_path)
 
