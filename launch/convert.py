@@ -26,6 +26,7 @@ def main() -> int:
   if not FROM.value or not TO.value:
     raise errors.UsageError('--from DIR and --to DIR are needed; see --help')
   cli.setup_jax(1)
+  from dllm_jax import model as model_lib
   from dllm_jax.hf import hub, save
   from dllm_jax.runtime import (
     console,
@@ -33,8 +34,9 @@ def main() -> int:
   )
 
   screen = console.Console()
+  source = hub.locate(FROM.value)
   save.convert(
-    hub.locate(FROM.value),
+    source,
     pathlib.Path(TO.value),
     sharding.make_mesh(sharding.MeshConfig()),
     dtype=DTYPE.value,
@@ -43,6 +45,11 @@ def main() -> int:
     screen=screen,
   )
   screen.line(f'written: {TO.value}')
+  if model_lib.resolve(source)[1]:
+    screen.line(
+      'the decoding settings and the chat template of the run are not part of '
+      'the folder: give --gen_length, --steps, --chat, ... to generate.py'
+    )
   return 0
 
 

@@ -154,7 +154,7 @@ def test_a_run_is_decoded_as_it_is_evaluated(commands, run, tmp_path, how):
     (['--prompts={tmp}/no'], 1, 'cannot read prompts from'),
     (['--prompts={bad}'], 1, 'bad.jsonl:2 is not valid JSON'),
     (['--prompt=z'], 1, '--prompt: the prompt has no tokens'),
-    (['--prompts={rows}'], 1, 'rows.jsonl:1: prompt_ids has 400, and the mod'),
+    (['--prompts={rows}'], 1, 'rows.jsonl:1: prompt_ids [400] must be ids f'),
     (['--prompt=a', '--model=/nonexistent'], 1, 'there is no folder /nonexis'),
     (['--prompt=a', '--model={causal}'], 1, 'is a causal model (llama)'),
     (['--prompt=a', '--model={llada}'], 1, 'the model has no tokenizer'),

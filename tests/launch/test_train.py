@@ -288,7 +288,7 @@ def test_a_wrong_base_is_refused_before_the_workdir_is_made(
   assert digests(path) == before
   assert not run.exists()
   if wrong == 'workdir':
-    assert f'did you mean {finished / "base"}?' in line
+    assert 'did you mean' in line and str(finished / 'base') in line
 
 
 @pytest.mark.parametrize(
