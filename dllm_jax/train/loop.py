@@ -234,11 +234,17 @@ def run(
         break
       if stopping:
         raise Interrupted
+  reason = ''
   if cfg.floor_patience and progress.below:
+    reason = (
+      f'its last {progress.below} evaluation(s) below the initial {floor:.3f}'
+    )
+  elif cfg.patience:
+    reason = f'{progress.stale} evaluation(s) after the best'
+  if reason:
     screen.line(
-      f'{title}: ended at step {progress.step} of {cfg.num_steps} with its '
-      f'last {progress.below} evaluation(s) below the initial {floor:.3f}; '
-      f'kept step {progress.best_step} ({progress.best_score:.3f})'
+      f'{title}: ended at step {progress.step} of {cfg.num_steps} with '
+      f'{reason}; kept step {progress.best_step} ({progress.best_score:.3f})'
     )
   return _outcome(state, best, progress, cfg), progress
 
