@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dllm_jax import types
-from dllm_jax.decoding import blocks, guidance
+from dllm_jax.decoding import blocks, fixed, guidance
 from dllm_jax.ops import sampling
 from dllm_jax.rl import logprobs, masked_diffusion
 from tests import tiny
@@ -59,7 +59,7 @@ def test_without_a_mask_all_ids_of_text_are_allowed():
 def test_what_needs_a_mask_refuses_a_vocabulary_without_one():
   key, batch = jax.random.key(0), tiny.rollouts(0, rows=2, gen_length=4)
   prompts = batch.prompt_ids, batch.prompt_mask
-  block = blocks.BlockConfig(gen_length=4, block_length=4)
+  block = fixed.Fixed(gen_length=4, block_length=4, num_steps=4)
   for call in (
     WITHOUT.need_mask,
     lambda: blocks.init_state(tiny.canvas([[1]], 4), WITHOUT, block),
