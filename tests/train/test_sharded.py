@@ -155,8 +155,8 @@ def test_resumed_state_continues_bit_for_bit(tmp_path):
   restored, _ = kept.restore_newest(like, print)
   reference = fresh(ctx).params
   copied = jax.tree.map(jnp.copy, first)  # the update takes its buffers
-  want, _ = update(ctx, copied, reference, seed=1)
-  got, _ = update(ctx, restored, reference, seed=1)
+  want, _ = update(ctx, copied, reference, step=1)
+  got, _ = update(ctx, restored, reference, step=1)
   jax.tree.map(np.testing.assert_array_equal, got, want)
 
 

@@ -20,7 +20,7 @@ ROW = {
 def test_anchor_and_demonstration_share_their_columns(preset):
   cfg = settings.from_config(ag_grpo.get_config(preset).to_dict())
   tokenizer = tokenizer_lib.Tokenizer.from_words(cfg.task.words())
-  length = cfg.rollout.gen_length
+  length = cfg.rollout.decoder.gen_length
   shown = tokenizer.encode(cfg.task.demonstration(ROW))
   shown += [tokenizer.eos_token] * (length - len(shown))
   (anchor,) = answer_guided.anchors(
