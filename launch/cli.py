@@ -169,7 +169,9 @@ def _define_flags(takes: Sequence[str]) -> None:
       'config', None, 'FILE[:preset]; --config.a.b=VALUE sets'
     )
   if 'workdir' in takes:
-    flags.DEFINE_string('workdir', None, 'the directory of the run')
+    flags.DEFINE_string(
+      'workdir', None, 'the directory of the run; default: runs/METHOD'
+    )
 
 
 def _parse(

@@ -41,7 +41,7 @@ CHAT = flags.DEFINE_bool(
   "the folder's chat template around text; default: where it has one, but for "
   'base models',
 )
-SEED = flags.DEFINE_integer('seed', 0, 'of the draws', 0, 2**32 - 1)
+SEED = flags.DEFINE_integer('seed', 0, 'seed of the draws', 0, 2**32 - 1)
 BATCH_SIZE = flags.DEFINE_integer('batch_size', 8, 'rows decoded together', 1)
 
 

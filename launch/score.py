@@ -21,7 +21,9 @@ from dllm_jax.tasks import latex
 
 TASK = flags.DEFINE_enum('task', None, recordings.TASKS, 'the verifier')
 GENERATIONS = flags.DEFINE_string(
-  'generations', None, 'FILE.jsonl or FILE.jsonl.gz, a JSON object a line'
+  'generations',
+  None,
+  "FILE.jsonl or FILE.jsonl.gz: rows with 'generation', 'ground_truth', ...",
 )
 RULES = flags.DEFINE_enum(
   'rules', 'strict', recordings.RULES, "our own, or the public d1 evaluator's"
@@ -29,7 +31,7 @@ RULES = flags.DEFINE_enum(
 DATA_DIR = flags.DEFINE_string(
   'data_dir',
   None,
-  'code: the data sets of problems that rows only name; see docs',
+  'code: the data sets of problems that rows only name; see docs/code_tasks.md',
 )
 OUT = flags.DEFINE_string(
   'out', None, 'a new JSON file with one row per item; the totals are printed'

@@ -5,6 +5,7 @@ Dims: B rows, P prompt columns, L continuation columns, K samples.
 
 import functools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,22 @@ from dllm_jax.rollout import prompts, sharded
 from dllm_jax.runtime import process_rows, sharding
 
 WIDTH = 32  # columns are padded to a multiple, so that few shapes are compiled
+
+
+class Pairs(NamedTuple):
+  """Padded pairs of a prompt x and a continuation y.
+
+  Attributes:
+    prompt_ids: x, padded on the left.
+    prompt_mask: True on real tokens of x.
+    tokens: y, padded on the right.
+    mask: True on real tokens of y.
+  """
+
+  prompt_ids: Int[Array | np.ndarray, 'B P']
+  prompt_mask: Bool[Array | np.ndarray, 'B P']
+  tokens: Int[Array | np.ndarray, 'B L']
+  mask: Bool[Array | np.ndarray, 'B L']
 
 
 def loglikelihood(
@@ -60,16 +77,15 @@ def loglikelihood(
     mask = np.zeros(tokens.shape, bool)
     for i, ids in enumerate(after):
       tokens[i, : len(ids)], mask[i, : len(ids)] = ids, True
-    batch = (prompt.ids, prompt.mask, tokens, mask)
-    row_id, *rows = process_rows.place(
-      (start + own, *(x[own] for x in batch)), mesh, num_rows
-    )
+    columns = prompt.ids, prompt.mask, tokens, mask
+    batch = Pairs(*(x[own] for x in columns))
+    row_id, batch = process_rows.place((start + own, batch), mesh, num_rows)
     row_keys = streams.row_keys(key, row_id)
     if vocab.mask_token is None:
-      scored = exact(denoiser, params, *rows, vocab=vocab)
+      scored = exact(denoiser, params, batch, vocab=vocab)
     else:
       scored = bound(
-        denoiser, params, row_keys, *rows, vocab=vocab, num_samples=num_samples
+        denoiser, params, row_keys, batch, vocab=vocab, num_samples=num_samples
       )
     scored = process_rows.fetch(scored)[: len(own)]
     values += process_rows.gather(scored, own, len(chunk)).tolist()
@@ -87,10 +103,7 @@ def bound(
   denoiser: types.Denoiser,
   params: types.Params,
   row_keys: Key[Array, ' B'],
-  prompt_ids: Int[Array, 'B P'],
-  prompt_mask: Bool[Array, 'B P'],
-  tokens: Int[Array, 'B L'],
-  mask: Bool[Array, 'B L'],
+  pairs: Pairs,
   *,
   vocab: types.Vocabulary,
   num_samples: int,
@@ -107,16 +120,14 @@ def bound(
     denoiser: the model.
     params: its parameters.
     row_keys: one key a row; consumed.
-    prompt_ids: x, padded on the left.
-    prompt_mask: True on real prompt tokens.
-    tokens: y, padded on the right.
-    mask: True on real tokens of y.
+    pairs: x and y.
     vocab: special ids.
     num_samples: K.
 
   References:
     Nie et al. 2025, LLaDA, eq. 14 (arXiv:2502.09992).
   """
+  tokens, mask = pairs.tokens, pairs.mask
   size = jnp.sum(mask, axis=1)
   first = jax.vmap(jax.random.uniform)(row_keys)
 
@@ -128,9 +139,7 @@ def bound(
     rank = jnp.argsort(jnp.argsort(jnp.where(mask, draw, 2.0), axis=1), axis=1)
     hidden = rank < count[:, None]
     canvas = jnp.where(hidden, vocab.mask_token, tokens)
-    logp = _token_logp(
-      denoiser, params, prompt_ids, prompt_mask, canvas, tokens, mask, vocab
-    )
+    logp = _token_logp(denoiser, params, pairs, canvas, vocab)
     total = jnp.sum(jnp.where(hidden, logp, 0.0), axis=1)
     return total * size / jnp.maximum(count, 1)
 
@@ -141,10 +150,7 @@ def bound(
 def exact(
   denoiser: types.Denoiser,
   params: types.Params,
-  prompt_ids: Int[Array, 'B P'],
-  prompt_mask: Bool[Array, 'B P'],
-  tokens: Int[Array, 'B L'],
-  mask: Bool[Array, 'B L'],
+  pairs: Pairs,
   *,
   vocab: types.Vocabulary,
 ) -> Float[Array, ' B']:
@@ -153,29 +159,26 @@ def exact(
   A prompt without tokens gives the first token of y no context to be read
   from; such rows need a BOS.
   """
-  logp = _token_logp(
-    denoiser, params, prompt_ids, prompt_mask, tokens, tokens, mask, vocab
-  )
-  return jnp.sum(jnp.where(mask, logp, 0.0), axis=1)
+  logp = _token_logp(denoiser, params, pairs, pairs.tokens, vocab)
+  return jnp.sum(jnp.where(pairs.mask, logp, 0.0), axis=1)
 
 
 def _token_logp(
   denoiser: types.Denoiser,
   params: types.Params,
-  prompt_ids: Int[Array, 'B P'],
-  prompt_mask: Bool[Array, 'B P'],
+  pairs: Pairs,
   canvas: Int[Array, 'B L'],
-  tokens: Int[Array, 'B L'],
-  mask: Bool[Array, 'B L'],
   vocab: types.Vocabulary,
 ) -> Float[Array, 'B L']:
   """log p(y_k | prompt, canvas) of every column of the continuation."""
-  attention_mask = jnp.concatenate([prompt_mask, mask], axis=1)
-  columns = prompt_ids.shape[1] + jnp.arange(tokens.shape[1])
+  attention_mask = jnp.concatenate([pairs.prompt_mask, pairs.mask], axis=1)
+  columns = pairs.prompt_ids.shape[1] + jnp.arange(canvas.shape[1])
   logits = denoiser(
     params,
-    jnp.concatenate([prompt_ids, canvas], axis=1),
+    jnp.concatenate([pairs.prompt_ids, canvas], axis=1),
     attention_mask,
-    jnp.broadcast_to(columns[None], tokens.shape),
+    jnp.broadcast_to(columns[None], canvas.shape),
   )
-  return sampling.token_logp(sampling.allowed_logits(logits, vocab), tokens)
+  return sampling.token_logp(
+    sampling.allowed_logits(logits, vocab), pairs.tokens
+  )

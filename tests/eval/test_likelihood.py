@@ -31,10 +31,12 @@ def bound(params, answer, *, num_samples, seed=0, padding=0):
     TABLE,
     params,
     tiny.row_keys(seed, [0]),
-    jnp.asarray(ids),
-    jnp.arange(width)[None] >= padding,
-    jnp.asarray(tokens),
-    jnp.arange(L)[None] < len(answer),
+    likelihood.Pairs(
+      jnp.asarray(ids),
+      jnp.arange(width)[None] >= padding,
+      jnp.asarray(tokens),
+      jnp.arange(L)[None] < len(answer),
+    ),
     vocab=tiny.VOCAB,
     num_samples=num_samples,
   )
