@@ -66,7 +66,7 @@ class Model:
   tokenizer: tokenizer_lib.Tokenizer | None
   folder: load.Folder | None = None
   decoders: Mapping[str, types.Decoder] = dataclasses.field(
-    default_factory=lambda: decoding.make_decoders(DECODING)
+    default_factory=lambda: decoding.make_decoders(DECODING, is_causal=False)
   )
   decode: str = DECODE
   prefill: str = ''

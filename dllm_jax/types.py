@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import operator
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, Key
@@ -60,6 +60,11 @@ class Vocabulary:
       )
     return self.mask_token
 
+  @property
+  def blank(self) -> int:
+    """What an undecided completion holds: [MASK], or EOS where there is none."""
+    return self.eos_token if self.mask_token is None else self.mask_token
+
   def ends(self, tokens: Int[Array, '*n']) -> Bool[Array, '*n']:
     """Where tokens are stop tokens."""
     is_one = (tokens == value for value in self.stop_tokens)
@@ -90,13 +95,17 @@ class Trajectory(NamedTuple):
       untempered model with [MASK] excluded); 0 where no step committed it.
     commit_step: 0-based denoising step that committed the token; `num_steps`
       of the row where none did (EOS fill after an early exit).
-    num_steps: denoiser calls in which the row still had undecided positions.
+    num_steps: denoiser calls in which the row still had undecided positions;
+      rounds of a decoder that speculates.
+    drafted: what that decoder had drafted at the token's column in the round
+      that committed it; -1 where it had no draft. None for other decoders.
   """
 
   tokens: Int[Array, 'B L']
   logp: Float[Array, 'B L']
   commit_step: Int[Array, 'B L']
   num_steps: Int[Array, ' B']
+  drafted: Int[Array, 'B L'] | None = None
 
 
 class RolloutBatch(NamedTuple):
@@ -260,14 +269,75 @@ class CausalLM(Protocol):
 
 
 @runtime_checkable
+class LayeredLM(CausalLM, Protocol):
+  """A causal model whose layers can be run in parts, and compressed.
+
+  With `x = embed(params, tokens)`, `read_out(params, run_layers(params, x,
+  attention_mask, cache, 0, num_layers))` are the logits of `extend`.
+
+  Attributes:
+    num_layers: N.
+  """
+
+  @property
+  def num_layers(self) -> int: ...
+
+  def embed(
+    self, params: Params, tokens: Int[Array, 'B Q']
+  ) -> Float[Array, 'B Q D']:
+    """The input of layer 0."""
+    ...
+
+  def run_layers(
+    self,
+    params: Params,
+    states: Float[Array, 'B Q D'],
+    attention_mask: Bool[Array, 'B Q'],
+    cache: Cache | None,
+    start: int,
+    stop: int,
+  ) -> Float[Array, 'B Q D']:
+    """Layers [start, stop) on columns that follow those in the cache.
+
+    The cache is read and not changed; with None, the columns follow nothing.
+    """
+    ...
+
+  def read_out(
+    self, params: Params, states: Float[Array, 'B Q D']
+  ) -> Float[Array, 'B Q V']:
+    """Float32 logits from the output of the last layer."""
+    ...
+
+  def compress(self, params: Params, how: str) -> Params:
+    """Parameters whose layers are smaller and coarser; the rest is the same.
+
+    Args:
+      params: arrays, outside of `jax.jit`.
+      how: a key of `ops.quantize.COMPRESSIONS`.
+    """
+    ...
+
+
+@runtime_checkable
 class Decoder(Protocol):
   """A way to fill a canvas: a pytree, and one object of `decoding/`.
 
   Attributes:
     gen_length: L, completion tokens.
+    is_causal: whether it is for causal models (`CausalLM`), not denoisers.
   """
 
   gen_length: int
+  is_causal: ClassVar[bool]
+
+  def prepare(self, denoiser: Denoiser, params: Params) -> Params:
+    """What `__call__` takes as `params`; call this outside of `jax.jit`.
+
+    Most decoders return `params` itself. For the same parameters the result
+    can be used many times.
+    """
+    ...
 
   def __call__(
     self,
@@ -283,7 +353,7 @@ class Decoder(Protocol):
 
     Args:
       denoiser: the model.
-      params: its parameters.
+      params: the result of `prepare`.
       row_keys: one key a row, consumed: a row's tokens depend on nothing else
         of the batch.
       canvas: prompts, and completions of L columns.

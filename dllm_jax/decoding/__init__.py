@@ -1,21 +1,40 @@
-"""Decoders: each fills a canvas of masks, and is one object in one file."""
+"""Decoders: each completes prompts, and is one object in one file.
+
+Those that fill a canvas of masks are for denoisers, those that go from left to
+right for causal models (`Decoder.is_causal`).
+"""
 
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from dllm_jax import types
-from dllm_jax.decoding import fixed, gated
+from dllm_jax.decoding import (
+  autoregressive,
+  fixed,
+  fractal,
+  gated,
+  speculative,
+)
 
 # By the value of `rollout.decode` and `--decode`.
-DECODERS = {'fixed': fixed.Fixed, 'gated': gated.Gated}
+DECODERS = {
+  'fixed': fixed.Fixed,
+  'gated': gated.Gated,
+  'autoregressive': autoregressive.Autoregressive,
+  'draft': speculative.Draft,
+  'fractal': fractal.Fractal,
+}
 
 
-def make_decoders(values: Mapping[str, Any]) -> dict[str, types.Decoder]:
+def make_decoders(
+  values: Mapping[str, Any], *, is_causal: bool
+) -> dict[str, types.Decoder]:
   """Makes every decoder whose required fields are given, by name.
 
   Args:
     values: values by field name; each decoder takes the fields that it has.
+    is_causal: whether to make those of causal models, or of denoisers.
 
   Raises:
     ValueError: a value is out of range, or no decoder has the field.
@@ -24,6 +43,8 @@ def make_decoders(values: Mapping[str, Any]) -> dict[str, types.Decoder]:
     raise ValueError(f'no decoder has a field {unknown[0]!r}')
   decoders = {}
   for name, cls in DECODERS.items():
+    if cls.is_causal != is_causal:
+      continue
     fields = _fields(cls)
     required = {
       k for k, f in fields.items() if f.default is dataclasses.MISSING
@@ -85,8 +106,10 @@ def apply_overrides(
     ValueError: the decoder does not have the field, or a value is out of range.
   """
   if name not in decoders:
+    kind = 'causal' if DECODERS[next(iter(decoders))].is_causal else 'diffusion'
     raise ValueError(
-      f'--decode {name}: expected one of {", ".join(decoders)} for this model'
+      f'--decode {name}: expected one of {", ".join(decoders)} for this '
+      f'{kind} model'
     )
   for field in overrides:
     if name not in users(field):

@@ -9,7 +9,7 @@ W columns of a block, S canvas columns.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import chex
 import jax
@@ -17,77 +17,32 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from dllm_jax import types
-from dllm_jax.decoding import guidance
+from dllm_jax.decoding import fields, guidance
 from dllm_jax.ops import schedules
-
-
-def static(help: str, **field: Any) -> Any:
-  """A decoder's field that is part of the compiled program."""
-  return dataclasses.field(metadata={'help': help, 'static': True}, **field)
-
-
-def traced(help: str, *, kind: type = float, **field: Any) -> Any:
-  """A decoder's field that is an input of the compiled program.
-
-  It is a number of type `kind`, or None where the decoder gives None a meaning.
-  A sweep over it compiles once.
-  """
-  metadata = {'help': help, 'static': False, 'kind': kind}
-  return dataclasses.field(metadata=metadata, **field)
-
-
-def decoder(cls: type) -> type:
-  """Class decorator: a frozen dataclass, and a pytree of its `traced` fields.
-
-  `__post_init__` checks values when a decoder is created, and is not called
-  when JAX unflattens one.
-  """
-  cls = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
-  names, kinds = [], {}
-  for field in dataclasses.fields(cls):
-    if field.metadata['static']:
-      names.append(field.name)
-    else:
-      kinds[field.name] = field.metadata['kind']
-
-  def flatten(self):
-    leaves = []
-    for name, kind in kinds.items():
-      value = getattr(self, name)
-      # 1 and 1.0 would be two compiled programs.
-      leaves.append(kind(value) if isinstance(value, int | float) else value)
-    return leaves, tuple(getattr(self, name) for name in names)
-
-  def unflatten(static_values, leaves):
-    self = object.__new__(cls)
-    for name, value in zip(
-      [*names, *kinds], (*static_values, *leaves), strict=True
-    ):
-      object.__setattr__(self, name, value)
-    return self
-
-  jax.tree_util.register_pytree_node(cls, flatten, unflatten)
-  return cls
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BlockDecoder:
   """Base of the decoders here: a `types.Decoder` with a `step` to define.
 
-  A subclass is a frozen dataclass and a pytree (`decoder`), whose fields are
+  A subclass is a frozen dataclass and a pytree (`fields.decoder`), whose fields are
   also config keys and flags. It defines `step` and `largest_commit`.
   """
 
-  gen_length: int = static('completion tokens')
-  block_length: int = static('tokens of a block, decoded from left to right')
-  stop_at_eos: bool = static(
+  is_causal: ClassVar[bool] = False
+
+  gen_length: int = fields.static('completion tokens')
+  block_length: int = fields.static(
+    'tokens of a block, decoded from left to right'
+  )
+  stop_at_eos: bool = fields.static(
     'stop a row once its text has ended; the text is the same',
     default=False,
   )
-  temperature: types.Scalar = traced(
+  temperature: types.Scalar = fields.traced(
     'sampling temperature of the proposals; 0 is greedy', default=0.0
   )
-  cfg_scale: types.Scalar | None = traced(
+  cfg_scale: types.Scalar | None = fields.traced(
     'scale of classifier-free guidance; 0 is off', default=None
   )
 
@@ -132,6 +87,12 @@ class BlockDecoder:
     return dataclasses.replace(
       self, gen_length=gen_length, block_length=block_length
     )
+
+  def prepare(
+    self, denoiser: types.Denoiser, params: types.Params
+  ) -> types.Params:
+    """The parameters as they are."""
+    return params
 
   def __call__(
     self,

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
 from dllm_jax import types
-from dllm_jax.decoding import blocks
+from dllm_jax.decoding import blocks, fields
 from dllm_jax.ops import sampling, schedules
 
 
@@ -43,7 +43,7 @@ ORDERS = {
 SCHEDULES = ('even', 'linear')
 
 
-@blocks.decoder
+@fields.decoder
 class Fixed(blocks.BlockDecoder):
   """Commits a fixed number of tokens per step; a `types.Decoder`.
 
@@ -54,16 +54,16 @@ class Fixed(blocks.BlockDecoder):
   still those of the distribution that includes the stop tokens.
   """
 
-  num_steps: types.Scalar = blocks.traced('denoising steps in all', kind=int)
-  order: Literal['confidence', 'random', 'entropy', 'margin'] = blocks.static(
+  num_steps: types.Scalar = fields.traced('denoising steps in all', kind=int)
+  order: Literal['confidence', 'random', 'entropy', 'margin'] = fields.static(
     'which tokens are committed first', default='confidence'
   )
-  schedule: Literal['even', 'linear'] = blocks.static(
+  schedule: Literal['even', 'linear'] = fields.static(
     "how a block's tokens are distributed over its steps: evenly, or as Dream "
     'does',
     default='even',
   )
-  suppress_eos: bool = blocks.static(
+  suppress_eos: bool = fields.static(
     'never propose a stop token', default=False
   )
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
 from dllm_jax import types
-from dllm_jax.decoding import blocks
+from dllm_jax.decoding import blocks, fields
 from dllm_jax.ops import sampling
 
 
@@ -42,27 +42,27 @@ def gate_probability(
   return jnp.where(passed, jnp.minimum(share, 1.0) ** exponent, 0.0)
 
 
-@blocks.decoder
+@fields.decoder
 class Gated(blocks.BlockDecoder):
   """Commits the tokens that pass a gate; a `types.Decoder`."""
 
-  gate: Literal['bernoulli', 'threshold'] = blocks.static(
+  gate: Literal['bernoulli', 'threshold'] = fields.static(
     'commit at random by confidence, or all above the threshold',
     default='threshold',
   )
-  threshold: types.Scalar = blocks.traced(
+  threshold: types.Scalar = fields.traced(
     'confidence above which a token passes; at 1 none does, and each step '
     'commits min_commits',
     default=1.0,
   )
-  exponent: types.Scalar = blocks.traced(
+  exponent: types.Scalar = fields.traced(
     "exponent of the 'bernoulli' gate; 0 makes it the threshold gate",
     default=0.5,
   )
-  min_commits: int = blocks.static(
+  min_commits: int = fields.static(
     'least number of tokens that a step commits', default=1
   )
-  top_p: float = blocks.static(
+  top_p: float = fields.static(
     'probability of the nucleus that proposals are drawn from; 1 is the whole '
     'vocabulary',
     default=1.0,

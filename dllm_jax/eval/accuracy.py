@@ -104,6 +104,7 @@ def evaluate(
   """
   key = streams.step_key(ctx.root, 'eval', draw)
   parts, numbers, seconds = [], [], 0.0
+  prepared = decoder.prepare(ctx.denoiser, params)
   for start in range(0, len(rows), batch_size):
     count = min(batch_size, len(rows) - start)
     own = start + process_rows.share(ctx.mesh, count, batch_size)
@@ -112,9 +113,17 @@ def evaluate(
     placed = process_rows.place(
       prompts.RowPrompts(encoded.ids, encoded.mask, own), ctx.mesh, batch_size
     )
-    trajectory = answer_free.rollout(ctx, params, key, placed, decoder)
+    trajectory = answer_free.sample(
+      ctx.denoiser,
+      prepared,
+      key,
+      placed,
+      decoder,
+      mesh=ctx.mesh,
+      vocab=ctx.vocab,
+    )
     fetched = process_rows.fetch(trajectory)
-    part = types.Trajectory(*(x[: len(own)] for x in fetched))
+    part = jax.tree.map(lambda x: x[: len(own)], fetched)  # noqa: B023
     seconds += time.perf_counter() - began
     parts.append(part)
     numbers.append(own)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from dllm_jax.models import config
+from dllm_jax.ops import quantize
 
 
 class Linear(nn.Module):
@@ -36,8 +37,12 @@ class Linear(nn.Module):
       (size, self.features),
       jnp.dtype(cfg.param_dtype),
     )
+    scale = None  # of the weights that `compression` made
+    for name in (quantize.CHANNEL_SCALE, quantize.GROUP_SCALE):
+      if self.has_variable('params', name):
+        scale = self.get_variable('params', name)
     out_dtype = jnp.float32 if self.wide else x.dtype
-    y = jnp.dot(x, kernel.astype(x.dtype), preferred_element_type=out_dtype)
+    y = quantize.product(x, kernel, scale, out_dtype)
     if self.use_bias:
       bias = self.param(
         'bias', nn.initializers.zeros, (self.features,), cfg.param_dtype

@@ -90,8 +90,9 @@ def gather(
     axes = tuple(spec)[1:] if of_layer else tuple(spec)
     if 'fsdp' not in axes:
       return leaf
-    if path[-1].key in ('kernel', 'embed_tokens'):
-      leaf = leaf.astype(dtype)
+    is_weight = path[-1].key in ('kernel', 'embed_tokens')
+    if is_weight and jnp.issubdtype(leaf.dtype, jnp.floating):
+      leaf = leaf.astype(dtype)  # whole numbers are narrower as they are
     if layout.mesh is not None:
       axes = [None if axis == 'fsdp' else axis for axis in axes]
       return _lie(leaf, P(*axes), layout.mesh)

@@ -99,12 +99,13 @@ def run_layers(
   keep_kv: bool = False,
   layout: parts.Layout = parts.WHOLE,
 ) -> tuple[Float[Array, 'B Q D'], LayerOutputs]:
-  """Applies blocks [start, stop) by `lax.scan` over the stacked parameters.
+  """Applies blocks [start, stop), by `lax.scan` over stacked parameters.
 
   Args:
     cfg: config of the part that this device computes; `cfg.remat` says what the
       backward pass recomputes.
-    params: the stacked blocks, `model_params['layers']`.
+    params: the stacked blocks, `model_params['layers']`; or a tuple of blocks
+      (`unstack`), which are then unrolled.
     x: input of block `start`.
     allowed: which keys each query reads: those of `past`, then those of `x`.
     position: position ids of the columns of `x`.
@@ -131,5 +132,25 @@ def run_layers(
   if cfg.remat != 'none':
     # A scan keeps the compiler from undoing it.
     body = jax.checkpoint(body, policy=REMAT[cfg.remat], prevent_cse=False)
-  segment = jax.tree.map(lambda leaf: leaf[start:stop], (params, past))
-  return jax.lax.scan(body, x, segment)
+  past = jax.tree.map(lambda leaf: leaf[start:stop], past)
+  if not isinstance(params, tuple):
+    segment = jax.tree.map(lambda leaf: leaf[start:stop], params)
+    return jax.lax.scan(body, x, (segment, past))
+  made = []
+  for i, block_params in enumerate(params[start:stop]):
+    x, outputs = body(x, (block_params, jax.tree.map(lambda y: y[i], past)))  # noqa: B023
+    made.append(outputs)
+  return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *made)
+
+
+def unstack(params: types.Params) -> tuple[types.Params, ...]:
+  """The blocks one by one.
+
+  A slice of a stack is a copy on some devices. Where blocks are used many
+  times, as in decoding, they are better copied once.
+  """
+  num_layers = jax.tree.leaves(params)[0].shape[0]
+  return tuple(
+    jax.tree.map(lambda leaf: leaf[i], params)  # noqa: B023
+    for i in range(num_layers)
+  )

@@ -6,12 +6,14 @@ vocabulary.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax import traverse_util
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Key
 
@@ -25,7 +27,7 @@ from dllm_jax.models import (
   stack,
 )
 from dllm_jax.models import cache as cache_lib
-from dllm_jax.ops import schedules
+from dllm_jax.ops import quantize, schedules
 from dllm_jax.runtime import sharding
 
 
@@ -64,9 +66,8 @@ class Transformer(nn.Module):
     self, tokens: Int[Array, 'B S'], attention_mask: Bool[Array, 'B S']
   ) -> Float[Array, 'B S D']:
     """States after the final norm, of every column."""
-    position = schedules.positions(attention_mask)
-    states, _ = self._run(tokens, position, position, attention_mask)
-    return states
+    states, _ = self.run_layers(self.embed(tokens), attention_mask, None)
+    return self.norm(states)
 
   def extend(
     self,
@@ -80,38 +81,57 @@ class Transformer(nn.Module):
 
     `is_empty` says that the cache holds no tokens, so that it is not read.
     """
-    position = schedules.positions(attention_mask) + cache.length[:, None]
+    states, outputs = self.run_layers(
+      self.embed(tokens),
+      attention_mask,
+      None if is_empty else cache,
+      keep_kv=True,
+    )
+    cache = cache_lib.append(cache, outputs.kv, attention_mask)
+    return self.norm(states), cache
+
+  def embed(self, tokens: Int[Array, 'B Q']) -> Float[Array, 'B Q D']:
+    """The input of layer 0."""
+    return parts.look_up(self.embed_tokens, tokens, self.layout, self.cfg.dtype)
+
+  def run_layers(
+    self,
+    x: Float[Array, 'B Q D'],
+    attention_mask: Bool[Array, 'B Q'],
+    cache: cache_lib.KVCache | None,
+    start: int = 0,
+    stop: int | None = None,
+    *,
+    keep_kv: bool = False,
+  ) -> tuple[Float[Array, 'B Q D'], stack.LayerOutputs]:
+    """Layers [start, stop) on columns that follow those in the cache, if any."""
+    position = schedules.positions(attention_mask)
     key_position, key_mask, past = position, attention_mask, None
-    if not is_empty:
+    if cache is not None:
+      position += cache.length[:, None]
       slot, is_written = cache_lib.slots(cache)
       key_position = jnp.concatenate([slot, position], axis=1)
       key_mask = jnp.concatenate([is_written, attention_mask], axis=1)
       past = cache.kv
-    states, outputs = self._run(
-      tokens, position, key_position, key_mask, past, keep_kv=True
-    )
-    return states, cache_lib.append(cache, outputs.kv, attention_mask)
-
-  def _run(
-    self, tokens, position, key_position, key_mask, past=None, keep_kv=False
-  ):
-    """States after the final norm, and the outputs of the layers."""
-    cfg = self.cfg
     allowed = attention.visible(
-      position, key_position, key_mask, causal=cfg.causal
+      position, key_position, key_mask, causal=self.cfg.causal
     )
-    x = parts.look_up(self.embed_tokens, tokens, self.layout, cfg.dtype)
-    x, outputs = stack.run_layers(
-      cfg,
+    return stack.run_layers(
+      self.cfg,
       self.layers,
       x,
       allowed,
       position,
+      start,
+      stop,
       past=past,
       keep_kv=keep_kv,
       layout=self.layout,
     )
-    return self.norm(x), outputs
+
+  def read_out(self, x: Float[Array, 'B Q D']) -> Float[Array, 'B Q V']:
+    """Float32 logits from the output of the last layer."""
+    return self.unembed(self.norm(x))
 
   def unembed(self, hidden: Float[Array, 'B Q D']) -> Float[Array, 'B Q V']:
     """Float32 logits of the given states."""
@@ -239,7 +259,7 @@ class TransformerDenoiser:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TransformerCausalLM(TransformerDenoiser):
-  """`types.CausalLM` of a transformer with a causal mask.
+  """`types.LayeredLM` of a transformer with a causal mask.
 
   Also a `types.Denoiser`, which reads every column from the state of the token
   before it and keeps no cache.
@@ -296,6 +316,64 @@ class TransformerCausalLM(TransformerDenoiser):
       method=Transformer.extend,
     )
     return self.unembed(params, states), cache
+
+  @property
+  def num_layers(self) -> int:
+    """See `types.LayeredLM`."""
+    return self.cfg.num_layers
+
+  def embed(
+    self, params: types.Params, tokens: Int[Array, 'B Q']
+  ) -> Float[Array, 'B Q D']:
+    """See `types.LayeredLM`."""
+    model, variables = self._whole(params)
+    return model.apply(variables, tokens, method=Transformer.embed)
+
+  def run_layers(
+    self,
+    params: types.Params,
+    states: Float[Array, 'B Q D'],
+    attention_mask: Bool[Array, 'B Q'],
+    cache: cache_lib.KVCache | None,
+    start: int,
+    stop: int,
+  ) -> Float[Array, 'B Q D']:
+    """See `types.LayeredLM`; without a cache, columns are all there is."""
+    model, variables = self._whole(params)
+    states, _ = model.apply(
+      variables,
+      states,
+      attention_mask,
+      cache,
+      start,
+      stop,
+      method=Transformer.run_layers,
+    )
+    return states
+
+  def read_out(
+    self, params: types.Params, states: Float[Array, 'B Q D']
+  ) -> Float[Array, 'B Q V']:
+    """See `types.LayeredLM`."""
+    model, variables = self._whole(params)
+    return model.apply(variables, states, method=Transformer.read_out)
+
+  def compress(self, params: types.Params, how: str) -> types.Params:
+    """See `types.LayeredLM`; replaces the kernels of all layers."""
+    return {**params, 'layers': _compress(params['layers'], how)}
+
+
+# Jitted here, and not with what it is returned with: that would be copied.
+@functools.partial(jax.jit, static_argnames=('how',))
+def _compress(blocks: types.Params, how: str) -> types.Params:
+  made = {}
+  for path, leaf in traverse_util.flatten_dict(blocks).items():
+    if path[-1] == 'kernel':
+      leaves = quantize.COMPRESSIONS[how](leaf)
+      made |= {(*path[:-1], name): value for name, value in leaves.items()}
+    else:
+      made[path] = leaf
+  return traverse_util.unflatten_dict(made)
 
 
 def init(key: Key[Array, ''], cfg: config.ModelConfig) -> types.Params:

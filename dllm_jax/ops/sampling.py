@@ -37,6 +37,13 @@ def allowed_logits(
   return jnp.where(allowed, logits.astype(jnp.float32), -jnp.inf)
 
 
+def best(
+  logits: Float[Array, '*n V'], vocab: types.Vocabulary
+) -> Int[Array, '*n']:
+  """The most probable allowed token, int32; ties take the lowest id."""
+  return jnp.argmax(allowed_logits(logits, vocab), axis=-1).astype(jnp.int32)
+
+
 def gumbel_argmax(
   keys: Key[Array, ' B'],
   logits: Float[Array, 'B W V'],
@@ -69,6 +76,13 @@ def gumbel_argmax(
   # Greedy decoding skips the noise, which would be multiplied by 0.
   greedy = functools.partial(jnp.argmax, logits, axis=-1)
   return jax.lax.cond(temperature > 0, draw, greedy).astype(jnp.int32)
+
+
+def top_k(logits: Float[Array, '*n V'], k: int) -> Float[Array, '*n V']:
+  """Excludes all tokens except for the k most probable ones, and their ties."""
+  k = min(k, logits.shape[-1])
+  least = jax.lax.top_k(logits, k)[0][..., -1:]
+  return jnp.where(logits >= least, logits, -jnp.inf)
 
 
 def nucleus(

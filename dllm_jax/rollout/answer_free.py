@@ -51,7 +51,7 @@ def rollout(
   """Samples a completion of every row; see `sample`."""
   return sample(
     ctx.denoiser,
-    params,
+    decoder.prepare(ctx.denoiser, params),
     key,
     encoded,
     decoder,
@@ -75,7 +75,7 @@ def sample(
 
   Args:
     denoiser: the model.
-    params: its parameters, sharded by the model's rules.
+    params: the result of `decoder.prepare`, sharded by the model's rules.
     key: PRNG key of the rollout, consumed; a row draws from
       `fold_in(key, row_id)`.
     encoded: prompts of B rows; the mesh axes `data` and `fsdp` must divide B.
@@ -87,7 +87,7 @@ def sample(
   def decode(denoiser, params, shared, by_row, lockstep):
     key, decoder = shared
     blank = jnp.full(
-      (by_row.ids.shape[0], decoder.gen_length), vocab.need_mask(), jnp.int32
+      (by_row.ids.shape[0], decoder.gen_length), vocab.blank, jnp.int32
     )
     return decoder(
       denoiser,

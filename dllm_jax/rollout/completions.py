@@ -32,6 +32,8 @@ class Completion(NamedTuple):
     commit_step: 0-based step that committed each token.
     num_steps: number of denoiser calls.
     logp: log-probability of each token when it was committed (nats).
+    drafted: what was drafted in its place, -1 where nothing was; None where
+      the decoder drafts nothing.
   """
 
   prompt_ids: list[int]
@@ -40,6 +42,7 @@ class Completion(NamedTuple):
   commit_step: list[int]
   num_steps: int
   logp: list[float]
+  drafted: list[int] | None = None
 
 
 def complete(
@@ -82,6 +85,7 @@ def complete(
   key = streams.step_key(jax.random.key(seed), 'eval', 0)
   shards = sharding.num_row_shards(mesh)
   num_rows = -(-min(batch_size, len(rows)) // shards) * shards
+  params = decoder.prepare(denoiser, params)
   for start in range(0, len(rows), num_rows):
     chunk = rows[start : start + num_rows]
     width = -(-max(map(len, chunk)) // WIDTH) * WIDTH
@@ -95,6 +99,8 @@ def complete(
         denoiser, params, key, placed, decoder, mesh=mesh, vocab=vocab
       )
     )
+    drafted = trajectory.drafted
+    drafted = None if drafted is None else drafted.tolist()
     for i, ids in enumerate(chunk):
       tokens = trajectory.tokens[i].tolist()
       yield Completion(
@@ -104,6 +110,7 @@ def complete(
         commit_step=trajectory.commit_step[i].tolist(),
         num_steps=int(trajectory.num_steps[i]),
         logp=trajectory.logp[i].tolist(),
+        drafted=drafted and drafted[i],
       )
 
 

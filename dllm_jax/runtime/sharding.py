@@ -55,6 +55,11 @@ RULES = (
   (r'layers/.*/(q|k|v|gate|up)_proj/lora_b', P(None, None, 'tensor')),
   (r'layers/.*/(o|down)_proj/lora_a', P(None, 'tensor', None)),
   (r'layers/.*/(o|down)_proj/lora_b', P(None, None, 'fsdp')),
+  # Scales of compressed kernels (`ops.quantize`); o_proj and down_proj have
+  # scales of whole channels on every device, since inputs are what is divided.
+  (r'layers/.*/(q|k|v|gate|up)_proj/(group_)?scale', P(None, None, 'tensor')),
+  (r'layers/.*/(o|down)_proj/scale', P()),
+  (r'layers/.*/(o|down)_proj/group_scale', P(None, 'tensor', None)),
   (r'layers/self_attn/(q|k)_norm/weight', P()),
   (r'layers/(input|post_attention)_layernorm/weight', P()),
   (r'norm/weight', P()),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dllm_jax import decoding, types
-from dllm_jax.decoding import blocks, fixed, gated
+from dllm_jax.decoding import blocks, fields, fixed, gated
 from tests import tiny
 
 FIXED = fixed.Fixed(
@@ -295,10 +295,10 @@ def test_every_field_has_a_help_text():
 
 
 def test_custom_decoder_is_a_pytree_of_its_traced_fields():
-  @blocks.decoder
+  @fields.decoder
   class Own(blocks.BlockDecoder):
-    gamma: types.Scalar = blocks.traced('of it', default=0.25)
-    kind: str = blocks.static('of it', default='a')
+    gamma: types.Scalar = fields.traced('of it', default=0.25)
+    kind: str = fields.static('of it', default='a')
 
   own = Own(gen_length=4, block_length=2)
   assert jax.tree.leaves(own) == [0.0, 0.25]

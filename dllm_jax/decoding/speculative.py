@@ -1,0 +1,107 @@
+"""Speculative decoding with a compressed copy of the model itself.
+
+`Draft` is the baseline of all self-speculation: the copy drafts token by token,
+in W calls, and the model verifies them in one (`rounds`). With the cost c of a
+call of the copy, in calls of the model, and the probability p that it agrees, a
+round costs 1 + W c and commits 1 + sum_{i=1..W} p^i tokens.
+
+Dims: B rows, W drafts.
+
+References:
+  Leviathan et al. 2023, arXiv:2211.17192; Zhang et al. 2024, Draft & Verify,
+  arXiv:2309.08168.
+"""
+
+import dataclasses
+from typing import Literal
+
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from dllm_jax import errors, types
+from dllm_jax.decoding import fields, rounds
+from dllm_jax.ops import quantize, sampling
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SelfSpeculative(rounds.CausalDecoder):
+  """Base of the decoders whose drafter is the compressed model."""
+
+  compression: Literal['int8', 'int4', 'none', 'noise', 'zeros'] = (
+    fields.static(
+      'weights of the copy that drafts; the last three are controls',
+      default='int8',
+    )
+  )
+
+  def __post_init__(self):
+    super().__post_init__()
+    if self.compression not in quantize.COMPRESSIONS:
+      raise ValueError(
+        f'compression {self.compression!r}: expected one of '
+        f'{tuple(quantize.COMPRESSIONS)}'
+      )
+
+  def prepare(
+    self, denoiser: types.Denoiser, params: types.Params
+  ) -> types.Params:
+    """Adds the compressed parameters, as 'draft'.
+
+    Raises:
+      errors.UserError: the model is none whose layers can be compressed.
+    """
+    if not isinstance(denoiser, types.LayeredLM):
+      raise errors.UserError(
+        'drafting with compressed layers needs a causal transformer '
+        '(types.LayeredLM): use --decode autoregressive'
+      )
+    return {
+      'model': params,
+      'draft': denoiser.compress(params, self.compression),
+    }
+
+
+@fields.decoder
+class Draft(SelfSpeculative):
+  """The compressed model drafts token by token; a `types.Decoder`."""
+
+  draft_length: int = fields.static('tokens drafted in a round', default=4)
+
+  def __post_init__(self):
+    super().__post_init__()
+    if self.draft_length < 1:
+      raise ValueError(f'draft_length {self.draft_length} is not positive')
+
+  @property
+  def num_drafts(self) -> int:
+    """See `CausalDecoder`."""
+    return self.draft_length
+
+  def draft(
+    self,
+    lm: types.LayeredLM,
+    params: types.Params,
+    state: rounds.RoundState,
+    prompt: types.Canvas,
+    vocab: types.Vocabulary,
+  ) -> Int[Array, 'B W']:
+    """Greedy tokens of the compressed model.
+
+    With a cache it reads the model's own keys and values of the text; those of
+    the drafts are kept for the round alone.
+    """
+    drafts = state.tokens[:, :0]
+    cache, last = state.cache, state.last
+    live = ~state.done[:, None]
+    for _ in range(self.draft_length):
+      if cache is None:
+        whole = rounds.text(state, drafts, prompt)
+        column = (
+          prompt.tokens.shape[1] + state.length[:, None] + drafts.shape[1]
+        )
+        logits = lm(params['draft'], *whole, column)
+      else:
+        logits, cache = lm.extend(params['draft'], last[:, None], live, cache)
+      last = sampling.best(logits[:, -1], vocab)
+      drafts = jnp.concatenate([drafts, last[:, None]], axis=1)
+    return drafts

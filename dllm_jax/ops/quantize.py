@@ -1,0 +1,91 @@
+"""Weights in fewer bits, and substitutes that test what depends on them.
+
+Symmetric and weight-only: w ~ scale * q with whole q. Dims: i input features,
+o output features, g groups of input features.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+# Name of the scales beside a kernel. They have a leading axis of groups, which
+# is 1 where a scale belongs to a whole output channel.
+CHANNEL_SCALE = 'scale'
+GROUP_SCALE = 'group_scale'
+GROUP = 64  # input features that share a scale, at most
+
+
+def int8(kernel: Float[Array, '*n i o']) -> dict[str, Array]:
+  """One scale for each output channel: scale = max |w| / 127."""
+  quantized, scale = _round(kernel, 127, jnp.int8)
+  return {'kernel': quantized, CHANNEL_SCALE: scale}
+
+
+def int4(kernel: Float[Array, '*n i o']) -> dict[str, Array]:
+  """One scale for each output channel and group: scale = max |w| / 7.
+
+  A group has 64 input features, or the largest power of 2 up to it that divides
+  their number.
+  """
+  *lead, size, features = kernel.shape
+  group = math.gcd(GROUP, size)
+  grouped = kernel.reshape(*lead, size // group, group, features)
+  quantized, scale = _round(grouped, 7, jnp.int4)
+  return {
+    'kernel': quantized.reshape(kernel.shape),
+    GROUP_SCALE: scale[..., 0, :],
+  }
+
+
+def _round(kernel, largest, dtype):
+  """Whole numbers up to `largest`, and their scale over the axis before last."""
+  wide = kernel.astype(jnp.float32)
+  most = jnp.max(jnp.abs(wide), axis=-2, keepdims=True)
+  scale = jnp.where(most > 0, most, 1.0) / largest
+  return jnp.round(wide / scale).astype(dtype), scale
+
+
+def noise(kernel: Float[Array, '*n i o']) -> dict[str, Array]:
+  """Gaussian numbers with the kernel's standard deviation, and nothing of it."""
+  draw = jax.random.normal(jax.random.key(kernel.shape[-1]), kernel.shape)
+  return {'kernel': (jnp.std(kernel) * draw).astype(kernel.dtype)}
+
+
+# By the value of `--compression`: a kernel -> the leaves that replace it.
+COMPRESSIONS: dict[str, Callable[[Array], dict[str, Array]]] = {
+  'int8': int8,
+  'int4': int4,
+  'none': lambda kernel: {'kernel': kernel},
+  'noise': noise,
+  'zeros': lambda kernel: {'kernel': jnp.zeros_like(kernel)},
+}
+
+
+def product(
+  x: Float[Array, '*n i'],
+  kernel: Array,
+  scale: Float[Array, 'g o'] | None,
+  dtype: jnp.dtype,
+) -> Float[Array, '*n o']:
+  """x (scale * kernel); a kernel of whole numbers is widened where it is used.
+
+  Args:
+    x: the input.
+    kernel: floating-point weights, or whole numbers with a `scale`.
+    scale: of the output channels of each of the g groups of input features.
+    dtype: of the result and of its accumulation.
+  """
+  dot = functools.partial(jnp.dot, preferred_element_type=dtype)
+  wide = kernel.astype(x.dtype)
+  if scale is None:
+    return dot(x, wide)
+  if scale.shape[0] == 1:
+    y = dot(x, wide)
+    return y * jnp.broadcast_to(scale[0], y.shape).astype(y.dtype)
+  grouped = wide.reshape(scale.shape[0], -1, scale.shape[1])
+  grouped *= scale[:, None].astype(x.dtype)
+  return dot(x, grouped.reshape(kernel.shape))
