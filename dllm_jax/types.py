@@ -62,7 +62,7 @@ class Vocabulary:
 
   @property
   def blank(self) -> int:
-    """What an undecided completion holds: [MASK], or EOS where there is none."""
+    """What undecided columns hold: [MASK], or EOS where there is none."""
     return self.eos_token if self.mask_token is None else self.mask_token
 
   def ends(self, tokens: Int[Array, '*n']) -> Bool[Array, '*n']:

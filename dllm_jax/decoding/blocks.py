@@ -25,8 +25,8 @@ from dllm_jax.ops import schedules
 class BlockDecoder:
   """Base of the decoders here: a `types.Decoder` with a `step` to define.
 
-  A subclass is a frozen dataclass and a pytree (`fields.decoder`), whose fields are
-  also config keys and flags. It defines `step` and `largest_commit`.
+  A subclass is a frozen dataclass and a pytree (`fields.decoder`), whose fields
+  are also config keys and flags. It defines `step` and `largest_commit`.
   """
 
   is_causal: ClassVar[bool] = False

@@ -1,4 +1,4 @@
-"""FractalLLM: drafts from one pass of the model, interrupted by compressed ones.
+"""FractalLLM: drafts from a pass of the model that its compressed copy enters.
 
 D placeholders follow the text, and one pass of the model over text and
 placeholders begins. Before layer l_j, the j-th of m, a module interrupts it:

@@ -104,7 +104,7 @@ class Transformer(nn.Module):
     *,
     keep_kv: bool = False,
   ) -> tuple[Float[Array, 'B Q D'], stack.LayerOutputs]:
-    """Layers [start, stop) on columns that follow those in the cache, if any."""
+    """Layers [start, stop) on columns that follow those in the cache."""
     position = schedules.positions(attention_mask)
     key_position, key_mask, past = position, attention_mask, None
     if cache is not None:

@@ -42,7 +42,7 @@ def int4(kernel: Float[Array, '*n i o']) -> dict[str, Array]:
 
 
 def _round(kernel, largest, dtype):
-  """Whole numbers up to `largest`, and their scale over the axis before last."""
+  """Whole numbers up to `largest`, and the scale of each output channel."""
   wide = kernel.astype(jnp.float32)
   most = jnp.max(jnp.abs(wide), axis=-2, keepdims=True)
   scale = jnp.where(most > 0, most, 1.0) / largest
@@ -50,7 +50,7 @@ def _round(kernel, largest, dtype):
 
 
 def noise(kernel: Float[Array, '*n i o']) -> dict[str, Array]:
-  """Gaussian numbers with the kernel's standard deviation, and nothing of it."""
+  """Gaussian numbers of the kernel's standard deviation, and no more of it."""
   draw = jax.random.normal(jax.random.key(kernel.shape[-1]), kernel.shape)
   return {'kernel': (jnp.std(kernel) * draw).astype(kernel.dtype)}
 
