@@ -40,6 +40,7 @@ TASKS = {
   'mbpp': 'MBPP',
   'openbookqa': 'OpenBookQA',
   'sudoku': 'Sudoku',
+  'word_problems': 'Word problems',
 }
 KINDS = {
   'fixed': 'Fixed: the base fails, the final policy solves it',

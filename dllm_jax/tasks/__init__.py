@@ -9,11 +9,13 @@ from dllm_jax.tasks import (
   mathematics,
   multiple_choice,
   sudoku,
+  word_problems,
 )
 
 TASKS = {
   'countdown': countdown.Countdown,
   'sudoku': sudoku.Sudoku,
+  'word_problems': word_problems.WordProblems,
   'gsm8k': gsm8k.Gsm8k,
   'math': mathematics.Mathematics,
   'aqua': functools.partial(multiple_choice.MultipleChoice, name='aqua'),
