@@ -15,6 +15,7 @@ References:
 import dataclasses
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
@@ -90,18 +91,25 @@ class Draft(SelfSpeculative):
     With a cache it reads the model's own keys and values of the text; those of
     the drafts are kept for the round alone.
     """
-    drafts = state.tokens[:, :0]
-    cache, last = state.cache, state.last
+    model = params['draft']
+
+    def with_cache(carry, _):
+      last, cache = carry
+      logits, cache = lm.extend(model, last[:, None], live, cache)
+      last = sampling.best(logits[:, 0], vocab)
+      return (last, cache), last
+
+    def without(drafts, k):
+      whole = rounds.text(state, drafts, prompt)
+      column = prompt.tokens.shape[1] + state.length[:, None] + k
+      logits = lm(model, whole.tokens, whole.attention_mask, column)
+      made = sampling.best(logits[:, 0], vocab)
+      return drafts.at[:, k].set(made), None
+
+    if state.cache is None:
+      blank = jnp.zeros((len(state.last), self.draft_length), jnp.int32)
+      return jax.lax.scan(without, blank, jnp.arange(self.draft_length))[0]
     live = ~state.done[:, None]
-    for _ in range(self.draft_length):
-      if cache is None:
-        whole = rounds.text(state, drafts, prompt)
-        column = (
-          prompt.tokens.shape[1] + state.length[:, None] + drafts.shape[1]
-        )
-        logits = lm(params['draft'], *whole, column)
-      else:
-        logits, cache = lm.extend(params['draft'], last[:, None], live, cache)
-      last = sampling.best(logits[:, -1], vocab)
-      drafts = jnp.concatenate([drafts, last[:, None]], axis=1)
-    return drafts
+    start = state.last, state.cache
+    _, drafts = jax.lax.scan(with_cache, start, length=self.draft_length)
+    return drafts.T
