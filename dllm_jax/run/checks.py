@@ -21,7 +21,7 @@ def check_rows(
     parts.append(rows.prompts)
   for part in parts:
     ctx.encode(part)
-  if not cfg.base.path or cfg.control:
+  if not cfg.base.path or cfg.control or cfg.tunes_base:
     texts = [ctx.task.demonstration(row) for row in rows.demonstrations]
     longest = max(map(len, ctx.tokenizer.encode_batch(texts)))
     if longest > cfg.base_sft.gen_length:
