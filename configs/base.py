@@ -153,6 +153,14 @@ def get_config(arg: str = '') -> config_dict.ConfigDict:
       'pass_at': (1,),  # of launch/eval.py: k of pass@k, up to num_samples
     }
   )
+  config.speculation = config_dict.ConfigDict(
+    {
+      'num_prompts': 0,  # of causal models: compares the decoders on them
+      'modules': (1, 2, 4, 8),
+      'compressions': ('int8', 'int4'),
+      'repeats': 3,
+    }
+  )
   config.checkpoint = config_dict.ConfigDict({'every': 100, 'keep': 2})
   config.mesh = config_dict.ConfigDict(
     {'data': -1, 'fsdp': 1, 'tensor': 1, 'cpu_devices': 2}

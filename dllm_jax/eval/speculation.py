@@ -23,7 +23,7 @@ from dllm_jax import types
 from dllm_jax.decoding import autoregressive, fractal, rounds, speculative
 from dllm_jax.ops import sampling
 from dllm_jax.rollout import answer_free, prompts, score
-from dllm_jax.runtime import process_rows, sharding
+from dllm_jax.runtime import process_rows
 
 NUM_CALLS = 8  # of a timed loop of calls
 
@@ -157,8 +157,10 @@ class Study:
       },
     }
 
-  def compare(self, decoder: speculative.SelfSpeculative) -> dict[str, Any]:
-    """A row of the table: one decoder beside the greedy one.
+  def compare(
+    self, decoder: speculative.SelfSpeculative
+  ) -> tuple[dict[str, Any], types.Trajectory]:
+    """A row of the table, one decoder beside the greedy one; its completions.
 
     tokens_per_round: over rounds that neither a stop nor the length cut short.
     predicted_tokens: of such a round, from `agreement`.
@@ -187,7 +189,7 @@ class Study:
     c = copy_call / model_call
     regime = 'cache' if decoder.use_cache else 'no_cache'
     greedy = self.summary()['greedy'][regime]['tokens_per_second']
-    return {
+    row = {
       'decode': 'fractal' if is_fractal else 'draft',
       'compression': decoder.compression,
       'm': m,
@@ -206,6 +208,7 @@ class Study:
       'cost': round_seconds / model_call,
       'predicted_cost': own + m * c,
     }
+    return row, made
 
   def _worst_gap(self, is_same: Bool[np.ndarray, 'B L']) -> float | None:
     """The largest gap between the two best logits where rows first differ."""
@@ -281,7 +284,7 @@ def study(
   """
   made, table = Study(lm, params, rows, cfg, vocab=vocab, mesh=mesh), []
   for decoder in cfg.decoders():
-    table.append(made.compare(decoder))
+    table.append(made.compare(decoder)[0])
     advance()
   return made.summary() | {'rows': table}
 
@@ -364,6 +367,23 @@ def _calls(
     return sampling.best(lm(params, text, mask, column), vocab)
 
   return jax.lax.fori_loop(0, NUM_CALLS, call, start)
+
+
+def verdict(result: Mapping[str, Any]) -> str:
+  """Whether all decoders gave the greedy completions, in a sentence."""
+  rows, num = result['rows'], result['num']
+  right = sum(row['identical'] for row in rows)
+  text = (
+    f'{right} of {len(rows) * num} completions of {len(rows)} decoders are '
+    'those of greedy decoding'
+  )
+  gaps = [row['worst_gap'] for row in rows if row['worst_gap'] is not None]
+  if not gaps:
+    return text
+  return (
+    f'{text}; where others first differ, the two best logits are at most '
+    f'{max(gaps):.1e} apart'
+  )
 
 
 def lines(result: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:

@@ -6,7 +6,7 @@ import jax
 
 from dllm_jax import errors, types
 from dllm_jax.rollout import context
-from dllm_jax.run import settings, setup
+from dllm_jax.run import settings, setup, speculation
 from dllm_jax.runtime import processes, sharding
 from dllm_jax.tasks import task as task_lib
 from dllm_jax.train import grad
@@ -59,6 +59,10 @@ def check_shapes(cfg: settings.Settings, ctx: context.Context) -> None:
       )
     ctx.denoiser.part(ctx.mesh)
     setup.param_targets(ctx)
+  speculation.check(cfg.speculation, ctx.denoiser)
+  sharding.check_divides(
+    cfg.speculation.num_prompts, ctx.mesh, 'speculation.num_prompts'
+  )
   sharding.check_divides(cfg.base.batch_size, ctx.mesh, 'base.batch_size')
   sharding.check_divides(cfg.eval.batch_size, ctx.mesh, 'eval.batch_size')
   grad.check_micro_batches(

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from dllm_jax import decoding, errors, models, tasks, types
+from dllm_jax.eval import speculation
 from dllm_jax.hf import config as hf_config
 from dllm_jax.rollout import batch
 from dllm_jax.run import bounds
@@ -146,6 +147,7 @@ class Settings:
   base_optim: optim.OptimConfig
   base_loop: loop.LoopConfig
   eval: EvalConfig
+  speculation: speculation.StudyConfig
   mesh: sharding.MeshConfig
 
   @property
@@ -353,6 +355,11 @@ def from_config(config: Mapping[str, Any]) -> Settings:
     base_optim=_make('base.optim', optim.OptimConfig, base['optim']),
     base_loop=schedule('base', base),
     eval=_make('eval', EvalConfig, _tuples(config['eval'])),
+    speculation=_make(
+      'speculation',
+      speculation.StudyConfig,
+      _tuples(config['speculation']) | {'gen_length': rollout['gen_length']},
+    ),
     mesh=_make('mesh', sharding.MeshConfig, config['mesh']),
   )
 

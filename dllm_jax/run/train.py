@@ -17,7 +17,14 @@ from dllm_jax.data import pipeline
 from dllm_jax.eval import accuracy
 from dllm_jax.hf import load, sidecar
 from dllm_jax.ops import streams
-from dllm_jax.run import base_model, choices, results, setup, start
+from dllm_jax.run import (
+  base_model,
+  choices,
+  results,
+  setup,
+  speculation,
+  start,
+)
 from dllm_jax.runtime import console, processes
 from dllm_jax.state import checkpoint, workdir
 from dllm_jax.train import loop, methods, optim
@@ -49,6 +56,7 @@ def train(
       screen.line(f'{directory} holds a finished run; its results:')
       finished = results.read(eval_file)
       results.show(finished, screen)
+      speculation.show(directory, screen)
       if (directory / report.FILE).exists():
         screen.line(f'report: {directory / report.FILE}')
       return finished
@@ -58,6 +66,7 @@ def train(
       if run.cfg.gated_decoders():
         frontier_plot.draw(finished, directory / 'frontier.png')
     results.show(finished, screen)
+    speculation.show(directory, screen)
     if processes.is_first():
       _report(directory, screen)
     return finished
@@ -89,6 +98,8 @@ def _stages(run: setup.Run) -> dict[str, Any]:
   summary = results.evaluate_all(
     run, policies, results.Chosen(best.setting, threshold)
   )
+  if cfg.speculation.num_prompts:
+    speculation.run_study(run, policies['final'])
   seconds['eval'] = time.perf_counter() - began
   summary['final'] |= trained
   return summary | {'seconds': seconds}
