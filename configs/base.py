@@ -158,6 +158,8 @@ def get_config(arg: str = '') -> config_dict.ConfigDict:
       'num_prompts': 0,  # of causal models: compares the decoders on them
       'modules': (1, 2, 4, 8),
       'compressions': ('int8', 'int4'),
+      'placeholders': (1, 0),
+      'no_cache': True,  # compare without a cache too, as the paper does
       'repeats': 3,
     }
   )

@@ -37,6 +37,8 @@ class StudyConfig:
     gen_length: completion tokens, at most.
     modules: m of the fractal decoder, and drafts of the sequential one.
     compressions: of the copy that drafts.
+    placeholders: D of the fractal decoder.
+    no_cache: whether its form without a cache is compared too.
     repeats: timed runs of a decoder, of which the fastest counts.
   """
 
@@ -44,6 +46,8 @@ class StudyConfig:
   gen_length: int
   modules: tuple[int, ...]
   compressions: tuple[str, ...]
+  placeholders: tuple[int, ...] = (1, 0)
+  no_cache: bool = True
   repeats: int = 2
 
   def __post_init__(self):
@@ -62,7 +66,9 @@ class StudyConfig:
       )
       for how, m in pairs
     ]
-    for num_placeholders, use_cache in ((1, True), (0, True), (0, False)):
+    forms = [(count, True) for count in self.placeholders]
+    forms += [(0, False)] * self.no_cache
+    for num_placeholders, use_cache in forms:
       made += [
         fractal.Fractal(
           gen_length=self.gen_length,
@@ -125,7 +131,7 @@ class Study:
       autoregressive.Autoregressive, gen_length=cfg.gen_length
     )
     self._seconds = {}  # of a greedy token, by use_cache
-    for use_cache in (False, True):
+    for use_cache in (False, True)[not cfg.no_cache :]:
       self.greedy, seconds = self._decode(make(use_cache=use_cache), params)
       self._seconds[use_cache] = seconds / int(self.greedy.num_steps.max())
     self._mask = score.completion_mask(self.greedy.tokens, vocab.stop_tokens)
@@ -369,51 +375,56 @@ def _calls(
   return jax.lax.fori_loop(0, NUM_CALLS, call, start)
 
 
-def verdict(result: Mapping[str, Any]) -> str:
-  """Whether all decoders gave the greedy completions, in a sentence."""
+def outcome(result: Mapping[str, Any]) -> list[str]:
+  """The speeds of greedy decoding, and whether all decoders gave its tokens."""
+  speeds = [
+    f'{value["tokens_per_second"]:.0f} tokens/s {_WITH[regime]}'
+    for regime, value in result['greedy'].items()
+  ]
   rows, num = result['rows'], result['num']
   right = sum(row['identical'] for row in rows)
-  text = (
+  same = (
     f'{right} of {len(rows) * num} completions of {len(rows)} decoders are '
     'those of greedy decoding'
   )
   gaps = [row['worst_gap'] for row in rows if row['worst_gap'] is not None]
-  if not gaps:
-    return text
-  return (
-    f'{text}; where others first differ, the two best logits are at most '
-    f'{max(gaps):.1e} apart'
+  if gaps:
+    same += (
+      '; where others first differ, the two best logits are at most '
+      f'{max(gaps):.1e} apart'
+    )
+  return [f'greedy decoding: {", ".join(speeds)}', same]
+
+
+_WITH = {'cache': 'with a cache', 'no_cache': 'without'}
+
+
+def table(
+  result: Mapping[str, Any],
+) -> tuple[str, list[str], list[list[Any]]]:
+  """A study as a table: its title, its headings, and a row a decoder."""
+  agreement = ', '.join(
+    f'{how} {100 * p:.1f} %' for how, p in result['agreement'].items()
   )
-
-
-def lines(result: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
-  """The table of a study: its headings, and a row for each decoder."""
-  headings = [
-    'decoder',
-    'identical',
-    'tokens a round (law)',
-    'cost (2 + m c)',
-    'c',
-    'tokens/s',
-    'speed-up',
-  ]
-  made = []
+  title = (
+    f'speculative decoding of {result["num"]} prompts; the compressed model '
+    f'agrees in {agreement}'
+  )
+  headings = ['decoder', 'same', 'tokens (law)', 'cost (law)', 'c', 'speed-up']
+  rows = []
   for row in result['rows']:
     name = f'{row["decode"]} {row["compression"]} m={row["m"]}'
     if row['num_placeholders'] is not None:
       name += f' D={row["num_placeholders"]}'
-    if not row['use_cache']:
-      name += ', no cache'
     mean = row['tokens_per_round']
-    made.append(
+    rows.append(
       [
-        name,
+        name if row['use_cache'] else f'{name} no cache',
         f'{row["identical"]}/{result["num"]}',
         f'{mean:.2f} ({row["predicted_tokens"]:.2f})' if mean else '-',
         f'{row["cost"]:.2f} ({row["predicted_cost"]:.2f})',
         f'{row["c"]:.2f}',
-        f'{row["tokens_per_second"]:.0f}',
         f'{row["speedup"]:.2f}',
       ]
     )
-  return headings, made
+  return title, headings, rows

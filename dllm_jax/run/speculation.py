@@ -127,20 +127,6 @@ def show(directory: pathlib.Path, screen: console.Console) -> None:
   if not (directory / FILE).exists():
     return
   result = json.loads((directory / FILE).read_text())
-  headings, rows = speculation.lines(result)
-  agreement = ', '.join(
-    f'{how} {100 * p:.1f} %' for how, p in result['agreement'].items()
-  )
-  screen.table(
-    f'speculative decoding of {result["num"]} prompts; agreement with the '
-    f'model: {agreement}',
-    headings,
-    rows,
-  )
-  speeds = {k: v['tokens_per_second'] for k, v in result['greedy'].items()}
-  screen.line(
-    f'greedy: {speeds["cache"]:.0f} tokens/s with a cache, '
-    f'{speeds["no_cache"]:.0f} without; speed-ups are over the greedy decoder '
-    'of the same kind'
-  )
-  screen.line(speculation.verdict(result))
+  screen.table(*speculation.table(result))
+  for line in speculation.outcome(result):
+    screen.line(line)
