@@ -79,7 +79,7 @@ class CausalDecoder:
 
   def draft(
     self,
-    lm: types.LayeredLM,
+    lm: types.CausalLM,
     params: types.Params,
     state: 'RoundState',
     prompt: types.Canvas,
