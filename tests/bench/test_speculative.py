@@ -39,16 +39,15 @@ def test_a_round_has_the_operations_of_the_cost_model(
     layers=layers,
     compression=compression,
   )
-  params = decoder.prepare(LM, tiny.params(CFG))
+  params = decoder.prepare(LM, jax.tree.map(jnp.asarray, tiny.params(CFG)))
   prompt = types.Canvas(
     jnp.ones((ROWS, WIDTH), jnp.int32), jnp.ones((ROWS, WIDTH), bool)
   )
-  state = decoder.init_state(LM, params, prompt, vocab=VOCAB)
+  start = functools.partial(decoder.init_state, LM, vocab=VOCAB)
+  state = jax.eval_shape(start, params, prompt)
   keys = jax.random.split(jax.random.key(0), ROWS)
-  step = jax.jit(
-    functools.partial(decoder.round, LM, prompt=prompt, vocab=VOCAB)
-  )
-  compiled = step.lower(params, keys, state).compile()
+  step = jax.jit(functools.partial(decoder.round, LM, vocab=VOCAB))
+  compiled = step.lower(params, keys, state, prompt).compile()
   counted = hlo_counts.products(hlo.parse(compiled.as_text()))
   slots = WIDTH - 1 + LENGTH + decoder.num_drafts
   predicted = flops.fractal_round(
