@@ -114,12 +114,11 @@ def _sample(
     'steps': [],
     'rewards': [],
   }
+  drafted = [-1] * len(sample['pieces'])
   if made.drafted is not None:
-    sample['drafted'] = [
-      None if token < 0 else ctx.tokenizer.decode([token])
-      for token in made.drafted[i].tolist()
-    ]
-  return sample
+    drafted = made.drafted[i].tolist()
+  spell = lambda token: None if token < 0 else ctx.tokenizer.decode([token])
+  return sample | {'drafted': [spell(token) for token in drafted]}
 
 
 def show(directory: pathlib.Path, screen: console.Console) -> None:
