@@ -296,13 +296,18 @@ def study(
 
 
 def timed(run: Callable[[], Any], repeats: int) -> tuple[Any, float]:
-  """The result of a function, and the least of its seconds, compiled."""
-  result, seconds = run(), []
+  """The result of a function, and the least seconds of its repetitions.
+
+  The first call is not timed, since it compiles; with no repetition it is.
+  """
+  began = time.perf_counter()
+  result = run()
+  seconds = [time.perf_counter() - began]
   for _ in range(repeats):
     began = time.perf_counter()
     run()
     seconds.append(time.perf_counter() - began)
-  return result, min(seconds)
+  return result, min(seconds[repeats > 0 :])
 
 
 def _tokens_by_round(
