@@ -41,7 +41,7 @@ class Linear(nn.Module):
     for name in (quantize.CHANNEL_SCALE, quantize.GROUP_SCALE):
       if self.has_variable('params', name):
         scale = self.get_variable('params', name)
-    out_dtype = jnp.float32 if self.wide else x.dtype
+    out_dtype = jnp.dtype('float32') if self.wide else x.dtype
     y = quantize.product(x, kernel, scale, out_dtype)
     if self.use_bias:
       bias = self.param(
