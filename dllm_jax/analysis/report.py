@@ -100,6 +100,9 @@ def of_run(run: record.Run) -> str:
     title=title(run),
     state=_state(run),
     headline=_headline(run) if results else None,
+    tunes_base=run.config['method']['name'] == 'sft'
+    and bool(run.config.get('base', {}).get('path')),
+    is_causal='autoregressive' in results.get('base', {}).get('sweep', ()),
     schedules=_schedules(results, names),
     thresholds=_thresholds(results, names),
     missing=charts.missing(metric_names.LEARNING, run) if run.curves else [],
@@ -215,7 +218,7 @@ def _headline(run: record.Run) -> dict[str, Any]:
 def _schedules(
   results: Mapping[str, Any], names: list[str]
 ) -> list[tuple[str, list[Any]]]:
-  """(steps, the policies' entries of eval.json) of each fixed schedule."""
+  """(setting, the policies' entries of eval.json) of each plain decoder."""
   if not names:
     return []
   return [
