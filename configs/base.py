@@ -118,6 +118,7 @@ def get_config(arg: str = '') -> config_dict.ConfigDict:
       'reward_past_eos': False,
     }
   )
+  # The base model; 'sft' trains the folder at `path` with these and `train`.
   config.base = config_dict.ConfigDict(
     {
       'path': '',  # '' trains one; or a pretrained folder, RUN/base, RUN/final

@@ -213,6 +213,8 @@ def _published(config: config_dict.ConfigDict, task: str) -> None:
   config.train.num_steps = round(
     optimizer_steps[task] / config.method.policy.num_inner
   )
+  if config.method.name == 'sft':
+    config.train.num_steps = 0  # the folder is evaluated as it is
   config.train.control = False
   if task in ('gsm8k', 'math'):  # read from files: 0 is all rows
     config.data.update(num_demonstrations=0, num_validation=256, num_test=0)

@@ -2,10 +2,17 @@
 
   python launch/train.py --config configs/sft.py --workdir runs/sft
 
+or of a model folder, masked or causal, with adapters (RUN/final; not run here):
+
+  python launch/train.py --config configs/sft.py:llada_8b,gsm8k \
+    --config.base.path=Qwen3-0.6B --config.rollout.decode=autoregressive \
+    --config.train.num_steps=200 --config.data_dir=DATA --workdir RUN
+
 Ends when validation accuracy has not risen for `base.patience` evaluations.
 On two CPU cores: 70 s; greedy accuracy at 12 steps 22.5 +- 6.8 % (3 seeds).
 Presets: those of configs/ag_grpo.py; with llada_8b,TASK and dream_7b,TASK,
-which name a pretrained base, nothing is trained: the folder is evaluated.
+which name a pretrained base, train.num_steps is 0, so that nothing is trained:
+the folder is evaluated.
 LLaDA-8B as it comes scores GSM8K 69.3/76.4/78.1 % at 128/256/512 tokens
 (configs/presets.py has the other tasks, the hardware and the sources). Not run
 here.

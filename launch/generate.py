@@ -1,9 +1,11 @@
-"""Decodes prompts with a diffusion language model.
+"""Decodes prompts with a language model, of masked diffusion or causal.
 
   python launch/generate.py --model models/LLaDA-8B-Instruct --watch \
     --prompt 'What is 12 * 7?'
   python launch/generate.py --model models/llada --prompts prompts.jsonl \
     --decode gated --threshold 0.9 --out completions.jsonl
+  python launch/generate.py --model models/Qwen3-0.6B --prompt 'Hello' \
+    --decode fractal --num_modules 2 --watch
 """
 
 import pathlib
@@ -34,7 +36,7 @@ OUT = flags.DEFINE_string(
   'a new file of JSON lines, FILE.partial until it is whole; default: the '
   'standard output',
 )
-WATCH = flags.DEFINE_bool('watch', False, 'show each canvas being unmasked')
+WATCH = flags.DEFINE_bool('watch', False, 'show each completion step by step')
 CHAT = flags.DEFINE_bool(
   'chat',
   None,
@@ -85,7 +87,7 @@ def main() -> int:
 if __name__ == '__main__':
   cli.run(
     main,
-    'Decodes prompts with a diffusion language model.',
+    'Decodes prompts with a language model.',
     example="launch/generate.py --model models/llada --prompt 'Hello' --watch",
     takes=(),
   )

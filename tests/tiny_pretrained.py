@@ -1,7 +1,9 @@
 """Random pretrained folders in Hugging Face's layout, and a run on them."""
 
 import functools
+import json
 import pathlib
+import shutil
 
 import jax
 import tokenizers
@@ -79,6 +81,24 @@ def dream(shared: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
   special = hf_config.Special(mask_token=151666, eos_tokens=(151643,))
   changes = {'attention_bias': True, 'logit_shift': True}
   save(path, 'dream', special, {'vocab_size': 152064} | changes)
+  return path
+
+
+def qwen3(shared: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
+  """The recorded Qwen3 with the tokenizer above; it has no mask."""
+  path.mkdir(parents=True)
+  (path / 'tokenizer.json').write_text(tokenizer_json(), encoding='utf-8')
+  tiny_text.write_json(
+    path / 'tokenizer_config.json', {'eos_token': '<|endoftext|>'}
+  )
+  source = shared / 'golden' / 'qwen3_tiny'
+  config = json.loads((source / 'config.json').read_text('utf-8'))
+  eos = tokenizers.Tokenizer.from_str(tokenizer_json()).token_to_id(
+    '<|endoftext|>'
+  )
+  config |= {'eos_token_id': eos, 'bos_token_id': None}
+  tiny_text.write_json(path / 'config.json', config)
+  shutil.copy(source / 'model.safetensors', path)
   return path
 
 

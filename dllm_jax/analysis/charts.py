@@ -111,6 +111,7 @@ def frontier(
       points = sorted(
         (p['mean_steps'], p['accuracy'], p['interval'], setting)
         for setting, p in policy.get(kind, {}).items()
+        if setting != 'autoregressive'  # no trade of accuracy for steps
       )
       if not points:
         continue

@@ -38,5 +38,6 @@ def draw(results: Mapping[str, Any], path: pathlib.Path) -> None:
   ax.set_ylabel('accuracy (%)')
   ax.set_title(f'{results["task"]}, {results["num"]} held-out problems')
   ax.grid(alpha=0.3)
-  fig.legend(loc='outside lower center', ncols=3, frameon=False)
+  if chart:
+    fig.legend(loc='outside lower center', ncols=3, frameon=False)
   fig.savefig(path, dpi=150)

@@ -18,8 +18,8 @@ class Reading(NamedTuple):
 
   Attributes:
     policy: 'base', 'control' or 'final'.
-    decoding: 'fixed' or 'gated'.
-    setting: number of steps or threshold, as written in eval.json.
+    decoding: 'fixed' (or token by token), or 'gated'.
+    setting: key of 'sweep' or 'thresholds' in eval.json.
     summary: the entry of eval.json: 'accuracy', 'interval', 'mean_steps', ...
   """
 
@@ -40,9 +40,11 @@ class Reading(NamedTuple):
   @property
   def words(self) -> str:
     """The decoding setting in words."""
-    if self.decoding == 'fixed':
+    if self.decoding == 'gated':
+      return f'gate at {self.setting}, {self.summary["mean_steps"]:.1f} steps'
+    if self.setting.isdigit():
       return f'{self.setting} denoising steps'
-    return f'gate at {self.setting}, {self.summary["mean_steps"]:.1f} steps'
+    return self.setting
 
 
 class Gain(NamedTuple):

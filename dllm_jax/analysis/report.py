@@ -112,6 +112,9 @@ def of_run(run: record.Run) -> str:
     headline=_headline(run) if results else None,
     speculation=speculation_charts.summary(compared) if compared else None,
     is_drafted=all(p['kind'] == 'drafted' for p in run.problems),
+    tunes_base=run.config['method']['name'] == 'sft'
+    and bool(run.config.get('base', {}).get('path')),
+    is_causal='autoregressive' in results.get('base', {}).get('sweep', ()),
     schedules=_schedules(results, names),
     thresholds=_thresholds(results, names),
     missing=charts.missing(metric_names.LEARNING, run) if run.curves else [],
@@ -229,7 +232,7 @@ def _headline(run: record.Run) -> dict[str, Any]:
 def _schedules(
   results: Mapping[str, Any], names: list[str]
 ) -> list[tuple[str, list[Any]]]:
-  """(steps, the policies' entries of eval.json) of each fixed schedule."""
+  """(setting, the policies' entries of eval.json) of each plain decoder."""
   if not names:
     return []
   return [

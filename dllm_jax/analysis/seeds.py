@@ -85,8 +85,9 @@ def _by_schedule(runs: Sequence[dict]) -> str:
     lines.append(_line(cells))
   gain = [run['final']['accuracy'] - run['base']['accuracy'] for run in runs]
   chosen = ', '.join(str(run['chosen_steps']) for run in runs)
+  chosen += ' steps' * isinstance(runs[0]['chosen_steps'], int)
   lines.append(
-    f'\nAt the setting chosen on validation rows ({chosen} steps): final - '
+    f'\nAt the setting chosen on validation rows ({chosen}): final - '
     f'base = {estimate(gain)} points, {len(runs)} seeds, '
     f'{runs[0]["num"]} problems.'
   )

@@ -113,9 +113,10 @@ def apply_overrides(
     )
   for field in overrides:
     if name not in users(field):
+      fitting = [user for user in users(field) if user in decoders]
+      hint = f'; give --decode {" or ".join(fitting)}' if fitting else ''
       raise ValueError(
-        f'--{_flag(field)} is not read by the {name} decoder; give --decode '
-        f'{" or ".join(users(field))}'
+        f'--{_flag(field)} is not read by the {name} decoder{hint}'
       )
   changes = dict(overrides)
   decoder = decoders[name]

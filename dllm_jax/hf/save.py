@@ -213,6 +213,8 @@ def _write_text(work: pathlib.Path, text: Text) -> None:
       'clean_up_tokenization_spaces': False,
       'chat_template': _PLAIN,
     }
+    if special.mask is None:
+      del config['mask_token']
     _write_json(work / 'tokenizer_config.json', config)
     ids = {'eos_token_id': special.eos, 'pad_token_id': special.pad}
     _write_json(work / 'generation_config.json', ids)

@@ -57,7 +57,7 @@ def generate(
     use_chat: whether text gets the chat template; see `Model.prompt_template`.
     out: a new file of rows; None: rows go to the standard output, unless the
       canvas is watched.
-    watch: shows how each row was unmasked, step by step.
+    watch: shows how each row was decoded, step by step.
 
   Raises:
     errors.UserError: a model, a row, a flag or a file that is not as it must
@@ -85,7 +85,8 @@ def generate(
     if watch:
       for row in written:
         write(row)
-        replay.play(row, model.tokenizer, screen)
+        mark = '' if model.is_causal else replay.MASK_MARK
+        replay.play(row, model.tokenizer, screen, mark)
     else:
       with screen.stage('generating', len(rows)) as bar:
         for row in written:

@@ -14,6 +14,8 @@ MASK_MARK = '░'
 BROKEN = '\ufffd'  # what a decoder makes of a part of a character
 MAX_CHARACTER = 4  # tokens that spell one: bytes of UTF-8
 MASKED, NEW, OLD = 'dim', 'bold green', ''
+# Of a decoder that drafts: what the model accepted, and what it rejected.
+ACCEPTED, REJECTED = 'bold cyan', 'red strike'
 
 
 def pieces(tokenizer: tokenizer_lib.Tokenizer, ids: Sequence[int]) -> list[str]:
@@ -38,29 +40,40 @@ def pieces(tokenizer: tokenizer_lib.Tokenizer, ids: Sequence[int]) -> list[str]:
 
 
 def frames(
-  row: Mapping[str, Any], spell: Callable[[Sequence[int]], str]
+  row: Mapping[str, Any],
+  spell: Callable[[Sequence[int]], str],
+  mask_mark: str = MASK_MARK,
 ) -> Iterator[list[tuple[str, str]]]:
   """The canvas after each step of a row, as (text, style) parts.
 
   No decoder remasks, so the steps follow from `commit_step`; what no step
-  committed (behind an early end) is shown by the last.
+  committed (behind an early end) is shown by the last. A rejected draft stands
+  before the token that the model chose in its place, in that step alone.
 
   Args:
     row: completion as `launch/generate.py` writes it.
     spell: gives the text of adjacent ids.
+    mask_mark: shown for each token that is undecided.
   """
   ids, steps = row['completion_ids'], row['commit_step']
+  drafted = row.get('drafted', [-1] * len(ids))
   for t in range(1, row['num_steps'] + 1):
 
     def style_of(i, t=t):
       if steps[i] >= t and t < row['num_steps']:
         return MASKED
-      return NEW if steps[i] == t - 1 else OLD
+      if steps[i] != t - 1:
+        return OLD
+      return ACCEPTED if drafted[i] == ids[i] else NEW
 
     parts = []
     for style, run in itertools.groupby(range(len(ids)), style_of):
+      run = list(run)
+      draft = drafted[run[0]]
+      if style == NEW and draft >= 0:
+        parts.append((spell([draft]), REJECTED))
       run = [ids[i] for i in run]
-      text = MASK_MARK * len(run) if style == MASKED else spell(run)
+      text = mask_mark * len(run) if style == MASKED else spell(run)
       parts.append((text, style))
     yield parts
 
@@ -69,11 +82,12 @@ def play(
   row: Mapping[str, Any],
   tokenizer: tokenizer_lib.Tokenizer | None,
   screen: console.Console,
+  mask_mark: str = MASK_MARK,
 ) -> None:
-  """Shows how a row was unmasked; its last frame stays."""
+  """Shows how a row was decoded; its last frame stays. As `frames`."""
   written = functools.partial(completions.spell, tokenizer)
   with screen.frames() as show:
-    for t, parts in enumerate(frames(row, written), 1):
+    for t, parts in enumerate(frames(row, written, mask_mark), 1):
       show([(title(row, t), 'bold'), *parts])
 
 

@@ -115,7 +115,7 @@ def new_model(cfg: settings.Settings) -> model_lib.Model:
     cfg.task.words(), has_mask=not cfg.is_causal
   )
   denoiser = cfg.denoiser(tokenizer.vocabulary())
-  cfg.check_kind(denoiser, 'the one of config group model')
+  cfg.check_kind(denoiser, "what config group 'model' describes")
   return model_lib.of_words(denoiser, tokenizer, cfg.model)
 
 

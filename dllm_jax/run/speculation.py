@@ -1,8 +1,8 @@
 """The comparison of decoders that ends a run of a causal model.
 
-It writes speculation.json, what `eval.speculation.study` returns, and adds the
-first problems to trajectories.jsonl, each as greedy, drafted and fractal
-decoding complete it.
+It writes speculation.json, what `eval.speculation.study` returns, and instead
+of base and final policy trajectories.jsonl has the first problems as greedy,
+drafted and fractal decoding complete them.
 """
 
 import json
@@ -72,11 +72,11 @@ def _keep_completions(
   rows: Sequence[task_lib.Row],
   shown: Mapping[str, types.Trajectory],
 ) -> None:
-  """Adds problems, each under greedy, drafted and fractal decoding."""
+  """Writes problems, each under greedy, drafted and fractal decoding."""
   names = ['greedy']
   for decode in ('draft', 'fractal'):
     names += [name for name in shown if name.startswith(decode)][1:2]
-  with (run.directory / trajectories.FILE).open('a', encoding='utf-8') as file:
+  with (run.directory / trajectories.FILE).open('w', encoding='utf-8') as file:
     for i, row in enumerate(rows[: 2 * trajectories.NUM_EACH]):
       record = {
         'id': row['id'],

@@ -141,14 +141,15 @@ class Console:
     """A function that shows a text in place of the previous one.
 
     The text is given as (part, rich style). The last one stays; if the output
-    is no terminal, each is a line. A model may have written the text, so
-    control characters are shown as a mark.
+    is no terminal, each is a line, without what is struck out. A model may have
+    written the text, so control characters are shown as a mark.
     """
     if not self._rich.is_terminal:
 
       def print_line(parts):
         signals.check_interrupt()
-        text = printable(''.join(part for part, _ in parts))
+        kept = (part for part, style in parts if 'strike' not in style)
+        text = printable(''.join(kept))
         self.line(text.replace('\n', '↵'))
 
       yield print_line

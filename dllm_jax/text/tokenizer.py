@@ -151,7 +151,7 @@ class Tokenizer:
           probe = self._tokenizer.encode('a')
           ids = ids[: (*probe.special_tokens_mask, 0).index(0)]
       return ''.join(names[value] for value in ids)
-    except (KeyError, RuntimeError) as e:
+    except Exception as e:  # the library raises plain Exception
       raise ValueError(f'what opens a text is no special token: {e}') from e
     finally:
       self._tokenizer.post_processor = None
