@@ -13,17 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tokenizers
+from tokenizers import processors
 
 import dllm_jax
 from dllm_jax import decoding, errors, types
 from dllm_jax import model as model_lib
-from dllm_jax.decoding import fixed
+from dllm_jax.decoding import autoregressive, fixed
 from dllm_jax.hf import load
 from dllm_jax.models import lora, transformer
 from dllm_jax.run import generate, prompt_file
 from dllm_jax.runtime import console, processes, sharding
 from dllm_jax.text import chat
-from tests import tiny, tiny_model, tiny_run
+from tests import tiny, tiny_model, tiny_pretrained, tiny_run
 from tests.launch import test_eval
 
 
@@ -72,13 +73,65 @@ def test_opening_a_folder(shared_dir):
   assert {str(x.dtype) for x in jax.tree.leaves(half.params)} == {'float16'}
 
 
-def test_a_causal_folder_opens_and_is_refused_where_masks_are_needed(
-  shared_dir,
+def test_a_causal_folder_is_decoded_token_by_token(shared_dir):
+  """Greedily: each token is the best after those before it."""
+  source = shared_dir / 'golden' / 'qwen3_tiny'
+  model = dllm_jax.Model.open(source, mesh=mesh())
+  assert model.vocab.mask_token is None and model.is_causal
+  decoder = model.decoder()
+  assert decoder == autoregressive.Autoregressive(gen_length=128)
+  overrides = {'gen_length': 6}
+  prompts = [[5, 7, 11], [3]]
+  made = model.generate(prompts, model.decoder(overrides=overrides))
+  for prompt, row in zip(prompts, made, strict=True):
+    ids = prompt + row.completion_ids
+    best = logits(model.denoiser, model.params, np.array([ids]))[0].argmax(-1)
+    count = row.num_steps
+    assert (
+      row.completion_ids[:count] == best[len(prompt) - 1 :][:count].tolist()
+    )
+    assert 'drafted' not in row.row()
+  for name, more in (('draft', {}), ('fractal', {'num_modules': 2})):
+    drafts = model.generate(prompts, model.decoder(name, overrides | more))
+    assert [x.completion_ids for x in drafts] == [
+      x.completion_ids for x in made
+    ]
+    assert all(len(x.row()['drafted']) == 6 for x in drafts)
+  with pytest.raises(errors.UsageError, match='for this causal model'):
+    model.decoder('fixed')
+
+
+def test_plain_prompts_of_causal_models_have_what_opens_a_text(
+  shared_dir, tmp_path
 ):
-  model = dllm_jax.Model.describe(shared_dir / 'golden' / 'qwen3_tiny')
-  assert model.vocab.mask_token is None and model.params is None
-  with pytest.raises(errors.UserError, match=r'is a causal model \(qwen3\)'):
-    model.check_masked()
+  """As the folder's tokenizer has it: LLaMA 3's BOS, nothing of others."""
+  plain = tiny_pretrained.qwen3(shared_dir, tmp_path / 'plain')
+  opened = shutil.copytree(plain, tmp_path / 'opened')
+  theirs = tokenizers.Tokenizer.from_file(str(opened / 'tokenizer.json'))
+  bos = theirs.token_to_id('<|startoftext|>')
+  theirs.post_processor = processors.Sequence(
+    [
+      processors.ByteLevel(trim_offsets=False),
+      processors.TemplateProcessing(
+        single='<|startoftext|> $A',
+        pair=None,
+        special_tokens=[('<|startoftext|>', bos)],
+      ),
+    ]
+  )
+  theirs.save(str(opened / 'tokenizer.json'))
+  without = dllm_jax.Model.open(plain, mesh=mesh())
+  model = dllm_jax.Model.open(opened, mesh=mesh())
+  assert without.prompt_template(False) == chat.PLAIN
+  ids = theirs.encode('Using').ids
+  assert ids[0] == bos and ids[1:] == without.encode('Using')
+  how = model.decoder(overrides={'gen_length': 2})
+  # Not twice where the text begins with it.
+  for row in model.generate(['Using', '<|startoftext|>Using'], how, chat=False):
+    assert row.prompt_ids == ids
+  assert model.loglikelihood([('Using', ' the')]) == without.loglikelihood(
+    [(ids, without.encode(' the'))]
+  )
 
 
 def test_a_saved_model_is_opened_again(tmp_path):
@@ -155,7 +208,7 @@ def test_generate_gives_the_rows_of_the_command(run, tmp_path, kind):
   model = dllm_jax.Model.open(name, mesh=mesh())
   rows = rows_of(name, prompts, tmp_path / 'rows.jsonl', **changes)
   made = model.generate(prompts, model.decoder(overrides=changes))
-  got = [{'id': str(i)} | x._asdict() for i, x in enumerate(made)]
+  got = [{'id': str(i)} | x.row() for i, x in enumerate(made)]
   assert json.loads(json.dumps(got)) == rows
   if kind != 'folder':
     rows = rows_of(name, prompts, tmp_path / 'own.jsonl')
@@ -207,11 +260,7 @@ def test_a_model_that_is_not_loaded_is_one_line(run):
   ):
     with pytest.raises(errors.UserError, match='no parameters on a mesh yet'):
       call()
-  new = dataclasses.replace(
-    model, folder=None, vocab=dataclasses.replace(model.vocab, mask_token=None)
-  )
-  with pytest.raises(errors.UserError, match='the new model is a causal'):
-    new.check_masked()
+  new = dataclasses.replace(model, folder=None)
   with pytest.raises(errors.UserError, match='new model has no chat template'):
     new.prompt_template(True)
 

@@ -437,7 +437,7 @@ def shortened(folder):
 @pytest.mark.parametrize(
   'spoil, line',
   [
-    (causal, 'is a causal model (qwen2); this needs a masked diffusion model'),
+    (causal, '(qwen2) is a causal model: use autoregressive, draft or fractal'),
     (lambda f: (f / 'config.json').unlink(), 'config.json is missing'),
     (
       lambda f: (f / 'model.safetensors').unlink(),

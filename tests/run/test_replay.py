@@ -33,6 +33,28 @@ def test_the_last_frame_shows_what_no_step_committed():
   ]
 
 
+def test_drafts_are_accepted_or_struck_out():
+  """Two rounds of a causal row: what is to come is not shown."""
+  row = {
+    'completion_ids': [0, 1, 2, 0, 1],
+    'commit_step': [0, 0, 1, 1, 2],
+    'num_steps': 2,
+    'drafted': [0, 2, 2, -1, -1],
+  }
+  assert list(replay.frames(row, SPELL, '')) == [
+    [('a', 'bold cyan'), ('c', 'red strike'), ('b', 'bold green'), ('', 'dim')],
+    [('ab', ''), ('c', 'bold cyan'), ('a', 'bold green'), ('b', '')],
+  ]
+  row |= {'id': 'x', 'logp': [0.0] * 5}
+  file = io.StringIO()
+  words = tokenizer_lib.Tokenizer.from_words(['a', 'b', 'c'])
+  replay.play(row, words, console.Console(file=file), '')
+  assert [line.split()[-1] for line in file.getvalue().splitlines()] == [
+    'ab',
+    'abcab',
+  ]
+
+
 def test_ids_without_a_tokenizer():
   assert completions.spell(None, [3, 20]) == '3 20 '
 

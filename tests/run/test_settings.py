@@ -5,7 +5,8 @@ import math
 import pytest
 
 from dllm_jax import errors, types
-from dllm_jax.run import settings
+from dllm_jax.decoding import autoregressive, speculative
+from dllm_jax.run import checks, settings
 from dllm_jax.state import workdir
 from tests import tiny_run
 
@@ -117,6 +118,69 @@ def test_the_model_gets_its_vocabulary_later():
 )
 def test_a_wrong_value_is_one_line(changes, line):
   assert line in refused(**changes)
+
+
+def test_decoders_are_of_one_kind():
+  cfg = settings.from_config(tiny_run.values('sft'))
+  assert not cfg.is_causal and set(cfg.decoders) == {'fixed', 'gated'}
+  assert list(cfg.plain_decoders()) == [6, 3] and not cfg.other_decoders()
+  cfg = settings.from_config(
+    tiny_run.values(
+      'sft',
+      rollout__decode='draft',
+      rollout__draft_length=2,
+      eval__thresholds=(0.5,),
+    )
+  )
+  assert cfg.is_causal and list(cfg.decoders) == [
+    'autoregressive',
+    'draft',
+    'fractal',
+  ]
+  greedy = autoregressive.Autoregressive(gen_length=12)
+  assert cfg.plain_decoders() == {'autoregressive': greedy}
+  assert cfg.gated_decoders() == {}
+  draft = speculative.Draft(gen_length=12, draft_length=2)
+  assert cfg.other_decoders() == {'draft': draft}
+  assert cfg.watched_decoder('autoregressive') == draft
+
+
+@pytest.mark.parametrize(
+  'changes, line',
+  [
+    (
+      {'model__causal': True},
+      "config key rollout.decode is 'fixed', which is for masked diffusion "
+      "models, and what config group 'model' describes is a causal model: use "
+      'autoregressive, draft or fractal',
+    ),
+    (
+      {'rollout__decode': 'draft'},
+      "rollout.decode is 'draft', which is for causal models, and what config "
+      "group 'model' describes is a masked diffusion model: use fixed or gated",
+    ),
+  ],
+)
+def test_a_model_of_the_other_kind_is_one_line(changes, line):
+  with pytest.raises(errors.UserError) as caught:
+    tiny_run.parts('sft', **changes)
+  assert line in str(caught.value) and '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  'method, line',
+  [
+    ('diffu_grpo', 'masks tokens, and the model is causal'),
+    ('ag_grpo', 'masks tokens, and the model is causal'),
+    ('ta_grpo_d', 'masks tokens, and the model is causal'),
+  ],
+)
+def test_methods_of_masked_diffusion_refuse_causal_models(method, line):
+  cfg, ctx = tiny_run.parts(
+    method, model__causal=True, rollout__decode='autoregressive'
+  )
+  with pytest.raises(errors.UserError, match=line):
+    checks.check_shapes(cfg, ctx)
 
 
 FLOATS = [

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from dllm_jax import errors
+from dllm_jax.eval import likelihood
 from dllm_jax.run import setup
 from dllm_jax.train import loop, progress
 from dllm_jax.train import state as state_lib
@@ -86,6 +87,36 @@ def test_run_is_deterministic_and_control_draws_differ():
   tiny_run.assert_same(params, same)
   control, _ = train(2, phase='control')
   assert (control != first).all()
+
+
+CAUSAL = {'model__causal': True, 'rollout__decode': 'autoregressive'}
+
+
+def test_causal_micro_batches_add_up_to_the_loss_of_the_tokens():
+  """Demonstrations of 11 tokens and an EOS, and of fewer; by the likelihood."""
+  method, state = start(**CAUSAL)
+  batch, _ = method.collect(state, ROWS, 0)
+  eos = method.ctx.vocab.eos_token
+  tokens = np.array(batch.tokens)
+  tokens[::2, 5:] = eos  # the text ends early
+  batch = batch._replace(tokens=tokens)
+  mask = np.cumsum(tokens == eos, axis=1) <= 1
+  exact = likelihood.exact(
+    method.ctx.denoiser,
+    state.params,
+    likelihood.Pairs(batch.prompt_ids, batch.prompt_mask, tokens, mask),
+    vocab=method.ctx.vocab,
+  )
+  want = -np.sum(exact) / (4 * 6 + 4 * 12)
+  for count in (1, 4):
+    method, state = start(base__num_micro=count, **CAUSAL)
+    _, (metrics,) = method.update(state, batch, 0)
+    np.testing.assert_allclose(metrics['sft/loss'], want, rtol=1e-5)
+
+
+def test_causal_loss_decreases():
+  losses, _ = train(15, **CAUSAL)
+  assert losses[-1] < 0.6 * losses[0]
 
 
 @pytest.mark.parametrize(
