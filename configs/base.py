@@ -49,7 +49,7 @@ def get_config(arg: str = '') -> config_dict.ConfigDict:
       'mlp_size': 256,
       'rope_theta': 10_000.0,
       'norm_eps': 1e-5,
-      'causal': False,
+      'causal': False,  # True: rollout.decode is one for causal models
       'qk_norm': False,
       'attention_bias': False,
       'tie_embeddings': False,
@@ -76,7 +76,9 @@ def get_config(arg: str = '') -> config_dict.ConfigDict:
       'stop_at_eos': False,
       'cfg_scale': 0.0,
       'prefill': '',  # such as '<reasoning>'; a part of the prompt
-      'decode': 'fixed',  # or 'gated': the keys from gate to top_p
+      # 'fixed' or 'gated' (the keys from gate to top_p); of causal models
+      # 'autoregressive', 'draft' or 'fractal' (the keys from top_p on).
+      'decode': 'fixed',
       'order': 'confidence',
       'schedule': 'even',  # or 'linear', Dream's
       'gate': 'bernoulli',
@@ -84,6 +86,13 @@ def get_config(arg: str = '') -> config_dict.ConfigDict:
       'exponent': 0.5,
       'min_commits': 1,
       'top_p': 1.0,
+      'top_k': 0,  # 0 is all
+      'use_cache': True,
+      'compression': 'int8',  # of the model that drafts; or 'int4'
+      'draft_length': 4,
+      'num_modules': 4,
+      'layers': 'even',  # or 'late', or numbers such as '1,3,5,7'
+      'num_placeholders': 1,
     }
   )
   config.method = config_dict.ConfigDict(
@@ -134,12 +143,24 @@ def get_config(arg: str = '') -> config_dict.ConfigDict:
   )
   config.eval = config_dict.ConfigDict(
     {
+      # Causal models are evaluated token by token: the first three keys are
+      # not read.
       'num_steps': (12, 6, 4, 3),
       'threshold': 0.8,
       'thresholds': (),
       'batch_size': 128,
       'num_samples': 1,  # of launch/eval.py: completions a prompt
       'pass_at': (1,),  # of launch/eval.py: k of pass@k, up to num_samples
+    }
+  )
+  config.speculation = config_dict.ConfigDict(
+    {
+      'num_prompts': 0,  # of causal models: compares the decoders on them
+      'modules': (1, 2, 4, 8),
+      'compressions': ('int8', 'int4'),
+      'placeholders': (1, 0),
+      'no_cache': True,  # compare without a cache too, as the paper does
+      'repeats': 3,
     }
   )
   config.checkpoint = config_dict.ConfigDict({'every': 100, 'keep': 2})

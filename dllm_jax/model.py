@@ -26,8 +26,8 @@ from dllm_jax.state import workdir
 from dllm_jax.text import chat
 from dllm_jax.text import tokenizer as tokenizer_lib
 
-# The default decoding of a model that no run trained.
-DECODE = 'fixed'
+# The default decoding of a model that no run trained; a decoder takes the
+# fields that it has.
 DECODING = {
   'gen_length': 128,
   'block_length': 32,
@@ -65,10 +65,8 @@ class Model:
   vocab: types.Vocabulary
   tokenizer: tokenizer_lib.Tokenizer | None
   folder: load.Folder | None = None
-  decoders: Mapping[str, types.Decoder] = dataclasses.field(
-    default_factory=lambda: decoding.make_decoders(DECODING, is_causal=False)
-  )
-  decode: str = DECODE
+  decoders: Mapping[str, types.Decoder]
+  decode: str
   prefill: str = ''
   mesh: Mesh | None = None
   overrides: Mapping[str, Any] | None = None
@@ -257,10 +255,8 @@ class Model:
       batch_size: prompts decoded together.
 
     Raises:
-      errors.UserError: a causal model, one that is not loaded, or a prompt
-        that cannot be encoded.
+      errors.UserError: the model is not loaded, or a prompt cannot be encoded.
     """
-    self.check_masked()
     self._check_loaded()
     template = self.prompt_template(chat)
     rows = [self.encode(text, template, self.prefill) for text in prompts]
@@ -281,7 +277,8 @@ class Model:
     estimate of its lower bound (`eval.likelihood.bound`).
 
     Args:
-      pairs: texts, or ids; texts get no chat template, no prefill and no BOS.
+      pairs: texts, or ids; texts get no chat template and no prefill, and
+        prompts of a causal model what opens its texts (`plain`).
       num_samples: masked canvases of a pair; not read for a causal model.
       seed: seed of the masks; those of a pair depend on its place.
       batch_size: pairs scored together.
@@ -290,7 +287,7 @@ class Model:
       errors.UserError: the model is not loaded, or a text cannot be encoded.
     """
     self._check_loaded()
-    encoded = [(self.encode(a), self.encode(b)) for a, b in pairs]
+    encoded = [(self.encode(a, self.plain), self.encode(b)) for a, b in pairs]
     return likelihood.loglikelihood(
       self.denoiser,
       self.params,
@@ -323,6 +320,28 @@ class Model:
       kept=kept,
     )
 
+  @property
+  def is_causal(self) -> bool:
+    """Whether it is a `types.CausalLM`, and not of masked diffusion."""
+    return isinstance(self.denoiser, types.CausalLM)
+
+  @functools.cached_property
+  def plain(self) -> chat.ChatTemplate:
+    """What prompts without a chat template are put into.
+
+    For a causal model what its tokenizer puts before a text (LLaMA 3's BOS);
+    for others nothing.
+
+    Raises:
+      errors.UserError: the tokenizer is damaged.
+    """
+    if not self.is_causal or self.tokenizer is None:
+      return chat.PLAIN
+    try:
+      return chat.plain(self.tokenizer.opening)
+    except ValueError as e:
+      raise errors.UserError(f'the tokenizer of {self._where}: {e}') from e
+
   @functools.cached_property
   def template(self) -> chat.ChatTemplate:
     """The chat template of training: the folder's, or else the family's.
@@ -330,7 +349,7 @@ class Model:
     Raises:
       errors.UserError: the template is damaged.
     """
-    return self._own_template or self._family_template or chat.PLAIN
+    return self._own_template or self._family_template or self.plain
 
   @functools.cached_property
   def _own_template(self) -> chat.ChatTemplate | None:
@@ -354,36 +373,23 @@ class Model:
         damaged.
     """
     if wanted is False:
-      return chat.PLAIN
+      return self.plain
     names = (
       pathlib.PurePath(self.name).name,
       self.record.config.get('_name_or_path'),
     )
     is_base = any(_BASE_NAME.search(str(n)) for n in names)
     if wanted is None and self.overrides is None and is_base:
-      return chat.PLAIN
+      return self.plain
     try:
       template = self._own_template
     except errors.UserError as e:
       raise errors.UserError(f'{e}; or decode without it: --nochat') from e
     if wanted or self.overrides is not None:
       template = template or self._family_template
-    template = template or chat.PLAIN
-    if wanted and template == chat.PLAIN:
+    if wanted and template in (None, chat.PLAIN):
       raise errors.UsageError(f'--chat: {self._where} has no chat template')
-    return template
-
-  def check_masked(self) -> None:
-    """Refuses a causal model where a masked diffusion model is needed.
-
-    Raises:
-      errors.UserError: names the folder and the family.
-    """
-    if self.vocab.mask_token is None:
-      raise errors.UserError(
-        f'{self._where} is a causal model ({self.record.family}); this needs '
-        'a masked diffusion model, such as LLaDA or Dream'
-      )
+    return template or self.plain
 
   def _check_loaded(self) -> None:
     if self.params is None or self.mesh is None:
@@ -451,7 +457,7 @@ def of_words(
 
   Args:
     denoiser: the model.
-    tokenizer: its tokenizer, with [MASK].
+    tokenizer: its tokenizer; with [MASK], but for a causal model.
     group: the config group `model` that it was made from.
   """
   special = hf_config.Special(
@@ -470,7 +476,17 @@ def of_words(
     record=record,
     vocab=tokenizer.vocabulary(),
     tokenizer=tokenizer,
+    **_default_decoding(denoiser),
   )
+
+
+def _default_decoding(denoiser: types.Denoiser) -> dict[str, Any]:
+  """The decoders of a model that no run trained."""
+  is_causal = isinstance(denoiser, types.CausalLM)
+  return {
+    'decoders': decoding.make_decoders(DECODING, is_causal=is_causal),
+    'decode': 'autoregressive' if is_causal else 'fixed',
+  }
 
 
 def of_folder(folder: load.Folder) -> Model:
@@ -496,6 +512,7 @@ def of_folder(folder: load.Folder) -> Model:
     vocab=vocab,
     tokenizer=tokenizer,
     folder=folder,
+    **_default_decoding(record.denoiser),
   )
 
 
@@ -510,14 +527,17 @@ def _of_run(config: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in config['rollout'].items()
     if decoding.users(name)
   }
+  decode = config['rollout']['decode']
+  is_causal = decoding.DECODERS[decode].is_causal
   names = ('dtype', 'param_dtype', 'remat', 'attention')
   if config['model']['name'] != 'transformer':
     names = ()
   return {
     'decoders': decoding.greedy(
-      decoding.make_decoders(values), threshold=config['eval']['threshold']
+      decoding.make_decoders(values, is_causal=is_causal),
+      threshold=config['eval']['threshold'],
     ),
-    'decode': config['rollout']['decode'],
+    'decode': decode,
     'prefill': config['rollout']['prefill'],
     'overrides': {k: config['model'][k] for k in names if k in config['model']},
   }

@@ -267,6 +267,10 @@ class CausalLM(Protocol):
     """
     ...
 
+  def take(self, cache: Cache, rows: Int[Array, ' b']) -> Cache:
+    """The cache of some rows, which may repeat: a prompt is read once."""
+    ...
+
 
 @runtime_checkable
 class LayeredLM(CausalLM, Protocol):

@@ -1,6 +1,7 @@
 """Measures speed, or plans what a step costs on devices that one lacks.
 
   python launch/bench.py --suite decode,update --out bench.json
+  python launch/bench.py --suite speculative --model SmolLM2-135M-Instruct
   python launch/bench.py --plan llada_8b --mesh data=8,fsdp=8 --device tpu_v5e
 
 A plan compiles a training step of a preset for a mesh of any size, without
@@ -20,6 +21,7 @@ import config_file
 from dllm_jax import errors
 
 SUITES = ('decode', 'update', 'end_to_end')
+SPECULATIVE = 'speculative'  # of a model folder, and not by default
 WIDTH = 150  # columns of the widest table
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -53,18 +55,34 @@ ROWS = flags.DEFINE_integer(
 VOCAB_SIZE = flags.DEFINE_integer(
   'vocab_size', None, "of a plan; default: the model's, else 64", 3
 )
+MODEL = flags.DEFINE_string(
+  'model', None, 'of speculative: a causal model; a folder, or a run'
+)
+PROMPTS = flags.DEFINE_string(
+  'prompts', None, 'of speculative: JSON lines as of launch/generate.py'
+)
 OUT = flags.DEFINE_string('out', None, 'JSON file for the results')
 
 
 def main(overrides: list[str]) -> int:
-  wrong = [name for name in SUITE.value if name not in SUITES]
+  known = (*SUITES, SPECULATIVE)
+  wrong = [name for name in SUITE.value if name not in known]
   if wrong:
     raise errors.UsageError(
-      f'unknown --suite {wrong[0]!r}, expected one of {", ".join(SUITES)}'
+      f'unknown --suite {wrong[0]!r}, expected one of {", ".join(known)}'
     )
+  if SPECULATIVE in SUITE.value and not MODEL.value:
+    raise errors.UsageError('--suite speculative needs --model DIR')
   if OUT.value and not pathlib.Path(OUT.value).absolute().parent.is_dir():
     raise errors.UserError(f'--out {OUT.value}: its folder does not exist')
-  results = _plan(overrides) if PLAN.value is not None else _measure(overrides)
+  if PLAN.value is not None:
+    results = _plan(overrides)
+  elif SUITE.value == [SPECULATIVE]:
+    results = _speculative(overrides)
+  elif SPECULATIVE in SUITE.value:
+    raise errors.UsageError('--suite speculative is measured alone')
+  else:
+    results = _measure(overrides)
   if OUT.value:
     text = json.dumps(results, indent=1) + '\n'
     pathlib.Path(OUT.value).write_text(text, encoding='utf-8')
@@ -142,6 +160,30 @@ def _measure(overrides: list[str]) -> dict[str, list[dict[str, Any]]]:
       tables.measured(results[suite], f'{suite}, {len(cores)} cores')
     )
   return results
+
+
+def _speculative(overrides: list[str]) -> dict[str, Any]:
+  config = config_file.load_config(
+    str(ROOT / 'configs' / 'fractal.py'), overrides
+  )
+  cli.setup_jax(1)
+  from dllm_jax import model as model_lib  # Late: --help answers at once.
+  from dllm_jax.bench import speculative
+  from dllm_jax.eval import speculation
+  from dllm_jax.run import prompt_file, settings
+  from dllm_jax.runtime import console
+
+  cfg = settings.from_config(config.to_dict()).speculation
+  requests = None
+  if PROMPTS.value is not None:
+    requests = prompt_file.read(pathlib.Path(PROMPTS.value))
+  screen = console.Console()
+  model = model_lib.Model.open(MODEL.value, console=screen)
+  result = speculative.speculative(model, requests, cfg, screen)
+  screen.table(*speculation.table(result))
+  for line in speculation.outcome(result):
+    screen.line(line)
+  return result
 
 
 def _start():

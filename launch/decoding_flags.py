@@ -22,8 +22,13 @@ def _define(name: str, field: dataclasses.Field) -> flags.FlagHolder:
     return flags.DEFINE_enum(name, None, typing.get_args(field.type), text)
   if field.type is bool:
     return flags.DEFINE_bool(name, None, text)
+  if field.type is str:
+    return flags.DEFINE_string(name, None, text)
   if int in (field.type, field.metadata.get('kind')):
-    return flags.DEFINE_integer(name, None, text, lower_bound=1)
+    # Those of causal models have bounds of their own: 0 may mean none.
+    is_causal = all(decoding.DECODERS[user].is_causal for user in users)
+    least = None if is_causal else 1
+    return flags.DEFINE_integer(name, None, text, lower_bound=least)
   return flags.DEFINE_float(name, None, text)
 
 

@@ -73,6 +73,18 @@ def shared_dir() -> pathlib.Path:
 
 
 @pytest.fixture(scope='session')
+def smollm2_dir() -> pathlib.Path:
+  """SmolLM2-135M-Instruct as `tools/smollm2.py` of the shared data makes it."""
+  path = os.environ.get('DLLM_JAX_SMOLLM2')
+  if not path:
+    pytest.skip(
+      'DLLM_JAX_SMOLLM2 is not set: make the folder with tools/smollm2.py of '
+      'the shared data'
+    )
+  return pathlib.Path(path)
+
+
+@pytest.fixture(scope='session')
 def commands(tmp_path_factory):
   """Runs launch/ commands in processes of their own."""
   from tests import commands as module

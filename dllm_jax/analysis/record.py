@@ -14,6 +14,7 @@ from dllm_jax.state import metrics, workdir
 
 EVAL_FILE, VERDICTS_FILE = 'eval.json', 'verdicts.json'
 TRAJECTORIES_FILE = 'trajectories.jsonl'
+SPECULATION_FILE = 'speculation.json'
 _SAMPLE_KEYS = {
   'policy',
   'decoding',
@@ -26,6 +27,19 @@ _SAMPLE_KEYS = {
   'steps',
   'rewards',
 }
+# Numbers in a row of speculation.json.
+_COMPARED = (
+  'm',
+  'identical',
+  'predicted_tokens',
+  'calls_per_token',
+  'compressed_calls_per_token',
+  'tokens_per_second',
+  'speedup',
+  'c',
+  'cost',
+  'predicted_cost',
+)
 
 
 class Curve(NamedTuple):
@@ -45,6 +59,8 @@ class Run(NamedTuple):
     results: eval.json; None if the run is not finished.
     verdicts: verdicts.json; None if it does not exist.
     problems: rows of trajectories.jsonl; their completions are hostile text.
+    speculation: speculation.json, which `eval.speculation.study` makes; None if
+      no decoders were compared.
   """
 
   directory: pathlib.Path
@@ -53,6 +69,7 @@ class Run(NamedTuple):
   results: dict[str, Any] | None
   verdicts: dict[str, Any] | None
   problems: list[dict[str, Any]]
+  speculation: dict[str, Any] | None = None
 
   @property
   def config(self) -> dict[str, Any]:
@@ -99,6 +116,7 @@ def read(directory: pathlib.Path) -> Run:
       _problem(row, f'{directory / TRAJECTORIES_FILE}, line {number}')
       for number, row in _rows(directory / TRAJECTORIES_FILE)
     ],
+    speculation=_speculation(directory / SPECULATION_FILE),
   )
 
 
@@ -173,12 +191,55 @@ def _problem(row: dict[str, Any], where: str) -> dict[str, Any]:
         and all(isinstance(piece, str) for piece in sample['pieces'])
         and all(map(_is_number, sample['commit_step']))
         and all(map(_is_number, sample['confidence']))
+        and _is_drafted(sample.get('drafted', [None] * length), length)
       )
   except (KeyError, TypeError):
     valid = False
   if not valid:
     raise errors.UserError(f'{where}, is not a problem with its trajectories')
   return row
+
+
+def _is_drafted(drafted: Any, length: int) -> bool:
+  """Whether it is a draft, or None, for each of the tokens."""
+  return (
+    isinstance(drafted, list)
+    and len(drafted) == length
+    and all(draft is None or isinstance(draft, str) for draft in drafted)
+  )
+
+
+def _speculation(path: pathlib.Path) -> dict[str, Any] | None:
+  """The comparison of decoders, if there is one; checks what is shown."""
+  found = _object(path)
+  if found is None:
+    return None
+  try:
+    speeds = [
+      found['greedy'][regime]['tokens_per_second']
+      for regime in ('cache', 'no_cache')
+    ]
+    agreement = found['agreement']
+    numbers = [found['num'], *speeds, *agreement.values()]
+    valid = all(map(_is_number, numbers)) and len(found['rows']) > 0
+    for row in found['rows']:
+      valid = (
+        valid
+        and row['decode'] in ('draft', 'fractal')
+        and row['compression'] in agreement
+        and isinstance(row['use_cache'], bool)
+        and all(_is_number(row[key]) for key in _COMPARED)
+        and all(
+          row[key] is None or _is_number(row[key])
+          for key in ('num_placeholders', 'tokens_per_round', 'worst_gap')
+        )
+        and all(map(_is_number, row['histogram']))
+      )
+  except (AttributeError, KeyError, TypeError):
+    valid = False
+  if not valid:
+    raise errors.UserError(f'{path} is not a comparison of decoders')
+  return found
 
 
 def _is_number(value: Any) -> bool:

@@ -17,7 +17,13 @@ import markupsafe
 from jinja2 import utils
 
 from dllm_jax import errors, metric_names
-from dllm_jax.analysis import charts, gains, policies, record
+from dllm_jax.analysis import (
+  charts,
+  gains,
+  policies,
+  record,
+  speculation_charts,
+)
 from dllm_jax.state import workdir
 
 FILE = 'report.html'
@@ -47,6 +53,7 @@ KINDS = {
   'broken': 'Broken: the base solves it, the final policy fails',
   'both right': 'Both right',
   'both wrong': 'Both wrong',
+  'drafted': 'Drafted: one prompt under several decoders',
 }
 
 
@@ -83,6 +90,7 @@ def of_run(run: record.Run) -> str:
   learning = charts.of_run(metric_names.LEARNING, run)
   results = run.results or {}
   names = [n for n in policies.NAMES if n in results]
+  compared = run.speculation
   frontier = charts.frontier(
     {n: results[n] for n in names}, {n: n for n in names}
   )
@@ -94,13 +102,16 @@ def of_run(run: record.Run) -> str:
         'learning': learning[:1] + [terms] * bool(terms) + learning[1:],
         'guided': guided,
         'supervised': charts.of_run(metric_names.SUPERVISED, run),
-      },
+      }
+      | speculation_charts.sections(compared),
       'problems': run.problems,
     },
     run=run,
     title=title(run),
     state=_state(run),
     headline=_headline(run) if results else None,
+    speculation=speculation_charts.summary(compared) if compared else None,
+    is_drafted=all(p['kind'] == 'drafted' for p in run.problems),
     schedules=_schedules(results, names),
     thresholds=_thresholds(results, names),
     missing=charts.missing(metric_names.LEARNING, run) if run.curves else [],
@@ -156,6 +167,8 @@ def _hash(text: str) -> str:
 
 def title(run: record.Run) -> str:
   """The method and the task."""
+  if run.speculation is not None:
+    return f'Speculative decoding on {task_title(run)}'
   method = run.config['method']['name']
   return f'{METHODS.get(method, method)} on {task_title(run)}'
 
@@ -189,7 +202,7 @@ def _state(run: record.Run) -> str:
   """One line about the progress of the run."""
   curves = run.curves.get('rl', {}).values()
   steps = max((int(curve.steps[-1]) for curve in curves), default=0)
-  if run.results is None:
+  if run.results is None and run.speculation is None:
     return (
       f'not finished: {steps} of {run.config["train"]["num_steps"]} updates'
     )

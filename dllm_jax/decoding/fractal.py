@@ -69,18 +69,14 @@ class Fractal(speculative.SelfSpeculative):
     """See `CausalDecoder`."""
     return self.num_placeholders + self.num_modules + 1
 
-  def prepare(
-    self, denoiser: types.Denoiser, params: types.Params
-  ) -> types.Params:
-    """Adds the compressed parameters, as 'draft'.
+  def check(self, denoiser: types.Denoiser) -> None:
+    """Refuses a model that cannot be decoded so, or lacks the layers.
 
     Raises:
-      errors.UserError: the model is none whose layers can be compressed, or
-        lacks the layers.
+      errors.UserError: see `SelfSpeculative.check`.
     """
-    params = super().prepare(denoiser, params)
+    super().check(denoiser)
     self.module_layers(denoiser.num_layers)
-    return params
 
   def module_layers(self, num_layers: int) -> tuple[int, ...]:
     """l_0 < ... < l_{m-1}: the layers before which a module stands.

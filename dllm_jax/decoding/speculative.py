@@ -49,17 +49,25 @@ class SelfSpeculative(rounds.CausalDecoder):
     """Adds the compressed parameters, as 'draft'.
 
     Raises:
-      errors.UserError: the model is none whose layers can be compressed.
+      errors.UserError: as `check`.
+    """
+    self.check(denoiser)
+    return {
+      'model': params,
+      'draft': denoiser.compress(params, self.compression),
+    }
+
+  def check(self, denoiser: types.Denoiser) -> None:
+    """Refuses a model that cannot be decoded so.
+
+    Raises:
+      errors.UserError: it is none whose layers can be compressed.
     """
     if not isinstance(denoiser, types.LayeredLM):
       raise errors.UserError(
         'drafting with compressed layers needs a causal transformer '
         '(types.LayeredLM): use --decode autoregressive'
       )
-    return {
-      'model': params,
-      'draft': denoiser.compress(params, self.compression),
-    }
 
 
 @fields.decoder

@@ -14,7 +14,7 @@ from dllm_jax.rollout import answer_free, context, prompts, score
 from dllm_jax.runtime import process_rows
 from dllm_jax.tasks import task as task_lib
 
-Setting = TypeVar('Setting', int, float)
+Setting = TypeVar('Setting', int, float, str)
 # Keys of results files, which a task's terms and metrics must not overwrite.
 RESERVED = frozenset(
   'accuracy interval num unjudged mean_steps tokens_per_step '

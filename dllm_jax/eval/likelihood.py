@@ -19,6 +19,7 @@ from dllm_jax.rollout import prompts, sharded
 from dllm_jax.runtime import process_rows, sharding
 
 WIDTH = 32  # columns are padded to a multiple, so that few shapes are compiled
+CHUNK = 64  # columns whose logits are computed at a time
 
 
 class Pairs(NamedTuple):
@@ -51,7 +52,7 @@ def loglikelihood(
   """log p(continuation | prompt) of every (prompt, continuation) pair.
 
   Args:
-    denoiser: the model; a causal one has shifted logits.
+    denoiser: the model; a causal one is a `types.CausalLM`.
     params: its parameters.
     pairs: ids.
     vocab: special ids; a model without [MASK] is causal, and the value exact.
@@ -72,24 +73,50 @@ def loglikelihood(
     chunk = pairs[start : start + num_rows]
     own = process_rows.share(mesh, len(chunk), num_rows)
     before, after = zip(*chunk, strict=True)
-    prompt = prompts.pad_left(before, _width(before), vocab.eos_token)
     tokens = np.full((len(chunk), _width(after)), vocab.eos_token, np.int32)
     mask = np.zeros(tokens.shape, bool)
     for i, ids in enumerate(after):
       tokens[i, : len(ids)], mask[i, : len(ids)] = ids, True
-    columns = prompt.ids, prompt.mask, tokens, mask
-    batch = Pairs(*(x[own] for x in columns))
-    row_id, batch = process_rows.place((start + own, batch), mesh, num_rows)
-    row_keys = streams.row_keys(key, row_id)
+    row_id, *answers = process_rows.place(
+      (start + own, tokens[own], mask[own]), mesh, num_rows
+    )
+    pad = lambda rows: prompts.pad_left(rows, _width(rows), vocab.eos_token)[:2]
     if vocab.mask_token is None:
-      scored = exact(denoiser, params, batch, vocab=vocab)
+      different, prompt_of = _different(before, shards)
+      prompt = process_rows.replicate(pad(different), mesh)
+      own_prompt = process_rows.place(prompt_of[own], mesh, num_rows)
+      scored = exact(
+        denoiser, params, Pairs(*prompt, *answers), own_prompt, vocab=vocab
+      )
     else:
+      own_prompts = [x[own] for x in pad(before)]
+      prompt = process_rows.place(own_prompts, mesh, num_rows)
       scored = bound(
-        denoiser, params, row_keys, batch, vocab=vocab, num_samples=num_samples
+        denoiser,
+        params,
+        streams.row_keys(key, row_id),
+        Pairs(*prompt, *answers),
+        vocab=vocab,
+        num_samples=num_samples,
       )
     scored = process_rows.fetch(scored)[: len(own)]
     values += process_rows.gather(scored, own, len(chunk)).tolist()
   return values
+
+
+def _different(
+  rows: Sequence[Sequence[int]], shards: int
+) -> tuple[list[tuple[int, ...]], Int[np.ndarray, ' B']]:
+  """The different rows, and which of them each row is.
+
+  The last of them is repeated, up to one of few numbers: each is compiled.
+  """
+  place = {row: i for i, row in enumerate(dict.fromkeys(map(tuple, rows)))}
+  different, count = list(place), shards
+  while count < len(different):
+    count *= 2
+  different += different[-1:] * (count - len(different))
+  return different, np.array([place[tuple(row)] for row in rows], np.int32)
 
 
 def _width(sequences: Sequence[Sequence[int]]) -> int:
@@ -146,20 +173,55 @@ def bound(
   return jnp.mean(jax.lax.map(one, jnp.arange(num_samples)), axis=0)
 
 
-@functools.partial(jax.jit, static_argnames=('denoiser', 'vocab'))
+@functools.partial(jax.jit, static_argnames=('lm', 'vocab'))
 def exact(
-  denoiser: types.Denoiser,
+  lm: types.CausalLM,
   params: types.Params,
   pairs: Pairs,
+  prompt_of: Int[Array, ' B'],
   *,
   vocab: types.Vocabulary,
 ) -> Float[Array, ' B']:
-  """sum_k log p(y_k | x, y_<k) of a causal model; arguments as in `bound`.
+  """sum_k log p(y_k | x, y_<k) of a causal model.
 
-  A prompt without tokens gives the first token of y no context to be read
-  from; such rows need a BOS.
+  A prompt that several continuations share is read once. Of a
+  `types.LayeredLM`, the logits of `CHUNK` columns are in memory at a time.
+
+  Args:
+    lm: the model.
+    params: its parameters.
+    pairs: the prompts, of which there may be fewer than continuations; and the
+      continuations.
+    prompt_of: row of the prompt of each continuation.
+    vocab: special ids.
   """
-  logp = _token_logp(denoiser, params, pairs, pairs.tokens, vocab)
+  length, size = pairs.tokens.shape[1], pairs.prompt_ids.shape[1]
+  cache = lm.init_cache(pairs.prompt_ids.shape[0], size - 1 + length)
+  if size > 1:  # The last token is read with y, for the logits of y_0.
+    _, cache = lm.prefill(
+      params, pairs.prompt_ids[:, :-1], pairs.prompt_mask[:, :-1], cache
+    )
+  cache = lm.take(cache, prompt_of)
+  last = pairs.prompt_ids[prompt_of, -1:]
+  new = jnp.concatenate([last, pairs.tokens[:, :-1]], axis=1)
+  is_new = jnp.concatenate([jnp.ones_like(last, bool), pairs.mask[:, :-1]], 1)
+
+  def score(logits, tokens):
+    return sampling.token_logp(sampling.allowed_logits(logits, vocab), tokens)
+
+  if length > CHUNK and isinstance(lm, types.LayeredLM):
+    states = lm.embed(params, new)
+    states = lm.run_layers(params, states, is_new, cache, 0, lm.num_layers)
+    logp = jnp.concatenate(
+      [
+        score(lm.read_out(params, states[:, at]), pairs.tokens[:, at])
+        for at in (slice(i, i + CHUNK) for i in range(0, length, CHUNK))
+      ],
+      axis=1,
+    )
+  else:
+    logits, _ = lm.extend(params, new, is_new, cache)
+    logp = score(logits, pairs.tokens)
   return jnp.sum(jnp.where(pairs.mask, logp, 0.0), axis=1)
 
 

@@ -87,6 +87,13 @@ def append(cache: KVCache, new: KeyValues, mask: Bool[Array, 'B Q']) -> KVCache:
   return KVCache(jax.tree.map(put, cache.kv, new), length)
 
 
+def take(cache: KVCache, rows: Int[Array, ' b']) -> KVCache:
+  """A cache of some rows, which may repeat."""
+  return KVCache(
+    jax.tree.map(lambda leaf: leaf[:, rows], cache.kv), cache.length[rows]
+  )
+
+
 def truncate(cache: KVCache, length: Int[Array, ' B']) -> KVCache:
   """The cache as it was when each row had at most `length` tokens."""
   return cache._replace(length=jnp.minimum(cache.length, length))

@@ -284,6 +284,12 @@ class TransformerCausalLM(TransformerDenoiser):
     """See `types.CausalLM`."""
     return cache_lib.truncate(cache, length)
 
+  def take(
+    self, cache: cache_lib.KVCache, rows: Int[Array, ' b']
+  ) -> cache_lib.KVCache:
+    """See `types.CausalLM`."""
+    return cache_lib.take(cache, rows)
+
   def prefill(
     self,
     params: types.Params,

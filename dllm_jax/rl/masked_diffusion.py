@@ -76,15 +76,16 @@ def loss(
   *,
   num_tokens: Float[Array, ''],
 ) -> Float[Array, '']:
-  """Weighted negative log-likelihood per token of the masked tokens, in nats.
+  """Weighted negative log-likelihood per token of the credited tokens, in nats.
 
   Args:
     denoiser: the model.
     params: parameters of the model, to differentiate.
-    views: the result of `masked_views`.
+    views: the result of `masked_views`, or `next_token.teacher_forced`.
     vocab: special ids.
-    num_tokens: B * L of the whole batch, not of this micro-batch: the losses of
-      the micro-batches then add up to that of the batch.
+    num_tokens: those of the whole batch, not of this micro-batch: the losses of
+      the micro-batches then add up to that of the batch. B * L for
+      `masked_views`, the credited ones for `teacher_forced`.
   """
   length = views.slot.shape[-1]
   logp = logprobs.view_logp(denoiser, params, views, vocab, gen_length=length)

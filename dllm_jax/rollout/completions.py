@@ -6,7 +6,7 @@ prompt, the index of the prompt and the seed. Dims: L completion columns.
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -43,6 +43,13 @@ class Completion(NamedTuple):
   num_steps: int
   logp: list[float]
   drafted: list[int] | None = None
+
+  def row(self) -> dict[str, Any]:
+    """The completion as a JSON row: `drafted` where the decoder drafts."""
+    values = self._asdict()
+    if self.drafted is None:
+      del values['drafted']
+    return values
 
 
 def complete(

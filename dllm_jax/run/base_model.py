@@ -39,7 +39,7 @@ def describe_base(cfg: settings.Settings) -> model_lib.Model | None:
   """The model that `base.path` names; None where the run trains its own.
 
   Raises:
-    errors.UserError: it is not one of masked diffusion, or has no tokenizer.
+    errors.UserError: it has no tokenizer.
   """
   if not cfg.base.path:
     return None
@@ -51,9 +51,8 @@ def check_usable(model: model_lib.Model) -> model_lib.Model:
   """The model, if tasks can be decoded with it.
 
   Raises:
-    errors.UserError: it is causal, or has no tokenizer.
+    errors.UserError: it has no tokenizer.
   """
-  model.check_masked()
   if model.tokenizer is None:
     raise errors.UserError(
       f'{model.folder.path} has neither tokenizer.json nor vocab.json: put '

@@ -6,7 +6,7 @@ import jax
 
 from dllm_jax import errors, types
 from dllm_jax.rollout import context
-from dllm_jax.run import settings, setup
+from dllm_jax.run import settings, setup, speculation
 from dllm_jax.runtime import processes, sharding
 from dllm_jax.tasks import task as task_lib
 from dllm_jax.train import grad
@@ -21,7 +21,7 @@ def check_rows(
     parts.append(rows.prompts)
   for part in parts:
     ctx.encode(part)
-  if not cfg.base.path or cfg.control:
+  if not cfg.base.path or cfg.control or cfg.tunes_base:
     texts = [ctx.task.demonstration(row) for row in rows.demonstrations]
     longest = max(map(len, ctx.tokenizer.encode_batch(texts)))
     if longest > cfg.base_sft.gen_length:
@@ -59,6 +59,10 @@ def check_shapes(cfg: settings.Settings, ctx: context.Context) -> None:
       )
     ctx.denoiser.part(ctx.mesh)
     setup.param_targets(ctx)
+  speculation.check(cfg.speculation, ctx.denoiser)
+  sharding.check_divides(
+    cfg.speculation.num_prompts, ctx.mesh, 'speculation.num_prompts'
+  )
   sharding.check_divides(cfg.base.batch_size, ctx.mesh, 'base.batch_size')
   sharding.check_divides(cfg.eval.batch_size, ctx.mesh, 'eval.batch_size')
   grad.check_micro_batches(

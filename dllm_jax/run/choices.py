@@ -10,22 +10,22 @@ from dllm_jax.train import loop
 
 
 class Choice(NamedTuple):
-  """The fixed schedule that was chosen on validation rows.
+  """The decoder that was chosen on validation rows.
 
   Attributes:
-    setting: denoising steps of the schedule.
+    setting: its key in `Settings.plain_decoders`.
     accuracy: accuracy of the base on the validation rows, in 0..1.
   """
 
-  setting: int
+  setting: int | str
   accuracy: float
 
 
-def choose_steps(run: setup.Run, base: types.Params) -> Choice:
-  """The fixed schedule at which the base is best on validation rows."""
-  evaluations = _validate(run, base, run.cfg.fixed_decoders())
-  steps = max(evaluations, key=lambda steps: evaluations[steps].accuracy)
-  return Choice(steps, evaluations[steps].accuracy)
+def choose_setting(run: setup.Run, base: types.Params) -> Choice:
+  """The plain decoder with which the base is best on validation rows."""
+  evaluations = _validate(run, base, run.cfg.plain_decoders())
+  setting = max(evaluations, key=lambda key: evaluations[key].accuracy)
+  return Choice(setting, evaluations[setting].accuracy)
 
 
 def choose_threshold(

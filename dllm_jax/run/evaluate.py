@@ -63,8 +63,9 @@ def evaluate_model(
   Raises:
     errors.UserError: a model that is missing or of another shape.
   """
-  cfg = settings.from_config(config)
   decode = decode or config['rollout']['decode']
+  rollout = config['rollout'] | {'decode': decode}
+  cfg = settings.from_config(config | {'rollout': rollout})
   try:
     decoder = decoding.apply_overrides(
       decoding.greedy(cfg.decoders, threshold=cfg.eval.threshold),
@@ -125,7 +126,8 @@ def sweep_models(
   """Accuracy against steps of all models of a run, under all decodings.
 
   Args:
-    config: nested dicts; `eval.num_steps` and `eval.thresholds` are tried.
+    config: nested dicts; `eval.num_steps` and `eval.thresholds` are tried, or
+      with a causal model its plain decoder.
     directory: workdir of a run, or a model of it, for all of its models; or
       another model folder: one model, 'base'.
     out: results file; the plot goes beside it.
@@ -169,8 +171,8 @@ def sweep_models(
     stop=signals.StopRequest(),
   )
   summary = {'task': cfg.task.name, 'num': len(rows)} | summary
-  results.show_fixed(summary, screen)
-  if cfg.eval.thresholds:
+  results.show_plain(summary, screen)
+  if cfg.gated_decoders():
     results.show_thresholds(summary, screen)
   if out is not None and processes.is_first():
     workdir.write_json(out, summary)

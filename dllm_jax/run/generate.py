@@ -64,15 +64,14 @@ def generate(
       be; except for the disk, before any weight is read.
   """
   model = model_lib.Model.describe(name, params=params)
-  model.check_masked()
   try:
     decoder = model.decoder(options.decode, options.overrides)
   except errors.UsageError as e:
     raise errors.UsageError(f'{e}; see --help') from e
-  template = chat.PLAIN
+  template = model.plain
   if any(request.text is not None for request in requests):
     template = model.prompt_template(use_chat)
-    if template != chat.PLAIN:
+    if template != model.plain:
       screen.line('prompts are put into the chat template (--nochat: not)')
   rows = [_encode(request, model, template) for request in requests]
   with _outlet(out, watch) as write:
@@ -80,7 +79,7 @@ def generate(
       rows, decoder, seed=options.seed, batch_size=options.batch_size
     )
     written = (
-      {'id': request.id} | completion._asdict()
+      {'id': request.id} | completion.row()
       for request, completion in zip(requests, completions, strict=True)
     )
     if watch:

@@ -22,11 +22,11 @@ class Chosen(NamedTuple):
   """The decoder settings that were chosen on validation rows.
 
   Attributes:
-    steps: denoising steps of the fixed schedule at which the base is best.
+    setting: key of the plain decoder with which the base is best.
     threshold: gate of the final policy; None if no gate is evaluated.
   """
 
-  steps: int
+  setting: int | str
   threshold: float | None
 
 
@@ -44,14 +44,15 @@ def sweep_all(
 
   Returns:
     What eval.json says, and the evaluations themselves. The first has by
-    policy a 'sweep' over the fixed schedules and, where the config has
+    policy a 'sweep' over the plain decoders and, where the config has
     thresholds, 'thresholds'; then also 'frontier', by policy but the base:
     each of its thresholds against all decodings of the base
     (`eval.frontier.compare`).
   """
-  fixed, gated, other = {}, {}, {}
+  plain, gated, other = {}, {}, {}
+  plains, gates = cfg.plain_decoders(), cfg.gated_decoders()
   others = cfg.other_decoders()
-  decodings = len(cfg.eval.num_steps) + len(cfg.eval.thresholds) + len(others)
+  decodings = len(plains) + len(gates) + len(others)
   with screen.stage('evaluation', len(rows) * len(policies) * decodings) as bar:
 
     def advance(decoder, count):
@@ -72,24 +73,26 @@ def sweep_all(
       )
 
     for name, params in policies.items():
-      fixed[name] = sweep(params, 'fixed', cfg.fixed_decoders())
-      gated[name] = sweep(params, 'gated', cfg.gated_decoders())
+      plain[name] = sweep(
+        params, 'autoregressive' if cfg.is_causal else 'fixed', plains
+      )
+      gated[name] = sweep(params, 'gated', gates)
       other[name] = sweep(params, cfg.decode, others)
   summary = {
-    name: {'sweep': _summaries(fixed[name])} | _summaries(other[name])
+    name: {'sweep': _summaries(plain[name])} | _summaries(other[name])
     for name in policies
   }
-  if cfg.eval.thresholds:
+  if gates:
     for name in policies:
       summary[name]['thresholds'] = _summaries(gated[name])
     if 'base' in policies and len(policies) > 1:
-      base = [*fixed['base'].values(), *gated['base'].values()]
+      base = [*plain['base'].values(), *gated['base'].values()]
       summary['frontier'] = {
         name: _frontier(gated[name], base)
         for name in policies
         if name != 'base'
       }
-  return summary, trajectories.Evaluations(fixed, gated)
+  return summary, trajectories.Evaluations(plain, gated)
 
 
 def evaluate_all(
@@ -111,7 +114,7 @@ def evaluate_all(
   run.watch.pause()  # Nothing is waited for from here on, and plots are slow.
   for name in policies:
     own = summary[name]
-    own |= own['sweep'][str(chosen.steps)]
+    own |= own['sweep'][str(chosen.setting)]
     if name == 'final' and chosen.threshold is not None:
       threshold = str(chosen.threshold)
       own['at_threshold'] = {'threshold': threshold} | own['thresholds'][
@@ -129,7 +132,7 @@ def evaluate_all(
     'method': run.cfg.method_name,
     'decode': run.cfg.decode,
     'num': len(run.rows.test),
-    'chosen_steps': chosen.steps,
+    'chosen_steps': chosen.setting,
   } | summary
 
 
@@ -138,7 +141,7 @@ def _keep_completions(
 ) -> None:
   """Writes what the report replays and pairs; results do not wait for it."""
   place, rows = run.directory, run.rows.test
-  shown = trajectories.choose(evaluations, chosen.steps, chosen.threshold)
+  shown = trajectories.choose(evaluations, chosen.setting, chosen.threshold)
   try:
     trajectories.write_verdicts(
       place / trajectories.VERDICTS_FILE, rows, evaluations
@@ -188,7 +191,7 @@ def read(path: pathlib.Path) -> dict[str, Any]:
 
 def show(results: dict[str, Any], screen: console.Console) -> None:
   """The closing tables: every policy at every setting."""
-  names = show_fixed(results, screen)
+  names = show_plain(results, screen)
   gains = [
     f'final - {name} = '
     f'{100 * (results["final"]["accuracy"] - results[name]["accuracy"]):+.1f}'
@@ -208,18 +211,19 @@ def show(results: dict[str, Any], screen: console.Console) -> None:
     _show_gain(results, screen)
 
 
-def show_fixed(results: dict[str, Any], screen: console.Console) -> list[str]:
-  """The table over the fixed schedules; the names of the policies in it."""
+def show_plain(results: dict[str, Any], screen: console.Console) -> list[str]:
+  """The table over the plain decoders; the names of the policies in it."""
   names = [n for n in names_lib.NAMES if n in results]
   percent = lambda c: f'{100 * c["accuracy"]:.1f} ± {100 * c["interval"]:.1f}'
   chosen = str(results.get('chosen_steps'))
+  sweep = results[names[0]]['sweep']
   screen.table(
     f'{results["task"]}: greedy accuracy (%), {results["num"]} problems',
-    ['fixed', *names],
+    ['' if 'autoregressive' in sweep else 'fixed', *names],
     [
-      [f'{steps} steps' + (' *' if steps == chosen else '')]
-      + [percent(results[name]['sweep'][steps]) for name in names]
-      for steps in results[names[0]]['sweep']
+      [names_lib.in_words(setting) + (' *' if setting == chosen else '')]
+      + [percent(results[name]['sweep'][setting]) for name in names]
+      for setting in sweep
     ],
   )
   return names

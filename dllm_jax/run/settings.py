@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from dllm_jax import decoding, errors, models, tasks, types
+from dllm_jax.eval import speculation
 from dllm_jax.hf import config as hf_config
 from dllm_jax.rollout import batch
 from dllm_jax.run import bounds
@@ -113,7 +114,8 @@ class Settings:
     data_dir: folder of public test files; '' evaluates on the generated split.
     wandb_project: metrics go there too; '' is nowhere.
     method_name: key of `methods.METHODS`.
-    method: config group of the method, its `Config`; None for 'sft'.
+    method: config group of the method, its `Config`; None for 'sft', which
+      trains the base, or the model folder that `base.path` names.
     control: also train the base with supervision for as long as RL trained.
     keep: number of checkpoints kept.
     watchdog_seconds: silence after which a run is stuck; 0 does not look.
@@ -145,6 +147,7 @@ class Settings:
   base_optim: optim.OptimConfig
   base_loop: loop.LoopConfig
   eval: EvalConfig
+  speculation: speculation.StudyConfig
   mesh: sharding.MeshConfig
 
   @property
@@ -153,8 +156,26 @@ class Settings:
     method = methods.METHODS[self.method_name]
     return method.phase if method else 'sft'
 
-  def fixed_decoders(self) -> dict[int, types.Decoder]:
-    """The fixed schedules to evaluate, by their denoising steps."""
+  @property
+  def is_causal(self) -> bool:
+    """Whether the run is of a causal model, as its decoder says."""
+    return decoding.DECODERS[self.decode].is_causal
+
+  @property
+  def tunes_base(self) -> bool:
+    """Whether 'sft' trains the model folder that `base.path` names."""
+    wanted = self.base.path and self.loop.num_steps
+    return self.method is None and bool(wanted)
+
+  def plain_decoders(self) -> dict[int | str, types.Decoder]:
+    """The decoders that every policy is evaluated with, by their setting.
+
+    The fixed schedules, by their denoising steps; of a causal model,
+    'autoregressive'.
+    """
+    if self.is_causal:
+      name = 'autoregressive'
+      return {name: self.decoders[name].greedy()}
     greedy = self.decoders['fixed'].greedy()
     make = functools.partial(dataclasses.replace, greedy)
     return {
@@ -163,7 +184,9 @@ class Settings:
     }
 
   def gated_decoders(self) -> dict[float, types.Decoder]:
-    """The gates to evaluate, by their thresholds."""
+    """The gates to evaluate, by their thresholds; none of causal models."""
+    if self.is_causal:
+      return {}
     greedy = self.decoders['gated'].greedy()
     return {
       threshold: dataclasses.replace(greedy, threshold=threshold)
@@ -172,19 +195,19 @@ class Settings:
 
   def other_decoders(self) -> dict[str, types.Decoder]:
     """The rollouts' decoder by name, if it is neither of the above."""
-    if self.decode in ('fixed', 'gated'):
+    if self.decode in ('fixed', 'gated', 'autoregressive'):
       return {}
     return {self.decode: self.rollout.decoder.greedy()}
 
-  def watched_decoder(self, num_steps: int) -> types.Decoder:
+  def watched_decoder(self, setting: int | str) -> types.Decoder:
     """What a policy is watched under while it is trained.
 
-    The rollouts' decoder without randomness: a fixed schedule at `num_steps`, a
-    gate at `eval.threshold`.
+    The rollouts' decoder without randomness: a fixed schedule of `setting`
+    steps, a gate at `eval.threshold`.
     """
     (watched,) = decoding.greedy(
       {'': self.rollout.decoder},
-      num_steps=num_steps,
+      num_steps=setting,
       threshold=self.eval.threshold,
     ).values()
     return watched
@@ -230,6 +253,32 @@ class Settings:
     make = lambda **values: record.replace(**values).denoiser
     return _make('model', make, values)
 
+  def check_kind(self, denoiser: types.Denoiser, what: str) -> None:
+    """Refuses a model that the rollouts' decoder is not for.
+
+    Args:
+      denoiser: the model.
+      what: the model, for the message.
+
+    Raises:
+      errors.UserError: it is causal and the decoder for masked diffusion, or
+        the other way round.
+    """
+    is_causal = isinstance(denoiser, types.CausalLM)
+    if is_causal == self.is_causal:
+      return
+    kinds = {True: 'causal', False: 'masked diffusion'}
+    fitting = [
+      name
+      for name, cls in decoding.DECODERS.items()
+      if cls.is_causal == is_causal
+    ]
+    raise errors.UserError(
+      f'config key rollout.decode is {self.decode!r}, which is for '
+      f'{kinds[self.is_causal]} models, and {what} is a {kinds[is_causal]} '
+      f'model: use {", ".join(fitting[:-1])} or {fitting[-1]}'
+    )
+
   def denoiser(self, vocab: types.Vocabulary) -> types.Trainable:
     """The model, once the tokenizer says how many ids there are."""
     values = dict(self.model)
@@ -250,9 +299,14 @@ def from_config(config: Mapping[str, Any]) -> Settings:
   prefill = rollout.pop('prefill')
   decode = rollout.pop('decode')
   sizes = {name: rollout.pop(name) for name in BATCH_KEYS}
-  decoders = _make('rollout', decoding.make_decoders, {'values': rollout})
+  is_causal = _choose('rollout.decode', decode, decoding.DECODERS).is_causal
+  decoders = _make(
+    'rollout',
+    decoding.make_decoders,
+    {'values': rollout, 'is_causal': is_causal},
+  )
   decoder = _choose('rollout.decode', decode, decoders)
-  if 'fixed' not in decoders:
+  if not is_causal and 'fixed' not in decoders:
     raise errors.UserError(
       "config group 'rollout' lacks num_steps, which the evaluation by fixed "
       'schedules (eval.num_steps) needs'
@@ -301,6 +355,11 @@ def from_config(config: Mapping[str, Any]) -> Settings:
     base_optim=_make('base.optim', optim.OptimConfig, base['optim']),
     base_loop=schedule('base', base),
     eval=_make('eval', EvalConfig, _tuples(config['eval'])),
+    speculation=_make(
+      'speculation',
+      speculation.StudyConfig,
+      _tuples(config['speculation']) | {'gen_length': rollout['gen_length']},
+    ),
     mesh=_make('mesh', sharding.MeshConfig, config['mesh']),
   )
 

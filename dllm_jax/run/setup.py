@@ -87,6 +87,8 @@ def make_context(
       )
     model = new_model(cfg)
   else:
+    what = f'{model.folder.path} ({model.record.family})'
+    cfg.check_kind(model.denoiser, what)
     denoiser = cfg.adopt(model.record, adapters=adapters)
     model = dataclasses.replace(model, denoiser=denoiser)
   if cfg.model.get('attention') == 'cudnn' and not attention.has_cudnn():
@@ -109,8 +111,11 @@ def make_context(
 
 def new_model(cfg: settings.Settings) -> model_lib.Model:
   """The model that the config describes, without parameters."""
-  tokenizer = tokenizer_lib.Tokenizer.from_words(cfg.task.words())
+  tokenizer = tokenizer_lib.Tokenizer.from_words(
+    cfg.task.words(), has_mask=not cfg.is_causal
+  )
   denoiser = cfg.denoiser(tokenizer.vocabulary())
+  cfg.check_kind(denoiser, 'the one of config group model')
   return model_lib.of_words(denoiser, tokenizer, cfg.model)
 
 

@@ -50,6 +50,11 @@ def started(
       'is empty: adapters alone cannot train random weights; name a base '
       'model, or set model.lora_rank=0'
     )
+  if cfg.tunes_base and cfg.prefill:
+    raise errors.UserError(
+      f'config key rollout.prefill is {cfg.prefill!r}, but demonstrations are '
+      'learned whole: leave it empty with method.name=sft'
+    )
   ctx = setup.make_context(cfg, model)
   checks.check_shapes(cfg, ctx)
   processes.check_same(workdir.flatten(config) | provenance.code())

@@ -17,7 +17,14 @@ from dllm_jax.data import pipeline
 from dllm_jax.eval import accuracy
 from dllm_jax.hf import load, sidecar
 from dllm_jax.ops import streams
-from dllm_jax.run import base_model, choices, results, setup, start
+from dllm_jax.run import (
+  base_model,
+  choices,
+  results,
+  setup,
+  speculation,
+  start,
+)
 from dllm_jax.runtime import console, processes
 from dllm_jax.state import checkpoint, workdir
 from dllm_jax.train import loop, methods, optim
@@ -49,15 +56,17 @@ def train(
       screen.line(f'{directory} holds a finished run; its results:')
       finished = results.read(eval_file)
       results.show(finished, screen)
+      speculation.show(directory, screen)
       if (directory / report.FILE).exists():
         screen.line(f'report: {directory / report.FILE}')
       return finished
     finished = _stages(run)
     if processes.is_first():
       workdir.write_json(eval_file, finished)
-      if run.cfg.eval.thresholds:
+      if run.cfg.gated_decoders():
         frontier_plot.draw(finished, directory / 'frontier.png')
     results.show(finished, screen)
+    speculation.show(directory, screen)
     if processes.is_first():
       _report(directory, screen)
     return finished
@@ -67,16 +76,16 @@ def _stages(run: setup.Run) -> dict[str, Any]:
   """Runs the stages in order; the content of eval.json."""
   cfg = run.cfg
   base, base_progress = train_base(run)
-  best = choices.choose_steps(run, base)
+  best = choices.choose_setting(run, base)
   policies = {'base': base, 'final': base}
   seconds, trained = {'base': base_progress.seconds}, {}
-  if cfg.method is not None:
+  if cfg.method is not None or cfg.tunes_base:
     policies['final'], progress = train_policy(run, base, best.setting)
-    seconds['rl'] = progress.seconds
+    seconds['rl' if cfg.method else 'sft'] = progress.seconds
     trained['trained_steps'] = progress.step
     trained['kept_step'] = loop.kept_step(progress, cfg.loop)
     keep(run, 'final', policies['final'], progress)
-    if cfg.control and base_progress.train_seconds > 0:
+    if cfg.control and cfg.method and base_progress.train_seconds > 0:
       policies['control'], extra = train_control(
         run, base, base_progress, progress
       )
@@ -84,11 +93,13 @@ def _stages(run: setup.Run) -> dict[str, Any]:
       keep(run, 'control', policies['control'], extra)
   began = time.perf_counter()
   threshold = None
-  if cfg.eval.thresholds:
+  if cfg.gated_decoders():
     threshold = choices.choose_threshold(run, policies['final'], best.accuracy)
   summary = results.evaluate_all(
     run, policies, results.Chosen(best.setting, threshold)
   )
+  if cfg.speculation.num_prompts:
+    speculation.run_study(run, policies['final'])
   seconds['eval'] = time.perf_counter() - began
   summary['final'] |= trained
   return summary | {'seconds': seconds}
@@ -119,7 +130,7 @@ def train_base(run: setup.Run) -> tuple[types.Params, progress_lib.Progress]:
     ),
     title='base (sft)',
     cfg=cfg.base_loop,
-    score=_scorer(run, cfg.fixed_decoders()[cfg.eval.num_steps[0]]),
+    score=_scorer(run, next(iter(cfg.plain_decoders().values()))),
     **_outlets(run, 'sft'),
   )
   keep(run, 'base', params, progress)
@@ -151,25 +162,38 @@ def _load_base(
 
 
 def train_policy(
-  run: setup.Run, base: types.Params, num_steps: int
+  run: setup.Run, base: types.Params, setting: int | str
 ) -> tuple[types.Params, progress_lib.Progress]:
-  """RL from the base model, watched on validation rows.
+  """Training from the base model, watched on validation rows.
+
+  By RL on prompts; or where the method is 'sft', on demonstrations.
 
   Args:
     run: the run.
     base: parameters that RL starts from.
-    num_steps: denoising steps at which a fixed schedule is watched.
+    setting: of the plain decoder that was chosen for the base.
   """
   cfg, ctx = run.cfg, run.ctx
   optimizer = optim.make(cfg.optim)
-  method = methods.METHODS[cfg.method_name](
-    cfg=cfg.method,
-    ctx=ctx,
-    rollout=cfg.rollout,
-    optimizer=optimizer,
-    reference=base,
-  )
-  score = _scorer(run, cfg.watched_decoder(num_steps))
+  if cfg.method is None:
+    method = sft.Sft(ctx=ctx, optimizer=optimizer, cfg=cfg.base_sft)
+    batches = pipeline.Batches(
+      run.rows.demonstrations, seed=cfg.seed, batch_size=cfg.base.batch_size
+    )
+  else:
+    method = methods.METHODS[cfg.method_name](
+      cfg=cfg.method,
+      ctx=ctx,
+      rollout=cfg.rollout,
+      optimizer=optimizer,
+      reference=base,
+    )
+    batches = pipeline.Batches(
+      run.rows.prompts,
+      seed=streams.host_seed(cfg.seed, 'rollout'),
+      batch_size=cfg.rollout.num_prompts,
+    )
+  score = _scorer(run, cfg.watched_decoder(setting))
   floor = 0.0
   if cfg.loop.floor_patience:
     run.watch.beat('evaluating the base')
@@ -177,11 +201,7 @@ def train_policy(
   return loop.run(
     method,
     state_lib.create(state_lib.copy_trained(base), optimizer),
-    pipeline.Batches(
-      run.rows.prompts,
-      seed=streams.host_seed(cfg.seed, 'rollout'),
-      batch_size=cfg.rollout.num_prompts,
-    ),
+    batches,
     title=cfg.method_name,
     cfg=cfg.loop,
     score=score,
@@ -225,7 +245,7 @@ def train_control(
       num_steps=num_steps,
       patience=num_steps if cfg.base_loop.eval_every else 0,  # to the end
     ),
-    score=_scorer(run, cfg.fixed_decoders()[cfg.eval.num_steps[0]]),
+    score=_scorer(run, next(iter(cfg.plain_decoders().values()))),
     **_outlets(run, 'control'),
   )
 

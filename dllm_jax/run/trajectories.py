@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dllm_jax import types
+from dllm_jax.analysis import policies
 from dllm_jax.eval import accuracy
 from dllm_jax.rollout import context, score, score_steps
 from dllm_jax.run import replay, settings
@@ -42,9 +43,9 @@ KINDS = {
 
 
 class Evaluations(NamedTuple):
-  """By policy: its evaluations by fixed steps, and by thresholds."""
+  """By policy: its evaluations by plain decoders, and by thresholds."""
 
-  fixed: Mapping[str, Mapping[int, accuracy.Evaluation]]
+  plain: Mapping[str, Mapping[int | str, accuracy.Evaluation]]
   gated: Mapping[str, Mapping[float, accuracy.Evaluation]]
 
 
@@ -57,25 +58,26 @@ class Shown(NamedTuple):
 
 
 def choose(
-  evaluations: Evaluations, steps: int, threshold: float | None
+  evaluations: Evaluations, setting: int | str, threshold: float | None
 ) -> list[Shown]:
   """What is replayed side by side: the base first, the final policy last.
 
   Args:
     evaluations: evaluations of all policies.
-    steps: the chosen fixed schedule; the base is shown under it.
+    setting: the chosen plain decoder; the base is shown under it.
     threshold: the chosen gate; where there is one the final policy is shown
       under it, and the base too.
   """
-  fixed = lambda name: Shown(
-    name, f'fixed, {steps} steps', evaluations.fixed[name][steps]
-  )
+  words = policies.in_words(str(setting))
+  if isinstance(setting, int):
+    words = f'fixed, {words}'
+  plain = lambda name: Shown(name, words, evaluations.plain[name][setting])
   if threshold is None:
-    return [fixed('base'), fixed('final')]
+    return [plain('base'), plain('final')]
   gated = lambda name: Shown(
     name, f'gated at {threshold:g}', evaluations.gated[name][threshold]
   )
-  return [fixed('base'), gated('base'), gated('final')]
+  return [plain('base'), gated('base'), gated('final')]
 
 
 def pick(base: np.ndarray, final: np.ndarray) -> Iterator[tuple[int, str]]:
@@ -107,6 +109,9 @@ def write(
     shown: from `choose`.
   """
   first, last = shown[0].evaluation, shown[-1].evaluation
+  width = cfg.rollout.decoder.gen_length
+  if not cfg.is_causal:
+    width = cfg.decoders['fixed'].block_length
   picked = [
     (row, kind)
     for row, kind in pick(first.correct, last.correct)
@@ -125,7 +130,7 @@ def write(
         'kind': kind,
         'prompt': ctx.task.prompt(rows[row]) + ctx.prefill,
         'gold': ctx.task.gold(rows[row]),
-        'block_length': cfg.decoders['fixed'].block_length,
+        'block_length': width,
         'samples': [part[place] for part in samples],
       }
       file.write(json.dumps(record) + '\n')
@@ -189,7 +194,8 @@ def write_verdicts(
   """Who solved which problem, so that runs can be compared problem by problem.
 
   {"ids": [...], POLICY: {"fixed": {STEPS: "0110..."}, "gated": {THRESHOLD:
-  ...}}}; a digit a problem, in the order of the ids, '-' without a verdict.
+  ...}}}; a digit a problem, in the order of the ids, '-' without a verdict. Of
+  causal models, 'autoregressive' is in place of STEPS.
   """
   digits = lambda x: {
     str(setting): ''.join(
@@ -200,9 +206,9 @@ def write_verdicts(
   }
   verdicts = {
     name: {
-      'fixed': digits(evaluations.fixed[name]),
+      'fixed': digits(evaluations.plain[name]),
       'gated': digits(evaluations.gated[name]),
     }
-    for name in evaluations.fixed
+    for name in evaluations.plain
   }
   workdir.write_json(path, {'ids': [row['id'] for row in rows]} | verdicts)

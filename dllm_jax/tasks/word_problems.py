@@ -49,8 +49,12 @@ class WordProblems:
     return _Rows(split)
 
   def words(self) -> tuple[str, ...]:
-    """Words with the space before them, signs, and digits with and without."""
-    words = ['\n', ANSWER_MARK.strip()]
+    """Words with the space before them, and digits with and without.
+
+    All other characters of ASCII are words too, so that a model of the task can
+    be given any English text.
+    """
+    words = ['\n', '\t', ANSWER_MARK.strip(), *map(chr, range(32, 127))]
     words += [space + digit for space in ('', ' ') for digit in '0123456789']
     sizes = problem_templates.SIZES
     numbers = dict.fromkeys('abcdxyz', 0)

@@ -55,15 +55,23 @@ class ChatTemplate:
       message: the user's, text throughout, special tokens spelled in it too.
       prefill: text that the answer begins with, as part of the prompt.
     """
+    text = message.strip() if self.strip else message
+    if not self.after:
+      text = text.removeprefix(self.before)  # not twice
     return [
       pieces.Piece(self.before, True),
-      pieces.Piece(message.strip() if self.strip else message, False),
+      pieces.Piece(text, False),
       pieces.Piece(self.after + prefill, True),
     ]
 
 
 # No template: the message itself.
 PLAIN = ChatTemplate(before='', after='')
+
+
+def plain(opening: str) -> ChatTemplate:
+  """The message after the special tokens that open a text; see `PLAIN`."""
+  return ChatTemplate(before=opening, after='')
 
 
 def chatml(system: str | None) -> ChatTemplate:

@@ -6,6 +6,7 @@ prompt that spells '<|mask|>' is text, or an error. Where special tokens are
 wanted, as in a chat template, the text comes in pieces that say so.
 """
 
+import functools
 import pathlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -44,6 +45,7 @@ class Tokenizer:
     tokenizer.no_truncation()
     tokenizer.encode_special_tokens = True
     # It would add special tokens, and trims the spans of tokens.
+    self._post_processor = tokenizer.post_processor
     tokenizer.post_processor = None
     self._tokenizer = tokenizer
     self.special = special_tokens
@@ -60,7 +62,9 @@ class Tokenizer:
     )
 
   @classmethod
-  def from_words(cls, words: Sequence[str]) -> 'Tokenizer':
+  def from_words(
+    cls, words: Sequence[str], *, has_mask: bool = True
+  ) -> 'Tokenizer':
     """Builds a word-level tokenizer.
 
     Text is split, from the left, into the longest word that fits; so
@@ -69,11 +73,12 @@ class Tokenizer:
     Args:
       words: distinct non-empty strings, spaces and newlines included. Word i
         gets id i; EOS and mask follow.
+      has_mask: whether there is a mask token; causal models have none.
 
     Raises:
       ValueError: if a word is empty, duplicate, or one of the special tokens.
     """
-    return cls(*words_lib.build(words))
+    return cls(*words_lib.build(words, has_mask=has_mask))
 
   @classmethod
   def from_directory(
@@ -125,6 +130,31 @@ class Tokenizer:
         f'the tokenizer has {self.vocab_size} ids, but the embedding of '
         f'{where} has {rows} rows: take both from one model'
       )
+
+  @functools.cached_property
+  def opening(self) -> str:
+    """Special tokens that the folder's tokenizer puts before a text.
+
+    Such as LLaMA 3's '<|begin_of_text|>'; '' where it puts none.
+
+    Raises:
+      ValueError: they are no special tokens of it.
+    """
+    if self._post_processor is None:
+      return ''
+    names = {value: name for name, value in self._special_ids.items()}
+    self._tokenizer.post_processor = self._post_processor
+    try:
+      with tokenizer_json.no_panic():
+        ids = self._tokenizer.encode('').ids
+        if ids:  # some may belong behind the text
+          probe = self._tokenizer.encode('a')
+          ids = ids[: (*probe.special_tokens_mask, 0).index(0)]
+      return ''.join(names[value] for value in ids)
+    except (KeyError, RuntimeError) as e:
+      raise ValueError(f'what opens a text is no special token: {e}') from e
+    finally:
+      self._tokenizer.post_processor = None
 
   def encode(self, text: str) -> list[int]:
     """Ids of `text`; no special tokens are added.

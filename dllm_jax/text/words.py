@@ -13,7 +13,7 @@ MASK = '<|mask|>'
 
 
 def build(
-  words: Sequence[str],
+  words: Sequence[str], *, has_mask: bool
 ) -> tuple[tokenizers.Tokenizer, special.SpecialTokens]:
   """The tokenizer of `Tokenizer.from_words`, and its special tokens.
 
@@ -34,8 +34,8 @@ def build(
     tokenizers.Regex(pattern), behavior='isolated'
   )
   tokenizer.decoder = decoders.Fuse()
-  tokenizer.add_special_tokens([EOS, MASK])
-  eos, mask = len(vocab), len(vocab) + 1
+  tokenizer.add_special_tokens([EOS, MASK] if has_mask else [EOS])
+  eos, mask = len(vocab), len(vocab) + 1 if has_mask else None
   return tokenizer, special.SpecialTokens(mask=mask, eos=eos)
 
 

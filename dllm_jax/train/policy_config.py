@@ -98,6 +98,12 @@ class GroupConfig:
     Raises:
       errors.UserError: they do not fit together; names the config keys.
     """
+    if ctx.vocab.mask_token is None:
+      raise errors.UserError(
+        f'config key method.policy.estimator is {self.policy.estimator!r}, '
+        'which masks tokens, and the model is causal: train causal models by '
+        'method.name=sft'
+      )
     num_rows = rollout.num_prompts * rollout.group_size
     if rollout.group_size < 2:
       raise errors.UserError(

@@ -110,6 +110,67 @@ def sample(
   }
 
 
+def drafted(decoding: str, drafts: list[str | None], **changes) -> dict:
+  """A completion of speculative decoding: ' 3', ' +', ' 4' and the end.
+
+  Its rounds are tokens 0 and 1, and 2 and 3.
+  """
+  made = sample('final', [' 3', ' +', ' 4', ''], [0, 0, 1, 1], 2)
+  made |= {'decoding': decoding, 'drafted': drafts, 'steps': [], 'rewards': []}
+  return made | changes
+
+
+def compared(
+  decode: str, m: int, *, placeholders: int | None = None, **changes
+) -> dict:
+  """A row of `speculation`, where p = 1/2 and c = 1/4."""
+  own = {'draft': 1, 'fractal': 2}[decode]
+  law = own + {1: 0.5, 2: 0.75}[m]
+  return {
+    'decode': decode,
+    'compression': 'int8',
+    'm': m,
+    'num_placeholders': placeholders,
+    'use_cache': True,
+    'identical': 8,
+    'worst_gap': None,
+    'tokens_per_round': law + 0.125,
+    'predicted_tokens': law,
+    'histogram': [0, 1, 3] + [0] * m,
+    'calls_per_token': own / law,
+    'compressed_calls_per_token': m / law,
+    'tokens_per_second': 90.0,
+    'speedup': 0.9 + m / 10,
+    'c': 0.25,
+    'cost': own + m / 2,
+    'predicted_cost': own + m / 4,
+  } | changes
+
+
+def speculation(directory: pathlib.Path, **changes) -> dict:
+  """Writes a comparison of decoders over 8 prompts, and returns it."""
+  study = {
+    'num': 8,
+    'tokens': 64,
+    'num_layers': 4,
+    'agreement': {'int8': 0.5},
+    'greedy': {
+      'cache': {'tokens_per_second': 100.0},
+      'no_cache': {'tokens_per_second': 20.0},
+    },
+    'rows': [
+      *(compared('draft', m) for m in (1, 2)),
+      *(compared('fractal', m, placeholders=1) for m in (1, 2)),
+      *(compared('fractal', m, placeholders=0) for m in (1, 2)),
+      *(
+        compared('fractal', m, placeholders=0, use_cache=False) for m in (1, 2)
+      ),
+    ],
+  } | changes
+  write(directory / 'speculation.json', study)
+  return study
+
+
 def problem(kind: str, samples: list[dict], prompt: str = '3 4 = 7') -> dict:
   return {
     'id': 'r1',

@@ -39,6 +39,43 @@ def test_non_finite_values_are_left_out_of_curves(tmp_path):
   assert curves['sft']['policy/kl'].values.tolist() == [2.0]
 
 
+def test_a_comparison_of_decoders_is_read_as_it_is(tmp_path):
+  run = made_run.make(tmp_path / 'run')
+  assert record.read(run).speculation is None
+  study = made_run.speculation(run)
+  assert record.read(run).speculation == study
+
+
+def test_drafts_are_texts_or_nothing(tmp_path):
+  run = made_run.make(tmp_path / 'run')
+  rows = [made_run.problem('drafted', [DRAFTED])]
+  made_run.problems(run, rows)
+  assert record.read(run).problems == rows
+
+
+@pytest.mark.parametrize(
+  'change',
+  [
+    {'rows': []},
+    {'rows': [made_run.compared('draft', 1, cost=None)]},
+    {'rows': [made_run.compared('draft', 1, cost=float('nan'))]},
+    {'rows': [made_run.compared('draft', 1, histogram=None)]},
+    {'rows': [made_run.compared('draft', 1, compression='int4')]},
+    {'rows': [made_run.compared('draft', 1) | {'decode': 'beam'}]},
+    {'rows': [made_run.compared('draft', 1, tokens_per_round='2')]},
+    {'agreement': [0.5]},
+    {'greedy': {'cache': {'tokens_per_second': 1.0}}},
+  ],
+)
+def test_a_damaged_comparison_is_one_line(tmp_path, change):
+  run = made_run.make(tmp_path / 'run')
+  made_run.speculation(run, **change)
+  with pytest.raises(errors.UserError, match='is not a comparison') as caught:
+    record.read(run)
+  assert str(run) in str(caught.value) and '\n' not in str(caught.value)
+
+
+DRAFTED = made_run.drafted('draft int8, m = 4', [' 3', ' -', None, ''])
 SAMPLE = made_run.sample('base', ['a', 'b'], [0, 1], 2)
 
 
@@ -54,6 +91,20 @@ SAMPLE = made_run.sample('base', ['a', 'b'], [0, 1], 2)
     ('config.json', '[]', 'is not a JSON object'),
     ('eval.json', '{"base": {}}', 'is not the results of a run'),
     ('eval.json', '{"base', 'cannot read .*eval.json'),
+    ('speculation.json', '{"rows": [', 'cannot read .*speculation.json'),
+    ('speculation.json', '{"rows": []}', 'is not a comparison of decoders'),
+    (
+      'trajectories.jsonl',
+      json.dumps(made_run.problem('drafted', [DRAFTED | {'drafted': [None]}]))
+      + '\n',
+      'line 1, is not a problem',
+    ),
+    (
+      'trajectories.jsonl',
+      json.dumps(made_run.problem('drafted', [DRAFTED | {'drafted': [1] * 4}]))
+      + '\n',
+      'line 1, is not a problem',
+    ),
     (
       'metrics.jsonl',
       '{"phase": "rl"}\n{}\n',

@@ -1,5 +1,6 @@
 """Log-likelihoods: hand-computed, enumerated, recorded, and of rows alone."""
 
+import dataclasses
 import itertools
 import math
 
@@ -10,6 +11,7 @@ import pytest
 
 import dllm_jax
 from dllm_jax.eval import likelihood
+from dllm_jax.models import transformer
 from dllm_jax.runtime import sharding
 from tests import tiny
 
@@ -155,6 +157,73 @@ def test_a_mesh_changes_nothing(sizes):
     batch_size=5,
   )
   np.testing.assert_allclose(score(**sizes), score(), rtol=1e-5)
+
+
+CAUSAL = transformer.of_config(dataclasses.replace(tiny.MODEL, causal=True))
+CAUSAL_VOCAB = dataclasses.replace(tiny.VOCAB, mask_token=None)
+
+
+def scored(pairs, batch_size, **sizes):
+  """Exact log-likelihoods of a tiny causal model."""
+  params = jax.tree.map(jnp.asarray, tiny.params(CAUSAL.cfg))
+  return likelihood.loglikelihood(
+    CAUSAL,
+    params,
+    pairs,
+    vocab=CAUSAL_VOCAB,
+    mesh=sharding.make_mesh(sharding.MeshConfig(**{'data': 1, **sizes})),
+    num_samples=1,
+    seed=0,
+    batch_size=batch_size,
+  )
+
+
+def uncached(pair):
+  """The same by one pass over prompt and continuation, without a cache."""
+  before, after = pair
+  ids = jnp.array([before + after])
+  column = len(before) + jnp.arange(len(after))[None]
+  params = tiny.params(CAUSAL.cfg)
+  logits = jax.jit(CAUSAL)(params, ids, jnp.ones_like(ids, bool), column)
+  logits = logits.at[..., CAUSAL_VOCAB.size :].set(-jnp.inf)
+  logp = tiny.log_softmax(logits[0])
+  return logp[np.arange(len(after)), after].sum()
+
+
+# Two prompts, of which one has three continuations and is a single token.
+SHARED = [([6], [7, 9, 2]), ([1, 2, 3], [4, 5]), ([6], [4]), ([6], [9, 9])]
+
+
+def test_continuations_of_a_shared_prompt_are_scored_as_without_a_cache():
+  want = [uncached(pair) for pair in SHARED]
+  np.testing.assert_allclose(scored(SHARED, 4), want, rtol=1e-5)
+  np.testing.assert_allclose(scored(SHARED, 1), want, rtol=1e-5)
+
+
+def test_long_continuations_are_scored_chunk_by_chunk(monkeypatch):
+  want = scored(SHARED, 4)
+  monkeypatch.setattr(likelihood, 'CHUNK', 10)  # of 32 columns: not a divisor
+  jax.clear_caches()
+  np.testing.assert_allclose(scored(SHARED, 4), want, rtol=1e-6)
+  jax.clear_caches()
+
+
+def test_a_shared_prompt_is_read_once():
+  """The number of different prompts, rounded up to a power of 2."""
+  different, prompt_of = likelihood._different([p for p, _ in SHARED], 1)
+  assert different == [(6,), (1, 2, 3)]
+  assert prompt_of.tolist() == [0, 1, 0, 0]
+  different, _ = likelihood._different([[1], [2], [3]], 2)
+  assert different == [(1,), (2,), (3,), (3,)]
+
+
+@pytest.mark.parametrize(
+  'sizes', [{'data': 4}, {'fsdp': 2}, {'data': 2, 'fsdp': 2, 'tensor': 2}]
+)
+def test_a_mesh_scores_shared_prompts_alike(sizes):
+  np.testing.assert_allclose(
+    scored(SHARED, 3, **sizes), scored(SHARED, 4), rtol=1e-5
+  )
 
 
 @pytest.mark.parametrize('family', ['llama', 'qwen2', 'qwen3'])

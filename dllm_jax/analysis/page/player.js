@@ -3,6 +3,9 @@
 // Tokens are never remasked, so the canvas after step t follows from the commit
 // steps (0-based): a cell shows its token once its commit step is below t. Tokens
 // after an early end, which no step committed, appear with the last step.
+//
+// The steps of a sample with `drafted` are rounds of speculative decoding: it
+// has the draft of each token, or null where the model's token had none.
 
 const PACE = 550, LONGEST = 9000; // ms: of a step, and of a whole play
 const DENSE = 64; // tokens of which the cells are small
@@ -16,12 +19,27 @@ function shown(piece) {
     (piece ? '␣' : '·');
 }
 
+// What became of the draft of a token; '' in samples without drafts.
+function fate(s, i) {
+  if (!s.drafted || s.commit_step[i] >= s.num_steps) return '';
+  if (s.drafted[i] === null) return 'own';
+  return s.drafted[i] === s.pieces[i] ? 'accepted' : 'corrected';
+}
+
+const FATES = {'': () => '', own: () => ", the model's own",
+  accepted: () => ', an accepted draft',
+  corrected: (draft) => `, instead of the draft ${JSON.stringify(draft)}`};
+
 const NAMES = {base: 'Base', control: 'Control', final: 'Final'};
 
 class Panel {
   // `longest`: steps of the slowest sample shown, for a common scale.
   constructor(sample, blockLength, longest, parent) {
     this.sample = sample;
+    this.unit = sample.drafted ? 'round' : 'step';
+    this.name = sample.drafted ? sample.decoding
+      : NAMES[sample.policy] || sample.policy;
+    this.fates = sample.pieces.map((_, i) => fate(sample, i));
     this.hasEnd = sample.length < sample.pieces.length ||
       sample.pieces[sample.length - 1] === '';
     const panel = html('article', {class: `panel slot-${sample.policy}`,
@@ -29,8 +47,10 @@ class Panel {
     const head = html('header', {}, panel);
     const title = html('h3', {}, head);
     html('i', {class: 'swatch'}, title);
-    title.append(NAMES[sample.policy] || sample.policy);
-    html('span', {class: 'decoding'}, title, sample.decoding);
+    title.append(this.name);
+    if (!sample.drafted) {
+      html('span', {class: 'decoding'}, title, sample.decoding);
+    }
     html('span', {class: sample.correct ? 'verdict right' : 'verdict wrong'},
       head, sample.correct ? '✓ ends right' : '✗ ends wrong');
     const dense = sample.pieces.length > DENSE;
@@ -58,7 +78,9 @@ class Panel {
       const cell = html('span', {class: 'cell masked'}, block);
       cell.style.setProperty('--confidence', confidence[i]);
       cell.dataset.title = commits[i] < total
-        ? `${JSON.stringify(piece)}, committed by step ${commits[i] + 1}, ` +
+        ? `${JSON.stringify(piece)}, committed by ${this.unit} ` +
+          `${commits[i] + 1}` +
+          `${FATES[this.fates[i]](this.sample.drafted?.[i])}, ` +
           `confidence ${confidence[i].toFixed(3)}`
         : 'behind the end: no step committed it';
       return cell;
@@ -96,9 +118,11 @@ class Panel {
       html('dt', {}, item, name);
       return html('dd', {}, item);
     };
-    return {step: entry('step'), now: entry('tokens'),
-      sure: entry('confidence'), rate: entry('per step'),
-      reward: entry('reward')};
+    return {step: entry(this.unit), now: entry('tokens'),
+      accepted: this.sample.drafted ? entry('accepted') : null,
+      sure: entry('confidence'), rate: entry(`per ${this.unit}`),
+      reward: this.sample.drafted && !this.sample.rewards.length ? null
+        : entry('reward')};
   }
 
   // Measures cells and text at their final size and returns a function that
@@ -118,17 +142,23 @@ class Panel {
   show(time) {
     const s = this.sample, t = Math.min(time, s.num_steps);
     const ended = this.hasEnd && visible(s, s.length - 1, t);
-    let written = 0, fresh = [], text = '';
+    let written = 0, fresh = [], accepted = 0, text = '';
     this.cells.forEach((cell, i) => {
       const seen = visible(s, i, t), now = s.commit_step[i] === t - 1;
       const after = seen && ended && i >= s.length;
       const end = this.hasEnd && i === s.length - 1;
-      cell.className = seen ? `cell${now ? ' new' : ''}${after ? ' after' : ''}`
-        : 'cell masked';
+      const what = after ? '' : this.fates[i];
+      const classes = seen ? [now && 'new', after && 'after', what] : ['masked'];
+      cell.className = ['cell', ...classes].filter(Boolean).join(' ');
       cell.textContent = !seen ? '' : end ? 'end' : shown(s.pieces[i]);
+      if (seen && what === 'corrected') {
+        cell.prepend(html('del', {}, null, s.drafted[i] ? shown(s.drafted[i])
+          : 'end'));
+      }
       cell.title = seen ? cell.dataset.title : 'undecided';
       if (seen && s.commit_step[i] < t) written++;
       if (now) fresh.push(s.confidence[i]);
+      if (now && what === 'accepted') accepted++;
       if (seen && !after) text += s.pieces[i];
     });
     const sure = fresh.reduce((a, b) => a + b, 0) / fresh.length;
@@ -136,15 +166,18 @@ class Panel {
     const reward = scored < 0 || t === 0 ? null : s.rewards[scored];
     this.readout.step.textContent = `${t}/${s.num_steps}`;
     this.readout.now.textContent = fresh.length;
+    if (s.drafted) this.readout.accepted.textContent = accepted;
     this.readout.sure.textContent = fresh.length ? sure.toFixed(2) : '–';
     this.readout.rate.textContent = t ? (written / t).toFixed(1) : '–';
-    this.readout.reward.textContent = number(reward, '');
+    if (this.readout.reward) {
+      this.readout.reward.textContent = number(reward, '');
+    }
     this.text.textContent = text || '\u00a0';
     this.bars.forEach((bar, i) => {
       bar.setAttribute('class', i === t - 1 ? 'now' : i < t ? 'past' : '');
     });
-    return `${NAMES[s.policy] || s.policy}: step ${t} of ${s.num_steps}, ` +
-      `${fresh.length} tokens` +
+    return `${this.name}: ${this.unit} ${t} of ${s.num_steps}, ` +
+      `${fresh.length} tokens` + (s.drafted ? `, ${accepted} accepted` : '') +
       (fresh.length ? `, confidence ${sure.toFixed(2)}` : '');
   }
 }
@@ -204,6 +237,12 @@ class Player {
     const panels = this.find('.panels');
     panels.replaceChildren();
     panels.dataset.count = problem.samples.length;
+    const {samples} = problem;
+    for (const item of this.root.querySelectorAll('[data-for=drafted]')) {
+      item.hidden = !samples.some((s) => s.drafted);
+    }
+    this.find('.key-scale').hidden = samples.every((s) => s.drafted);
+    this.unit = samples.every((s) => s.drafted) ? 'round' : 'step';
     this.total = Math.max(...problem.samples.map((s) => s.num_steps));
     this.panels = problem.samples.map((sample) =>
       new Panel(sample, problem.block_length, this.total, panels));
@@ -224,7 +263,7 @@ class Player {
     this.slider.value = this.time;
     this.said = this.panels.map((panel) => panel.show(this.time));
     this.slider.setAttribute('aria-valuetext',
-      `step ${this.time} of ${this.total}`);
+      `${this.unit} ${this.time} of ${this.total}`);
     this.find('.step').textContent = `${this.time} / ${this.total}`;
     this.root.dataset.step = this.time;
   }

@@ -1,8 +1,9 @@
-"""RL methods, one per file with its config group."""
+"""Training methods, one per file; those of RL with their config group."""
 
 from dllm_jax.train.methods import ag_grpo, diffu_grpo, ta_grpo_d
 
-# By the value of `method.name`; 'sft' trains only the base model.
+# By the value of `method.name`; 'sft' trains the base model, or the one that
+# `base.path` names, and nothing after it.
 METHODS = {
   'sft': None,
   'diffu_grpo': diffu_grpo.DiffuGrpo,

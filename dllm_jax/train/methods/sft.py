@@ -1,7 +1,8 @@
-"""Supervised fine-tuning on demonstrations, with the masked diffusion loss.
+"""Supervised fine-tuning on demonstrations.
 
-It also trains the base model that RL starts from. Dims: B rows, P prompt
-columns, L completion columns.
+With the masked diffusion loss, or that of the next token where the vocabulary
+has no [MASK]. It also trains the base model that RL starts from. Dims: B rows,
+P prompt columns, L completion columns.
 """
 
 import dataclasses
@@ -14,11 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from dllm_jax import errors, types
 from dllm_jax.ops import streams
-from dllm_jax.rl import masked_diffusion
+from dllm_jax.rl import logprobs, masked_diffusion, next_token
 from dllm_jax.rollout import context, sharded
 from dllm_jax.runtime import process_rows, sharding
 from dllm_jax.tasks import task as task_lib
@@ -32,8 +33,9 @@ class SftConfig:
 
   Attributes:
     gen_length: completion columns; a demonstration is padded to it with EOS,
-      which is part of the loss.
-    min_ratio: smallest masking ratio t, in (0, 1).
+      which is part of the masked diffusion loss. That of the next token ends
+      with the first EOS.
+    min_ratio: smallest masking ratio t, in (0, 1); not read without [MASK].
     num_micro: micro-batches per optimizer step.
   """
 
@@ -135,15 +137,7 @@ def _update(
   cfg: SftConfig,
   mesh: Mesh,
 ) -> tuple[state_lib.TrainState, dict[str, Any]]:
-  num_tokens = jnp.float32(batch.tokens.size)
-  views = masked_diffusion.masked_views(
-    key,
-    batch.prompt_ids,
-    batch.prompt_mask,
-    batch.tokens,
-    vocab,
-    min_ratio=cfg.min_ratio,
-  )
+  views, num_tokens = _views(key, batch, vocab, cfg)
 
   def loss(params, micro):
     share = masked_diffusion.loss(
@@ -165,3 +159,26 @@ def _update(
     'sft/grad_norm': aux['grad_norm'],
     'sft/skipped_updates': aux['skipped'],
   }
+
+
+def _views(
+  key: Key[Array, ''],
+  batch: SftBatch,
+  vocab: types.Vocabulary,
+  cfg: SftConfig,
+) -> tuple[logprobs.Views, Float[Array, '']]:
+  """The views of the loss, and the number of tokens that it is a mean over."""
+  if vocab.mask_token is None:
+    is_stop = vocab.ends(batch.tokens).astype(jnp.int32)
+    credit = jnp.cumsum(is_stop, axis=1) - is_stop == 0  # through the first
+    views = next_token.teacher_forced(*batch, credit)
+    return views, jnp.sum(credit, dtype=jnp.float32)
+  views = masked_diffusion.masked_views(
+    key,
+    batch.prompt_ids,
+    batch.prompt_mask,
+    batch.tokens,
+    vocab,
+    min_ratio=cfg.min_ratio,
+  )
+  return views, jnp.float32(batch.tokens.size)

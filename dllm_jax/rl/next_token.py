@@ -1,0 +1,45 @@
+"""Next-token views: the likelihood of a causal model, which is exact.
+
+Dims: B rows, P prompt columns, L completion columns.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
+
+from dllm_jax.rl import logprobs
+
+
+def teacher_forced(
+  prompt_ids: Int[Array, 'B P'],
+  prompt_mask: Bool[Array, 'B P'],
+  tokens: Int[Array, 'B L'],
+  credit: Bool[Array, 'B L'],
+) -> logprobs.Views:
+  """The view in which a causal model reads each token from those before it.
+
+  log p(o | q) = sum_k log p(o_k | q, o_<k)
+
+  With `credit` the completion mask of a `types.RolloutBatch`, these are the
+  views of a `logprobs.Estimator` without error.
+
+  Args:
+    prompt_ids: left-padded prompts.
+    prompt_mask: True for the real tokens of the prompts.
+    tokens: completions. What stands behind the last credited token is not read.
+    credit: True for the tokens to score.
+
+  Returns:
+    Views with K = 1, Q = L and weight 1.
+  """
+  rows, length = tokens.shape
+  slot = jnp.broadcast_to(jnp.arange(length)[None], tokens.shape)
+  return logprobs.Views(
+    tokens=jnp.concatenate([prompt_ids, tokens], 1)[:, None],
+    attention_mask=jnp.concatenate(
+      [prompt_mask, jnp.ones(tokens.shape, bool)], 1
+    )[:, None],
+    slot=slot[:, None],
+    target=tokens[:, None],
+    credit=credit[:, None],
+    weight=jnp.ones((rows, 1)),
+  )

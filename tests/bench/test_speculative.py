@@ -1,0 +1,60 @@
+"""Operations of a round of FractalLLM, and the suite of a model folder."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from dllm_jax import types
+from dllm_jax.bench import flops, hlo, hlo_counts
+from dllm_jax.decoding import fractal
+from dllm_jax.models import transformer
+from tests import tiny
+
+CFG = dataclasses.replace(
+  tiny.MODEL,
+  causal=True,
+  hidden_size=64,
+  num_layers=4,
+  head_dim=16,
+  mlp_size=160,
+)
+LM = transformer.TransformerCausalLM(cfg=CFG)
+VOCAB = types.Vocabulary(size=30, mask_token=None, eos_token=28)
+ROWS, WIDTH, LENGTH = 3, 9, 16
+
+
+@pytest.mark.parametrize(
+  ('modules', 'layers', 'compression'),
+  [(1, 'even', 'int8'), (2, 'even', 'int8'), (4, 'late', 'int4')],
+)
+def test_a_round_has_the_operations_of_the_cost_model(
+  modules, layers, compression
+):
+  decoder = fractal.Fractal(
+    gen_length=LENGTH,
+    num_modules=modules,
+    layers=layers,
+    compression=compression,
+  )
+  params = decoder.prepare(LM, jax.tree.map(jnp.asarray, tiny.params(CFG)))
+  prompt = types.Canvas(
+    jnp.ones((ROWS, WIDTH), jnp.int32), jnp.ones((ROWS, WIDTH), bool)
+  )
+  start = functools.partial(decoder.init_state, LM, vocab=VOCAB)
+  state = jax.eval_shape(start, params, prompt)
+  keys = jax.random.split(jax.random.key(0), ROWS)
+  step = jax.jit(functools.partial(decoder.round, LM, vocab=VOCAB))
+  compiled = step.lower(params, keys, state, prompt).compile()
+  counted = hlo_counts.products(hlo.parse(compiled.as_text()))
+  slots = WIDTH - 1 + LENGTH + decoder.num_drafts
+  predicted = flops.fractal_round(
+    CFG,
+    rows=ROWS,
+    modules=modules,
+    drafts=decoder.num_drafts,
+    slots=slots,
+  )
+  assert abs(counted / predicted - 1) < 0.1
