@@ -86,6 +86,9 @@ class TableLM:
   def truncate(self, cache, length):
     return cache._replace(length=jnp.minimum(cache.length, length))
 
+  def take(self, cache, rows):
+    return TextCache(cache.tokens[rows], cache.length[rows])
+
   def prefill(self, params, tokens, attention_mask, cache):
     empty = self.truncate(cache, jnp.zeros_like(cache.length))
     return self.extend(params, tokens, attention_mask, empty)
