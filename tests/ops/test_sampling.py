@@ -1,5 +1,7 @@
 """Sampling: hand-computed, NumPy twins, and distributions."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -92,6 +94,47 @@ def test_draws_of_a_row_do_not_depend_on_the_batch():
   whole = draw([9, 3, 5, 1, 2], slice(None))
   np.testing.assert_array_equal(whole[2:3], draw([5], slice(2, 3)))
   assert (whole[:2] != draw([5, 5], slice(2))).any()
+
+
+def test_best_is_the_likeliest_token_that_is_allowed():
+  vocab = types.Vocabulary(size=5, mask_token=1, eos_token=2)
+  logits = jnp.array(
+    [
+      [0.0, 9.0, 1.0, 3.0, 3.0, 8.0],  # [MASK], and an id beyond the text
+      [-2.0, -1.0, -3.0, -4.0, -5.0, 0.0],
+      [-jnp.inf, 0.0, -jnp.inf, -jnp.inf, -50.0, 0.0],
+    ],
+    jnp.bfloat16,
+  )
+  got = sampling.best(logits, vocab)
+  assert got.dtype == jnp.int32
+  np.testing.assert_array_equal(got, [3, 0, 4])  # the lowest of ids 3 and 4
+  unmasked = dataclasses.replace(vocab, mask_token=None)
+  np.testing.assert_array_equal(sampling.best(logits, unmasked), [1, 1, 1])
+
+
+def test_top_k_by_hand():
+  logits = jnp.array([[1.0, 5.0, 3.0, 5.0, -jnp.inf, 3.0], [6, 5, 4, 3, 2, 1]])
+  keep = lambda k: [
+    np.flatnonzero(np.isfinite(row)).tolist()
+    for row in sampling.top_k(logits, k)
+  ]
+  assert keep(1) == [[1, 3], [0]]  # a tie with the least of them stays
+  assert keep(2) == [[1, 3], [0, 1]]
+  assert keep(3) == [[1, 2, 3, 5], [0, 1, 2]]
+  assert keep(4) == [[1, 2, 3, 5], [0, 1, 2, 3]]
+  assert keep(5) == [[0, 1, 2, 3, 5], [0, 1, 2, 3, 4]]
+  for k in (6, 7, 1000):  # all of them; an excluded token stays excluded
+    np.testing.assert_array_equal(sampling.top_k(logits, k), logits)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(-3, 3), min_size=7, max_size=7), st.integers(1, 8))
+def test_top_k_keeps_what_fewer_than_k_tokens_are_above(logits, k):
+  got = sampling.top_k(jnp.array([logits], jnp.float32), k)[0]
+  for value, kept in zip(logits, got, strict=True):
+    stays = sum(other > value for other in logits) < k
+    assert kept == (value if stays else -np.inf)
 
 
 def test_top_quota_by_hand():
