@@ -104,7 +104,7 @@ def test_what_is_written_says_what_was_evaluated(parts, tmp_path):
     np.linspace(0.1, 0.9, len(final['pieces'])), abs=1e-4
   )
   # The rewards are those of the canvases, rebuilt from the commit steps.
-  own = found.fixed['final'][6]
+  own = found.plain['final'][6]
   assert final['steps'] == [*range(1, own.num_steps[0] + 1)]
   for step, reward in zip(final['steps'], final['rewards'], strict=True):
     tokens = own.tokens[0][own.commit_step[0] < step]
