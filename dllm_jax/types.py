@@ -298,12 +298,13 @@ class LayeredLM(CausalLM, Protocol):
     states: Float[Array, 'B Q D'],
     attention_mask: Bool[Array, 'B Q'],
     cache: Cache | None,
-    start: int,
-    stop: int,
+    start: Scalar,
+    stop: Scalar,
   ) -> Float[Array, 'B Q D']:
     """Layers [start, stop) on columns that follow those in the cache.
 
-    The cache is read and not changed; with None, the columns follow nothing.
+    The bounds may be traced. The cache is read and not changed; with None, the
+    columns follow nothing. There is no gradient.
     """
     ...
 

@@ -25,12 +25,15 @@ References:
   Kim et al. 2025, FractalLLM, Findings of EMNLP (2025.findings-emnlp.1286).
 """
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from dllm_jax import errors, types
 from dllm_jax.decoding import fields, rounds, speculative
 from dllm_jax.ops import sampling
+
+UNROLL = 1  # modules that are compiled apart; they are all the same
 
 
 @fields.decoder
@@ -140,15 +143,20 @@ class Fractal(speculative.SelfSpeculative):
       at = jnp.take_along_axis(states, column[..., None], axis=1)
       return sampling.best(lm.read_out(params, at), vocab)
 
-    states, layer = lm.embed(model, tokens_of(drafts)), 0
-    for j, stop in enumerate(self.module_layers(num_layers)):
-      states, layer = run(model, states, layer, stop), stop
-      made = read_out(copy, run(copy, states, stop, num_layers))
+    def module(carry, place):
+      (states, drafts), (j, before, layer) = carry, place
+      states = run(model, states, before, layer)
+      made = read_out(copy, run(copy, states, layer, num_layers))
       is_new = jnp.arange(num_drafts)[None] <= self.num_placeholders + j
       drafts = jnp.where(is_new, made, drafts)
-      head = run(copy, lm.embed(copy, tokens_of(drafts)), 0, stop)
-      states = jnp.where(is_draft[..., None], head, states)
-    return read_out(model, run(model, states, layer, num_layers))
+      head = run(copy, lm.embed(copy, tokens_of(drafts)), 0, layer)
+      return (jnp.where(is_draft[..., None], head, states), drafts), None
+
+    layers = self.module_layers(num_layers)
+    places = jnp.array([range(len(layers)), (0, *layers[:-1]), layers]).T
+    start = lm.embed(model, tokens_of(drafts)), drafts
+    (states, _), _ = jax.lax.scan(module, start, places, unroll=UNROLL)
+    return read_out(model, run(model, states, layers[-1], num_layers))
 
 
 def _numbers(layers: str) -> tuple[int, ...]:

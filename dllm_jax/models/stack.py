@@ -99,13 +99,12 @@ def run_layers(
   keep_kv: bool = False,
   layout: parts.Layout = parts.WHOLE,
 ) -> tuple[Float[Array, 'B Q D'], LayerOutputs]:
-  """Applies blocks [start, stop), by `lax.scan` over stacked parameters.
+  """Applies blocks [start, stop) by `lax.scan` over the stacked parameters.
 
   Args:
     cfg: config of the part that this device computes; `cfg.remat` says what the
       backward pass recomputes.
-    params: the stacked blocks, `model_params['layers']`; or a tuple of blocks
-      (`unstack`), which are then unrolled.
+    params: the stacked blocks, `model_params['layers']`.
     x: input of block `start`.
     allowed: which keys each query reads: those of `past`, then those of `x`.
     position: position ids of the columns of `x`.
@@ -132,25 +131,35 @@ def run_layers(
   if cfg.remat != 'none':
     # A scan keeps the compiler from undoing it.
     body = jax.checkpoint(body, policy=REMAT[cfg.remat], prevent_cse=False)
-  past = jax.tree.map(lambda leaf: leaf[start:stop], past)
-  if not isinstance(params, tuple):
-    segment = jax.tree.map(lambda leaf: leaf[start:stop], params)
-    return jax.lax.scan(body, x, (segment, past))
-  made = []
-  for i, block_params in enumerate(params[start:stop]):
-    x, outputs = body(x, (block_params, jax.tree.map(lambda y: y[i], past)))  # noqa: B023
-    made.append(outputs)
-  return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *made)
+  segment = jax.tree.map(lambda leaf: leaf[start:stop], (params, past))
+  return jax.lax.scan(body, x, segment)
 
 
-def unstack(params: types.Params) -> tuple[types.Params, ...]:
-  """The blocks one by one.
+def run_range(
+  cfg: config.ModelConfig,
+  params: types.Params,
+  x: Float[Array, 'B Q D'],
+  allowed: Bool[Array, 'B Q T'],
+  position: Int[Array, 'B Q'],
+  start: types.Scalar,
+  stop: types.Scalar,
+  *,
+  past: cache.KeyValues | None = None,
+  layout: parts.Layout = parts.WHOLE,
+) -> Float[Array, 'B Q D']:
+  """The states of `run_layers`, with bounds that may be traced.
 
-  A slice of a stack is a copy on some devices. Where blocks are used many
-  times, as in decoding, they are better copied once.
+  One block is compiled, however many ranges of layers are run in a loop. It
+  cannot be differentiated.
   """
-  num_layers = jax.tree.leaves(params)[0].shape[0]
-  return tuple(
-    jax.tree.map(lambda leaf: leaf[i], params)  # noqa: B023
-    for i in range(num_layers)
-  )
+
+  def body(i, x):
+    take = lambda leaf: jax.lax.dynamic_index_in_dim(leaf, i, keepdims=False)
+    block_params, own_past = jax.tree.map(take, (params, past))
+    block_params = parts.gather(block_params, layout, cfg.dtype, of_layer=True)
+    y, _ = Block(cfg, layout, parent=None).apply(
+      {'params': block_params}, x, allowed, position, own_past
+    )
+    return y
+
+  return jax.lax.fori_loop(start, stop, body, x)

@@ -99,35 +99,55 @@ class Transformer(nn.Module):
     x: Float[Array, 'B Q D'],
     attention_mask: Bool[Array, 'B Q'],
     cache: cache_lib.KVCache | None,
-    start: int = 0,
-    stop: int | None = None,
     *,
     keep_kv: bool = False,
   ) -> tuple[Float[Array, 'B Q D'], stack.LayerOutputs]:
-    """Layers [start, stop) on columns that follow those in the cache."""
+    """All layers on columns that follow those in the cache, if there is one."""
+    return stack.run_layers(
+      self.cfg,
+      self.layers,
+      x,
+      *self._reach(attention_mask, cache),
+      past=cache and cache.kv,
+      keep_kv=keep_kv,
+      layout=self.layout,
+    )
+
+  def run_range(
+    self,
+    x: Float[Array, 'B Q D'],
+    attention_mask: Bool[Array, 'B Q'],
+    cache: cache_lib.KVCache | None,
+    start: types.Scalar,
+    stop: types.Scalar,
+  ) -> Float[Array, 'B Q D']:
+    """The states of `run_layers` after layers [start, stop)."""
+    return stack.run_range(
+      self.cfg,
+      self.layers,
+      x,
+      *self._reach(attention_mask, cache),
+      start,
+      stop,
+      past=cache and cache.kv,
+      layout=self.layout,
+    )
+
+  def _reach(
+    self, attention_mask: Bool[Array, 'B Q'], cache: cache_lib.KVCache | None
+  ) -> tuple[Bool[Array, 'B Q T'], Int[Array, 'B Q']]:
+    """Which keys new columns read, the cache first; and their positions."""
     position = schedules.positions(attention_mask)
-    key_position, key_mask, past = position, attention_mask, None
+    key_position, key_mask = position, attention_mask
     if cache is not None:
       position += cache.length[:, None]
       slot, is_written = cache_lib.slots(cache)
       key_position = jnp.concatenate([slot, position], axis=1)
       key_mask = jnp.concatenate([is_written, attention_mask], axis=1)
-      past = cache.kv
     allowed = attention.visible(
       position, key_position, key_mask, causal=self.cfg.causal
     )
-    return stack.run_layers(
-      self.cfg,
-      self.layers,
-      x,
-      allowed,
-      position,
-      start,
-      stop,
-      past=past,
-      keep_kv=keep_kv,
-      layout=self.layout,
-    )
+    return allowed, position
 
   def read_out(self, x: Float[Array, 'B Q D']) -> Float[Array, 'B Q V']:
     """Float32 logits from the output of the last layer."""
@@ -341,21 +361,20 @@ class TransformerCausalLM(TransformerDenoiser):
     states: Float[Array, 'B Q D'],
     attention_mask: Bool[Array, 'B Q'],
     cache: cache_lib.KVCache | None,
-    start: int,
-    stop: int,
+    start: types.Scalar,
+    stop: types.Scalar,
   ) -> Float[Array, 'B Q D']:
-    """See `types.LayeredLM`; without a cache, columns are all there is."""
+    """See `types.LayeredLM`."""
     model, variables = self._whole(params)
-    states, _ = model.apply(
+    return model.apply(
       variables,
       states,
       attention_mask,
       cache,
       start,
       stop,
-      method=Transformer.run_layers,
+      method=Transformer.run_range,
     )
-    return states
 
   def read_out(
     self, params: types.Params, states: Float[Array, 'B Q D']

@@ -19,6 +19,7 @@ from dllm_jax.run import replay, setup, trajectories
 from dllm_jax.runtime import console, processes
 from dllm_jax.state import workdir
 from dllm_jax.tasks import task as task_lib
+from dllm_jax.train import loop
 
 FILE = 'speculation.json'
 KIND = 'drafted'  # of the problems in trajectories.jsonl
@@ -56,6 +57,7 @@ def run_study(run: setup.Run, params: types.Params) -> None:
     table, shown = [], {'greedy': study.greedy}
     for decoder in decoders:
       run.watch.beat('speculative decoding')
+      loop.check_stop(run.stop)
       row, made = study.compare(decoder)
       table.append(row)
       if row['use_cache'] and row['num_placeholders'] != 0:

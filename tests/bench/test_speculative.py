@@ -31,8 +31,10 @@ ROWS, WIDTH, LENGTH = 3, 9, 16
   [(1, 'even', 'int8'), (2, 'even', 'int8'), (4, 'late', 'int4')],
 )
 def test_a_round_has_the_operations_of_the_cost_model(
-  modules, layers, compression
+  modules, layers, compression, monkeypatch
 ):
+  # Else the compiled program does not say how many layers a module runs.
+  monkeypatch.setattr(fractal, 'UNROLL', modules)
   decoder = fractal.Fractal(
     gen_length=LENGTH,
     num_modules=modules,
