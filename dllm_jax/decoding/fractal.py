@@ -116,7 +116,7 @@ class Fractal(speculative.SelfSpeculative):
     """See the module. The last token of the text is the first column here."""
     model, copy = params['model'], params['draft']
     num_drafts, num_layers = self.num_drafts, lm.num_layers
-    # What stands in a column that no module has written; any token serves.
+    # The placeholders; any token serves.
     drafts = jnp.broadcast_to(
       state.last[:, None], (len(state.last), num_drafts)
     )
@@ -143,19 +143,18 @@ class Fractal(speculative.SelfSpeculative):
       at = jnp.take_along_axis(states, column[..., None], axis=1)
       return sampling.best(lm.read_out(params, at), vocab)
 
-    def module(carry, place):
-      (states, drafts), (j, before, layer) = carry, place
+    def module(states, place):
+      before, layer = place
       states = run(model, states, before, layer)
-      made = read_out(copy, run(copy, states, layer, num_layers))
-      is_new = jnp.arange(num_drafts)[None] <= self.num_placeholders + j
-      drafts = jnp.where(is_new, made, drafts)
+      # Of D + j + 1 columns; no earlier column reads what is in the others.
+      drafts = read_out(copy, run(copy, states, layer, num_layers))
       head = run(copy, lm.embed(copy, tokens_of(drafts)), 0, layer)
-      return (jnp.where(is_draft[..., None], head, states), drafts), None
+      return jnp.where(is_draft[..., None], head, states), None
 
     layers = self.module_layers(num_layers)
-    places = jnp.array([range(len(layers)), (0, *layers[:-1]), layers]).T
-    start = lm.embed(model, tokens_of(drafts)), drafts
-    (states, _), _ = jax.lax.scan(module, start, places, unroll=UNROLL)
+    places = jnp.array([(0, *layers[:-1]), layers]).T
+    start = lm.embed(model, tokens_of(drafts))
+    states, _ = jax.lax.scan(module, start, places, unroll=UNROLL)
     return read_out(model, run(model, states, layers[-1], num_layers))
 
 

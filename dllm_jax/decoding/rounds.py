@@ -128,7 +128,8 @@ class CausalDecoder:
   ) -> types.Trajectory:
     """Rounds until every row has a stop token or L tokens.
 
-    See `types.Decoder`. The completion columns of the canvas are not read.
+    See `types.Decoder`. Prompts have a token at least, and padding on their
+    left alone. The completion columns of the canvas are not read.
     """
     prompt = types.Canvas(*(x[:, : -self.gen_length] for x in canvas))
 

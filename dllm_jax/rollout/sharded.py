@@ -45,7 +45,8 @@ def run_sharded(
   """
   specs, lockstep = P(), ()
   if sharding.divides_params(mesh) and isinstance(denoiser, types.Divisible):
-    specs = sharding.specs(params, denoiser.sharding_rules)
+    places = sharding.param_shardings(params, mesh, denoiser.sharding_rules)
+    specs = jax.tree.map(lambda place: place.spec, places)
     denoiser = denoiser.part(mesh)
   if mesh.shape['fsdp'] > 1:
     # Not over `tensor`, whose devices have the same rows and logits.
