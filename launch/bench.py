@@ -169,8 +169,7 @@ def _speculative(overrides: list[str]) -> dict[str, Any]:
   cli.setup_jax(1)
   from dllm_jax import model as model_lib  # Late: --help answers at once.
   from dllm_jax.bench import speculative
-  from dllm_jax.eval import speculation
-  from dllm_jax.run import prompt_file, settings
+  from dllm_jax.run import prompt_file, settings, speculation
   from dllm_jax.runtime import console
 
   cfg = settings.from_config(config.to_dict()).speculation
@@ -180,9 +179,7 @@ def _speculative(overrides: list[str]) -> dict[str, Any]:
   screen = console.Console()
   model = model_lib.Model.open(MODEL.value, console=screen)
   result = speculative.speculative(model, requests, cfg, screen)
-  screen.table(*speculation.table(result))
-  for line in speculation.outcome(result):
-    screen.line(line)
+  speculation.show_result(result, screen)
   return result
 
 

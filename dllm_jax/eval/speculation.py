@@ -10,7 +10,7 @@ columns of a call.
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -378,58 +378,3 @@ def _calls(
     return sampling.best(lm(params, text, mask, column), vocab)
 
   return jax.lax.fori_loop(0, NUM_CALLS, call, start)
-
-
-def outcome(result: Mapping[str, Any]) -> list[str]:
-  """The speeds of greedy decoding, and whether all decoders gave its tokens."""
-  speeds = [
-    f'{value["tokens_per_second"]:.0f} tokens/s {_WITH[regime]}'
-    for regime, value in result['greedy'].items()
-  ]
-  rows, num = result['rows'], result['num']
-  right = sum(row['identical'] for row in rows)
-  same = (
-    f'{right} of {len(rows) * num} completions of {len(rows)} decoders are '
-    'those of greedy decoding'
-  )
-  gaps = [row['worst_gap'] for row in rows if row['worst_gap'] is not None]
-  if gaps:
-    same += (
-      '; where others first differ, the two best logits are at most '
-      f'{max(gaps):.1e} apart'
-    )
-  return [f'greedy decoding: {", ".join(speeds)}', same]
-
-
-_WITH = {'cache': 'with a cache', 'no_cache': 'without'}
-
-
-def table(
-  result: Mapping[str, Any],
-) -> tuple[str, list[str], list[list[Any]]]:
-  """A study as a table: its title, its headings, and a row a decoder."""
-  agreement = ', '.join(
-    f'{how} {100 * p:.1f} %' for how, p in result['agreement'].items()
-  )
-  title = (
-    f'speculative decoding of {result["num"]} prompts; the compressed model '
-    f'agrees in {agreement}'
-  )
-  headings = ['decoder', 'same', 'tokens (law)', 'cost (law)', 'c', 'speed-up']
-  rows = []
-  for row in result['rows']:
-    name = f'{row["decode"]} {row["compression"]} m={row["m"]}'
-    if row['num_placeholders'] is not None:
-      name += f' D={row["num_placeholders"]}'
-    mean = row['tokens_per_round']
-    rows.append(
-      [
-        name if row['use_cache'] else f'{name} no cache',
-        f'{row["identical"]}/{result["num"]}',
-        f'{mean:.2f} ({row["predicted_tokens"]:.2f})' if mean else '-',
-        f'{row["cost"]:.2f} ({row["predicted_cost"]:.2f})',
-        f'{row["c"]:.2f}',
-        f'{row["speedup"]:.2f}',
-      ]
-    )
-  return title, headings, rows
