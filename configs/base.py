@@ -161,7 +161,7 @@ def get_config(arg: str = '') -> config_dict.ConfigDict:
       'compressions': ('int8', 'int4'),
       'placeholders': (1, 0),
       'no_cache': True,  # compare without a cache too, as the paper does
-      'repeats': 3,
+      'repeats': 1,
     }
   )
   config.checkpoint = config_dict.ConfigDict({'every': 100, 'keep': 2})

@@ -36,10 +36,10 @@ def get_config(arg: str = '') -> config_dict.ConfigDict:
     max_prompt_length=48,
     gen_length=56,
   )
-  config.base.update(batch_size=32, num_steps=600, eval_every=200, patience=0)
+  config.base.update(batch_size=32, num_steps=400, eval_every=200, patience=0)
   config.base.optim.update(
-    learning_rate=2e-3, schedule='cosine', decay_steps=600
+    learning_rate=2e-3, schedule='cosine', decay_steps=400
   )
   config.train.control = False
-  config.speculation.num_prompts = 64
+  config.speculation.num_prompts = 24
   return config.lock()

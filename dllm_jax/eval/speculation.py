@@ -25,7 +25,7 @@ from dllm_jax.ops import sampling
 from dllm_jax.rollout import answer_free, prompts, score
 from dllm_jax.runtime import process_rows
 
-NUM_CALLS = 8  # of a timed loop of calls
+NUM_CALLS = 4  # of a timed loop of calls
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,8 @@ class StudyConfig:
     modules: m of the fractal decoder, and drafts of the sequential one.
     compressions: of the copy that drafts.
     placeholders: D of the fractal decoder.
-    no_cache: whether its form without a cache is compared too.
+    no_cache: whether its form without a cache is compared too, with the first
+      of the compressions.
     repeats: timed runs of a decoder, of which the fastest counts.
   """
 
@@ -66,9 +67,10 @@ class StudyConfig:
       )
       for how, m in pairs
     ]
-    forms = [(count, True) for count in self.placeholders]
-    forms += [(0, False)] * self.no_cache
-    for num_placeholders, use_cache in forms:
+    forms = [(count, True, pairs) for count in self.placeholders]
+    if self.no_cache:  # slow: with one compression
+      forms.append((0, False, pairs[: len(self.modules)]))
+    for num_placeholders, use_cache, pairs in forms:
       made += [
         fractal.Fractal(
           gen_length=self.gen_length,
