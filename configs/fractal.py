@@ -2,7 +2,7 @@
 
   python launch/train.py --config configs/fractal.py --workdir runs/fractal
 
-Trains a causal transformer of 1.7M parameters with 8 layers on worked word
+Trains a causal transformer of 1.8M parameters with 8 layers on worked word
 problems, which the library makes itself, then decodes held-out problems with
 every decoder and checks that the completions are those of greedy decoding. The
 closing table and the report have the tokens of a round beside the law
@@ -28,7 +28,7 @@ def get_config(arg: str = '') -> config_dict.ConfigDict:
     num_heads=4,
     num_kv_heads=4,
     head_dim=32,
-    mlp_size=352,
+    mlp_size=384,
   )
   config.rollout.update(
     decode='autoregressive',

@@ -223,7 +223,7 @@ class Divisible(Protocol):
 
 
 @runtime_checkable
-class CausalLM(Protocol):
+class CausalLM(Denoiser, Protocol):
   """A next-token model with a cache; hashable, a static argument.
 
   Each row of a cache holds tokens from position 0 on, without padding. Padding
@@ -335,6 +335,14 @@ class Decoder(Protocol):
 
   gen_length: int
   is_causal: ClassVar[bool]
+
+  def check(self, denoiser: Denoiser) -> None:
+    """Refuses a model that the decoder is not for; most take all.
+
+    Raises:
+      errors.UserError: in one line.
+    """
+    ...
 
   def prepare(self, denoiser: Denoiser, params: Params) -> Params:
     """What `__call__` takes as `params`; call this outside of `jax.jit`.

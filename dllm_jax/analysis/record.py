@@ -215,10 +215,7 @@ def _speculation(path: pathlib.Path) -> dict[str, Any] | None:
   if found is None:
     return None
   try:
-    speeds = [
-      found['greedy'][regime]['tokens_per_second']
-      for regime in ('cache', 'no_cache')
-    ]
+    speeds = [of['tokens_per_second'] for of in found['greedy'].values()]
     agreement = found['agreement']
     numbers = [found['num'], *speeds, *agreement.values()]
     valid = all(map(_is_number, numbers)) and len(found['rows']) > 0

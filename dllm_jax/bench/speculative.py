@@ -1,12 +1,13 @@
 """Speculative decoding of prompts with any causal model."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from dllm_jax import errors, types
 from dllm_jax import model as model_lib
 from dllm_jax.eval import speculation
 from dllm_jax.run import prompt_file
+from dllm_jax.run import speculation as run_speculation
 from dllm_jax.runtime import console
 
 PROMPTS = (
@@ -27,33 +28,36 @@ def speculative(
   cfg: speculation.StudyConfig,
   screen: console.Console,
 ) -> dict[str, Any]:
-  """The result of `eval.speculation.study`.
+  """What `launch/train.py` writes to speculation.json, of any model.
 
   Args:
     model: with its parameters.
     requests: prompts; None takes `PROMPTS`.
-    cfg: what to compare.
+    cfg: what to compare; not its number of prompts.
     screen: where progress goes.
 
   Raises:
     errors.UserError: it is a model that cannot be decoded so, or has no
       tokenizer for the prompts.
   """
-  if not isinstance(model.denoiser, types.LayeredLM):
-    raise errors.UserError(
-      f'{model.name} is no causal model, which suite speculative needs'
-    )
   prompts = PROMPTS
   if requests is not None:
     prompts = [r.ids if r.text is None else r.text for r in requests]
+  cfg = dataclasses.replace(cfg, num_prompts=len(prompts))
+  run_speculation.check(cfg, model.denoiser, model.mesh)
   template = model.prompt_template(None)
-  with screen.stage('speculative decoding', len(cfg.decoders())) as bar:
-    return speculation.study(
+  ids = [model.encode(prompt, template) for prompt in prompts]
+  rows, decoders = [], cfg.decoders()
+  with screen.stage('speculative decoding', len(decoders)) as bar:
+    study = speculation.Study(
       model.denoiser,
       model.params,
-      [model.encode(prompt, template) for prompt in prompts],
+      ids,
       cfg,
       vocab=model.vocab,
       mesh=model.mesh,
-      advance=bar.step,
     )
+    for decoder in decoders:
+      rows.append(study.compare(decoder)[0])
+      bar.step()
+  return study.summary() | {'rows': rows}

@@ -88,6 +88,9 @@ class BlockDecoder:
       self, gen_length=gen_length, block_length=block_length
     )
 
+  def check(self, denoiser: types.Denoiser) -> None:
+    """See `types.Decoder`."""
+
   def prepare(
     self, denoiser: types.Denoiser, params: types.Params
   ) -> types.Params:

@@ -2,14 +2,14 @@
 
 D placeholders follow the text, and one pass of the model over text and
 placeholders begins. Before layer l_j, the j-th of m, a module interrupts it:
-the compressed layers l_j.. finish the pass, the draft columns take the tokens
-that they read out, and the compressed layers ..l_j - 1 of those tokens give the
-states with which the model goes on. That is m steps of Jacobi iteration of
+compressed layers l_j to N - 1 finish the pass, the draft columns take the
+tokens that they read out, and compressed layers 0 to l_j - 1 turn these into
+the states with which the model goes on. That is m steps of Jacobi iteration of
 greedy decoding by the compressed model. The read-out of the last layer gives
 W = D + m + 1 drafts, the first of which is always accepted.
 
-With a compressed call at c calls of the model, and the probability p that it
-agrees with it, a round costs 2 + m c and commits 2 + sum_{i=1..m} p^i tokens
+If a compressed call costs c model calls, and agrees with the model with
+probability p, a round costs 2 + m c and commits 2 + sum_{i=1..m} p^i tokens
 (for D = 0; D = 1 adds some luck).
 
 With the cache, the compressed layers read the keys and values that the model
@@ -33,7 +33,7 @@ from dllm_jax import errors, types
 from dllm_jax.decoding import fields, rounds, speculative
 from dllm_jax.ops import sampling
 
-UNROLL = 1  # modules that are compiled apart; they are all the same
+UNROLL = 1  # of the loop over modules; unrolled, operations can be counted
 
 
 @fields.decoder
@@ -41,7 +41,7 @@ class Fractal(speculative.SelfSpeculative):
   """Drafts by compressed layers inside the model; a `types.Decoder`."""
 
   num_modules: int = fields.static(
-    'modules, m; a round commits up to m + 2 tokens, and what is luck',
+    'modules, m; a round commits m + 2 tokens where all drafts are right',
     default=4,
   )
   layers: str = fields.static(

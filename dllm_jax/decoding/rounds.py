@@ -97,6 +97,9 @@ class CausalDecoder:
     del lm, params, prompt, vocab
     return jnp.zeros((state.tokens.shape[0], 0), jnp.int32)
 
+  def check(self, denoiser: types.Denoiser) -> None:
+    """See `types.Decoder`."""
+
   def prepare(
     self, denoiser: types.Denoiser, params: types.Params
   ) -> types.Params:

@@ -83,7 +83,9 @@ def loglikelihood(
     pad = lambda rows: prompts.pad_left(rows, _width(rows), vocab.eos_token)[:2]
     if vocab.mask_token is None:
       different, prompt_of = _different(before, shards)
-      prompt = process_rows.replicate(pad(different), mesh)
+      mine = process_rows.share(mesh, len(different))
+      padded = [x[mine] for x in pad(different)]
+      prompt = process_rows.place(padded, mesh, len(different))
       own_prompt = process_rows.place(prompt_of[own], mesh, num_rows)
       scored = exact(
         denoiser, params, Pairs(*prompt, *answers), own_prompt, vocab=vocab
@@ -212,13 +214,13 @@ def exact(
   if length > CHUNK and isinstance(lm, types.LayeredLM):
     states = lm.embed(params, new)
     states = lm.run_layers(params, states, is_new, cache, 0, lm.num_layers)
-    logp = jnp.concatenate(
-      [
-        score(lm.read_out(params, states[:, at]), pairs.tokens[:, at])
-        for at in (slice(i, i + CHUNK) for i in range(0, length, CHUNK))
-      ],
-      axis=1,
+    at = jnp.arange(-(-length // CHUNK) * CHUNK).reshape(-1, CHUNK)
+    at = jnp.minimum(at, length - 1)
+    logp = jax.lax.map(
+      lambda at: score(lm.read_out(params, states[:, at]), pairs.tokens[:, at]),
+      at,
     )
+    logp = jnp.moveaxis(logp, 0, 1).reshape(len(prompt_of), -1)[:, :length]
   else:
     logits, _ = lm.extend(params, new, is_new, cache)
     logp = score(logits, pairs.tokens)

@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float, Int
 from dllm_jax import types
 from dllm_jax.decoding import autoregressive, fractal, rounds, speculative
 from dllm_jax.ops import sampling
-from dllm_jax.rollout import answer_free, prompts, score
+from dllm_jax.rollout import answer_free, prompts, score, sharded
 from dllm_jax.runtime import process_rows
 
 NUM_CALLS = 4  # of a timed loop of calls
@@ -54,32 +54,32 @@ class StudyConfig:
   def __post_init__(self):
     if self.num_prompts < 0:
       raise ValueError(f'num_prompts {self.num_prompts} is negative')
-    for name in ('modules', 'compressions'):
+    for name in ('modules', 'compressions', 'placeholders'):
       if not getattr(self, name):
         raise ValueError(f'{name} is empty')
+    if self.repeats < 0:
+      raise ValueError(f'repeats {self.repeats} is negative')
+    self.decoders()  # which check the other values
 
   def decoders(self) -> list[rounds.CausalDecoder]:
-    """The sequential draft, and both forms of the fractal decoder."""
+    """Sequential draft and fractal decoder, with a cache and without."""
     pairs = [(how, m) for how in self.compressions for m in self.modules]
-    made = [
-      speculative.Draft(
-        gen_length=self.gen_length, compression=how, draft_length=m
-      )
-      for how, m in pairs
-    ]
-    forms = [(count, True, pairs) for count in self.placeholders]
+    regimes = [(True, pairs)]
     if self.no_cache:  # slow: with one compression
-      forms.append((0, False, pairs[: len(self.modules)]))
-    for num_placeholders, use_cache, pairs in forms:
+      regimes.append((False, pairs[: len(self.modules)]))
+    made = []
+    for use_cache, chosen in regimes:
+      shared = {'gen_length': self.gen_length, 'use_cache': use_cache}
+      made += [
+        speculative.Draft(compression=how, draft_length=m, **shared)
+        for how, m in chosen
+      ]
       made += [
         fractal.Fractal(
-          gen_length=self.gen_length,
-          compression=how,
-          num_modules=m,
-          num_placeholders=num_placeholders,
-          use_cache=use_cache,
+          compression=how, num_modules=m, num_placeholders=count, **shared
         )
-        for how, m in pairs
+        for count in (self.placeholders if use_cache else (0,))
+        for how, m in chosen
       ]
     return made
 
@@ -119,9 +119,12 @@ class Study:
       vocab: special ids.
       mesh: device mesh; its row shards must divide the number of prompts.
     """
-    self._lm, self._params, self._cfg = lm, params, cfg
+    self._whole, self._params, self._cfg = lm, params, cfg
     self._vocab, self._mesh = vocab, mesh
-    padded = prompts.pad_left(rows, max(map(len, rows)), vocab.eos_token)
+    size = max(map(len, rows))
+    widest = max(decoder.num_drafts for decoder in cfg.decoders())
+    self._num_slots = size - 1 + cfg.gen_length + widest
+    padded = prompts.pad_left(rows, size, vocab.eos_token)
     self._prompts = process_rows.place(
       prompts.RowPrompts(
         padded.ids, padded.mask, np.arange(len(rows), dtype=np.int32)
@@ -132,16 +135,33 @@ class Study:
     make = functools.partial(
       autoregressive.Autoregressive, gen_length=cfg.gen_length
     )
-    self._seconds = {}  # of a greedy token, by use_cache
-    for use_cache in (False, True)[not cfg.no_cache :]:
-      self.greedy, seconds = self._decode(make(use_cache=use_cache), params)
-      self._seconds[use_cache] = seconds / int(self.greedy.num_steps.max())
+    self._lm = sharded.placed(lm, mesh)
+    greedy = {
+      use_cache: self._decode(make(use_cache=use_cache), {'model': params})
+      for use_cache in (True, False)[: 1 + cfg.no_cache]
+    }
+    self.greedy = greedy[True][0]
     self._mask = score.completion_mask(self.greedy.tokens, vocab.stop_tokens)
     self._copies = {how: lm.compress(params, how) for how in cfg.compressions}
     tokens, mask = process_rows.place(
       (self.greedy.tokens, self._mask), mesh, len(rows)
     )
     self._inputs = _Inputs(self._prompts, tokens, mask)
+    prefill = functools.partial(
+      _prefill, self._lm, params, self._prompts, num_slots=self._num_slots
+    )
+    self._cache, self._prefill_seconds = timed(
+      lambda: jax.block_until_ready(prefill()), cfg.repeats
+    )
+    num_steps = int(self.greedy.num_steps.max())
+    self._regimes = {
+      use_cache: {
+        'seconds': seconds,
+        'step': (seconds - self._prefill_seconds * use_cache) / num_steps,
+        'identical': int((made.tokens == self.greedy.tokens).all(axis=1).sum()),
+      }
+      for use_cache, (made, seconds) in greedy.items()
+    }
     _, self._gaps = self._read(params)
     self._agreement = {
       how: float(self._read(copy)[0][self._mask].mean())
@@ -154,14 +174,14 @@ class Study:
     return {
       'num': len(self.greedy.tokens),
       'tokens': tokens,
-      'num_layers': self._lm.num_layers,
+      'num_layers': self._whole.num_layers,
       'agreement': self._agreement,
       'greedy': {
         'cache' if use_cache else 'no_cache': {
-          'tokens_per_second': tokens
-          / (seconds * int(self.greedy.num_steps.max()))
+          'tokens_per_second': tokens / regime['seconds'],
+          'identical': regime['identical'],
         }
-        for use_cache, seconds in self._seconds.items()
+        for use_cache, regime in self._regimes.items()
       },
     }
 
@@ -170,10 +190,15 @@ class Study:
   ) -> tuple[dict[str, Any], types.Trajectory]:
     """A row of the table, one decoder beside the greedy one; its completions.
 
-    tokens_per_round: over rounds that neither a stop nor the length cut short.
-    predicted_tokens: of such a round, from `agreement`.
-    cost: seconds of a round over those of a call of the model with as many
-      columns; predicted_cost: from the cost c of a compressed call.
+    tokens_per_round: of rounds that the end of the text could not cut short.
+    predicted_tokens: of such a round, 2 + sum_{i=1..m} p^i, without the 2's
+      first 1 for the sequential draft; p is the agreement over whole texts.
+    c: seconds of a call of the compressed model over those of the model, with
+      as many columns as a pass of the drafter has.
+    cost: seconds of a round over those of a greedy token, both after the prompt
+      is read.
+    predicted_cost: from the seconds of the single calls; 2 + m c (1 + m c) if a
+      call costs the same whatever its number of columns.
     """
     params = {
       'model': self._params,
@@ -181,24 +206,21 @@ class Study:
     }
     made, seconds = self._decode(decoder, params)
     is_same = made.tokens == self.greedy.tokens
-    counts = _tokens_by_round(made, self._mask)
+    counts = _full_rounds(made, self._mask, decoder.num_drafts + 1)
     num_tokens, num_rounds = int(self._mask.sum()), int(made.num_steps.sum())
     p = self._agreement[decoder.compression]
-    is_fractal = isinstance(decoder, fractal.Fractal)
-    own, m = (
-      (2, decoder.num_modules) if is_fractal else (1, decoder.draft_length)
-    )
-    width = decoder.num_drafts if is_fractal else 1
-    model_call, copy_call = (
-      self._call_seconds(params[name], width, decoder.use_cache)
-      for name in ('model', 'draft')
-    )
-    round_seconds = seconds / int(made.num_steps.max())
-    c = copy_call / model_call
-    regime = 'cache' if decoder.use_cache else 'no_cache'
-    greedy = self.summary()['greedy'][regime]['tokens_per_second']
+    call = functools.partial(self._call_seconds, use_cache=decoder.use_cache)
+    verify = call(params['model'], decoder.num_drafts + 1)
+    if isinstance(decoder, fractal.Fractal):
+      own, m, width = 2, decoder.num_modules, decoder.num_drafts
+    else:
+      own, m, width = 1, decoder.draft_length, 1
+    model, copy = (call(params[name], width) for name in ('model', 'draft'))
+    one_pass = model if own == 2 else 0.0
+    regime = self._regimes[decoder.use_cache]
+    in_rounds = seconds - self._prefill_seconds * decoder.use_cache
     row = {
-      'decode': 'fractal' if is_fractal else 'draft',
+      'decode': 'fractal' if own == 2 else 'draft',
       'compression': decoder.compression,
       'm': m,
       'num_placeholders': getattr(decoder, 'num_placeholders', None),
@@ -211,10 +233,10 @@ class Study:
       'calls_per_token': own * num_rounds / num_tokens,
       'compressed_calls_per_token': m * num_rounds / num_tokens,
       'tokens_per_second': num_tokens / seconds,
-      'speedup': num_tokens / seconds / greedy,
-      'c': c,
-      'cost': round_seconds / model_call,
-      'predicted_cost': own + m * c,
+      'speedup': regime['seconds'] / seconds,
+      'c': copy / model,
+      'cost': in_rounds / int(made.num_steps.max()) / regime['step'],
+      'predicted_cost': (one_pass + m * copy + verify) / regime['step'],
     }
     return row, made
 
@@ -228,12 +250,10 @@ class Study:
     self, decoder: types.Decoder, params: types.Params
   ) -> tuple[types.Trajectory, float]:
     """The completions on the host, and the least seconds of the timed runs."""
-    if 'model' not in params:
-      params = decoder.prepare(self._lm, params)
 
     def run():
       trajectory = answer_free.sample(
-        self._lm,
+        self._whole,
         params,
         jax.random.key(0),
         self._prompts,
@@ -261,40 +281,12 @@ class Study:
       self._lm,
       params,
       self._inputs,
+      self._cache if use_cache else None,
       width=width,
-      use_cache=use_cache,
       vocab=self._vocab,
     )
     run = lambda: jax.block_until_ready(call())
     return timed(run, self._cfg.repeats)[1] / NUM_CALLS
-
-
-def study(
-  lm: types.LayeredLM,
-  params: types.Params,
-  rows: Sequence[Sequence[int]],
-  cfg: StudyConfig,
-  *,
-  vocab: types.Vocabulary,
-  mesh: Mesh,
-  advance: Callable[[], None] = lambda: None,
-) -> dict[str, Any]:
-  """The whole comparison: `Study.summary`, and a row for each decoder.
-
-  Args:
-    lm: the model.
-    params: its parameters, on `mesh`.
-    rows: prompt ids.
-    cfg: what to compare.
-    vocab: special ids.
-    mesh: device mesh.
-    advance: called after each decoder.
-  """
-  made, table = Study(lm, params, rows, cfg, vocab=vocab, mesh=mesh), []
-  for decoder in cfg.decoders():
-    table.append(made.compare(decoder)[0])
-    advance()
-  return made.summary() | {'rows': table}
 
 
 def timed(run: Callable[[], Any], repeats: int) -> tuple[Any, float]:
@@ -312,15 +304,20 @@ def timed(run: Callable[[], Any], repeats: int) -> tuple[Any, float]:
   return result, min(seconds[repeats > 0 :])
 
 
-def _tokens_by_round(
-  made: types.Trajectory, mask: Bool[np.ndarray, 'B L']
+def _full_rounds(
+  made: types.Trajectory, mask: Bool[np.ndarray, 'B L'], width: int
 ) -> Int[np.ndarray, ' N']:
-  """Tokens of every round but the last of a row, which may be cut short."""
-  counts = []
+  """Tokens of every round that begins at least `width` before the text's end.
+
+  To leave out each row's last round would favour short ones.
+  """
+  counts = [np.zeros(0, int)]
   for step, counted, num in zip(
     made.commit_step, mask, made.num_steps, strict=True
   ):
-    counts.append(np.bincount(step[counted], minlength=num)[: num - 1])
+    tokens = np.bincount(step[counted], minlength=num)
+    begin = np.cumsum(tokens) - tokens
+    counts.append(tokens[begin + width <= counted.sum()])
   return np.concatenate(counts)
 
 
@@ -345,38 +342,48 @@ def _read(
   return best == inputs.tokens, two[..., 0] - two[..., 1]
 
 
-@functools.partial(
-  jax.jit, static_argnames=('lm', 'width', 'use_cache', 'vocab')
-)
+@functools.partial(jax.jit, static_argnames=('lm', 'num_slots'))
+def _prefill(
+  lm: types.CausalLM,
+  params: types.Params,
+  before: prompts.RowPrompts,
+  *,
+  num_slots: int,
+) -> types.Cache:
+  """The cache of the prompts."""
+  cache = lm.init_cache(before.ids.shape[0], num_slots)
+  return lm.prefill(params, before.ids, before.mask, cache)[1]
+
+
+@functools.partial(jax.jit, static_argnames=('lm', 'width', 'vocab'))
 def _calls(
-  lm: types.LayeredLM,
+  lm: types.CausalLM,
   params: types.Params,
   inputs: _Inputs,
+  cache: types.Cache | None,
   *,
   width: int,
-  use_cache: bool,
   vocab: types.Vocabulary,
 ) -> Int[Array, 'B Q']:
-  """`NUM_CALLS` calls of Q columns, each of which needs the one before it."""
+  """`NUM_CALLS` calls of Q columns, each of which needs the one before it.
+
+  They follow the prompts in the cache; without one, each reads prompts and
+  completions as well.
+  """
   rows, length = inputs.tokens.shape
-  size = inputs.prompts.ids.shape[1]
-  start = jnp.broadcast_to(inputs.prompts.ids[:, -1:], (rows, width))
+  start = jnp.broadcast_to(inputs.tokens[:, :1], (rows, width))
   ones = jnp.ones((rows, width), bool)
-  if use_cache:
-    cache = lm.init_cache(rows, size + length + width)
-    _, cache = lm.prefill(params, *inputs.prompts[:2], cache)
 
-    def call(_, tokens):
-      logits, _ = lm.extend(params, tokens, ones, cache)
-      return sampling.best(logits, vocab)
+  def with_cache(_, tokens):
+    logits, _ = lm.extend(params, tokens, ones, cache)
+    return sampling.best(logits, vocab)
 
-    return jax.lax.fori_loop(0, NUM_CALLS, call, start)
-  mask = jnp.concatenate([inputs.prompts.mask, inputs.mask], axis=1)
-  mask = jnp.concatenate([mask, ones], axis=1)
-  column = jnp.broadcast_to(size + length + jnp.arange(width)[None], ones.shape)
-
-  def call(_, tokens):
+  def without(_, tokens):
     text = jnp.concatenate([inputs.prompts.ids, inputs.tokens, tokens], axis=1)
+    mask = jnp.concatenate([inputs.prompts.mask, inputs.mask, ones], axis=1)
+    first = inputs.prompts.ids.shape[1] + length
+    column = jnp.broadcast_to(first + jnp.arange(width)[None], ones.shape)
     return sampling.best(lm(params, text, mask, column), vocab)
 
+  call = without if cache is None else with_cache
   return jax.lax.fori_loop(0, NUM_CALLS, call, start)

@@ -388,7 +388,7 @@ class TransformerCausalLM(TransformerDenoiser):
     return {**params, 'layers': _compress(params['layers'], how)}
 
 
-# Jitted here, and not with what it is returned with: that would be copied.
+# Only what is new goes through jit, which would copy the other parameters.
 @functools.partial(jax.jit, static_argnames=('how',))
 def _compress(blocks: types.Params, how: str) -> types.Params:
   made = {}

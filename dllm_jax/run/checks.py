@@ -31,6 +31,11 @@ def check_rows(
       )
   if cfg.method is not None:
     cfg.method.check_rows(ctx, rows.validation)
+  if cfg.speculation.num_prompts > len(rows.test):
+    raise errors.UserError(
+      f'config key speculation.num_prompts is {cfg.speculation.num_prompts}, '
+      f'more than the {len(rows.test)} held-out problems (data.num_test)'
+    )
   check_verifier(ctx, rows.test)
 
 
@@ -59,10 +64,8 @@ def check_shapes(cfg: settings.Settings, ctx: context.Context) -> None:
       )
     ctx.denoiser.part(ctx.mesh)
     setup.param_targets(ctx)
-  speculation.check(cfg.speculation, ctx.denoiser)
-  sharding.check_divides(
-    cfg.speculation.num_prompts, ctx.mesh, 'speculation.num_prompts'
-  )
+  cfg.rollout.decoder.check(ctx.denoiser)
+  speculation.check(cfg.speculation, ctx.denoiser, ctx.mesh)
   sharding.check_divides(cfg.base.batch_size, ctx.mesh, 'base.batch_size')
   sharding.check_divides(cfg.eval.batch_size, ctx.mesh, 'eval.batch_size')
   grad.check_micro_batches(

@@ -14,7 +14,8 @@ class Choice(NamedTuple):
 
   Attributes:
     setting: its key in `Settings.plain_decoders`.
-    accuracy: accuracy of the base on the validation rows, in 0..1.
+    accuracy: accuracy of the base on the validation rows, in 0..1; NaN where
+      there was no choice.
   """
 
   setting: int | str
@@ -23,7 +24,10 @@ class Choice(NamedTuple):
 
 def choose_setting(run: setup.Run, base: types.Params) -> Choice:
   """The plain decoder with which the base is best on validation rows."""
-  evaluations = _validate(run, base, run.cfg.plain_decoders())
+  decoders = run.cfg.plain_decoders()
+  if run.cfg.is_causal:  # There is but one, and no gate to compare it with.
+    return Choice(next(iter(decoders)), float('nan'))
+  evaluations = _validate(run, base, decoders)
   setting = max(evaluations, key=lambda key: evaluations[key].accuracy)
   return Choice(setting, evaluations[setting].accuracy)
 

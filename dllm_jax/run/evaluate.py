@@ -83,6 +83,7 @@ def evaluate_model(
   model = base_model.check_usable(
     model_lib.Model.describe(directory, params=name)
   )
+  decoder.check(model.denoiser)
   name = name or 'base'
   ctx, rows = _open(config, cfg, directory, {name: model}, out)
   setup.tell_reach(cfg, rows, screen)

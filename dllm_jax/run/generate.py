@@ -68,6 +68,7 @@ def generate(
     decoder = model.decoder(options.decode, options.overrides)
   except errors.UsageError as e:
     raise errors.UsageError(f'{e}; see --help') from e
+  decoder.check(model.denoiser)
   template = model.plain
   if any(request.text is not None for request in requests):
     template = model.prompt_template(use_chat)

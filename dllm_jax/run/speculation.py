@@ -10,13 +10,15 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from dllm_jax import errors, types
 from dllm_jax.eval import speculation
 from dllm_jax.rollout import score
 from dllm_jax.run import replay, setup, trajectories
-from dllm_jax.runtime import console, processes
+from dllm_jax.runtime import console, processes, sharding
 from dllm_jax.state import workdir
 from dllm_jax.tasks import task as task_lib
 from dllm_jax.train import loop
@@ -25,26 +27,41 @@ FILE = 'speculation.json'
 KIND = 'drafted'  # of the problems in trajectories.jsonl
 
 
-def check(cfg: speculation.StudyConfig, denoiser: types.Denoiser) -> None:
-  """Refuses what cannot be compared with the run's model.
+def check(
+  cfg: speculation.StudyConfig, denoiser: types.Denoiser, mesh: Mesh
+) -> None:
+  """Refuses what cannot be compared with a model, before any work.
 
   Raises:
     errors.UserError: the model has no layers that can be compressed, or fewer
-      than modules are wanted.
+      than modules are wanted; the mesh does not divide the prompts or the
+      compressed layers; or there are several processes.
   """
   if not cfg.num_prompts:
     return
   if not isinstance(denoiser, types.LayeredLM):
     raise errors.UserError(
-      f'config key speculation.num_prompts is {cfg.num_prompts}, but the model '
-      'is no causal transformer: use 0'
+      'speculative decoding is compared for causal transformers, and the model '
+      'is none: set speculation.num_prompts=0, or take a causal model'
     )
+  if processes.several():
+    raise errors.UserError(
+      'speculative decoding is compared by one process, and this run has '
+      'several: set speculation.num_prompts=0'
+    )
+  sharding.check_divides(cfg.num_prompts, mesh, 'speculation.num_prompts')
   for decoder in cfg.decoders():
     decoder.check(denoiser)
+  for how in cfg.compressions:
+    shapes = jax.eval_shape(
+      lambda: denoiser.compress(denoiser.init(jax.random.key(0)), how)  # noqa: B023
+    )
+    sharding.param_shardings(shapes, mesh, sharding.rules_of(denoiser))
 
 
 def run_study(run: setup.Run, params: types.Params) -> None:
   """Compares the decoders on the first held-out problems, and keeps it all."""
+  run.watch.pause()  # Decoders compile for long, and it can be run again.
   cfg, ctx = run.cfg.speculation, run.ctx
   rows = run.rows.test[: cfg.num_prompts]
   encoded = ctx.encode(rows)
@@ -55,13 +72,14 @@ def run_study(run: setup.Run, params: types.Params) -> None:
       ctx.denoiser, params, ids, cfg, vocab=ctx.vocab, mesh=ctx.mesh
     )
     table, shown = [], {'greedy': study.greedy}
+    m = cfg.modules[len(cfg.modules) // 2]
     for decoder in decoders:
-      run.watch.beat('speculative decoding')
       loop.check_stop(run.stop)
       row, made = study.compare(decoder)
       table.append(row)
-      if row['use_cache'] and row['num_placeholders'] != 0:
-        shown[f'{row["decode"]} {row["compression"]}, m = {row["m"]}'] = made
+      name = f'{row["decode"]} {row["compression"]}, m = {row["m"]}'
+      if row['compression'] == cfg.compressions[0] and row['m'] == m:
+        shown.setdefault(name, made)  # with a cache: those come first
       bar.step()
   if processes.is_first():
     result = study.summary() | {'rows': table}
@@ -75,9 +93,6 @@ def _keep_completions(
   shown: Mapping[str, types.Trajectory],
 ) -> None:
   """Writes problems, each under greedy, drafted and fractal decoding."""
-  names = ['greedy']
-  for decode in ('draft', 'fractal'):
-    names += [name for name in shown if name.startswith(decode)][1:2]
   with (run.directory / trajectories.FILE).open('w', encoding='utf-8') as file:
     for i, row in enumerate(rows[: 2 * trajectories.NUM_EACH]):
       record = {
@@ -86,7 +101,9 @@ def _keep_completions(
         'prompt': run.ctx.task.prompt(row) + run.ctx.prefill,
         'gold': run.ctx.task.gold(row),
         'block_length': run.cfg.rollout.decoder.gen_length,
-        'samples': [_sample(run, row, name, shown[name], i) for name in names],
+        'samples': [
+          _sample(run, row, name, made, i) for name, made in shown.items()
+        ],
       }
       file.write(json.dumps(record) + '\n')
 
@@ -119,8 +136,16 @@ def _sample(
   drafted = [-1] * len(sample['pieces'])
   if made.drafted is not None:
     drafted = made.drafted[i].tolist()
-  spell = lambda token: None if token < 0 else ctx.tokenizer.decode([token])
-  return sample | {'drafted': [spell(token) for token in drafted]}
+
+  def spell(draft, token, piece):
+    if draft < 0 or draft == token:
+      return None if draft < 0 else piece
+    text = ctx.tokenizer.decode([draft])
+    return text if text != piece else f'{text} ({draft})'
+
+  tokens = made.tokens[i].tolist()
+  spelled = map(spell, drafted, tokens, sample['pieces'])
+  return sample | {'drafted': list(spelled)}
 
 
 def show(directory: pathlib.Path, screen: console.Console) -> None:

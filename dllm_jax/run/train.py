@@ -98,9 +98,11 @@ def _stages(run: setup.Run) -> dict[str, Any]:
   summary = results.evaluate_all(
     run, policies, results.Chosen(best.setting, threshold)
   )
-  if cfg.speculation.num_prompts:
-    speculation.run_study(run, policies['final'])
   seconds['eval'] = time.perf_counter() - began
+  if cfg.speculation.num_prompts:
+    began = time.perf_counter()
+    speculation.run_study(run, policies['final'])
+    seconds['speculation'] = time.perf_counter() - began
   summary['final'] |= trained
   return summary | {'seconds': seconds}
 

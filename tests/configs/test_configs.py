@@ -9,7 +9,8 @@ import pytest
 from configs import presets
 from dllm_jax import types
 from dllm_jax.rollout import answer_guided
-from dllm_jax.run import checks, settings, setup
+from dllm_jax.run import checks, settings, setup, speculation
+from dllm_jax.runtime import sharding
 from tests import tiny_run
 
 FOLDER = pathlib.Path(presets.__file__).parent
@@ -18,6 +19,8 @@ FILES = sorted(
   for path in FOLDER.glob('*.py')
   if path.stem not in ('__init__', 'base', 'presets')
 )
+# Of the masked diffusion models, which have presets.
+WITH_PRESETS = [file for file in FILES if file != 'fractal']
 VOCAB = types.Vocabulary(size=126_464, mask_token=126_336, eos_token=126_081)
 
 
@@ -30,7 +33,7 @@ def test_the_files_are_found():
 
 
 @pytest.mark.parametrize('preset', ['', *presets.NAMES])
-@pytest.mark.parametrize('file', FILES)
+@pytest.mark.parametrize('file', WITH_PRESETS)
 def test_every_preset_becomes_settings(file, preset):
   config = load(file).get_config(preset)
   assert config.is_locked
@@ -46,7 +49,18 @@ def test_every_preset_becomes_settings(file, preset):
     assert cfg.method.guided.max_anchor < config.rollout.gen_length
 
 
-@pytest.mark.parametrize('file', FILES)
+def test_the_config_of_causal_models_becomes_settings():
+  config = load('fractal').get_config()
+  json.dumps(config.to_dict())
+  cfg = settings.from_config(config.to_dict())
+  assert cfg.is_causal and cfg.method is None
+  lm = cfg.denoiser(types.Vocabulary(size=500, mask_token=None, eos_token=0))
+  speculation.check(cfg.speculation, lm, sharding.make_mesh(cfg.mesh))
+  with pytest.raises(ValueError, match='huge'):
+    load('fractal').get_config('huge')
+
+
+@pytest.mark.parametrize('file', WITH_PRESETS)
 def test_an_unknown_preset_lists_the_known(file):
   with pytest.raises(ValueError, match='huge.*sudoku'):
     load(file).get_config('huge')
@@ -58,7 +72,7 @@ def test_the_docstring_has_the_command(file):
   assert command in load(file).__doc__
 
 
-@pytest.mark.parametrize('file', FILES)
+@pytest.mark.parametrize('file', WITH_PRESETS)
 def test_presets_are_documented(file):
   text = load(file).__doc__
   for name in ('equations', 'sudoku', 'llada_8b,TASK', 'dream_7b,TASK'):
@@ -94,6 +108,9 @@ def test_the_default_runs_two_steps(commands, tmp_path, file):
     data__num_validation=128,
     data__num_test=128,
     eval__num_steps='(6,)',
+    speculation__modules='(1,)',
+    speculation__compressions="('int8',)",
+    speculation__num_prompts=8 * (file == 'fractal'),
   )
   config = str(FOLDER / f'{file}.py')
   command = commands.run('train.py', '--config', config, *few, '--workdir', run)
@@ -103,7 +120,13 @@ def test_the_default_runs_two_steps(commands, tmp_path, file):
     for line in (run / 'metrics.jsonl').read_text().splitlines()
   ]
   want = [('sft', 1), ('sft', 2)]
-  want += [('rl', 1), ('rl', 2)] if file != 'sft' else []
+  want += [('rl', 1), ('rl', 2)] if file not in ('sft', 'fractal') else []
   assert [(r['phase'], r['step']) for r in rows if r['phase'] != 'eval'] == want
   found = json.loads((run / 'eval.json').read_text())
-  assert (found['method'], found['num']) == (file, 128)
+  method = 'sft' if file == 'fractal' else file
+  assert (found['method'], found['num']) == (method, 128)
+  if file == 'fractal':
+    study = json.loads((run / 'speculation.json').read_text())
+    assert [row['identical'] for row in study['rows']] == [8] * 5
+    page = (run / 'report.html').read_text()
+    assert 'Every decoder wrote what greedy decoding writes' in page

@@ -19,6 +19,7 @@ ELSEWHERE = {
   'add_a_method.md': 'docs/test_extending.py',
   'code_tasks.md': 'launch/test_eval_code.py',
   'performance.md': 'launch/test_bench.py',
+  'fractal.md': 'configs/test_configs.py',
 }
 FAST = ('quick_start.md',)
 SIZE = TINY | {
