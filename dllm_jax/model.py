@@ -224,6 +224,7 @@ class Model:
   ) -> Iterator[completions.Completion]:
     """Completions of encoded prompts, in order; see `completions.complete`."""
     self._check_loaded()
+    self.check_window(rows, decoder)
     return completions.complete(
       self.denoiser,
       self.params,
@@ -235,6 +236,27 @@ class Model:
       seed=seed,
       batch_size=batch_size,
     )
+
+  def check_window(
+    self, rows: Sequence[Sequence[int]], decoder: types.Decoder
+  ) -> None:
+    """Refuses prompts that with their completions exceed a causal model.
+
+    Raises:
+      errors.UserError: names the tokens and the model's positions.
+    """
+    limit = self.record.config.get('max_position_embeddings')
+    if not self.is_causal or not isinstance(limit, int):
+      return
+    longest = max(map(len, rows), default=0)
+    # The last round may draft beyond the completion.
+    needed = longest + decoder.gen_length + decoder.largest_commit() - 1
+    if needed > limit:
+      raise errors.UserError(
+        f'a prompt of {longest} tokens and gen_length={decoder.gen_length} '
+        f'need {needed} positions, drafts included, and {self._where} has '
+        f'{limit} (max_position_embeddings): lower --gen_length'
+      )
 
   def generate(
     self,

@@ -101,6 +101,21 @@ def test_a_causal_folder_is_decoded_token_by_token(shared_dir):
     model.decoder('fixed')
 
 
+def test_a_prompt_beyond_the_positions_of_a_causal_model_is_one_line(
+  shared_dir,
+):
+  """4096 of them: prompt, completion, and the drafts of the last round."""
+  model = dllm_jax.Model.describe(shared_dir / 'golden' / 'qwen3_tiny')
+  check = lambda size, name: model.check_window(
+    [[1], [1] * size], model.decoder(name, {'gen_length': 96})
+  )
+  check(4000, 'autoregressive')
+  check(3996, 'draft')
+  for size, name in ((4001, 'autoregressive'), (3997, 'draft')):
+    with pytest.raises(errors.UserError, match='4096.*lower --gen_length'):
+      check(size, name)
+
+
 def test_plain_prompts_of_causal_models_have_what_opens_a_text(
   shared_dir, tmp_path
 ):

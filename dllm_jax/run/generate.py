@@ -75,6 +75,7 @@ def generate(
     if template != model.plain:
       screen.line('prompts are put into the chat template (--nochat: not)')
   rows = [_encode(request, model, template) for request in requests]
+  model.check_window(rows, decoder)
   with _outlet(out, watch) as write:
     completions = model.load(mesh, console=screen).complete(
       rows, decoder, seed=options.seed, batch_size=options.batch_size
