@@ -218,7 +218,8 @@ def _speculation(path: pathlib.Path) -> dict[str, Any] | None:
     speeds = [of['tokens_per_second'] for of in found['greedy'].values()]
     agreement = found['agreement']
     numbers = [found['num'], *speeds, *agreement.values()]
-    valid = all(map(_is_number, numbers)) and len(found['rows']) > 0
+    valid = 'cache' in found['greedy'] and len(found['rows']) > 0
+    valid = valid and all(map(_is_number, numbers))
     for row in found['rows']:
       valid = (
         valid

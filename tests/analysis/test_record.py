@@ -64,7 +64,8 @@ def test_drafts_are_texts_or_nothing(tmp_path):
     {'rows': [made_run.compared('draft', 1) | {'decode': 'beam'}]},
     {'rows': [made_run.compared('draft', 1, tokens_per_round='2')]},
     {'agreement': [0.5]},
-    {'greedy': {'cache': {'tokens_per_second': 1.0}}},
+    {'greedy': {'no_cache': {'tokens_per_second': 1.0}}},
+    {'greedy': {'cache': {'tokens_per_second': None}}},
   ],
 )
 def test_a_damaged_comparison_is_one_line(tmp_path, change):
