@@ -13,7 +13,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from dllm_jax import decoding, errors, types
-from dllm_jax.analysis import policies
+from dllm_jax.analysis import policies, record
 from dllm_jax.eval import likelihood
 from dllm_jax.hf import config as hf_config
 from dllm_jax.hf import folder as folder_lib
@@ -89,7 +89,8 @@ class Model:
       mesh: devices for the parameters; None is a mesh of all devices along
         `data`.
       params: which model of a run: 'base', 'control' or 'final'; None is
-        'final'. Other folders have one.
+        'final', or the base of a run that trained nothing else. Other folders
+        have one.
       dtype: dtype of activations; None is the run's, or else `param_dtype`.
       param_dtype: dtype of the parameters; None is the run's, or else the
         stored one.
@@ -437,13 +438,20 @@ def resolve(
   """
   path = hub.locate(str(name))
   if workdir.read_config(path) is not None:
-    return path, params or 'final'
+    return path, params or _last_model(path)
   if params is not None:
     raise errors.UsageError(
       f'--params {params} is for the workdir of a run, and {path} is not one'
     )
   in_run = path.name in policies.NAMES and workdir.read_config(path.parent)
   return (path.parent, path.name) if in_run else (path, None)
+
+
+def _last_model(directory: pathlib.Path) -> str:
+  """'final'; or 'base' of a finished run that trained nothing after it."""
+  is_finished = (directory / record.EVAL_FILE).exists()
+  has = lambda name: (directory / name).exists()
+  return 'base' if is_finished and has('base') and not has('final') else 'final'
 
 
 def kept_models(directory: pathlib.Path) -> dict[str, pathlib.Path]:

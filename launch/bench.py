@@ -73,14 +73,18 @@ def main(overrides: list[str]) -> int:
     )
   if SPECULATIVE in SUITE.value and not MODEL.value:
     raise errors.UsageError('--suite speculative needs --model DIR')
+  if SPECULATIVE in SUITE.value and len(SUITE.value) > 1:
+    raise errors.UsageError('--suite speculative is measured alone')
   if OUT.value and not pathlib.Path(OUT.value).absolute().parent.is_dir():
     raise errors.UserError(f'--out {OUT.value}: its folder does not exist')
+  if (MODEL.value or PROMPTS.value) and SUITE.value != [SPECULATIVE]:
+    raise errors.UsageError(
+      '--model and --prompts are read by --suite speculative alone'
+    )
   if PLAN.value is not None:
     results = _plan(overrides)
   elif SUITE.value == [SPECULATIVE]:
     results = _speculative(overrides)
-  elif SPECULATIVE in SUITE.value:
-    raise errors.UsageError('--suite speculative is measured alone')
   else:
     results = _measure(overrides)
   if OUT.value:
