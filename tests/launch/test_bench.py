@@ -25,6 +25,9 @@ def test_help(commands):
     ([*PLAN, '--rows=3'], 1, 'num_micro=2'),
     ([*PLAN, '--config.rollout.lenght=3'], 2, 'unknown config key'),
     ([*PLAN, '--out=nowhere/a.json'], 1, 'its folder does not exist'),
+    (['--suite=speculative'], 2, 'needs --model DIR'),
+    (['--suite=speculative,decode', '--model=x'], 2, 'measured alone'),
+    (['--suite=decode', '--model=x'], 2, 'read by --suite speculative alone'),
   ],
 )
 def test_bad_input_is_one_line(commands, args, code, fault):

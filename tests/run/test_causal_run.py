@@ -57,6 +57,7 @@ def test_a_causal_run_from_the_base_to_the_report(trained):
 def test_its_base_is_a_llama_folder(trained):
   directory, _ = trained
   model = model_lib.Model.describe(directory, params='base')
+  assert model_lib.resolve(directory) == (directory, 'base')  # it has no final
   assert (model.record.family, model.decode) == ('llama', 'draft')
   assert model.is_causal and model.tokenizer.mask_token is None
   moved = model_lib.Model.describe(directory / 'base')
