@@ -55,7 +55,8 @@ def test_the_sum_is_the_exact_likelihood():
   params = jax.tree.map(jnp.asarray, tiny.params(lm.cfg))
   logp = logprobs.view_logp(lm, params, views(), VOCAB, gen_length=4)
   pairs = likelihood.Pairs(PROMPT, PROMPT_MASK, TOKENS, CREDIT)
-  want = likelihood.exact(lm, params, pairs, vocab=VOCAB)  # of each row
+  own = jnp.arange(len(TOKENS))
+  want = likelihood.exact(lm, params, pairs, own, vocab=VOCAB)  # of each row
   np.testing.assert_allclose(logp.sum((1, 2)), want, rtol=1e-5)
   loss = masked_diffusion.loss(
     lm, params, views(), VOCAB, num_tokens=jnp.float32(5)

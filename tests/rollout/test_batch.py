@@ -145,7 +145,8 @@ def test_judge_batch_by_hand(judged, ctx):
 
 def test_judge_returns_samples_on_the_host(judged, ctx):
   samples = judged.samples
-  assert all(isinstance(x, np.ndarray) for x in samples.trajectory)
+  leaves = jax.tree.leaves(samples.trajectory)
+  assert all(isinstance(x, np.ndarray) for x in leaves)
   tiny_run.assert_same(samples.trajectory, rollouts(ctx).trajectory)
   assert [row['id'] for row in samples.rows] == ['row0', 'row0', 'row1', 'row1']
   np.testing.assert_array_equal(samples.group_id, [0, 0, 1, 1])

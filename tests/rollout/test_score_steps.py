@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
@@ -101,7 +102,7 @@ def test_final_reward_is_that_of_the_completion():
 
 def test_each_text_of_a_group_is_judged_once():
   trajectory = trajectories()
-  twice = types.Trajectory(*(np.concatenate([x[:3]] * 2) for x in trajectory))
+  twice = jax.tree.map(lambda x: np.concatenate([x[:3]] * 2), trajectory)
   asked = Counting()
   got = run(twice, asked)
   assert len(asked.asked) == len(set(asked.asked)) == got.num_scored
