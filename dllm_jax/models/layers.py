@@ -42,7 +42,7 @@ class Linear(nn.Module):
       if self.has_variable('params', name):
         scale = self.get_variable('params', name)
     out_dtype = jnp.dtype(jnp.float32 if self.wide else x.dtype)
-    y = quantize.product(x, kernel, scale, out_dtype)
+    y = quantize.product(x, jnp.asarray(kernel), scale, out_dtype)
     if self.use_bias:
       bias = self.param(
         'bias', nn.initializers.zeros, (self.features,), cfg.param_dtype
