@@ -28,7 +28,11 @@ ROWS, WIDTH, LENGTH = 3, 9, 16
 
 @pytest.mark.parametrize(
   ('modules', 'layers', 'compression'),
-  [(1, 'even', 'int8'), (2, 'even', 'int8'), (4, 'late', 'int4')],
+  [
+    (2, 'even', 'int8'),
+    pytest.param(1, 'even', 'int8', marks=pytest.mark.slow),
+    pytest.param(4, 'late', 'int4', marks=pytest.mark.slow),
+  ],
 )
 def test_a_round_has_the_operations_of_the_cost_model(
   modules, layers, compression, monkeypatch

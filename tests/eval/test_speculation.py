@@ -71,13 +71,14 @@ def test_rounds_near_the_end_of_the_text_do_not_count():
 def test_a_study_is_of_greedy_completions_and_its_law():
   params = jax.tree.map(jnp.asarray, tiny.params(LM.cfg))
   rows = [[3, 4, 5], [6], [7, 8], [9, 1, 2, 3]]
-  study = speculation.Study(LM, params, rows, CFG, vocab=VOCAB, mesh=MESH)
+  cfg = dataclasses.replace(CFG, modules=(2,), placeholders=(0,))
+  study = speculation.Study(LM, params, rows, cfg, vocab=VOCAB, mesh=MESH)
   summary = study.summary()
   assert summary['num'] == 4
   assert summary['greedy']['no_cache']['identical'] == 4
   p = summary['agreement']['noise']
   assert 0 <= p < summary['agreement']['int8'] <= 1
-  for decoder in CFG.decoders():
+  for decoder in cfg.decoders():
     row, made = study.compare(decoder)
     assert (row['identical'], row['worst_gap']) == (4, None)
     np.testing.assert_array_equal(made.tokens, study.greedy.tokens)
