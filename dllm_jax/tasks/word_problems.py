@@ -13,8 +13,6 @@ import hashlib
 import re
 from collections.abc import Sequence
 
-import numpy as np
-
 from dllm_jax import errors
 from dllm_jax.tasks import problem_templates, tags, task
 
@@ -117,6 +115,8 @@ class _Rows(Sequence[task.Row]):
 
 def _row(split: str, index: int) -> task.Row:
   """Draws template and words, then numbers until they belong to the split."""
+  import numpy as np  # Late: a sandbox's Python may have none.
+
   rng = np.random.default_rng((_SEED, list(NUM_ROWS).index(split), index))
   templates = problem_templates.TEMPLATES
   template = templates[rng.integers(len(templates))]

@@ -1,6 +1,7 @@
 """Meshes, rules for every parameter, and rows."""
 
 import dataclasses
+import functools
 import math
 
 import flax
@@ -78,8 +79,15 @@ def test_every_parameter_is_placed_and_divided(name):
 
 def test_every_rule_is_the_first_for_some_parameter():
   used = set()
-  for changes in VARIANTS.values():
-    shapes = transformer.shapes(dataclasses.replace(tiny.MODEL, **changes))
+  variants = [
+    transformer.shapes(dataclasses.replace(tiny.MODEL, **changes))
+    for changes in VARIANTS.values()
+  ]
+  lm = transformer.of_config(dataclasses.replace(tiny.MODEL, causal=True))
+  for how in ('int8', 'int4'):
+    compress = functools.partial(lm.compress, how=how)
+    variants.append(jax.eval_shape(compress, transformer.shapes(lm.cfg)))
+  for shapes in variants:
     for path, leaf in jax.tree.leaves_with_path(shapes):
       name = jax.tree_util.keystr(path, simple=True, separator='/')
       pattern, spec = sharding.rule(name)

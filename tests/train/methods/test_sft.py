@@ -105,6 +105,7 @@ def test_causal_micro_batches_add_up_to_the_loss_of_the_tokens():
     method.ctx.denoiser,
     state.params,
     likelihood.Pairs(batch.prompt_ids, batch.prompt_mask, tokens, mask),
+    np.arange(len(tokens)),
     vocab=method.ctx.vocab,
   )
   want = -np.sum(exact) / (4 * 6 + 4 * 12)
