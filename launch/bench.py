@@ -181,7 +181,8 @@ def _speculative(overrides: list[str]) -> dict[str, Any]:
   if PROMPTS.value is not None:
     requests = prompt_file.read(pathlib.Path(PROMPTS.value))
   screen = console.Console()
-  model = model_lib.Model.open(MODEL.value, console=screen)
+  dtypes = {name: config.model[name] for name in ('dtype', 'param_dtype')}
+  model = model_lib.Model.open(MODEL.value, console=screen, **dtypes)
   result = speculative.speculative(model, requests, cfg, screen)
   speculation.show_result(result, screen)
   return result

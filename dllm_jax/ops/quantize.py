@@ -83,7 +83,8 @@ def product(
   wide = kernel.astype(x.dtype)
   if scale is None:
     return dot(x, wide)
-  if scale.shape[0] == 1:
+  # In float16 the sum of whole numbers would overflow before it is scaled.
+  if scale.shape[0] == 1 and x.dtype != jnp.float16:
     y = dot(x, wide)
     return y * jnp.broadcast_to(scale[0], y.shape).astype(y.dtype)
   grouped = wide.reshape(scale.shape[0], -1, scale.shape[1])

@@ -161,3 +161,11 @@ def test_controls(dtype):
   assert noise.std() == pytest.approx(own.std(), rel=0.03)
   assert abs(noise.mean()) < 0.03 * own.std()
   assert abs(np.corrcoef(noise, own)[0, 1]) < 0.03
+
+
+def test_a_product_in_float16_does_not_overflow():
+  kernel = np.full((4096, 3), 0.5, np.float32)
+  small = quantize.int8(jnp.asarray(kernel))
+  x = jnp.ones((2, 4096), jnp.float16)
+  y = quantize.product(x, small['kernel'], small['scale'], jnp.dtype('float16'))
+  np.testing.assert_allclose(y, 2048.0, rtol=2e-3)
