@@ -105,6 +105,7 @@ def test_the_default_runs_two_steps(commands, tmp_path, file):
     train__num_steps=2,
     train__eval_every=2,
     train__control=False,
+    data__num_demonstrations=512,
     data__num_validation=128,
     data__num_test=128,
     eval__num_steps='(6,)',
