@@ -6,10 +6,11 @@ Trains a causal transformer of 1.8M parameters with 8 layers on worked word
 problems, which the library makes itself, then decodes held-out problems with
 every decoder and checks that the completions are those of greedy decoding. The
 closing table and the report have the tokens of a round beside the law
-2 + sum p^i, and its cost beside 2 + m c. On two shared CPU cores: 10 min 48 s
-from an empty cache, of which half is compilation and the comparison; all 768
-completions identical, tokens a round within 2.1 % of the law at D = 0. The
-paper reports up to 2.47x in another regime (docs/methods/fractal.md).
+2 + sum p^i, and its cost beside the sum of its calls. On two shared CPU cores:
+10 min 48 s from an empty cache, of which half is compilation and the
+comparison; all 768 completions identical, tokens a round within 2 % of the law
+of fractal at D = 0. The paper reports up to 2.47x in another regime
+(docs/methods/fractal.md).
 """
 
 from ml_collections import config_dict

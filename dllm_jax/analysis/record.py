@@ -59,7 +59,7 @@ class Run(NamedTuple):
     results: eval.json; None if the run is not finished.
     verdicts: verdicts.json; None if it does not exist.
     problems: rows of trajectories.jsonl; their completions are hostile text.
-    speculation: speculation.json, which `eval.speculation.study` makes; None if
+    speculation: speculation.json, of `eval.speculation.Study`; None if
       no decoders were compared.
   """
 

@@ -1,8 +1,8 @@
 """The comparison of decoders that ends a run of a causal model.
 
-It writes speculation.json, what `eval.speculation.study` returns, and instead
-of base and final policy trajectories.jsonl has the first problems as greedy,
-drafted and fractal decoding complete them.
+It writes speculation.json, the summary and rows of `eval.speculation.Study`,
+and replaces trajectories.jsonl: the first problems as greedy, drafted and
+fractal decoding complete them.
 """
 
 import json
@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from dllm_jax import errors, types
+from dllm_jax.analysis import speculation_charts
 from dllm_jax.eval import speculation
 from dllm_jax.rollout import score
 from dllm_jax.run import replay, setup, trajectories
@@ -25,6 +26,16 @@ from dllm_jax.train import loop
 
 FILE = 'speculation.json'
 KIND = 'drafted'  # of the problems in trajectories.jsonl
+# Of the columns of the report's table, what the console has room for.
+SHOWN = (
+  'decoder',
+  'm',
+  'identical',
+  'tokens a round',
+  'cost of a round',
+  'c',
+  'speed-up',
+)
 
 
 def check(
@@ -158,66 +169,26 @@ def show(directory: pathlib.Path, screen: console.Console) -> None:
 
 def show_result(result: Mapping[str, Any], screen: console.Console) -> None:
   """The table of a study, and its outcome in words."""
-  screen.table(*table(result))
-  for line in outcome(result):
-    screen.line(line)
-
-
-def outcome(result: Mapping[str, Any]) -> list[str]:
-  """The speeds of greedy decoding, and whether all decoders gave its tokens."""
-  speeds = [
-    f'{value["tokens_per_second"]:.0f} tokens/s {_WITH[regime]}'
-    for regime, value in result['greedy'].items()
+  summary = speculation_charts.summary(result)
+  percent = [f'{how} {100 * p:.1f} %' for how, p in summary.agreement]
+  places = [summary.headings.index(name) for name in SHOWN]
+  cells = lambda row: [
+    f'{value} ({law})' if law else value
+    for value, law in (row[i] for i in places)
   ]
-  rows, num = result['rows'], result['num']
-  right = sum(row['identical'] for row in rows)
-  same = (
-    f'{right} of {len(rows) * num} completions of {len(rows)} decoders are '
-    'those of greedy decoding'
-  )
-  gaps = [row['worst_gap'] for row in rows if row['worst_gap'] is not None]
-  if gaps:
-    same += (
-      '; where others first differ, the two best logits are at most '
-      f'{max(gaps):.1e} apart'
-    )
-  laws = (
-    'laws: tokens a round 2 + p + ... + p^m of fractal at D = 0 (1 + ... of '
-    'draft), with p the agreement; cost in greedy tokens, from the calls of a '
-    'round timed alone'
-  )
-  return [f'greedy decoding: {", ".join(speeds)}', same, laws]
-
-
-_WITH = {'cache': 'with a cache', 'no_cache': 'without'}
-
-
-def table(
-  result: Mapping[str, Any],
-) -> tuple[str, list[str], list[list[Any]]]:
-  """A study as a table: its title, its headings, and a row a decoder."""
-  agreement = ', '.join(
-    f'{how} {100 * p:.1f} %' for how, p in result['agreement'].items()
-  )
-  title = (
+  screen.table(
     f'speculative decoding of {result["num"]} prompts; the compressed model '
-    f'agrees in {agreement}'
+    f'agrees in {", ".join(percent)}',
+    list(SHOWN),
+    [cells(row) for row in summary.rows],
   )
-  headings = ['decoder', 'same', 'tokens (law)', 'cost (law)', 'c', 'speed-up']
-  rows = []
-  for row in result['rows']:
-    name = f'{row["decode"]} {row["compression"]} m={row["m"]}'
-    if row['num_placeholders'] is not None:
-      name += f' D={row["num_placeholders"]}'
-    mean = row['tokens_per_round']
-    rows.append(
-      [
-        name if row['use_cache'] else f'{name} no cache',
-        f'{row["identical"]}/{result["num"]}',
-        f'{mean:.2f} ({row["predicted_tokens"]:.2f})' if mean else '-',
-        f'{row["cost"]:.2f} ({row["predicted_cost"]:.2f})',
-        f'{row["c"]:.2f}',
-        f'{row["speedup"]:.2f}',
-      ]
-    )
-  return title, headings, rows
+  speeds = [
+    f'{speed:.0f} tokens/s {"with a" if regime == "cache" else "without"} cache'
+    for regime, speed in summary.greedy.items()
+  ]
+  screen.line(f'greedy decoding: {", ".join(speeds)}. {summary.outcome}')
+  screen.line(
+    'in brackets the laws: tokens a round 2 + p + ... + p^m of fractal at '
+    'D = 0 (1 + ... of draft), with p the agreement; cost of a round in greedy '
+    'tokens, the sum of its calls timed alone'
+  )

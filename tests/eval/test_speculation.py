@@ -1,6 +1,7 @@
 """The study of speculative decoding: counts by hand, and a tiny model."""
 
 import dataclasses
+import io
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from dllm_jax import errors, types
 from dllm_jax.eval import speculation
 from dllm_jax.models import transformer
 from dllm_jax.run import speculation as run_speculation
-from dllm_jax.runtime import sharding
+from dllm_jax.runtime import console, sharding
 from tests import tiny
 
 LM = transformer.of_config(dataclasses.replace(tiny.MODEL, causal=True))
@@ -86,8 +87,12 @@ def test_a_study_is_of_greedy_completions_and_its_law():
     if (decoder.compression, row['m']) == ('noise', 2):
       own = 2 if row['decode'] == 'fractal' else 1
       assert row['predicted_tokens'] == pytest.approx(own + p + p * p)
-  texts = run_speculation.outcome(summary | {'rows': [row]})
-  assert '4 of 4 completions of 1 decoders' in texts[1]
+  shown = io.StringIO()
+  screen = console.Console(file=shown)
+  run_speculation.show_result(summary | {'rows': [row]}, screen)
+  text = ' '.join(shown.getvalue().split())
+  assert '4 of 4 completions (1 decoders' in text
+  assert 'with a cache' in text and 'without cache' in text
 
 
 def test_what_cannot_be_compared_is_refused():
