@@ -66,6 +66,24 @@ class RowSource(Protocol):
 
 
 @runtime_checkable
+class Paraphrased(Protocol):
+  """A task that can ask for the same thing in several ways.
+
+  A view is the row itself, with the same gold answer, under one of the ways:
+  `Task.prompt` reads it from the row. Its number is `row['view']`.
+  """
+
+  def views(self, row: Row) -> list[Row]:
+    """The row under each of the phrasings that training may use."""
+
+  def unseen_views(self, row: Row) -> list[Row]:
+    """The row under the phrasings that are kept for evaluation, if any.
+
+    Their numbers follow those of `views`.
+    """
+
+
+@runtime_checkable
 class BatchScorer(Protocol):
   """A task that judges many completions faster together than one by one."""
 
