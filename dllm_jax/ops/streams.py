@@ -12,7 +12,9 @@ import jax
 import numpy as np
 from jaxtyping import Array, Int, Key
 
-Stream = Literal['init', 'sft', 'rollout', 'estimator', 'eval', 'control']
+Stream = Literal[
+  'init', 'sft', 'rollout', 'estimator', 'eval', 'control', 'reward'
+]
 STREAMS = {
   'init': 0,
   'sft': 1,
@@ -20,6 +22,7 @@ STREAMS = {
   'estimator': 3,
   'eval': 4,
   'control': 5,
+  'reward': 6,
 }
 
 

@@ -40,6 +40,8 @@ class AdvantageConfig:
     leave_one_out: whether the baseline of a row excludes the row itself (RLOO).
     divide_by_std: whether to divide by the standard deviation of the group, as
       GRPO does in DeepSeekMath; diffu-GRPO does not.
+    min_std: smallest divisor, in units of the reward: where rewards are
+      continuous, a group with nearly equal ones would be as loud as any other.
   """
 
   baseline: Literal[
@@ -47,8 +49,11 @@ class AdvantageConfig:
   ] = 'shared'
   leave_one_out: bool = False
   divide_by_std: bool = False
+  min_std: float = 0.0
 
   def __post_init__(self):
+    if not 0.0 <= self.min_std < float('inf'):
+      raise ValueError(f'min_std {self.min_std} must be finite and at least 0')
     if self.baseline not in BASELINES:
       raise ValueError(
         f'baseline: expected one of {BASELINES}, got {self.baseline!r}'
@@ -128,5 +133,6 @@ def group_advantages(
   spread = masked.group_std(reward, group_id, counted, num_groups=num_groups)
   if cfg.divide_by_std:
     row_std = spread[group_id]
-    advantage /= jnp.where(row_std > TIE, row_std, 1.0)
+    row_std = jnp.where(row_std > TIE, row_std, 1.0)
+    advantage /= jnp.maximum(row_std, cfg.min_std)
   return Advantages(advantage, spread <= TIE, counted)

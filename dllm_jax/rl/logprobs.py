@@ -11,7 +11,8 @@ columns, S canvas columns, P prompt columns, V vocabulary, D model.
 """
 
 import dataclasses
-from typing import NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import chex
 import jax
@@ -56,6 +57,10 @@ class Reading(NamedTuple):
 
   logp: Float[Array, 'B K Q']
   entropy: Float[Array, 'B K Q']
+
+
+# Of the allowed logits [B, Q, V] and the targets [B, Q], arrays [B, Q].
+Measure = Callable[[Float[Array, 'B Q V'], Int[Array, 'B Q']], Any]
 
 
 @runtime_checkable
@@ -219,7 +224,43 @@ def read_views(
   *,
   gen_length: int,
 ) -> Reading:
-  """Evaluates the model on views: log pi(target) and entropy of each slot.
+  """`measure_views` of log pi(target) and entropy."""
+  return Reading(
+    *measure_views(
+      denoiser, params, views, vocab, _logp_and_entropy, gen_length=gen_length
+    )
+  )
+
+
+def view_logp(
+  denoiser: types.Denoiser,
+  params: types.Params,
+  views: Views,
+  vocab: types.Vocabulary,
+  *,
+  gen_length: int,
+) -> Float[Array, 'B K Q']:
+  """`read_views` without the entropies."""
+  return read_views(denoiser, params, views, vocab, gen_length=gen_length).logp
+
+
+def _logp_and_entropy(
+  logits: Float[Array, 'B Q V'], target: Int[Array, 'B Q']
+) -> tuple[Float[Array, 'B Q'], Float[Array, 'B Q']]:
+  entropy = sampling.entropy(jax.lax.stop_gradient(logits))
+  return sampling.token_logp(logits, target), entropy
+
+
+def measure_views(
+  denoiser: types.Denoiser,
+  params: types.Params,
+  views: Views,
+  vocab: types.Vocabulary,
+  measure: Measure,
+  *,
+  gen_length: int,
+) -> Any:
+  """Evaluates the model on views, and measures the logits of each slot.
 
   Only the Q slots are unembedded, `CHUNK` at a time if the model is a
   `types.SplitDenoiser`: logits of all completion columns are never in memory at
@@ -227,13 +268,14 @@ def read_views(
 
   Args:
     denoiser: the model.
-    params: parameters of the model; `logp` is differentiable in them.
+    params: parameters of the model; the result is differentiable in them.
     views: the canvases and the tokens to score.
     vocab: special ids; [MASK] is excluded, as in the sampler.
+    measure: function of the logits, -inf for excluded ids, and the targets.
     gen_length: L, number of completion columns.
 
   Returns:
-    Log-probabilities and entropies; 0 at slots without credit.
+    What `measure` returns, of shape [B, K, Q]; 0 at slots without credit.
   """
   chex.assert_equal_shape([views.slot, views.target, views.credit])
   chex.assert_equal_shape([views.tokens, views.attention_mask])
@@ -244,28 +286,18 @@ def read_views(
   # log-probability would be -inf, and its gradient 0 * inf = NaN.
   target = flat(jnp.where(views.credit, views.target, vocab.eos_token))
   canvas = flat(views.tokens), flat(views.attention_mask)
+  read = lambda logits, target: measure(
+    sampling.allowed_logits(logits, vocab), target
+  )
   if column.shape[1] > CHUNK and isinstance(denoiser, types.SplitDenoiser):
     states = denoiser.states(params, *canvas, column)
-    logp, entropy = _read_chunks(denoiser, params, states, target, vocab)
+    measured = _read_chunks(denoiser, params, states, target, read)
   else:
-    logits = denoiser(params, *canvas, column)
-    logp, entropy = _read_logits(logits, target, vocab)
+    measured = read(denoiser(params, *canvas, column), target)
   shape = views.slot.shape
-  return Reading(
-    logp=jnp.where(views.credit, logp.reshape(shape), 0.0),
-    entropy=jnp.where(views.credit, entropy.reshape(shape), 0.0),
+  return jax.tree.map(
+    lambda x: jnp.where(views.credit, x.reshape(shape), 0.0), measured
   )
-
-
-def _read_logits(
-  logits: Float[Array, 'B Q V'],
-  target: Int[Array, 'B Q'],
-  vocab: types.Vocabulary,
-) -> tuple[Float[Array, 'B Q'], Float[Array, 'B Q']]:
-  """Log-probabilities of the targets, and entropies, from logits."""
-  logits = sampling.allowed_logits(logits, vocab)
-  entropy = sampling.entropy(jax.lax.stop_gradient(logits))
-  return sampling.token_logp(logits, target), entropy
 
 
 def _read_chunks(
@@ -273,9 +305,9 @@ def _read_chunks(
   params: types.Params,
   states: Float[Array, 'B Q D'],
   target: Int[Array, 'B Q'],
-  vocab: types.Vocabulary,
-) -> tuple[Float[Array, 'B Q'], Float[Array, 'B Q']]:
-  """`_read_logits` from hidden states, `CHUNK` slots at a time.
+  measure: Measure,
+) -> Any:
+  """`measure` of hidden states, `CHUNK` slots at a time.
 
   The backward pass recomputes the logits of a chunk instead of storing them.
   """
@@ -289,22 +321,10 @@ def _read_chunks(
 
   @jax.checkpoint
   def read(states, target):
-    return _read_logits(denoiser.unembed(params, states), target, vocab)
+    return measure(denoiser.unembed(params, states), target)
 
-  logp, entropy = jax.lax.map(
+  measured = jax.lax.map(
     lambda xs: read(*xs), (split(states), split(target))
   )
   join = lambda x: jnp.swapaxes(x, 0, 1).reshape(rows, -1)[:, :slots]
-  return join(logp), join(entropy)
-
-
-def view_logp(
-  denoiser: types.Denoiser,
-  params: types.Params,
-  views: Views,
-  vocab: types.Vocabulary,
-  *,
-  gen_length: int,
-) -> Float[Array, 'B K Q']:
-  """`read_views` without the entropies."""
-  return read_views(denoiser, params, views, vocab, gen_length=gen_length).logp
+  return jax.tree.map(join, measured)

@@ -3,10 +3,29 @@
 Dims: B rows, P prompt columns, L completion columns.
 """
 
-import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int
+import dataclasses
 
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int, Key
+
+from dllm_jax import types
 from dllm_jax.rl import logprobs
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NextToken:
+  """The `logprobs.Estimator` of causal models, which has no error."""
+
+  def __call__(
+    self,
+    key: Key[Array, ''],
+    batch: types.RolloutBatch,
+    vocab: types.Vocabulary,
+  ) -> logprobs.Views:
+    del key, vocab
+    return teacher_forced(
+      batch.prompt_ids, batch.prompt_mask, batch.tokens, batch.completion_mask
+    )
 
 
 def teacher_forced(
@@ -18,9 +37,6 @@ def teacher_forced(
   """The view in which a causal model reads each token from those before it.
 
   log p(o | q) = sum_k log p(o_k | q, o_<k)
-
-  With `credit` the completion mask of a `types.RolloutBatch`, these are the
-  views of a `logprobs.Estimator` without error.
 
   Args:
     prompt_ids: left-padded prompts.

@@ -86,11 +86,14 @@ class Judged(NamedTuple):
   Attributes:
     batch: batch for the update, on the mesh.
     samples: completions of this process, on the host.
+    correct: whether each row is right, where the verifier could say; NaN
+      elsewhere. Of the whole batch, on the host.
     metrics: means over the whole batch, some of them on the devices.
   """
 
   batch: types.RolloutBatch
   samples: score.Samples
+  correct: Float[np.ndarray, ' B']
   metrics: dict[str, Any]
 
 
@@ -117,16 +120,34 @@ def request_groups(
 ) -> Requests:
   """G completions of every row; row i of the task is prompt i and group i."""
   prompt_id = np.repeat(np.arange(len(rows), dtype=np.int32), group_size)
-  own = process_rows.share(ctx.mesh, len(prompt_id))
-  encoded = ctx.encode(rows).take(prompt_id[own])
+  return request(ctx.mesh, ctx.encode(rows), prompt_id, group_id=prompt_id)
+
+
+def request(
+  mesh: Mesh,
+  encoded: prompts.Prompts,
+  prompt_id: Int[np.ndarray, ' B'],
+  *,
+  group_id: Int[np.ndarray, ' B'],
+) -> Requests:
+  """One completion of prompt `prompt_id` for each row.
+
+  Args:
+    mesh: device mesh; the rows are sharded over it.
+    encoded: the N prompts, on the host.
+    prompt_id: the prompt of each row, in [0, N).
+    group_id: the group of each row.
+  """
+  own = process_rows.share(mesh, len(prompt_id))
+  mine = encoded.take(prompt_id[own])
   *placed, maskable = process_rows.place(
-    (encoded.ids, encoded.mask, own, encoded.maskable), ctx.mesh, len(prompt_id)
+    (mine.ids, mine.mask, own, mine.maskable), mesh, len(prompt_id)
   )
   return Requests(
     prompts=prompts.RowPrompts(*placed),
     maskable=maskable,
     prompt_id=prompt_id,
-    group_id=prompt_id,
+    group_id=group_id,
   )
 
 
@@ -149,16 +170,23 @@ def take(
 
 
 def merge(
-  free: types.Trajectory,
-  guided: types.Trajectory,
-  is_guided: Bool[np.ndarray, ' B'],
+  first: types.Trajectory,
+  second: types.Trajectory,
+  is_second: Bool[np.ndarray, ' B'],
   mesh: Mesh,
 ) -> types.Trajectory:
-  """Interleaves the rows of two trajectories, in order, by `is_guided`."""
-  first = np.cumsum(~is_guided) - 1
-  second = np.cumsum(is_guided) - 1 + free.num_steps.shape[0]
-  index = np.where(is_guided, second, first)
-  return _take(sharding.rows(mesh))((free, guided), index)
+  """Interleaves the rows of two trajectories, in order, by `is_second`."""
+  of_first = np.cumsum(~is_second) - 1
+  of_second = np.cumsum(is_second) - 1 + first.num_steps.shape[0]
+  index = np.where(is_second, of_second, of_first)
+  return _take(sharding.rows(mesh))((first, second), index)
+
+
+def repeat(
+  trajectory: types.Trajectory, index: Int[np.ndarray, ' B'], mesh: Mesh
+) -> types.Trajectory:
+  """Rows of a trajectory, of which some may be taken several times."""
+  return _take(sharding.rows(mesh))((trajectory,), index)
 
 
 @functools.cache
@@ -212,7 +240,7 @@ def judge(
   group = _compare(advantage, requests.num_groups, on_all)(
     scores, group_id, guided_rows
   )
-  made = _assemble(
+  made = assemble(
     requests.prompts,
     requests.maskable,
     rollouts.trajectory,
@@ -225,7 +253,9 @@ def judge(
   metrics = rollout_metrics(measured, guided, made.tokens.shape[1])
   metrics['group/zero_variance'] = jnp.mean(group.tied)
   metrics['reward/not_finite'] = jnp.mean(~group.counted)
-  return Judged(made, samples, metrics)
+  scored = measured.scored
+  correct = np.where(scored.judged, scored.correct, np.nan)
+  return Judged(made, samples, correct, metrics)
 
 
 @functools.cache
@@ -244,7 +274,7 @@ def _compare(cfg: advantages.AdvantageConfig, num_groups: int, on_all):
 
 
 @functools.partial(jax.jit, static_argnames=('vocab', 'mesh'))
-def _assemble(
+def assemble(
   prompt: prompts.RowPrompts,
   maskable: Bool[Array, 'B P'],
   trajectory: types.Trajectory,
@@ -287,7 +317,7 @@ def _measure(
   # Tokens after EOS are padding, which would inflate tokens per step.
   committed = counted & (trajectory.commit_step < trajectory.num_steps[:, None])
   return _Measured(
-    scored=scored._replace(texts=[], reasons=[]),
+    scored=scored._replace(texts=[], reasons=[], parsed=[]),
     length=counted.sum(axis=1),
     num_steps=trajectory.num_steps,
     num_committed=committed.sum(axis=1),

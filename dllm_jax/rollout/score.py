@@ -42,6 +42,7 @@ class Scored(NamedTuple):
     leaked: whether the reasoning contains the gold answer.
     texts: texts of the completions.
     reasons: short reasons of the verdicts; '' if there is none.
+    parsed: the answers that were read; None where there is none.
   """
 
   reward: Float[np.ndarray, ' B']
@@ -52,6 +53,7 @@ class Scored(NamedTuple):
   leaked: Bool[np.ndarray, ' B']
   texts: list[str]
   reasons: list[str]
+  parsed: list[str | float | None]
 
 
 class Samples(NamedTuple):
@@ -177,4 +179,5 @@ def score(
     ),
     texts=decoded,
     reasons=[verdict.reason for verdict in verdicts],
+    parsed=[verdict.parsed for verdict in verdicts],
   )

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
 from dllm_jax import types
-from dllm_jax.ops import masked, streams
+from dllm_jax.ops import masked, sampling, streams
 from dllm_jax.rl import logprobs, losses
 from dllm_jax.rollout import context, sharded
 from dllm_jax.runtime import sharding
@@ -93,7 +93,8 @@ def update(
 
 
 @functools.partial(
-  jax.jit, static_argnames=('denoiser', 'vocab', 'estimator', 'num_micro')
+  jax.jit,
+  static_argnames=('denoiser', 'vocab', 'estimator', 'num_micro', 'measure'),
 )
 def fixed_logp(
   params: types.Params,
@@ -104,6 +105,7 @@ def fixed_logp(
   vocab: types.Vocabulary,
   estimator: logprobs.Estimator,
   num_micro: int,
+  measure: logprobs.Measure = sampling.token_logp,
 ) -> Float[Array, 'B K Q']:
   """Log-probabilities under a fixed policy of the tokens in the views of `key`.
 
@@ -115,12 +117,14 @@ def fixed_logp(
     vocab: special ids.
     estimator: makes the views.
     num_micro: micro-batches, computed one after the other.
+    measure: what is measured instead of the log-probability.
   """
 
   def read(micro):
     views = estimator(key, micro, vocab)
-    return logprobs.view_logp(
-      denoiser, params, views, vocab, gen_length=micro.tokens.shape[1]
+    length = micro.tokens.shape[1]
+    return logprobs.measure_views(
+      denoiser, params, views, vocab, measure, gen_length=length
     )
 
   logp = jax.lax.map(read, grad.micro_batches(batch, num_micro))

@@ -6,12 +6,14 @@ from typing import Literal
 
 import numpy as np
 
-from dllm_jax import errors
-from dllm_jax.rl import advantages, logprobs
+from dllm_jax import errors, types
+from dllm_jax.rl import advantages, logprobs, next_token
 from dllm_jax.rollout import batch, context, score
 from dllm_jax.runtime import sharding
 from dllm_jax.tasks import task as task_lib
 from dllm_jax.train import grad
+
+ESTIMATORS = ('one_step', 'trajectory', 'next_token')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,7 +28,8 @@ class PolicyConfig:
     guided_beta: `beta` on answer-guided rows; None uses `beta`.
     max_kl_difference: clamp on the log-probability difference in the k3
       estimate (nats); None is unbounded.
-    estimator: 'one_step' or 'trajectory' (`rl.logprobs`).
+    estimator: 'one_step' or 'trajectory' (`rl.logprobs`) of masked diffusion
+      models, 'next_token' (`rl.next_token`) of causal ones.
     mask_prob: probability that 'one_step' masks a prompt token.
     num_views: denoising steps that 'trajectory' samples per row.
   """
@@ -37,7 +40,7 @@ class PolicyConfig:
   beta: float
   guided_beta: float | None
   max_kl_difference: float | None
-  estimator: Literal['one_step', 'trajectory']
+  estimator: Literal['one_step', 'trajectory', 'next_token']
   mask_prob: float
   num_views: int
 
@@ -52,13 +55,15 @@ class PolicyConfig:
         f'eps {self.eps} must be positive, beta {self.beta} and guided_beta '
         f'{self.guided_beta} not negative'
       )
-    if self.estimator not in ('one_step', 'trajectory'):
+    if self.estimator not in ESTIMATORS:
       raise ValueError(
-        f"estimator {self.estimator!r}: expected 'one_step' or 'trajectory'"
+        f'estimator {self.estimator!r}: expected one of {", ".join(ESTIMATORS)}'
       )
 
   def make_estimator(self, max_commits: int) -> logprobs.Estimator:
     """The estimator, for steps that commit at most `max_commits` tokens."""
+    if self.estimator == 'next_token':
+      return next_token.NextToken()
     if self.estimator == 'one_step':
       return logprobs.OneStep(mask_prob=self.mask_prob)
     return logprobs.SampledSteps(
@@ -75,18 +80,21 @@ class PolicyConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GroupConfig:
-  """Config group `method` of a GRPO method; subclasses add their own fields.
+class MethodConfig:
+  """Config group `method` of methods that compare rollouts within a group.
 
   Attributes:
-    reward: weights of the verifier's terms in the reward.
     advantage: baseline and scale of the group advantages.
     policy: loss and estimator.
   """
 
-  reward: score.RewardConfig
   advantage: advantages.AdvantageConfig
   policy: PolicyConfig
+
+  @property
+  def updates_per_rollout(self) -> int:
+    """Rows of the update that each rollout becomes."""
+    return 1
 
   def check(self, ctx: context.Context, rollout: batch.RolloutConfig) -> None:
     """Checks the config against the mesh and the rollout, before any work.
@@ -98,11 +106,13 @@ class GroupConfig:
     Raises:
       errors.UserError: they do not fit together; names the config keys.
     """
-    if ctx.vocab.mask_token is None:
+    is_causal = isinstance(ctx.denoiser, types.CausalLM)
+    if is_causal != (self.policy.estimator == 'next_token'):
+      fitting = 'next_token' if is_causal else 'trajectory or one_step'
       raise errors.UserError(
-        f'config key method.policy.estimator is {self.policy.estimator!r}, '
-        'which masks tokens, and the model is causal: train causal models by '
-        'method.name=sft'
+        f'config key method.policy.estimator is {self.policy.estimator!r}, and '
+        f'the model is {"causal" if is_causal else "a masked diffusion model"}'
+        f': use {fitting}'
       )
     num_rows = rollout.num_prompts * rollout.group_size
     if rollout.group_size < 2:
@@ -113,20 +123,39 @@ class GroupConfig:
     what = 'rollout.num_prompts * rollout.group_size'
     sharding.check_divides(num_rows, ctx.mesh, what)
     grad.check_micro_batches(
-      num_rows, self.policy.num_micro, ctx.mesh, 'method.policy.num_micro'
+      num_rows * self.updates_per_rollout,
+      self.policy.num_micro,
+      ctx.mesh,
+      'method.policy.num_micro',
     )
 
   def check_rows(
     self, ctx: context.Context, rows: Sequence[task_lib.Row]
   ) -> None:
-    """Checks that the task has the reward terms that the config names.
+    """Checks that the method can be trained on the task's rows.
 
     Args:
       ctx: the run.
       rows: some of the task's rows.
 
     Raises:
-      errors.UserError: it does not; names the config key.
+      errors.UserError: it cannot; names the config key.
     """
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GroupConfig(MethodConfig):
+  """Config group `method` of a GRPO method; subclasses add their own fields.
+
+  Attributes:
+    reward: weights of the verifier's terms in the reward.
+  """
+
+  reward: score.RewardConfig
+
+  def check_rows(
+    self, ctx: context.Context, rows: Sequence[task_lib.Row]
+  ) -> None:
+    """Checks that the task has the reward terms that the config names."""
     empty = np.full((1, 1), ctx.vocab.eos_token, np.int32)
     score.score(ctx.task, ctx.tokenizer, rows[:1], empty, self.reward)

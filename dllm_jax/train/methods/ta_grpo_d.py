@@ -59,19 +59,20 @@ class TaGrpoD:
     """Samples and rewards a group per row, and shapes the advantages."""
     ctx, credit = self.ctx, self.cfg.credit
     rollouts = answer_free.groups(ctx, state.params, rows, step, self.rollout)
-    judged, samples, metrics = batch.judge(
+    judged = batch.judge(
       ctx,
       rows,
       rollouts,
       reward=score.task_reward(ctx, self.cfg.reward),
       advantage=self.cfg.advantage,
     )
+    metrics = judged.metrics
     if credit.delta == 0:
-      return judged, metrics
-    total = final = np.zeros(len(samples.rows), np.float32)
+      return judged.batch, metrics
+    total = final = np.zeros(len(judged.samples.rows), np.float32)
     if credit.wants_steps:
       steps = score_steps.score_steps(
-        ctx, samples, self.cfg.reward, max_scores=credit.max_step_scores
+        ctx, judged.samples, self.cfg.reward, max_scores=credit.max_step_scores
       )
       total, final = steps.total, steps.final
       counts = processes.all_gather(
@@ -84,12 +85,12 @@ class TaGrpoD:
     num_rows = len(rollouts.requests.prompt_id)
     own = process_rows.share(ctx.mesh, num_rows)
     shaped, shaping = _shape(
-      judged,
+      judged.batch,
       *process_rows.gather((total, final), own, num_rows),
       num_groups=rollouts.requests.num_groups,
       cfg=credit,
     )
-    return judged._replace(advantage=shaped), metrics | shaping
+    return judged.batch._replace(advantage=shaped), metrics | shaping
 
   def update(
     self, state: state_lib.TrainState, rollouts: types.RolloutBatch, step: int
