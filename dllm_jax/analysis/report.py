@@ -45,6 +45,7 @@ TASKS = {
   'math': 'MATH',
   'mbpp': 'MBPP',
   'openbookqa': 'OpenBookQA',
+  'phrasings': 'Misread phrasings',
   'sudoku': 'Sudoku',
   'word_problems': 'Word problems',
 }

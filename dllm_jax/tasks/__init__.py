@@ -8,6 +8,7 @@ from dllm_jax.tasks import (
   gsm8k,
   mathematics,
   multiple_choice,
+  phrasings,
   sudoku,
   word_problems,
 )
@@ -16,6 +17,7 @@ TASKS = {
   'countdown': countdown.Countdown,
   'sudoku': sudoku.Sudoku,
   'word_problems': word_problems.WordProblems,
+  'phrasings': phrasings.Phrasings,
   'gsm8k': gsm8k.Gsm8k,
   'math': mathematics.Mathematics,
   'aqua': functools.partial(multiple_choice.MultipleChoice, name='aqua'),

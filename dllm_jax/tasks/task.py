@@ -45,7 +45,7 @@ class Task(Protocol):
     """The user's text."""
 
   def demonstration(self, row: Row) -> str:
-    """A correct completion, without EOS."""
+    """What supervised training learns, without EOS; correct, as a rule."""
 
   def gold(self, row: Row) -> str:
     """The answer exactly as the answer block of a demonstration shows it."""
