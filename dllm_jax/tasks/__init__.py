@@ -9,6 +9,7 @@ from dllm_jax.tasks import (
   mathematics,
   multiple_choice,
   phrasings,
+  rephrased,
   sudoku,
   word_problems,
 )
@@ -24,6 +25,11 @@ TASKS = {
   'openbookqa': functools.partial(
     multiple_choice.MultipleChoice, name='openbookqa'
   ),
+  'gsm8k_phrasings': functools.partial(rephrased.Rephrased, name='gsm8k'),
+  'openbookqa_phrasings': functools.partial(
+    rephrased.Rephrased, name='openbookqa'
+  ),
+  'aqua_phrasings': functools.partial(rephrased.Rephrased, name='aqua'),
   'humaneval': functools.partial(
     code_judge.make_task, name='humaneval', reading='continuation'
   ),

@@ -33,7 +33,8 @@ class Task(Protocol):
   """A task; a row is a plain dict of Python values.
 
   Attributes:
-    name: the key in `tasks.TASKS`.
+    name: the key in `tasks.TASKS`; a task that wraps another has the name of
+      that task, by which its data are found.
   """
 
   name: str
