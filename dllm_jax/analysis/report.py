@@ -38,13 +38,17 @@ METHODS = {
 SCALES = (0.04, 0.08, 0.2, 0.4, 0.6, 0.8)  # of an axis with four ticks
 TASKS = {
   'aqua': 'AQuA',
+  'aqua_phrasings': 'AQuA under several instructions',
   'countdown': 'Countdown',
   'gsm8k': 'GSM8K',
+  'gsm8k_phrasings': 'GSM8K under several instructions',
   'humaneval': 'HumanEval',
   'kodcode': 'KodCode',
   'math': 'MATH',
   'mbpp': 'MBPP',
   'openbookqa': 'OpenBookQA',
+  'openbookqa_phrasings': 'OpenBookQA under several instructions',
+  'phrasings': 'Misread phrasings',
   'sudoku': 'Sudoku',
   'word_problems': 'Word problems',
 }

@@ -91,7 +91,7 @@ def evaluate_model(
   samples = _samples(ctx, params, rows, cfg, decoder, name, screen)
   evaluation = samples[0]
   summary = {
-    'task': cfg.task.name,
+    'task': cfg.task_name,
     'model': str(directory),
     'params': name,
     'seed': cfg.seed,
@@ -102,7 +102,7 @@ def evaluate_model(
       collections.Counter(r for s in samples for r in s.reasons if r)
     )
   screen.line(
-    f'{cfg.task.name}, {name}: accuracy {100 * evaluation.accuracy:.1f} % '
+    f'{cfg.task_name}, {name}: accuracy {100 * evaluation.accuracy:.1f} % '
     f'± {100 * summary["interval"]:.1f} on {len(rows)} problems, '
     f'{evaluation.mean_steps:.1f} steps, '
     f'{evaluation.tokens_per_second:.0f} tokens/s'
@@ -171,7 +171,7 @@ def sweep_models(
     screen=screen,
     stop=signals.StopRequest(),
   )
-  summary = {'task': cfg.task.name, 'num': len(rows)} | summary
+  summary = {'task': cfg.task_name, 'num': len(rows)} | summary
   results.show_plain(summary, screen)
   if cfg.gated_decoders():
     results.show_thresholds(summary, screen)
@@ -194,7 +194,7 @@ def _samples(
 ) -> list[accuracy.Evaluation]:
   """`eval.num_samples` completions of every row; the first are as without."""
   num = cfg.eval.num_samples
-  with screen.stage(f'{cfg.task.name}, {name}', num * len(rows)) as bar:
+  with screen.stage(f'{cfg.task_name}, {name}', num * len(rows)) as bar:
     return [
       accuracy.evaluate(
         ctx,

@@ -128,7 +128,7 @@ def evaluate_all(
   if processes.is_first():
     _keep_completions(run, evaluations, chosen)
   return {
-    'task': run.cfg.task.name,
+    'task': run.cfg.task_name,
     'method': run.cfg.method_name,
     'decode': run.cfg.decode,
     'num': len(run.rows.test),

@@ -119,6 +119,7 @@ class Settings:
     control: also train the base with supervision for as long as RL trained.
     keep: number of checkpoints kept.
     watchdog_seconds: silence after which a run is stuck; 0 does not look.
+    task_name: key of `tasks.TASKS`; a task that wraps another has its name.
     model: `name`, one of `models.MODELS`, and what its `from_config` takes.
     prefill: how every completion begins; a part of the prompt.
     decode: name of the rollouts' decoder.
@@ -135,6 +136,7 @@ class Settings:
   watchdog_seconds: float
   model: Mapping[str, Any]
   prefill: str
+  task_name: str
   task: task_lib.Task
   data: DataConfig
   rollout: batch.RolloutConfig
@@ -339,6 +341,7 @@ def from_config(config: Mapping[str, Any]) -> Settings:
     watchdog_seconds=train['watchdog_seconds'],
     model=config['model'],
     prefill=prefill,
+    task_name=config['task']['name'],
     task=_make_task(dict(config['task'])),
     data=_make('data', DataConfig, config['data']),
     rollout=_make('rollout', batch.RolloutConfig, {'decoder': decoder} | sizes),

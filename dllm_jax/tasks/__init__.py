@@ -8,6 +8,8 @@ from dllm_jax.tasks import (
   gsm8k,
   mathematics,
   multiple_choice,
+  phrasings,
+  rephrased,
   sudoku,
   word_problems,
 )
@@ -16,12 +18,18 @@ TASKS = {
   'countdown': countdown.Countdown,
   'sudoku': sudoku.Sudoku,
   'word_problems': word_problems.WordProblems,
+  'phrasings': phrasings.Phrasings,
   'gsm8k': gsm8k.Gsm8k,
   'math': mathematics.Mathematics,
   'aqua': functools.partial(multiple_choice.MultipleChoice, name='aqua'),
   'openbookqa': functools.partial(
     multiple_choice.MultipleChoice, name='openbookqa'
   ),
+  'gsm8k_phrasings': functools.partial(rephrased.Rephrased, name='gsm8k'),
+  'openbookqa_phrasings': functools.partial(
+    rephrased.Rephrased, name='openbookqa'
+  ),
+  'aqua_phrasings': functools.partial(rephrased.Rephrased, name='aqua'),
   'humaneval': functools.partial(
     code_judge.make_task, name='humaneval', reading='continuation'
   ),

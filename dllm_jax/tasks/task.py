@@ -33,7 +33,8 @@ class Task(Protocol):
   """A task; a row is a plain dict of Python values.
 
   Attributes:
-    name: the key in `tasks.TASKS`.
+    name: the key in `tasks.TASKS`; a task that wraps another has the name of
+      that task, by which its data are found.
   """
 
   name: str
@@ -45,7 +46,7 @@ class Task(Protocol):
     """The user's text."""
 
   def demonstration(self, row: Row) -> str:
-    """A correct completion, without EOS."""
+    """What supervised training learns, without EOS; correct, as a rule."""
 
   def gold(self, row: Row) -> str:
     """The answer exactly as the answer block of a demonstration shows it."""

@@ -45,6 +45,12 @@ def test_records_hold_what_the_config_says():
   hash(cfg.rollout), hash(cfg.method)  # static under jit
 
 
+def test_results_name_the_task_of_the_config():
+  name = 'gsm8k_phrasings'
+  cfg = settings.from_config(tiny_run.values(task={'name': name}))
+  assert (cfg.task_name, cfg.task.name) == (name, 'gsm8k')
+
+
 def test_the_model_gets_its_vocabulary_later():
   cfg = settings.from_config(tiny_run.values())
   vocab = types.Vocabulary(size=40, mask_token=39, eos_token=38)
