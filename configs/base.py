@@ -113,6 +113,7 @@ def get_config(arg: str = '') -> config_dict.ConfigDict:
         'baseline': 'shared',
         'leave_one_out': False,
         'divide_by_std': True,
+        'min_std': 0.0,
       },
       'reward': {'solution': 1.0, 'valid': 0.2},
       'reward_past_eos': False,

@@ -77,7 +77,7 @@ class CpcGrpoConfig(policy_config.MethodConfig):
       the batch, so that text which is likely anywhere earns nothing.
     scorer: the 'policy' scores, or the 'reference', which is the base.
     candidates: 'per_view', 'ensemble' (from the mean of all views), or 'mixed'.
-    ensemble: the mean, 'geometric' or 'arithmetic'.
+    ensemble_mean: 'geometric' or 'arithmetic'.
     prefix: k, first tokens of a candidate that are written, scored and trained;
       0 is all.
   """
@@ -91,7 +91,7 @@ class CpcGrpoConfig(policy_config.MethodConfig):
   subtract_unrelated: bool = False
   scorer: Literal['policy', 'reference'] = 'policy'
   candidates: paraphrase.Candidates = 'per_view'
-  ensemble: ensemble.Mean = 'geometric'
+  ensemble_mean: ensemble.Mean = 'geometric'
   prefix: int = 0
 
   def __post_init__(self):
@@ -101,7 +101,7 @@ class CpcGrpoConfig(policy_config.MethodConfig):
       'aggregate': consensus.AGGREGATES,
       'scorer': ('policy', 'reference'),
       'candidates': paraphrase.CANDIDATES,
-      'ensemble': ensemble.MEANS,
+      'ensemble_mean': ensemble.MEANS,
     }
     for name, allowed in choices.items():
       if getattr(self, name) not in allowed:
@@ -199,7 +199,7 @@ class CpcGrpo:
       source,
       step,
       decoder=decoder,
-      mean=cfg.ensemble,
+      mean=cfg.ensemble_mean,
     )
     own = paraphrase.own_pairs(ctx, rollouts)
     pairs, metrics = None, {}
