@@ -124,6 +124,8 @@ class Settings:
     prefill: how every completion begins; a part of the prompt.
     decode: name of the rollouts' decoder.
     decoders: by name, what the config group `rollout` makes of each decoder.
+    arms: by name, the settings of further trainings from the same base, which
+      the method is compared with.
   """
 
   seed: int
@@ -151,6 +153,7 @@ class Settings:
   eval: EvalConfig
   speculation: speculation.StudyConfig
   mesh: sharding.MeshConfig
+  arms: Mapping[str, 'Settings']
 
   @property
   def phase(self) -> str:
@@ -291,9 +294,18 @@ class Settings:
 def from_config(config: Mapping[str, Any]) -> Settings:
   """The settings that a config (as nested dicts) describes.
 
+  A group of `arms` has the keys in which the arm differs from the run.
+
   Raises:
     errors.UserError: one line that names the group and what is wrong.
   """
+  arms = {}
+  for name, changes in config.get('arms', {}).items():
+    own = {k: v for k, v in config.items() if k != 'arms'}
+    try:
+      arms[name] = from_config(_changed(own, changes))
+    except errors.UserError as e:
+      raise errors.UserError(f'config group arms.{name}: {e}') from e
   bounds.check(workdir.flatten(config))
   base, train = config['base'], config['train']
   every = config['checkpoint']['every']
@@ -364,7 +376,22 @@ def from_config(config: Mapping[str, Any]) -> Settings:
       _tuples(config['speculation']) | {'gen_length': rollout['gen_length']},
     ),
     mesh=_make('mesh', sharding.MeshConfig, config['mesh']),
+    arms=arms,
   )
+
+
+def _changed(
+  config: Mapping[str, Any], changes: Mapping[str, Any], prefix: str = ''
+) -> dict[str, Any]:
+  """The config with other values of some of its keys."""
+  config = dict(config)
+  for name, value in changes.items():
+    if name not in config:
+      raise errors.UserError(f'there is no key {prefix}{name}')
+    if isinstance(value, Mapping):
+      value = _changed(config[name], value, f'{prefix}{name}.')
+    config[name] = value
+  return config
 
 
 def _make_method(cls: type, values: Mapping[str, Any]) -> Any:

@@ -104,7 +104,7 @@ def started(
     )
     latest = {
       phase: setup.stage_checkpoints(directory, phase, cfg.keep).latest() or 0
-      for phase in ('sft', 'control', cfg.phase)
+      for phase in ('sft', 'control', cfg.phase, *cfg.arms)
     }
     log = metrics.MetricsLog(
       directory,

@@ -21,6 +21,7 @@ from dllm_jax.run import (
   base_model,
   choices,
   results,
+  settings,
   setup,
   speculation,
   start,
@@ -31,6 +32,8 @@ from dllm_jax.train import loop, methods, optim
 from dllm_jax.train import progress as progress_lib
 from dllm_jax.train import state as state_lib
 from dllm_jax.train.methods import sft
+
+ARMS = 'arms'  # folder of the models of the arms
 
 
 def train(
@@ -80,7 +83,9 @@ def _stages(run: setup.Run) -> dict[str, Any]:
   policies = {'base': base, 'final': base}
   seconds, trained = {'base': base_progress.seconds}, {}
   if cfg.method is not None or cfg.tunes_base:
-    policies['final'], progress = train_policy(run, base, best.setting)
+    policies['final'], progress = train_policy(
+      run, base, best.setting, cfg
+    )
     seconds['rl' if cfg.method else 'sft'] = progress.seconds
     trained['trained_steps'] = progress.step
     trained['kept_step'] = loop.kept_step(progress, cfg.loop)
@@ -91,12 +96,17 @@ def _stages(run: setup.Run) -> dict[str, Any]:
       )
       seconds['control'] = extra.seconds
       keep(run, 'control', policies['control'], extra)
+  arms = {}
+  for name, arm in cfg.arms.items():
+    arms[name], progress = train_policy(run, base, best.setting, arm, name)
+    seconds[name] = progress.seconds
+    keep(run, f'{ARMS}/{name}', arms[name], progress)
   began = time.perf_counter()
   threshold = None
   if cfg.gated_decoders():
     threshold = choices.choose_threshold(run, policies['final'], best.accuracy)
   summary = results.evaluate_all(
-    run, policies, results.Chosen(best.setting, threshold)
+    run, policies, arms, results.Chosen(best.setting, threshold)
   )
   seconds['eval'] = time.perf_counter() - began
   if cfg.speculation.num_prompts:
@@ -164,7 +174,11 @@ def _load_base(
 
 
 def train_policy(
-  run: setup.Run, base: types.Params, setting: int | str
+  run: setup.Run,
+  base: types.Params,
+  setting: int | str,
+  cfg: settings.Settings,
+  name: str = '',
 ) -> tuple[types.Params, progress_lib.Progress]:
   """Training from the base model, watched on validation rows.
 
@@ -174,8 +188,10 @@ def train_policy(
     run: the run.
     base: parameters that RL starts from.
     setting: of the plain decoder that was chosen for the base.
+    cfg: the settings of the run, or of an arm.
+    name: of the arm; '' for the run itself.
   """
-  cfg, ctx = run.cfg, run.ctx
+  ctx = run.ctx
   optimizer = optim.make(cfg.optim)
   if cfg.method is None:
     method = sft.Sft(ctx=ctx, optimizer=optimizer, cfg=cfg.base_sft)
@@ -204,11 +220,12 @@ def train_policy(
     method,
     state_lib.create(state_lib.copy_trained(base), optimizer),
     batches,
-    title=cfg.method_name,
+    title=name or cfg.method_name,
     cfg=cfg.loop,
     score=score,
     floor=floor,
-    **_outlets(run, method.phase),
+    phase=name or method.phase,
+    **_outlets(run, name or method.phase),
   )
 
 

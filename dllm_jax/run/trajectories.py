@@ -118,7 +118,7 @@ def write(
     if first.judged[row] and last.judged[row]
   ]
   index = [row for row, _ in picked]
-  reward = cfg.method and cfg.method.reward
+  reward = getattr(cfg.method, 'reward', None)
   samples = [
     _samples(ctx, reward, [rows[i] for i in index], index, part)
     for part in shown

@@ -117,6 +117,7 @@ def run(
   watch: watchdog.Watchdog,
   skipped: pathlib.Path,
   floor: float = 0.0,
+  phase: str | None = None,
 ) -> tuple[types.Params, progress_lib.Progress]:
   """Runs `method` to its end, from its newest checkpoint or from `state`.
 
@@ -137,6 +138,7 @@ def run(
     watch: is notified of each part of a step.
     skipped: directory for batches whose update was not finite.
     floor: score of the initial parameters, in 0..1.
+    phase: name of the phase in metrics.jsonl; None is the method's.
 
   Returns:
     The parameters of `kept_step`, and the progress.
@@ -146,7 +148,8 @@ def run(
     errors.UserError: too many updates were not finite, or a checkpoint cannot
       be written.
   """
-  watch.beat(f'{method.phase} restoring')
+  phase = phase or method.phase
+  watch.beat(f'{phase} restoring')
   (state, best), progress = progress_lib.restore(
     state, checkpoints, keeps_best=cfg.keeps_best, say=screen.line
   )
@@ -154,7 +157,7 @@ def run(
     progress = progress_lib.Progress()
     if cfg.floor_patience:
       progress.best_step, progress.best_score = 0, floor
-  log.rewind(method.phase, progress.step)
+  log.rewind(phase, progress.step)
   layout = jax.tree.map(lambda leaf: leaf.sharding, state)
   if progress.finished:
     return _outcome(state, best, progress, cfg), progress
@@ -162,7 +165,7 @@ def run(
   pending = None
 
   def beat(doing, number):
-    watch.beat(f'{method.phase} {doing}', number)
+    watch.beat(f'{phase} {doing}', number)
 
   def flush(ended):
     nonlocal pending
@@ -177,10 +180,10 @@ def run(
       progress.skipped, progress.skipped_in_a_row = skipping.judge(
         skipping.Skips(progress.skipped, progress.skipped_in_a_row),
         history,
-        skipping.Step(skipped, method.phase, row.step, row.rows, row.batch),
+        skipping.Step(skipped, phase, row.step, row.rows, row.batch),
         screen.line,
       )
-      bar.step(_write(log, method.phase, row, history))
+      bar.step(_write(log, phase, row, history))
 
   def settle():
     """Waits for the update, so that it is not timed with what follows."""
