@@ -165,6 +165,9 @@ def get_config(arg: str = '') -> config_dict.ConfigDict:
       'repeats': 1,
     }
   )
+  # By name, further trainings from the same base, which the method is compared
+  # with: the keys in which each differs from this config.
+  config.arms = config_dict.ConfigDict()
   config.checkpoint = config_dict.ConfigDict({'every': 100, 'keep': 2})
   config.mesh = config_dict.ConfigDict(
     {'data': -1, 'fsdp': 1, 'tensor': 1, 'cpu_devices': 2}

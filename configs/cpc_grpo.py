@@ -18,7 +18,7 @@ def get_config(arg: str = '') -> config_dict.ConfigDict:
     num_prompts=8,
     group_size=8,
     max_prompt_length=10,
-    gen_length=5,
+    gen_length=6,
   )
   config.method = config_dict.ConfigDict(
     {
@@ -43,4 +43,21 @@ def get_config(arg: str = '') -> config_dict.ConfigDict:
   config.base.update(batch_size=64, num_steps=900, eval_every=300, patience=0)
   config.base.optim.update(schedule='cosine', decay_steps=900)
   config.train.update(num_steps=160, eval_every=40, control=False)
+  config.arms = config_dict.ConfigDict(
+    {
+      'majority': _arm('majority', 5e-4, pairs='all'),
+      'self_likelihood': _arm('self_likelihood', 1e-4),
+      'self_certainty': _arm('self_certainty', 1e-4),
+      'entropy': _arm('entropy', 1e-4),
+      'random': _arm('random', 1e-4),
+    }
+  )
   return config.lock()
+
+
+def _arm(signal: str, learning_rate: float, *, pairs: str = 'own') -> dict:
+  """Another answer-free reward, with the rate that is best on validation."""
+  return {
+    'method': {'signal': signal, 'pairs': pairs},
+    'train': {'optim': {'learning_rate': learning_rate}},
+  }

@@ -141,9 +141,7 @@ def decode(
   )
 
 
-def combine(
-  logits: Float[Array, 'B K V'], mean: Mean
-) -> Float[Array, 'B V']:
+def combine(logits: Float[Array, 'B K V'], mean: Mean) -> Float[Array, 'B V']:
   """log p(v) of the mean of K distributions; see the module.
 
   Raises:

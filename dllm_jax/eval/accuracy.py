@@ -187,7 +187,9 @@ def _judge(
   )
   # ASCII, since truncation to 64 bytes could split a longer character.
   reasons = [reason.encode('ascii', 'replace') for reason in scored.reasons]
-  return scored._replace(texts=[], reasons=[], parsed=[]), np.array(reasons, 'S64')
+  return scored._replace(texts=[], reasons=[], parsed=[]), np.array(
+    reasons, 'S64'
+  )
 
 
 def sweep(

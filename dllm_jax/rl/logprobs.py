@@ -323,8 +323,6 @@ def _read_chunks(
   def read(states, target):
     return measure(denoiser.unembed(params, states), target)
 
-  measured = jax.lax.map(
-    lambda xs: read(*xs), (split(states), split(target))
-  )
+  measured = jax.lax.map(lambda xs: read(*xs), (split(states), split(target)))
   join = lambda x: jnp.swapaxes(x, 0, 1).reshape(rows, -1)[:, :slots]
   return jax.tree.map(join, measured)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from dllm_jax import errors, types
 from dllm_jax.analysis import policies as names_lib
-from dllm_jax.eval import accuracy, frontier
+from dllm_jax.eval import accuracy, frontier, views
 from dllm_jax.rollout import context
 from dllm_jax.run import settings, setup, trajectories
 from dllm_jax.runtime import console, processes, signals, watchdog
@@ -96,11 +96,16 @@ def sweep_all(
 
 
 def evaluate_all(
-  run: setup.Run, policies: dict[str, types.Params], chosen: Chosen
+  run: setup.Run,
+  policies: Mapping[str, types.Params],
+  arms: Mapping[str, types.Params],
+  chosen: Chosen,
 ) -> dict[str, Any]:
   """Test accuracy of every policy at every setting: what eval.json says.
 
-  Verdicts and a few trajectories are written to files of their own.
+  Those of the arms are under 'arms', at the chosen setting alone. Of a task
+  with paraphrases, each has 'phrasings' (`eval.views.evaluate`). Verdicts and a
+  few trajectories are written to files of their own.
   """
   summary, evaluations = sweep_all(
     run.ctx,
@@ -111,6 +116,10 @@ def evaluate_all(
     stop=run.stop,
     watch=run.watch,
   )
+  summary['arms'] = _evaluate_arms(run, arms, chosen)
+  if isinstance(run.ctx.task, task_lib.Paraphrased):
+    _add_phrasings(run, policies, summary, chosen)
+    _add_phrasings(run, arms, summary['arms'], chosen)
   run.watch.pause()  # Nothing is waited for from here on, and plots are slow.
   for name in policies:
     own = summary[name]
@@ -134,6 +143,57 @@ def evaluate_all(
     'num': len(run.rows.test),
     'chosen_steps': chosen.setting,
   } | summary
+
+
+def _evaluate_arms(
+  run: setup.Run, arms: Mapping[str, types.Params], chosen: Chosen
+) -> dict[str, Any]:
+  """The arms at the chosen setting of the plain decoder."""
+  decoder = run.cfg.plain_decoders()[chosen.setting]
+  made = {}
+  for name, params in arms.items():
+    with run.screen.stage(f'evaluation, {name}', len(run.rows.test)) as bar:
+      evaluation = accuracy.evaluate(
+        run.ctx,
+        params,
+        run.rows.test,
+        decoder,
+        batch_size=run.cfg.eval.batch_size,
+        advance=functools.partial(_advance, run, bar),
+      )
+    made[name] = evaluation.summary()
+  return made
+
+
+def _add_phrasings(
+  run: setup.Run,
+  policies: Mapping[str, types.Params],
+  summary: dict[str, Any],
+  chosen: Chosen,
+) -> None:
+  """Adds the accuracies over phrasings to the entries of policies."""
+  decoder = run.cfg.plain_decoders()[chosen.setting]
+  task, rows = run.ctx.task, run.rows.test
+  count = len(task.views(rows[0])) + len(task.unseen_views(rows[0]))
+  total = len(policies) * len(rows) * (count + run.cfg.is_causal)
+  if not total:
+    return
+  with run.screen.stage('evaluation of phrasings', total) as bar:
+    for name, params in policies.items():
+      summary[name]['phrasings'] = views.evaluate(
+        run.ctx,
+        params,
+        rows,
+        decoder,
+        batch_size=run.cfg.eval.batch_size,
+        advance=functools.partial(_advance, run, bar),
+      )
+
+
+def _advance(run: setup.Run, bar: console.Bar, count: int) -> None:
+  bar.add(count)
+  run.watch.beat('evaluation')
+  loop.check_stop(run.stop)
 
 
 def _keep_completions(
@@ -209,6 +269,43 @@ def show(results: dict[str, Any], screen: console.Console) -> None:
   if 'frontier' in results:
     show_thresholds(results, screen)
     _show_gain(results, screen)
+  _show_arms(results, screen)
+
+
+def _show_arms(results: dict[str, Any], screen: console.Console) -> None:
+  """Accuracy over phrasings, and of the arms."""
+  arms = results.get('arms', {})
+  names = [n for n in names_lib.NAMES if n in results]
+  rows = {name: results[name] for name in names} | arms
+  percent = lambda share: f'{100 * share:.1f}'
+  if 'phrasings' in results['final']:
+    cells = {
+      name: [
+        f'{percent(p["seen"]["mean"])} ± {percent(p["seen"]["interval"])}',
+        percent(p['seen']['worst']),
+        percent(p['seen']['best']),
+        percent(p['seen']['std']),
+        *(
+          percent(p['unseen'][k]) if p['unseen'] else '-'
+          for k in ('mean', 'worst')
+        ),
+        percent(p['ensemble']) if 'ensemble' in p else '-',
+      ]
+      for name, p in ((n, row['phrasings']) for n, row in rows.items())
+    }
+    screen.table(
+      'greedy accuracy (%) over phrasings of the held-out problems: those of '
+      'training, and unseen ones',
+      ['', 'mean', 'worst', 'best', 'sd', 'unseen', 'worst', 'all together'],
+      [[name, *values] for name, values in cells.items()],
+    )
+    screen.line(
+      'all together: decoded from the geometric mean of the phrasings of '
+      'training, which is what their consensus can reach'
+    )
+  elif arms:
+    shown = [f'{name} {percent(arm["accuracy"])}' for name, arm in arms.items()]
+    screen.line(f'from the same base, accuracy (%): {", ".join(shown)}')
 
 
 def show_plain(results: dict[str, Any], screen: console.Console) -> list[str]:

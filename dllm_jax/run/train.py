@@ -83,9 +83,7 @@ def _stages(run: setup.Run) -> dict[str, Any]:
   policies = {'base': base, 'final': base}
   seconds, trained = {'base': base_progress.seconds}, {}
   if cfg.method is not None or cfg.tunes_base:
-    policies['final'], progress = train_policy(
-      run, base, best.setting, cfg
-    )
+    policies['final'], progress = train_policy(run, base, best.setting, cfg)
     seconds['rl' if cfg.method else 'sft'] = progress.seconds
     trained['trained_steps'] = progress.step
     trained['kept_step'] = loop.kept_step(progress, cfg.loop)

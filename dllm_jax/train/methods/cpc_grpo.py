@@ -121,7 +121,7 @@ class CpcGrpoConfig(policy_config.MethodConfig):
     if needs_own and self.candidates != 'per_view':
       raise ValueError(
         f'pairs {self.pairs!r} with signal {self.signal!r} needs a view that '
-        f"wrote the candidate, and candidates is {self.candidates!r}: use "
+        f'wrote the candidate, and candidates is {self.candidates!r}: use '
         "'per_view'"
       )
 
@@ -225,9 +225,7 @@ class CpcGrpo:
       reference = self._measure(self.reference, own)
     correct = process_rows.replicate(judged.correct, ctx.mesh)
     metrics |= judged.metrics
-    metrics |= _course(
-      judged.batch, correct, reference, num_sets=sets.num_sets
-    )
+    metrics |= _course(judged.batch, correct, reference, num_sets=sets.num_sets)
     made = judged.batch if cfg.pairs == 'own' else pairs
     return _credit(made, judged.batch, source, cfg=cfg), metrics
 
@@ -366,9 +364,7 @@ def _scores(
   logp: Float[Array, 'B L'], mask: Bool[Array, 'B L'], shape: tuple[int, int]
 ) -> Float[Array, 'N K M']:
   """S of all pairs; `shape` is (K, M)."""
-  return consensus.scores(
-    _by_pair(logp, *shape), _by_pair(mask, *shape)[:, 0]
-  )
+  return consensus.scores(_by_pair(logp, *shape), _by_pair(mask, *shape)[:, 0])
 
 
 @functools.partial(jax.jit, static_argnames=('cfg',))
