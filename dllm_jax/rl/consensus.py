@@ -70,9 +70,6 @@ def rewards(
     scores: S, mean log-probabilities (nats).
     weight: w; every candidate has a view with w > 0.
     aggregate: how the views are put together.
-
-  Raises:
-    ValueError: an unknown `aggregate`.
   """
   weight = jnp.broadcast_to(weight[None], scores.shape)
   total = jnp.sum(weight, axis=1)
@@ -85,9 +82,7 @@ def rewards(
     return jax.nn.logsumexp(scores, axis=1, b=weight) - jnp.log(total)
   if aggregate == 'worst':
     return jnp.min(jnp.where(judged, scores, jnp.inf), axis=1)
-  if aggregate == 'probability':
-    return jnp.sum(weight * jnp.exp(scores), axis=1) / total
-  raise ValueError(f'aggregate: expected one of {AGGREGATES}')
+  return jnp.sum(weight * jnp.exp(scores), axis=1) / total
 
 
 def per_candidate(

@@ -20,7 +20,7 @@ from dllm_jax.decoding import ensemble, rounds
 from dllm_jax.ops import streams
 from dllm_jax.rl import advantages
 from dllm_jax.rollout import answer_free, batch, context, prompts, sharded
-from dllm_jax.runtime import process_rows, sharding
+from dllm_jax.runtime import process_rows
 from dllm_jax.tasks import task as task_lib
 
 Candidates = Literal['per_view', 'ensemble', 'mixed']

@@ -73,7 +73,7 @@ class Traffic:
     watch(jax, 'device_get', True)
     watch(answer_free, 'sample')
     watch(answer_guided, 'sample')
-    watch(batch, '_assemble')
+    watch(batch, 'assemble')
     watch(ta_grpo_d, '_shape')
     for name in ('_take', '_compare'):
       make = getattr(batch, name)
@@ -136,7 +136,7 @@ def check(traffic, *, beside=(), index=(), after=()):
   indices = [shape for kinds in traffic.of('_take') for shape, _ in kinds]
   assert indices == [(n,) for n in index]
   assert traffic.of('_shape') == list(after)
-  for program in ('sample', '_compare', '_assemble'):
+  for program in ('sample', '_compare', 'assemble'):
     assert traffic.of(program) == []
   # Nothing of the size of a completion goes back up.
   names = [name for name, _ in traffic.moved]
