@@ -12,6 +12,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 import configs.ag_grpo
+import configs.cpc_grpo
 import configs.ta_grpo_d
 from configs import base
 from dllm_jax.run import settings, setup
@@ -33,21 +34,27 @@ REWARD = {'solution': 1.0, 'xmlcount': 1.0}
 
 def get_config(arg: str = 'ag_grpo'):
   """The tiny run of a method, or 'sudoku': AG-GRPO on that task."""
-  config = base.get_config()
-  config.method.name = 'ag_grpo' if arg == 'sudoku' else arg
+  if arg == 'cpc_grpo':
+    config = configs.cpc_grpo.get_config().unlock()
+    config.arms = {}
+  else:
+    config = base.get_config()
+    config.method.name = 'ag_grpo' if arg == 'sudoku' else arg
+    config.method.reward = REWARD
+    config.task.max_number = 9
+    config.task.max_target = 20
   if config.method.name == 'ag_grpo':
     config.method.guided = configs.ag_grpo.get_config().method.guided
     config.method.guided.update(
       {'num_guided': 2, 'answer_steps': 4, 'margin': 0, 'max_anchor': 7}
     )
-  config.method.reward = REWARD
   config.method.policy.num_micro = 2
-  config.method.advantage.divide_by_std = False
+  config.method.advantage.divide_by_std = arg == 'cpc_grpo'
   config.train.optim.learning_rate = 1e-3
-  config.task.max_number = 9
-  config.task.max_target = 20
   config.model.update(SHAPE)
   config.rollout.update({'num_prompts': 4, 'group_size': 4})
+  if arg == 'cpc_grpo':
+    config.method.num_views = 4
   config.data.update(
     {'num_demonstrations': 32, 'num_validation': 12, 'num_test': 12}
   )

@@ -336,7 +336,7 @@ def diversity(
     before in the same candidate.
   """
   size = tokens.shape[-1]
-  is_text = jnp.arange(size) < length[..., None]
+  is_text = jnp.arange(size)[None, None] < length[..., None]
   text = jnp.where(is_text, tokens, -1)
   equal = jnp.all(text[:, :, None] == text[:, None], axis=-1)
   is_first = jnp.argmax(equal, axis=-1) == jnp.arange(text.shape[1])[None]
@@ -345,7 +345,7 @@ def diversity(
     return distinct
   pairs = jnp.stack([text[..., :-1], text[..., 1:]], axis=-1)
   same = jnp.all(pairs[..., :, None, :] == pairs[..., None, :, :], axis=-1)
-  before = jnp.tril(jnp.ones(same.shape[-2:], bool), -1)
+  before = jnp.tril(jnp.ones(same.shape, bool), -1)
   seen = jnp.any(same & before, axis=-1) & is_text[..., 1:]
   share = jnp.sum(seen) / jnp.maximum(jnp.sum(is_text[..., 1:]), 1)
   return distinct | {'repeated': share}

@@ -71,24 +71,32 @@ def test_a_row_depends_neither_on_padding_nor_on_its_neighbour():
   np.testing.assert_allclose(alone.logp, second.logp, rtol=1e-4, atol=1e-5)
 
 
+@jax.jit
+def _next(params, ids, mask, query):
+  logits = tiny_causal.LM(params, ids, mask, query)[0, 0]
+  return jax.nn.log_softmax(sampling.allowed_logits(logits, tiny_causal.VOCAB))
+
+
+def whole_text(params, text, width=12):
+  """Log-probabilities of the token after a text."""
+  ids, mask = np.zeros((1, width), np.int32), np.zeros((1, width), bool)
+  ids[0, : len(text)], mask[0, : len(text)] = text, True
+  query = np.array([[len(text)]], np.int32)
+  return np.asarray(_next(params, ids, mask, query), np.float64)
+
+
 @pytest.mark.parametrize('mean', ensemble.MEANS)
 def test_greedy_tokens_against_a_loop_over_whole_texts(mean):
-  params = jax.tree.map(jnp.asarray, tiny_causal.params())
+  params = tiny_causal.params()
   got = decode(params, keys(), views(PROMPTS), decoder(), mean=mean)
   text, logp = [], []
   for _ in range(L):
-    rows = []
-    for prompt in PROMPTS:
-      ids = jnp.asarray([[*prompt, *text, 0]])
-      query = jnp.asarray([[ids.shape[1] - 1]])
-      logits = tiny_causal.LM(params, ids, jnp.ones(ids.shape, bool), query)
-      logits = sampling.allowed_logits(logits[0, 0], tiny_causal.VOCAB)
-      rows.append(np.asarray(jax.nn.log_softmax(logits), np.float64))
+    rows = [whole_text(params, [*prompt, *text]) for prompt in PROMPTS]
     if mean == 'geometric':
       mixed = np.mean(rows, axis=0)
       mixed -= np.log(np.exp(mixed).sum())
     else:
-      mixed = np.log(np.mean(np.exp(rows), axis=0))
+      mixed = np.logaddexp.reduce(rows, axis=0) - np.log(len(rows))
     text.append(int(np.argmax(mixed)))
     logp.append(mixed[text[-1]])
   assert got.tokens[0].tolist() == text

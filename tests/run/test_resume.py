@@ -70,7 +70,8 @@ def test_an_uninterrupted_run_is_complete(whole):
 def test_a_run_logs_the_table_except_path_credit_and_control(whole):
   logged = {name for row in metrics.read(whole) for name in row}
   unlogged = metric_names.METRICS.keys() - logged
-  assert {name.partition('/')[0] for name in unlogged} == {'credit', 'control'}
+  groups = {name.partition('/')[0] for name in unlogged}
+  assert groups == {'credit', 'control', 'consensus'}
   charts = (*metric_names.LEARNING, *metric_names.GUIDED)
   drawn = {name for chart in charts for name in chart.names}
   # The run has one inner step, so no last one of several.
