@@ -15,6 +15,7 @@ from dllm_jax.state import metrics, workdir
 EVAL_FILE, VERDICTS_FILE = 'eval.json', 'verdicts.json'
 TRAJECTORIES_FILE = 'trajectories.jsonl'
 SPECULATION_FILE = 'speculation.json'
+AGREEMENT_FILE = 'agreement.json'
 _SAMPLE_KEYS = {
   'policy',
   'decoding',
@@ -61,6 +62,8 @@ class Run(NamedTuple):
     problems: rows of trajectories.jsonl; their completions are hostile text.
     speculation: speculation.json, of `eval.speculation.Study`; None if
       no decoders were compared.
+    agreement: problems of agreement.json, the scores of every view for what
+      the others wrote; hostile text, too.
   """
 
   directory: pathlib.Path
@@ -70,6 +73,7 @@ class Run(NamedTuple):
   verdicts: dict[str, Any] | None
   problems: list[dict[str, Any]]
   speculation: dict[str, Any] | None = None
+  agreement: tuple[dict[str, Any], ...] = ()
 
   @property
   def config(self) -> dict[str, Any]:
@@ -117,6 +121,7 @@ def read(directory: pathlib.Path) -> Run:
       for number, row in _rows(directory / TRAJECTORIES_FILE)
     ],
     speculation=_speculation(directory / SPECULATION_FILE),
+    agreement=_agreement(directory / AGREEMENT_FILE),
   )
 
 
@@ -238,6 +243,34 @@ def _speculation(path: pathlib.Path) -> dict[str, Any] | None:
   if not valid:
     raise errors.UserError(f'{path} is not a comparison of decoders')
   return found
+
+
+def _agreement(path: pathlib.Path) -> tuple[dict[str, Any], ...]:
+  """Who agrees with whom, if it was measured; checks what is shown."""
+  found = _object(path)
+  if found is None:
+    return ()
+  is_text = lambda values: all(isinstance(value, str) for value in values)
+  try:
+    valid = True
+    for problem in found['problems']:
+      count = len(problem['views'])
+      valid = valid and is_text([*problem['views'], problem['gold']])
+      for name, of in problem['policies'].items():
+        rows = of['scores']
+        valid = (
+          valid
+          and name in ('base', 'final')
+          and is_text(of['texts'])
+          and len(of['texts']) == len(of['correct']) == len(rows) == count
+          and all(len(row) == count for row in rows)
+          and all(_is_number(value) for row in rows for value in row)
+        )
+  except (AttributeError, KeyError, TypeError):
+    valid = False
+  if not valid:
+    raise errors.UserError(f'{path} is not a table of agreement')
+  return tuple(found['problems'])
 
 
 def _is_number(value: Any) -> bool:

@@ -8,6 +8,7 @@ page's content security policy allows its own style and script and nothing else.
 import base64
 import hashlib
 import json
+import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -31,6 +32,7 @@ PAGE = pathlib.Path(__file__).parent / 'page'
 SCRIPTS = ('dom.js', 'chart.js', 'player.js', 'main.js')
 METHODS = {
   'ag_grpo': 'AG-GRPO',
+  'cpc_grpo': 'CPC-GRPO',
   'diffu_grpo': 'diffu-GRPO',
   'sft': 'Supervised training',
   'ta_grpo_d': 'TA-GRPO-d',
@@ -115,6 +117,8 @@ def of_run(run: record.Run) -> str:
     state=_state(run),
     headline=_headline(run) if results else None,
     speculation=speculation_charts.summary(compared) if compared else None,
+    phrasings=_phrasings(results, names),
+    agreement=[_shaded(problem) for problem in run.agreement],
     is_drafted=all(p['kind'] == 'drafted' for p in run.problems),
     tunes_base=run.config['method']['name'] == 'sft'
     and bool(run.config.get('base', {}).get('path')),
@@ -257,6 +261,26 @@ def _thresholds(
     (t, [results[name]['thresholds'][t] for name in names], rows.get(t))
     for t in results[names[0]]['thresholds']
   ]
+
+
+def _phrasings(
+  results: Mapping[str, Any], names: list[str]
+) -> list[tuple[str, Any]]:
+  """(policy or arm, accuracies over phrasings), where they were measured."""
+  rows = [(name, results[name]) for name in names]
+  rows += results.get('arms', {}).items()
+  return [(name, of['phrasings']) for name, of in rows if 'phrasings' in of]
+
+
+def _shaded(problem: dict[str, Any]) -> dict[str, Any]:
+  """A problem with the shade of each score: 0 for unlikely, 9 for certain."""
+  shade = lambda score: min(int(10 * math.exp(score)), 9)
+  policies = {
+    name: of
+    | {'rows': [[(s, shade(min(s, 0.0))) for s in row] for row in of['scores']]}
+    for name, of in problem['policies'].items()
+  }
+  return problem | {'policies': policies}
 
 
 def _by_kind(run: record.Run) -> dict[str, list[tuple[int, str]]]:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from dllm_jax import types
 from dllm_jax.decoding import rounds
-from dllm_jax.eval import accuracy
+from dllm_jax.eval import accuracy, likelihood
 from dllm_jax.ops import streams
 from dllm_jax.rollout import context, paraphrase, score
 from dllm_jax.runtime import process_rows, sharding
@@ -58,6 +58,70 @@ def evaluate(
       ctx, params, problems, decoder, batch_size, advance
     )
   return made
+
+
+def matrices(
+  ctx: context.Context,
+  params: types.Params,
+  problems: Sequence[task_lib.Row],
+  decoder: types.Decoder,
+  *,
+  batch_size: int,
+) -> list[dict[str, Any]]:
+  """What every view writes, and what the other views make of it.
+
+  Args:
+    ctx: the run, of a causal model and a `task.Paraphrased`.
+    params: parameters of the policy.
+    problems: held-out rows.
+    decoder: greedy.
+    batch_size: rows decoded or scored together.
+
+  Returns:
+    Of each problem: 'texts', the completion of every seen view; 'correct',
+    whether it is right, None without a verdict; and 'scores', where [i][m] is
+    the mean log-probability of completion m under view i (nats).
+  """
+  rows = [view for row in problems for view in ctx.task.views(row)]
+  count = len(rows) // len(problems)
+  made = accuracy.evaluate(ctx, params, rows, decoder, batch_size=batch_size)
+  mask = score.completion_mask(made.tokens, ctx.vocab.stop_tokens)
+  written = [t[m].tolist() for t, m in zip(made.tokens, mask, strict=True)]
+  encoded = ctx.encode(rows)
+  asked = [
+    i[m].tolist() for i, m in zip(encoded.ids, encoded.mask, strict=True)
+  ]
+  pairs = [
+    (asked[start + i], written[start + m])
+    for start in range(0, len(rows), count)
+    for i in range(count)
+    for m in range(count)
+  ]
+  logp = likelihood.loglikelihood(
+    ctx.denoiser,
+    params,
+    pairs,
+    vocab=ctx.vocab,
+    mesh=ctx.mesh,
+    num_samples=1,
+    seed=0,
+    batch_size=batch_size,
+  )
+  length = [len(completion) for _, completion in pairs]
+  scores = np.divide(logp, length).reshape(len(problems), count, count)
+  texts = score.texts(ctx.tokenizer, made.tokens, past_eos=False)
+  correct = [
+    bool(right) if judged else None
+    for right, judged in zip(made.correct, made.judged, strict=True)
+  ]
+  return [
+    {
+      'texts': texts[start : start + count],
+      'correct': correct[start : start + count],
+      'scores': scores[start // count].round(4).tolist(),
+    }
+    for start in range(0, len(rows), count)
+  ]
 
 
 def summary(right: Float[np.ndarray, 'N K']) -> dict[str, Any]:

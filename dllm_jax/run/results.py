@@ -12,10 +12,13 @@ from dllm_jax.eval import accuracy, frontier, views
 from dllm_jax.rollout import context
 from dllm_jax.run import settings, setup, trajectories
 from dllm_jax.runtime import console, processes, signals, watchdog
+from dllm_jax.state import workdir
 from dllm_jax.tasks import task as task_lib
 from dllm_jax.train import loop
 
 EVAL_FILE = 'eval.json'
+AGREEMENT_FILE = 'agreement.json'
+NUM_MATRICES = 4  # problems in it
 
 
 class Chosen(NamedTuple):
@@ -120,6 +123,8 @@ def evaluate_all(
   if isinstance(run.ctx.task, task_lib.Paraphrased):
     _add_phrasings(run, policies, summary, chosen)
     _add_phrasings(run, arms, summary['arms'], chosen)
+    if run.cfg.is_causal:
+      _keep_matrices(run, policies, chosen)
   run.watch.pause()  # Nothing is waited for from here on, and plots are slow.
   for name in policies:
     own = summary[name]
@@ -188,6 +193,40 @@ def _add_phrasings(
         batch_size=run.cfg.eval.batch_size,
         advance=functools.partial(_advance, run, bar),
       )
+
+
+def _keep_matrices(
+  run: setup.Run, policies: Mapping[str, types.Params], chosen: Chosen
+) -> None:
+  """Writes who agrees with whom on the first problems: agreement.json."""
+  problems = run.rows.test[:NUM_MATRICES]
+  decoder = run.cfg.plain_decoders()[chosen.setting]
+  by_policy = {
+    name: views.matrices(
+      run.ctx,
+      policies[name],
+      problems,
+      decoder,
+      batch_size=run.cfg.eval.batch_size,
+    )
+    for name in ('base', 'final')
+  }
+  task = run.ctx.task
+  if processes.is_first():
+    workdir.write_json(
+      run.directory / AGREEMENT_FILE,
+      {
+        'problems': [
+          {
+            'id': row['id'],
+            'gold': task.gold(row),
+            'views': [task.prompt(view) for view in task.views(row)],
+            'policies': {name: of[i] for name, of in by_policy.items()},
+          }
+          for i, row in enumerate(problems)
+        ]
+      },
+    )
 
 
 def _advance(run: setup.Run, bar: console.Bar, count: int) -> None:
