@@ -388,6 +388,10 @@ def _changed(
   for name, value in changes.items():
     if name not in config:
       raise errors.UserError(f'there is no key {prefix}{name}')
+    if isinstance(config[name], Mapping) != isinstance(value, Mapping):
+      raise errors.UserError(
+        f'{prefix}{name} is a group in one, and no group in the other'
+      )
     if isinstance(value, Mapping):
       value = _changed(config[name], value, f'{prefix}{name}.')
     config[name] = value

@@ -1,0 +1,101 @@
+"""Accuracy over phrasings: by hand, and against evaluations one by one."""
+
+import functools
+
+import numpy as np
+import pytest
+
+from dllm_jax.eval import accuracy, likelihood, views
+from dllm_jax.run import setup
+from tests import tiny_run
+
+
+@functools.cache
+def run(devices=1):
+  """(context, parameters, problems, greedy decoder)."""
+  cfg, ctx = tiny_run.parts('cpc_grpo', devices=devices)
+  problems = [ctx.task.rows('test')[i] for i in range(5)]
+  decoder = cfg.plain_decoders()['autoregressive']
+  return ctx, setup.fresh_params(ctx), problems, decoder
+
+
+def test_summary_by_hand():
+  right = np.array([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0], [1.0, np.nan]])
+  got = views.summary(right)
+  assert got['views'] == [0.75, 1 / 3]
+  assert (got['worst'], got['best']) == (1 / 3, 0.75)
+  np.testing.assert_allclose(got['mean'], (0.75 + 1 / 3) / 2)
+  np.testing.assert_allclose(got['std'], (0.75 - 1 / 3) / 2)
+  error = np.std([0.5, 1.0, 0.0, 1.0]) / 2
+  np.testing.assert_allclose(got['interval'], 1.96 * error)
+
+
+def test_every_view_of_every_problem_counts(monkeypatch):
+  """A verifier that is right about texts which it has seen before."""
+  ctx, params, problems, decoder = run()
+  seen = []
+
+  def evaluate(ctx, params, rows, decoder, **kwargs):
+    seen.append([(row['id'], row['view']) for row in rows])
+    return accuracy_of(np.array([row['view'] % 3 == 0 for row in rows]))
+
+  def accuracy_of(right):
+    blank = accuracy.Evaluation(*[None] * len(accuracy.Evaluation._fields))
+    return blank._replace(
+      correct=right.astype(np.float32), judged=np.ones(len(right), bool)
+    )
+
+  monkeypatch.setattr(accuracy, 'evaluate', evaluate)
+  got = views.evaluate(ctx, params, problems, decoder, batch_size=8)
+  ids = [row['id'] for row in problems]
+  assert seen[0] == [(i, v) for i in ids for v in range(8)]
+  assert seen[1] == [(i, v) for i in ids for v in range(8, 16)]
+  assert got['seen']['views'] == [1, 0, 0, 1, 0, 0, 1, 0]
+  assert got['seen']['mean'] == 3 / 8 and got['seen']['interval'] == 0
+  assert 0 <= got['ensemble'] <= 1
+
+
+def test_the_ensemble_does_not_depend_on_batches_or_devices():
+  ctx, params, problems, decoder = run()
+  get = functools.partial(views.evaluate, ctx, params, problems, decoder)
+  want = get(batch_size=64)
+  assert get(batch_size=16) == want
+  other = run(8)
+  assert views.evaluate(*other, batch_size=64)['ensemble'] == want['ensemble']
+
+
+def test_matrices_score_what_every_view_wrote():
+  ctx, params, problems, decoder = run()
+  got = views.matrices(ctx, params, problems[:2], decoder, batch_size=64)
+  rows = [view for row in problems[:2] for view in ctx.task.views(row)]
+  made = accuracy.evaluate(ctx, params, rows, decoder, batch_size=16)
+  asked = [ctx.tokenizer.encode(ctx.task.prompt(row)) for row in rows]
+  stop = ctx.vocab.stop_tokens
+  for n, i, m in ((0, 0, 0), (0, 3, 5), (1, 7, 2)):
+    tokens = made.tokens[8 * n + m].tolist()
+    at = [k for k, token in enumerate(tokens) if token in stop]
+    tokens = tokens[: at[0] + 1] if at else tokens
+    [want] = likelihood.loglikelihood(
+      ctx.denoiser,
+      params,
+      [(asked[8 * n + i], tokens)],
+      vocab=ctx.vocab,
+      mesh=ctx.mesh,
+      num_samples=1,
+      seed=0,
+      batch_size=1,
+    )
+    np.testing.assert_allclose(
+      got[n]['scores'][i][m], want / len(tokens), atol=2e-4
+    )
+  assert len(got[0]['texts']) == len(got[0]['correct']) == 8
+
+
+@pytest.mark.parametrize('index', range(2))
+def test_views_are_the_row_under_other_phrasings(index):
+  ctx, _, problems, _ = run()
+  row = problems[index]
+  every = ctx.task.views(row) + ctx.task.unseen_views(row)
+  assert [view['view'] for view in every] == list(range(16))
+  assert len({ctx.task.prompt(view) for view in every}) == 16
+  assert {ctx.task.gold(view) for view in every} == {ctx.task.gold(row)}
