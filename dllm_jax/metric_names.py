@@ -90,11 +90,11 @@ METRICS = {
   'credit/flipped': Metric('tokens whose sign changed', 'share'),
   'credit/texts': Metric('partial texts', 'texts'),
   'credit/verdicts': Metric('partial texts that were judged', 'texts'),
-  'consensus/agreement': Metric('agreement of the other views', 'nats'),
-  'consensus/own': Metric('agreement of the own view', 'nats'),
+  'consensus/agreement': Metric('score of a candidate, other views', 'nats'),
+  'consensus/own': Metric('score of a candidate, own view', 'nats'),
   'consensus/correlation': Metric('correlation of reward and correctness'),
-  'consensus/distinct': Metric('different candidates of a set', 'share'),
-  'consensus/repeated': Metric('repeated pairs of tokens', 'share'),
+  'consensus/distinct': Metric('variety, distinct candidates', 'share'),
+  'consensus/repeated': Metric('variety, repeated pairs of tokens', 'share'),
   'consensus/kl': Metric('KL to the base, candidates', 'nats per token'),
   'sft/loss': Metric('loss', 'nats per token'),
   'sft/grad_norm': Metric('gradient norm'),
@@ -166,6 +166,24 @@ GUIDED = (
     'a leak, which guidance must not cause',
   ),
   Chart('Completion length', ('free/length', 'guided/length')),
+)
+CONSENSUS = (
+  Chart(
+    'Agreement',
+    ('consensus/agreement', 'consensus/own'),
+    'mean log-probability of the tokens of candidates',
+  ),
+  Chart(
+    'Reward and correctness',
+    ('consensus/correlation',),
+    'correlation within sets; gold answers are read for it alone',
+  ),
+  Chart(
+    'Variety',
+    ('consensus/distinct', 'consensus/repeated'),
+    'a bland text would agree with every view',
+  ),
+  Chart('KL to the base', ('consensus/kl',), 'of the candidates'),
 )
 SUPERVISED = (
   Chart('Loss', ('sft/loss',), phase='sft'),

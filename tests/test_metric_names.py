@@ -9,6 +9,7 @@ from dllm_jax import metric_names
 CHARTS = (
   *metric_names.LEARNING,
   *metric_names.GUIDED,
+  *metric_names.CONSENSUS,
   *metric_names.SUPERVISED,
 )
 PAGE = pathlib.Path(__file__).parents[1] / 'docs' / 'report.md'

@@ -107,6 +107,7 @@ def of_run(run: record.Run) -> str:
         'frontier': [frontier] if frontier else [],
         'learning': learning[:1] + [terms] * bool(terms) + learning[1:],
         'guided': guided,
+        'consensus': charts.of_run(metric_names.CONSENSUS, run),
         'supervised': charts.of_run(metric_names.SUPERVISED, run),
       }
       | speculation_charts.sections(compared),

@@ -190,3 +190,20 @@ def problems(directory: pathlib.Path, rows: list[dict]) -> None:
 
 def write(path: pathlib.Path, value) -> None:
   path.write_text(json.dumps(value))
+
+
+def agreement(directory: pathlib.Path) -> dict:
+  """A problem under two phrasings; only the second column is agreed on."""
+  policy = {
+    'texts': [' A', ATTACK],
+    'correct': [True, None],
+    'scores': [[-0.05, -1.0], [-7.0, -0.5]],
+  }
+  problem = {
+    'id': 'p0',
+    'gold': ' A',
+    'views': ['please A', ATTACK],
+    'policies': {'base': policy, 'final': policy},
+  }
+  write(directory / 'agreement.json', {'problems': [problem]})
+  return problem

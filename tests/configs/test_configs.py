@@ -6,7 +6,7 @@ import pathlib
 
 import pytest
 
-from configs import presets
+from configs import cpc_grpo, presets
 from dllm_jax import types
 from dllm_jax.rollout import answer_guided
 from dllm_jax.run import checks, settings, setup, speculation
@@ -20,7 +20,7 @@ FILES = sorted(
   if path.stem not in ('__init__', 'base', 'presets')
 )
 # Of the masked diffusion models, which have presets.
-WITH_PRESETS = [file for file in FILES if file != 'fractal']
+WITH_PRESETS = [f for f in FILES if f not in ('fractal', 'cpc_grpo')]
 VOCAB = types.Vocabulary(size=126_464, mask_token=126_336, eos_token=126_081)
 
 
@@ -58,6 +58,22 @@ def test_the_config_of_causal_models_becomes_settings():
   speculation.check(cfg.speculation, lm, sharding.make_mesh(cfg.mesh))
   with pytest.raises(ValueError, match='huge'):
     load('fractal').get_config('huge')
+
+
+@pytest.mark.parametrize('preset', ['', *cpc_grpo.PRESETS])
+def test_presets_of_cpc_grpo_become_settings(preset):
+  config = cpc_grpo.get_config(preset)
+  json.dumps(config.to_dict())
+  cfg = settings.from_config(config.to_dict())
+  assert cfg.is_causal and cfg.method_name == 'cpc_grpo'
+  assert list(cfg.arms) == list(config.arms)
+  for name, arm in cfg.arms.items():
+    rate = config.arms[name].train.optim.learning_rate
+    assert arm.optim.learning_rate == rate
+    assert arm.loop == cfg.loop and not arm.arms
+    assert arm.method.signal == config.arms[name].method.signal
+  with pytest.raises(ValueError, match='huge.*shared_bias'):
+    cpc_grpo.get_config('huge')
 
 
 @pytest.mark.parametrize('file', WITH_PRESETS)
@@ -122,6 +138,8 @@ def test_the_default_runs_two_steps(commands, tmp_path, file):
   ]
   want = [('sft', 1), ('sft', 2)]
   want += [('rl', 1), ('rl', 2)] if file not in ('sft', 'fractal') else []
+  arms = load(file).get_config().arms if file == 'cpc_grpo' else ()
+  want += [(arm, step) for arm in arms for step in (1, 2)]
   assert [(r['phase'], r['step']) for r in rows if r['phase'] != 'eval'] == want
   found = json.loads((run / 'eval.json').read_text())
   method = 'sft' if file == 'fractal' else file

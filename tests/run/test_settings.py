@@ -173,20 +173,34 @@ def test_a_model_of_the_other_kind_is_one_line(changes, line):
   assert line in str(caught.value) and '\n' not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-  'method, line',
-  [
-    ('diffu_grpo', 'masks tokens, and the model is causal'),
-    ('ag_grpo', 'masks tokens, and the model is causal'),
-    ('ta_grpo_d', 'masks tokens, and the model is causal'),
-  ],
-)
-def test_methods_of_masked_diffusion_refuse_causal_models(method, line):
+@pytest.mark.parametrize('method', ['diffu_grpo', 'ag_grpo', 'ta_grpo_d'])
+def test_an_estimator_of_the_other_kind_is_refused(method):
   cfg, ctx = tiny_run.parts(
     method, model__causal=True, rollout__decode='autoregressive'
   )
+  line = "estimator is 'trajectory', and the model is causal: use next_token"
   with pytest.raises(errors.UserError, match=line):
     checks.check_shapes(cfg, ctx)
+  cfg, ctx = tiny_run.parts(method, method__policy__estimator='next_token')
+  with pytest.raises(errors.UserError, match='use trajectory or one_step'):
+    checks.check_shapes(cfg, ctx)
+
+
+def test_groups_of_a_causal_model_are_compared_by_grpo():
+  """diffu-GRPO with exact log-probabilities is GRPO."""
+  cfg, ctx = tiny_run.parts(
+    'diffu_grpo',
+    model__causal=True,
+    rollout__decode='autoregressive',
+    method__policy__estimator='next_token',
+  )
+  checks.check_shapes(cfg, ctx)
+  method, state = tiny_run.start(cfg, ctx)
+  rows = tiny_run.rows('5 + 3 - 1', '3 + 5 - 1', '5 - 1 + 3', '3 - 1 + 5')
+  batch, _ = method.collect(state, rows, 0)
+  _, [metrics] = method.update(state, batch, 0)
+  assert float(metrics['policy/sampler_gap']) < 1e-5
+  assert float(metrics['policy/ratio_max']) == 1.0
 
 
 FLOATS = [
