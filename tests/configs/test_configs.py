@@ -11,6 +11,7 @@ from dllm_jax import types
 from dllm_jax.rollout import answer_guided
 from dllm_jax.run import checks, settings, setup, speculation
 from dllm_jax.runtime import sharding
+from dllm_jax.state import workdir
 from tests import tiny_run
 
 FOLDER = pathlib.Path(presets.__file__).parent
@@ -68,10 +69,12 @@ def test_presets_of_cpc_grpo_become_settings(preset):
   assert cfg.is_causal and cfg.method_name == 'cpc_grpo'
   assert list(cfg.arms) == list(config.arms)
   for name, arm in cfg.arms.items():
-    rate = config.arms[name].train.optim.learning_rate
+    own = workdir.flatten({'arms': config.arms[name].to_dict()})
+    rate = own.get('arms.train.optim.learning_rate', cfg.optim.learning_rate)
     assert arm.optim.learning_rate == rate
     assert arm.loop == cfg.loop and not arm.arms
-    assert arm.method.signal == config.arms[name].method.signal
+    signal = own.get('arms.method.signal', 'consensus')
+    assert arm.method.signal == signal
   with pytest.raises(ValueError, match='huge.*shared_bias'):
     cpc_grpo.get_config('huge')
 

@@ -89,7 +89,7 @@ class CpcGrpoConfig(policy_config.MethodConfig):
   aggregate: consensus.Aggregate = 'mean'
   include_self: bool = False
   subtract_unrelated: bool = False
-  scorer: Literal['policy', 'reference'] = 'policy'
+  scorer: Literal['policy', 'reference'] = 'reference'
   candidates: paraphrase.Candidates = 'per_view'
   ensemble_mean: ensemble.Mean = 'geometric'
   prefix: int = 0
