@@ -14,7 +14,7 @@ References:
   Guo et al. 2024, M-Ped, arXiv:2412.18299 (arithmetic).
 """
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ from dllm_jax.decoding import rounds
 from dllm_jax.ops import sampling
 
 Mean = Literal['geometric', 'arithmetic']
-MEANS = ('geometric', 'arithmetic')
+MEANS = get_args(Mean)
 
 
 class Prompts(NamedTuple):

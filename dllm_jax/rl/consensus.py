@@ -11,7 +11,7 @@ References:
   text could not be read: docs/methods/cpc_grpo.md says what is re-derived.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 import chex
 import jax
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 Aggregate = Literal['mean', 'log_mean_exp', 'worst', 'probability']
-AGGREGATES = ('mean', 'log_mean_exp', 'worst', 'probability')
+AGGREGATES = get_args(Aggregate)
 
 
 def scores(

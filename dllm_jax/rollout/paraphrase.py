@@ -7,10 +7,9 @@ rows, P prompt columns, L completion columns.
 
 import functools
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, Key
@@ -24,7 +23,7 @@ from dllm_jax.runtime import process_rows
 from dllm_jax.tasks import task as task_lib
 
 Candidates = Literal['per_view', 'ensemble', 'mixed']
-CANDIDATES = ('per_view', 'ensemble', 'mixed')
+CANDIDATES = get_args(Candidates)
 
 
 class Sets(NamedTuple):
@@ -319,33 +318,3 @@ def _unscored(
     vocab=ctx.vocab,
     mesh=ctx.mesh,
   )
-
-
-def diversity(
-  tokens: Int[Array, 'N M L'], length: Int[Array, 'N M']
-) -> dict[str, Array]:
-  """How various candidates are: a bland text agrees with everything.
-
-  Args:
-    tokens: candidates of N sets.
-    length: tokens of each, up to and including its stop token.
-
-  Returns:
-    'distinct': share of the candidates of a set that differ from those before
-    them. 'repeated': share of the pairs of neighbouring tokens that occurred
-    before in the same candidate.
-  """
-  size = tokens.shape[-1]
-  is_text = jnp.arange(size)[None, None] < length[..., None]
-  text = jnp.where(is_text, tokens, -1)
-  equal = jnp.all(text[:, :, None] == text[:, None], axis=-1)
-  is_first = jnp.argmax(equal, axis=-1) == jnp.arange(text.shape[1])[None]
-  distinct = {'distinct': jnp.mean(is_first)}
-  if size < 2:
-    return distinct
-  pairs = jnp.stack([text[..., :-1], text[..., 1:]], axis=-1)
-  same = jnp.all(pairs[..., :, None, :] == pairs[..., None, :, :], axis=-1)
-  before = jnp.tril(jnp.ones(same.shape, bool), -1)
-  seen = jnp.any(same & before, axis=-1) & is_text[..., 1:]
-  share = jnp.sum(seen) / jnp.maximum(jnp.sum(is_text[..., 1:]), 1)
-  return distinct | {'repeated': share}

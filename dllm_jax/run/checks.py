@@ -21,6 +21,7 @@ def check_rows(
     parts.append(rows.prompts)
   for part in parts:
     ctx.encode(part)
+  ctx.encode([v for row in rows.test for v in setup.all_views(ctx.task, row)])
   if not cfg.base.path or cfg.control or cfg.tunes_base:
     texts = [ctx.task.demonstration(row) for row in rows.demonstrations]
     longest = max(map(len, ctx.tokenizer.encode_batch(texts)))

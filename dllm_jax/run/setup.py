@@ -231,6 +231,13 @@ def _pick(
   return pipeline.pick(source, wanted, seed=seed)
 
 
+def all_views(task: task_lib.Task, row: task_lib.Row) -> list[task_lib.Row]:
+  """The row, and of a task with paraphrases the row under every phrasing."""
+  if not isinstance(task, task_lib.Paraphrased):
+    return [row]
+  return [row, *task.views(row), *task.unseen_views(row)]
+
+
 def fit_window(
   cfg: settings.Settings, ctx: context.Context, rows: Rows
 ) -> tuple[Rows, int]:
@@ -241,11 +248,14 @@ def fit_window(
   if not cfg.data_dir:
     return rows, 0
   window = cfg.rollout.max_prompt_length
-  short = lambda part: [
-    row
-    for row, length in zip(part, ctx.prompt_lengths(part), strict=True)
-    if length <= window
-  ]
+
+  def short(part):
+    fits = [True] * len(part)
+    for views in zip(*(all_views(ctx.task, row) for row in part), strict=True):
+      lengths = ctx.prompt_lengths(views)
+      fits = [f and n <= window for f, n in zip(fits, lengths, strict=True)]
+    return [row for row, fit in zip(part, fits, strict=True) if fit]
+
   kept = dataclasses.replace(
     rows,
     demonstrations=short(rows.demonstrations),

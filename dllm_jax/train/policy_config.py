@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -13,7 +13,8 @@ from dllm_jax.runtime import sharding
 from dllm_jax.tasks import task as task_lib
 from dllm_jax.train import grad
 
-ESTIMATORS = ('one_step', 'trajectory', 'next_token')
+EstimatorName = Literal['one_step', 'trajectory', 'next_token']
+ESTIMATORS = get_args(EstimatorName)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,7 @@ class PolicyConfig:
   beta: float
   guided_beta: float | None
   max_kl_difference: float | None
-  estimator: Literal['one_step', 'trajectory', 'next_token']
+  estimator: EstimatorName
   mask_prob: float
   num_views: int
 

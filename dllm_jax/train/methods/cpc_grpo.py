@@ -14,22 +14,21 @@ References:
 
 import dataclasses
 import functools
-import hashlib
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int
 
 from dllm_jax import errors, types
 from dllm_jax.decoding import ensemble
-from dllm_jax.ops import masked, sampling, streams
+from dllm_jax.ops import sampling, streams
 from dllm_jax.rl import consensus, intrinsic, logprobs
-from dllm_jax.rollout import batch, context, paraphrase, score, sharded
+from dllm_jax.rollout import batch, context, paraphrase, sharded, unverified
 from dllm_jax.runtime import process_rows, sharding
 from dllm_jax.tasks import task as task_lib
 from dllm_jax.train import policy, policy_config
@@ -43,14 +42,7 @@ Signal = Literal[
   'entropy',
   'random',
 ]
-SIGNALS = (
-  'consensus',
-  'majority',
-  'self_likelihood',
-  'self_certainty',
-  'entropy',
-  'random',
-)
+SIGNALS = get_args(Signal)
 _MEASURES = {
   'self_likelihood': sampling.token_logp,
   'self_certainty': intrinsic.self_certainty,
@@ -207,25 +199,25 @@ class CpcGrpo:
       pairs = paraphrase.all_pairs(ctx, sets, rollouts)
       logp = self._measure(state.params, pairs)
       pairs = pairs._replace(sampler_logp=logp)
-      metrics |= _agreement(pairs, source, cfg.num_views)
-    reward = self._reward(state.params, sets, rollouts, own, pairs, source)
-    if cfg.signal == 'random':
-      reward = _random(streams.step_key(ctx.root, 'reward', step), own.row_id)
+      metrics |= unverified.agreement(pairs, source, cfg.num_views)
+    if cfg.signal == 'majority':
+      reward = unverified.majority(ctx, len(own.row_id), len(source))
+    else:
+      reward = unverified.given(
+        ctx,
+        self._reward(state.params, sets, rollouts, own, pairs, source, step),
+      )
     judged = batch.judge(
-      ctx,
-      sets.rows,
-      rollouts,
-      reward=_rewarded(
-        ctx, reward, len(rollouts.requests.prompt_id), self.rollout.group_size
-      ),
-      advantage=cfg.advantage,
+      ctx, sets.rows, rollouts, reward=reward, advantage=cfg.advantage
     )
     reference = None
     if cfg.candidates == 'per_view':
       reference = self._measure(self.reference, own)
     correct = process_rows.replicate(judged.correct, ctx.mesh)
     metrics |= judged.metrics
-    metrics |= _course(judged.batch, correct, reference, num_sets=sets.num_sets)
+    metrics |= unverified.course(
+      judged.batch, correct, reference, num_sets=sets.num_sets
+    )
     made = judged.batch if cfg.pairs == 'own' else pairs
     return _credit(made, judged.batch, source, cfg=cfg), metrics
 
@@ -258,14 +250,16 @@ class CpcGrpo:
     own: types.RolloutBatch,
     pairs: types.RolloutBatch | None,
     source: Int[np.ndarray, ' M'],
-  ) -> Float[Array, ' B'] | None:
-    """The rewards of the candidates; None where their texts decide."""
+    step: int,
+  ) -> Float[Array, ' B']:
+    """The rewards of the candidates."""
     cfg = self.cfg
+    if cfg.signal == 'random':
+      key = streams.step_key(self.ctx.root, 'reward', step)
+      return unverified.random(key, own.row_id)
     if cfg.signal in _MEASURES:
       measured = self._measure(params, own, _MEASURES[cfg.signal])
-      return _mean(measured, own.completion_mask)
-    if cfg.signal != 'consensus':
-      return None
+      return unverified.token_mean(measured, own.completion_mask)
     scorer, logp = params, pairs.sampler_logp
     if cfg.scorer == 'reference':
       scorer = self.reference
@@ -274,7 +268,7 @@ class CpcGrpo:
     if cfg.subtract_unrelated:
       others = paraphrase.unrelated_pairs(self.ctx, sets, rollouts)
       logp = self._measure(scorer, others)
-      reward = reward - _mean(logp, others.completion_mask)
+      reward -= unverified.token_mean(logp, others.completion_mask)
     return reward
 
   def update(
@@ -293,80 +287,6 @@ class CpcGrpo:
     )
 
 
-def _rewarded(
-  ctx: context.Context,
-  reward: Float[Array, ' B'] | None,
-  num_rows: int,
-  group_size: int,
-) -> score.Reward:
-  """The reward function of given rewards; None is the majority's.
-
-  The verifier is run for the metrics, and for the answers that it reads.
-  """
-  verdicts = score.task_reward(ctx, score.RewardConfig(weights=()))
-  on_host = None
-  if reward is not None:
-    whole = _replicate(sharding.replicated(ctx.mesh))(reward)
-    on_host = process_rows.fetch(whole)
-
-  def answers(scored, own):
-    digests = np.array([_digest(a) for a in scored.parsed], np.int64)
-    everyone = process_rows.gather(digests, own, num_rows).tolist()
-    voted = [
-      intrinsic.majority([a or None for a in everyone[i : i + group_size]])
-      for i in range(0, num_rows, group_size)
-    ]
-    return np.concatenate(voted)
-
-  def judge(samples):
-    scored = verdicts(samples)
-    own = process_rows.share(ctx.mesh, num_rows)
-    values = answers(scored, own) if reward is None else on_host
-    return scored._replace(reward=values[own].astype(np.float32))
-
-  return judge
-
-
-@functools.cache
-def _replicate(whole: jax.sharding.NamedSharding):
-  return jax.jit(lambda x: x, out_shardings=whole)
-
-
-def _digest(answer: str | float | None) -> int:
-  """A number for each answer; 0 for none."""
-  if answer is None:
-    return 0
-  digest = hashlib.blake2b(repr(answer).encode(), digest_size=8).digest()
-  return int.from_bytes(digest, signed=True)
-
-
-@jax.jit
-def _random(
-  key: Key[Array, ''], row_id: Int[Array, ' B']
-) -> Float[Array, ' B']:
-  return jax.vmap(jax.random.uniform)(streams.row_keys(key, row_id))
-
-
-@jax.jit
-def _mean(
-  x: Float[Array, 'B L'], mask: Bool[Array, 'B L']
-) -> Float[Array, ' B']:
-  """The mean over the tokens of each row."""
-  return consensus.scores(x[None, None], mask[None])[0, 0]
-
-
-def _by_pair(x: Array, num_views: int, num_candidates: int) -> Array:
-  """[N K M, ...] -> [N, K, M, ...]."""
-  return x.reshape(-1, num_views, num_candidates, *x.shape[1:])
-
-
-def _scores(
-  logp: Float[Array, 'B L'], mask: Bool[Array, 'B L'], shape: tuple[int, int]
-) -> Float[Array, 'N K M']:
-  """S of all pairs; `shape` is (K, M)."""
-  return consensus.scores(_by_pair(logp, *shape), _by_pair(mask, *shape)[:, 0])
-
-
 @functools.partial(jax.jit, static_argnames=('cfg',))
 def _consensus(
   logp: Float[Array, 'B L'],
@@ -376,55 +296,11 @@ def _consensus(
   cfg: CpcGrpoConfig,
 ) -> Float[Array, ' b']:
   """The reward of every candidate, set by set."""
-  scores = _scores(logp, mask, (cfg.num_views, len(source)))
+  scores = unverified.pair_scores(logp, mask, (cfg.num_views, len(source)))
   weight = consensus.view_weights(
     source, cfg.num_views, include_self=cfg.include_self
   )
   return consensus.rewards(scores, weight, cfg.aggregate).reshape(-1)
-
-
-@functools.partial(jax.jit, static_argnames=('num_views',))
-def _agreement(
-  pairs: types.RolloutBatch, source: Int[Array, ' M'], num_views: int
-) -> dict[str, Float[Array, '']]:
-  """Mean scores of candidates under their own view and under the others."""
-  shape = (num_views, len(source))
-  scores = _scores(pairs.sampler_logp, pairs.completion_mask, shape)
-  weight = consensus.view_weights(source, num_views)
-  cross = jnp.sum(weight * jnp.mean(scores, axis=0)) / jnp.sum(weight)
-  own = jnp.sum((1 - weight) * jnp.mean(scores, axis=0)) / jnp.sum(1 - weight)
-  return {'consensus/agreement': cross, 'consensus/own': own}
-
-
-@functools.partial(jax.jit, static_argnames=('num_sets',))
-def _course(
-  rows: types.RolloutBatch,
-  correct: Float[Array, ' B'],
-  reference: Float[Array, 'B L'] | None,
-  *,
-  num_sets: int,
-) -> dict[str, Float[Array, '']]:
-  """What a collapse of the candidates would show in.
-
-  Args:
-    rows: rewarded candidates after their own views.
-    correct: 1, 0 or NaN; for metrics alone.
-    reference: log-probability of each token under the reference policy (nats).
-    num_sets: N.
-  """
-  by_set = lambda x: x.reshape(num_sets, -1, *x.shape[1:])
-  mask = rows.completion_mask
-  metrics = paraphrase.diversity(
-    by_set(rows.tokens), by_set(jnp.sum(mask, axis=1))
-  )
-  # The advantage is linear in the reward within a set.
-  metrics['correlation'] = consensus.correlation(
-    by_set(rows.advantage[:, 0]), by_set(correct)
-  )
-  if reference is not None:
-    kl = masked.total(rows.sampler_logp - reference, mask)
-    metrics['kl'] = kl / jnp.maximum(jnp.sum(mask), 1)
-  return {f'consensus/{name}': value for name, value in metrics.items()}
 
 
 @functools.partial(jax.jit, static_argnames=('cfg',))

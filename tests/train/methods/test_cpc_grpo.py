@@ -12,7 +12,7 @@ import pytest
 from dllm_jax import errors
 from dllm_jax.eval import likelihood
 from dllm_jax.rl import consensus
-from dllm_jax.rollout import paraphrase
+from dllm_jax.rollout import paraphrase, unverified
 from dllm_jax.tasks import phrasings
 from dllm_jax.train import loop, policy
 from dllm_jax.train import state as state_lib
@@ -295,13 +295,13 @@ def test_an_unrelated_prompt_is_subtracted():
 def test_diversity_by_hand():
   tokens = jnp.array([[[1, 2, 1, 2], [3, 3, 3, 9], [1, 2, 1, 7]]])
   length = jnp.array([[4, 3, 3]])
-  got = paraphrase.diversity(tokens, length)
+  got = unverified.diversity(tokens, length)
   assert got['distinct'] == 1.0
   # (1,2) again; (3,3) again; the third has (1,2), (2,1).
   np.testing.assert_allclose(got['repeated'], 2 / 7)
-  same = paraphrase.diversity(tokens.at[0, 0, 3].set(7), length - 1)
+  same = unverified.diversity(tokens.at[0, 0, 3].set(7), length - 1)
   np.testing.assert_allclose(same['distinct'], 1.0)
-  same = paraphrase.diversity(tokens, jnp.array([[3, 3, 3]]))
+  same = unverified.diversity(tokens, jnp.array([[3, 3, 3]]))
   np.testing.assert_allclose(same['distinct'], 2 / 3)
 
 
