@@ -30,8 +30,8 @@ class Method(Protocol):
 
   RL methods also have a class attribute `Config`, a frozen dataclass of the
   config group `method` with `check(ctx, rollout)` and `check_rows(ctx, rows)`
-  (`policy_config.GroupConfig`), and are made with the arguments `cfg`, `ctx`,
-  `rollout`, `optimizer` and `reference` (`diffu_grpo.DiffuGrpo`).
+  (`policy_config.MethodConfig`), and are made with the arguments `cfg`, `ctx`,
+  `rollout`, `optimizer` and `reference` (`policy.PolicyMethod`).
 
   Attributes:
     phase: name of the phase in metrics.jsonl.

@@ -6,6 +6,7 @@ old policy of iteration 0 is the policy itself, so its ratio is exactly 1. Dims:
 B rows, K views, Q slots.
 """
 
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -18,10 +19,51 @@ from jaxtyping import Array, Float, Int, Key
 from dllm_jax import types
 from dllm_jax.ops import masked, sampling, streams
 from dllm_jax.rl import logprobs, losses
+from dllm_jax.rollout import batch as batch_lib
 from dllm_jax.rollout import context, sharded
 from dllm_jax.runtime import sharding
 from dllm_jax.train import grad, policy_config
 from dllm_jax.train import state as state_lib
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PolicyMethod:
+  """A `loop.Method` but for `collect`, which makes the batch of rollouts.
+
+  Attributes:
+    cfg: config group `method`, the subclass's `Config`.
+    ctx: the run: task, tokenizer, model and mesh.
+    rollout: config group `rollout`: size of a batch, and the decoder.
+    optimizer: gradient transformation applied to the trained leaves.
+    reference: parameters of the reference policy in the KL term.
+  """
+
+  phase = 'rl'
+
+  cfg: policy_config.MethodConfig
+  ctx: context.Context
+  rollout: batch_lib.RolloutConfig
+  optimizer: optax.GradientTransformation
+  reference: types.Params
+
+  def largest_commit(self) -> int:
+    """The most tokens that a step of the rollouts commits in a row."""
+    return self.rollout.decoder.largest_commit()
+
+  def update(
+    self, state: state_lib.TrainState, rollouts: types.RolloutBatch, step: int
+  ) -> tuple[state_lib.TrainState, list[dict[str, Any]]]:
+    """mu optimizer steps on the clipped surrogate: `update`."""
+    return update(
+      self.ctx,
+      state,
+      rollouts,
+      step,
+      optimizer=self.optimizer,
+      reference=self.reference,
+      max_commits=self.largest_commit(),
+      cfg=self.cfg.policy,
+    )
 
 
 class _Inner(NamedTuple):

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import optax
 from jaxtyping import Array, Int, Key
 
 from dllm_jax import errors, types
@@ -92,17 +91,12 @@ class AgGrpoConfig(policy_config.GroupConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AgGrpo:
-  """`loop.Method` of AG-GRPO; fields as in `diffu_grpo.DiffuGrpo`."""
+class AgGrpo(policy.PolicyMethod):
+  """`loop.Method` of AG-GRPO."""
 
   Config = AgGrpoConfig
-  phase = 'rl'
 
   cfg: AgGrpoConfig
-  ctx: context.Context
-  rollout: batch.RolloutConfig
-  optimizer: optax.GradientTransformation
-  reference: types.Params
 
   def collect(
     self, state: state_lib.TrainState, rows: Sequence[task_lib.Row], step: int
@@ -176,20 +170,9 @@ class AgGrpo:
       vocab=ctx.vocab,
     )
 
-  def update(
-    self, state: state_lib.TrainState, rollouts: types.RolloutBatch, step: int
-  ) -> tuple[state_lib.TrainState, list[dict[str, Any]]]:
-    """mu optimizer steps on the clipped surrogate, on both kinds of rows."""
+  def largest_commit(self) -> int:
+    """Of both kinds of rows."""
     decoders = [self.rollout.decoder]
     if self.cfg.guided.num_guided:
       decoders += answer_guided.passes(decoders[0], self.cfg.guided)
-    return policy.update(
-      self.ctx,
-      state,
-      rollouts,
-      step,
-      optimizer=self.optimizer,
-      reference=self.reference,
-      max_commits=max(decoder.largest_commit() for decoder in decoders),
-      cfg=self.cfg.policy,
-    )
+    return max(decoder.largest_commit() for decoder in decoders)

@@ -21,7 +21,6 @@ from typing import Any, Literal, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from dllm_jax import errors, types
@@ -160,17 +159,12 @@ class CpcGrpoConfig(policy_config.MethodConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CpcGrpo:
-  """`loop.Method` of CPC-GRPO; fields as in `diffu_grpo.DiffuGrpo`."""
+class CpcGrpo(policy.PolicyMethod):
+  """`loop.Method` of CPC-GRPO."""
 
   Config = CpcGrpoConfig
-  phase = 'rl'
 
   cfg: CpcGrpoConfig
-  ctx: context.Context
-  rollout: batch.RolloutConfig
-  optimizer: optax.GradientTransformation
-  reference: types.Params
 
   def collect(
     self, state: state_lib.TrainState, rows: Sequence[task_lib.Row], step: int
@@ -270,21 +264,6 @@ class CpcGrpo:
       logp = self._measure(scorer, others)
       reward -= unverified.token_mean(logp, others.completion_mask)
     return reward
-
-  def update(
-    self, state: state_lib.TrainState, rollouts: types.RolloutBatch, step: int
-  ) -> tuple[state_lib.TrainState, list[dict[str, Any]]]:
-    """mu optimizer steps on the clipped surrogate of all pairs."""
-    return policy.update(
-      self.ctx,
-      state,
-      rollouts,
-      step,
-      optimizer=self.optimizer,
-      reference=self.reference,
-      max_commits=self.rollout.decoder.largest_commit(),
-      cfg=self.cfg.policy,
-    )
 
 
 @functools.partial(jax.jit, static_argnames=('cfg',))

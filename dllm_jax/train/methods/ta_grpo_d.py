@@ -17,12 +17,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float
 
 from dllm_jax import types
 from dllm_jax.rl import trajectory_credit
-from dllm_jax.rollout import answer_free, batch, context, score, score_steps
+from dllm_jax.rollout import answer_free, batch, score, score_steps
 from dllm_jax.runtime import process_rows, processes
 from dllm_jax.tasks import task as task_lib
 from dllm_jax.train import policy, policy_config
@@ -41,17 +40,12 @@ class TaGrpoDConfig(policy_config.GroupConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TaGrpoD:
-  """`loop.Method` of TA-GRPO-d; fields as in `diffu_grpo.DiffuGrpo`."""
+class TaGrpoD(policy.PolicyMethod):
+  """`loop.Method` of TA-GRPO-d."""
 
   Config = TaGrpoDConfig
-  phase = 'rl'
 
   cfg: TaGrpoDConfig
-  ctx: context.Context
-  rollout: batch.RolloutConfig
-  optimizer: optax.GradientTransformation
-  reference: types.Params
 
   def collect(
     self, state: state_lib.TrainState, rows: Sequence[task_lib.Row], step: int
@@ -91,21 +85,6 @@ class TaGrpoD:
       cfg=credit,
     )
     return judged.batch._replace(advantage=shaped), metrics | shaping
-
-  def update(
-    self, state: state_lib.TrainState, rollouts: types.RolloutBatch, step: int
-  ) -> tuple[state_lib.TrainState, list[dict[str, Any]]]:
-    """mu optimizer steps on the clipped surrogate."""
-    return policy.update(
-      self.ctx,
-      state,
-      rollouts,
-      step,
-      optimizer=self.optimizer,
-      reference=self.reference,
-      max_commits=self.rollout.decoder.largest_commit(),
-      cfg=self.cfg.policy,
-    )
 
 
 @functools.partial(jax.jit, static_argnames=('num_groups', 'cfg'))
