@@ -67,6 +67,8 @@ def table(workdirs: Sequence[str | pathlib.Path]) -> str:
   parts = [_by_schedule(runs)]
   if 'frontier' in runs[0]:
     parts.append(_by_threshold(runs))
+  if all('phrasings' in run['final'] for run in runs):
+    parts.append(_by_phrasing(runs))
   return '\n\n'.join(parts)
 
 
@@ -133,6 +135,43 @@ def _by_threshold(runs: Sequence[dict]) -> str:
     f'{estimate(gain)} points, in {estimate(share)} % of the steps of the '
     f"base's best schedule."
   )
+  return '\n'.join(lines)
+
+
+def _by_phrasing(runs: Sequence[dict]) -> str:
+  """Policies and arms over the phrasings of the problems."""
+  lines = _header(
+    [
+      'phrasings',
+      'mean',
+      'worst',
+      'unseen, mean',
+      'together',
+      'final - it, mean',
+      'final - it, worst',
+    ]
+  )
+  policies_of = lambda run: (
+    {name: run[name]['phrasings'] for name in policies.NAMES if name in run}
+    | {name: arm['phrasings'] for name, arm in run.get('arms', {}).items()}
+  )
+  seeds = [policies_of(run) for run in runs]
+  for name in seeds[0]:
+    if not all(name in seed for seed in seeds):
+      continue
+    own = [seed[name] for seed in seeds]
+    seen = lambda key, own=own: np.array([of['seen'][key] for of in own])
+    gain = lambda key, seen=seen: estimate(
+      [s['final']['seen'][key] for s in seeds] - seen(key)
+    )
+    unseen = [of['unseen'] for of in own]
+    together = [of.get('ensemble') for of in own]
+    cells = [name, estimate(seen('mean')), estimate(seen('worst'))]
+    cells.append(estimate([u['mean'] for u in unseen]) if all(unseen) else '')
+    cells.append('' if None in together else estimate(together))
+    is_final = name == 'final'
+    cells += [''] * 2 if is_final else [gain('mean'), gain('worst')]
+    lines.append(_line(cells))
   return '\n'.join(lines)
 
 

@@ -102,3 +102,28 @@ def test_a_run_named_twice_is_refused(tmp_path):
   a = _run(tmp_path / 'a', 0.1, 0.3)
   with pytest.raises(errors.UserError, match='named twice'):
     seeds.table([a, tmp_path / 'a' / '..' / 'a'])
+
+
+def test_the_table_of_phrasings_by_hand(tmp_path):
+  def phrasings(mean, worst):
+    seen = {'mean': mean, 'worst': worst}
+    return {'seen': seen, 'unseen': {'mean': 0.5}, 'ensemble': 0.75}
+
+  paths = []
+  for seed, (base, arm, final) in enumerate([(0.2, 0.3, 0.6), (0.4, 0.3, 0.7)]):
+    path = tmp_path / f's{seed}'
+    _run(path, base, final)
+    results = json.loads((path / 'eval.json').read_text())
+    results['base']['phrasings'] = phrasings(base, 0.1)
+    results['final']['phrasings'] = phrasings(final, 0.5)
+    results['arms'] = {'majority': {'phrasings': phrasings(arm, 0.2)}}
+    (path / 'eval.json').write_text(json.dumps(results))
+    paths.append(path)
+  table = seeds.table(paths).split('\n\n')[-1].splitlines()
+  half = seeds.estimate([0.4, 0.3]).half_width * 100
+  assert f'| {35.0} ± {half:.1f} | 40.0 ± 0.0 |' in table[2]
+  assert table[2].startswith('| base | 30.0 ±') and '50.0 ± 0.0' in table[2]
+  assert table[3].startswith('| final | 65.0 ±') and table[3].endswith(
+    '|  |  |'
+  )
+  assert table[4].startswith('| majority | 30.0 ± 0.0 | 20.0 ± 0.0 |')
