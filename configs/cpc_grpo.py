@@ -70,7 +70,7 @@ def get_config(arg: str = '') -> config_dict.ConfigDict:
   config.arms = config_dict.ConfigDict(
     {
       'policy_scorer': _arm('consensus', 1e-4, scorer='policy'),
-      # As derived from the abstract: no choice of ours.
+      # Closest to what the abstract says.
       'all_signs': _arm('consensus', 2e-4, scorer='policy', cross_negative=1.0),
       'majority': _arm('majority', 2e-4, cross_negative=1.0),
       'self_likelihood': _arm('self_likelihood', 1e-4, pairs='own'),
@@ -88,10 +88,12 @@ def get_config(arg: str = '') -> config_dict.ConfigDict:
   return config.lock()
 
 
-_THREE = {'method': {'num_views': 3}, 'rollout': {'group_size': 3}}
 _ABLATION = {
   'include_self': {'method': {'include_self': True}},
-  'three_views': _THREE,
+  'three_views': {
+    'method': {'num_views': 3},
+    'rollout': {'group_size': 3},
+  },
   'three_views_include_self': {
     'method': {'num_views': 3, 'include_self': True},
     'rollout': {'group_size': 3},
@@ -102,7 +104,7 @@ _ABLATION = {
   'ensemble': {'method': {'candidates': 'ensemble'}},
   'mixed': {'method': {'candidates': 'mixed'}},
   'own_pairs': {'method': {'pairs': 'own'}},
-  'all_signs': {'method': {'cross_negative': 1.0}},
+  'cross_negative_1': {'method': {'cross_negative': 1.0}},
   'worst_view': {'method': {'aggregate': 'worst'}},
   'subtract_unrelated': {'method': {'subtract_unrelated': True}},
 }

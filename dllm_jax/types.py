@@ -117,7 +117,7 @@ class RolloutBatch(NamedTuple):
     maskable: True on prompt tokens that an estimator may mask (content, not
       chat template or padding).
     tokens: completion ids.
-    sampler_logp: `Trajectory.logp`.
+    sampler_logp: `Trajectory.logp`; NaN where another prompt was decoded.
     commit_step: `Trajectory.commit_step`.
     num_steps: `Trajectory.num_steps`.
     completion_mask: True up to and including the first stop token.

@@ -56,7 +56,8 @@ class Run(NamedTuple):
   Attributes:
     directory: of the run.
     about: config.json: 'config', 'versions', 'devices', 'git', ...
-    curves: by phase ('sft', 'rl', 'control') and metric ('reward/mean').
+    curves: by phase ('sft', 'rl', 'control', an arm) and metric
+      ('reward/mean').
     results: eval.json; None if the run is not finished.
     verdicts: verdicts.json; None if it does not exist.
     problems: rows of trajectories.jsonl; their completions are hostile text.
@@ -255,13 +256,16 @@ def _agreement(path: pathlib.Path) -> tuple[dict[str, Any], ...]:
     valid = True
     for problem in found['problems']:
       count = len(problem['views'])
-      valid = valid and is_text([*problem['views'], problem['gold']])
+      valid = valid and is_text(
+        [*problem['views'], problem['gold'], problem['id']]
+      )
       for name, of in problem['policies'].items():
         rows = of['scores']
         valid = (
           valid
           and name in ('base', 'final')
           and is_text(of['texts'])
+          and all(right in (True, False, None) for right in of['correct'])
           and len(of['texts']) == len(of['correct']) == len(rows) == count
           and all(len(row) == count for row in rows)
           and all(_is_number(value) for row in rows for value in row)

@@ -25,7 +25,7 @@ def evaluate(
   decoder: types.Decoder,
   *,
   batch_size: int,
-  advance: Callable[[int], None] = lambda count: None,
+  advance: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
   """Accuracy under every phrasing, and of the phrasings together.
 
@@ -38,9 +38,9 @@ def evaluate(
     advance: called as by `accuracy.evaluate`.
 
   Returns:
-    'seen' and 'unseen', each a `summary` (None without such views); and of a
-    causal model 'ensemble', the accuracy of greedy decoding from the geometric
-    mean over the seen views, which is what consensus can reach.
+    'seen' and 'unseen', each a `summary` (the latter None without such views);
+    and of a causal model 'ensemble', the accuracy of greedy decoding from the
+    geometric mean over the seen views.
   """
   made: dict[str, Any] = {}
   kinds = {'seen': ctx.task.views, 'unseen': ctx.task.unseen_views}
@@ -67,6 +67,7 @@ def matrices(
   decoder: types.Decoder,
   *,
   batch_size: int,
+  advance: Callable[[int], None] | None = None,
 ) -> list[dict[str, Any]]:
   """What every view writes, and what the other views make of it.
 
@@ -76,6 +77,7 @@ def matrices(
     problems: held-out rows.
     decoder: greedy.
     batch_size: rows decoded or scored together.
+    advance: called as by `accuracy.evaluate`, and after each scored problem.
 
   Returns:
     Of each problem: 'texts', the completion of every seen view; 'correct',
@@ -84,31 +86,33 @@ def matrices(
   """
   rows = [view for row in problems for view in ctx.task.views(row)]
   count = len(rows) // len(problems)
-  made = accuracy.evaluate(ctx, params, rows, decoder, batch_size=batch_size)
+  made = accuracy.evaluate(
+    ctx, params, rows, decoder, batch_size=batch_size, advance=advance
+  )
   mask = score.completion_mask(made.tokens, ctx.vocab.stop_tokens)
   written = [t[m].tolist() for t, m in zip(made.tokens, mask, strict=True)]
   encoded = ctx.encode(rows)
   asked = [
     i[m].tolist() for i, m in zip(encoded.ids, encoded.mask, strict=True)
   ]
-  pairs = [
-    (asked[start + i], written[start + m])
-    for start in range(0, len(rows), count)
-    for i in range(count)
-    for m in range(count)
-  ]
-  logp = likelihood.loglikelihood(
-    ctx.denoiser,
-    params,
-    pairs,
-    vocab=ctx.vocab,
-    mesh=ctx.mesh,
-    num_samples=1,
-    seed=0,
-    batch_size=batch_size,
-  )
-  length = [len(completion) for _, completion in pairs]
-  scores = np.divide(logp, length).reshape(len(problems), count, count)
+  scores = []
+  for start in range(0, len(rows), count):
+    own = slice(start, start + count)
+    pairs = [(x, y) for x in asked[own] for y in written[own]]
+    logp = likelihood.loglikelihood(
+      ctx.denoiser,
+      params,
+      pairs,
+      vocab=ctx.vocab,
+      mesh=ctx.mesh,
+      num_samples=1,
+      seed=0,
+      batch_size=batch_size,
+    )
+    mean = np.divide(logp, [len(y) for _, y in pairs])
+    scores.append(mean.reshape(count, count).round(4).tolist())
+    if advance is not None:
+      advance(0)
   texts = score.texts(ctx.tokenizer, made.tokens, past_eos=False)
   correct = [
     bool(right) if judged else None
@@ -118,7 +122,7 @@ def matrices(
     {
       'texts': texts[start : start + count],
       'correct': correct[start : start + count],
-      'scores': scores[start // count].round(4).tolist(),
+      'scores': scores[start // count],
     }
     for start in range(0, len(rows), count)
   ]
@@ -134,6 +138,7 @@ def summary(right: Float[np.ndarray, 'N K']) -> dict[str, Any]:
     Also 'interval', 1.96 standard errors of the mean over problems, and
     'views', the accuracy of each.
   """
+  right = right[~np.isnan(right).all(axis=1)]
   by_view = np.nanmean(right, axis=0)
   by_problem = np.nanmean(right, axis=1)
   error = by_problem.std() / np.sqrt(len(by_problem))
@@ -153,7 +158,7 @@ def _ensemble(
   problems: Sequence[task_lib.Row],
   decoder: rounds.CausalDecoder,
   batch_size: int,
-  advance: Callable[[int], None],
+  advance: Callable[[int], None] | None,
 ) -> float:
   """Accuracy of greedy decoding from the mean over the seen views."""
   num_views = len(ctx.task.views(problems[0]))
@@ -180,5 +185,6 @@ def _ensemble(
     )
     right = np.where(scored.judged, scored.correct, np.nan)
     verdicts.append(process_rows.gather(right, own, len(rows)))
-    advance(len(rows))
+    if advance is not None:
+      advance(len(rows))
   return float(np.nanmean(np.concatenate(verdicts)))

@@ -94,10 +94,10 @@ def per_candidate(
 
   Args:
     advantage: A_m, relative to the set.
-    num_tokens: T_m, whose mean is T.
+    num_tokens: T_m, whose mean is T; 0 leaves a candidate out.
   """
-  length = jnp.maximum(num_tokens, 1).astype(jnp.float32)
-  return advantage * jnp.mean(length) / length
+  length = num_tokens.astype(jnp.float32)
+  return advantage * jnp.mean(length) / jnp.maximum(length, 1.0)
 
 
 def pair_advantages(
@@ -111,7 +111,7 @@ def pair_advantages(
 
   Deviation: on a pair whose view did not write the candidate, a negative
   advantage pushes down text that was never sampled there. It is multiplied by
-  `cross_negative`; 1 is the published form.
+  `cross_negative`; 1 is the form that the abstract suggests.
 
   Args:
     advantage: A_m.
@@ -141,3 +141,43 @@ def correlation(
   value = jnp.sum(x * y, axis=1) / jnp.where(has, norm, 1.0)
   total = jnp.sum(jnp.where(has, value, 0.0))
   return jnp.where(jnp.any(has), total / jnp.maximum(jnp.sum(has), 1), jnp.nan)
+
+
+def agreement(
+  scores: Float[Array, 'N K M'], source: Int[Array, ' M']
+) -> tuple[Float[Array, ''], Float[Array, '']]:
+  """Mean score under other views, and under the own one (NaN without one)."""
+  other = view_weights(source, scores.shape[1])
+  mean = jnp.mean(scores, axis=0)
+  over = lambda weight: jnp.sum(weight * mean) / jnp.sum(weight)
+  return over(other), over(1.0 - other)
+
+
+def diversity(
+  tokens: Int[Array, 'N M L'], length: Int[Array, 'N M']
+) -> dict[str, Array]:
+  """How various candidates are: a bland text agrees with everything.
+
+  Args:
+    tokens: candidates of N sets.
+    length: tokens of each, up to and including its stop token.
+
+  Returns:
+    'distinct': share of the candidates of a set that differ from those before
+    them. 'repeated': share of the pairs of neighbouring tokens that occurred
+    before in the same candidate.
+  """
+  size = tokens.shape[-1]
+  is_text = jnp.arange(size)[None, None] < length[..., None]
+  text = jnp.where(is_text, tokens, -1)
+  equal = jnp.all(text[:, :, None] == text[:, None], axis=-1)
+  is_first = jnp.argmax(equal, axis=-1) == jnp.arange(text.shape[1])[None]
+  distinct = {'distinct': jnp.mean(is_first)}
+  if size < 2:
+    return distinct
+  pairs = jnp.stack([text[..., :-1], text[..., 1:]], axis=-1)
+  same = jnp.all(pairs[..., :, None, :] == pairs[..., None, :, :], axis=-1)
+  before = jnp.tril(jnp.ones(same.shape, bool), -1)
+  seen = jnp.any(same & before, axis=-1) & is_text[..., 1:]
+  share = jnp.sum(seen) / jnp.maximum(jnp.sum(is_text[..., 1:]), 1)
+  return distinct | {'repeated': share}

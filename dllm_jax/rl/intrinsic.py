@@ -47,10 +47,10 @@ def negative_entropy(
 
 
 def majority(answers: Sequence[Hashable]) -> list[float]:
-  """1 for the candidates of a set with its most frequent answer, else 0.
+  """1 for the candidates of a set with a most frequent answer, else 0.
 
-  Of several answers that are equally frequent it is the first. None, for no
-  answer, is no candidate for it.
+  Answers that are equally frequent are all of them, so that there is nothing to
+  learn where no two candidates agree. None is no answer.
 
   References:
     Zuo et al. 2025, TTRL, arXiv:2504.16084.
@@ -58,5 +58,5 @@ def majority(answers: Sequence[Hashable]) -> list[float]:
   count = collections.Counter(a for a in answers if a is not None)
   if not count:
     return [0.0] * len(answers)
-  [(chosen, _)] = count.most_common(1)
-  return [float(answer == chosen) for answer in answers]
+  most = max(count.values())
+  return [float(count[answer] == most) for answer in answers]

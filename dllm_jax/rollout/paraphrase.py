@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, Key
@@ -244,19 +245,27 @@ def own_pairs(
 
 
 def all_pairs(
-  ctx: context.Context, sets: Sets, rollouts: batch.Rollouts
+  ctx: context.Context,
+  sets: Sets,
+  rollouts: batch.Rollouts,
+  source: Int[np.ndarray, ' M'],
 ) -> types.RolloutBatch:
   """Every candidate after every view of its set, as rows (n K + i) M + m.
 
-  Advantages are 0, and log-probabilities those of the sampler.
+  Advantages are 0. `sampler_logp` is NaN but for the view that a candidate was
+  sampled from.
 
   Args:
     ctx: the run.
     sets: the N sets.
     rollouts: their candidates.
+    source: s(m), as of `sources`.
   """
   n, i, m = _indices(sets.num_sets, sets.num_views, rollouts)
-  return _pairs(ctx, sets, rollouts, n * sets.num_views + i, n, m)
+  pairs = _pairs(ctx, sets, rollouts, n * sets.num_views + i, n, m)
+  other = process_rows.replicate(i != source[m], ctx.mesh)
+  logp = jnp.where(other[:, None], jnp.nan, pairs.sampler_logp)
+  return pairs._replace(sampler_logp=logp)
 
 
 def unrelated_pairs(

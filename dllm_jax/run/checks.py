@@ -1,6 +1,7 @@
 """What is refused before any work: what does not fit together."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 import jax
 
@@ -30,8 +31,10 @@ def check_rows(
         f'the longest demonstration has {longest} tokens, more than '
         f'rollout.gen_length={cfg.base_sft.gen_length}: raise that key'
       )
-  if cfg.method is not None:
-    cfg.method.check_rows(ctx, rows.validation)
+  for name, arm in _trainings(cfg):
+    if arm.method is not None:
+      with _named(name):
+        arm.method.check_rows(ctx, [*rows.validation, *rows.test])
   if cfg.speculation.num_prompts > len(rows.test):
     raise errors.UserError(
       f'config key speculation.num_prompts is {cfg.speculation.num_prompts}, '
@@ -72,5 +75,26 @@ def check_shapes(cfg: settings.Settings, ctx: context.Context) -> None:
   grad.check_micro_batches(
     cfg.base.batch_size, cfg.base_sft.num_micro, ctx.mesh, 'base.num_micro'
   )
-  if cfg.method is not None:
-    cfg.method.check(ctx, cfg.rollout)
+  for name, arm in _trainings(cfg):
+    if arm.method is not None:
+      with _named(name):
+        arm.rollout.decoder.check(ctx.denoiser)
+        arm.method.check(ctx, arm.rollout)
+
+
+def _trainings(
+  cfg: settings.Settings,
+) -> list[tuple[str, settings.Settings]]:
+  """The run, whose name is '', and its arms."""
+  return [('', cfg), *cfg.arms.items()]
+
+
+@contextlib.contextmanager
+def _named(arm: str) -> Iterator[None]:
+  """Says which arm an error is of."""
+  try:
+    yield
+  except errors.UserError as e:
+    if not arm:
+      raise
+    raise errors.UserError(f'config group arms.{arm}: {e}') from e

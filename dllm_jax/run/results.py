@@ -208,6 +208,7 @@ def _keep_matrices(
       problems,
       decoder,
       batch_size=run.cfg.eval.batch_size,
+      advance=lambda count: _check_interrupt(run),
     )
     for name in ('base', 'final')
   }
@@ -231,6 +232,10 @@ def _keep_matrices(
 
 def _advance(run: setup.Run, bar: console.Bar, count: int) -> None:
   bar.add(count)
+  _check_interrupt(run)
+
+
+def _check_interrupt(run: setup.Run) -> None:
   run.watch.beat('evaluation')
   loop.check_stop(run.stop)
 

@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import inspect
 import math
+import re
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -26,6 +27,18 @@ from dllm_jax.train.methods import sft
 T = TypeVar('T')
 # Of the config group `rollout`, what is no field of a decoder.
 BATCH_KEYS = ('num_prompts', 'group_size', 'max_prompt_length')
+# Groups of keys in which an arm may differ from its run; but for those that say
+# how prompts are written and policies evaluated.
+ARM_KEYS = ('method.', 'train.', 'rollout.')
+_NOT_OF_ARMS = (
+  'method.name',
+  'train.control',
+  'train.watchdog_seconds',
+  'rollout.decode',
+  'rollout.max_prompt_length',
+  'rollout.prefill',
+)
+_PHASES = ('base', 'sft', 'rl', 'control', 'final', 'eval', 'speculation')
 # Of the config group `method`, what is no group of its own.
 _METHOD_KEYS = ('name', 'reward_past_eos')
 
@@ -299,13 +312,7 @@ def from_config(config: Mapping[str, Any]) -> Settings:
   Raises:
     errors.UserError: one line that names the group and what is wrong.
   """
-  arms = {}
-  for name, changes in config.get('arms', {}).items():
-    own = {k: v for k, v in config.items() if k != 'arms'}
-    try:
-      arms[name] = from_config(_changed(own, changes))
-    except errors.UserError as e:
-      raise errors.UserError(f'config group arms.{name}: {e}') from e
+  arms = {name: _arm(config, name) for name in config['arms']}
   bounds.check(workdir.flatten(config))
   base, train = config['base'], config['train']
   every = config['checkpoint']['every']
@@ -380,22 +387,45 @@ def from_config(config: Mapping[str, Any]) -> Settings:
   )
 
 
-def _changed(
-  config: Mapping[str, Any], changes: Mapping[str, Any], prefix: str = ''
+def _arm(config: Mapping[str, Any], name: str) -> Settings:
+  """The settings of an arm: those of the run, but for some of `ARM_KEYS`.
+
+  Raises:
+    errors.UserError: the name is a phase of a run, a key is unknown or one that
+      arms share with the run, or a value does not fit.
+  """
+  changes = workdir.flatten({name: config['arms'][name]})
+  if name in _PHASES or not re.fullmatch('[a-z][a-z0-9_]*', name):
+    raise errors.UserError(
+      f'config group arms.{name}: an arm is named by small letters, digits and '
+      f'_, and not {", ".join(_PHASES)}'
+    )
+  own = workdir.flatten({k: v for k, v in config.items() if k != 'arms'})
+  for key, value in changes.items():
+    key = key.removeprefix(f'{name}.')
+    if not key.startswith(ARM_KEYS) or key in _NOT_OF_ARMS or key not in own:
+      raise errors.UserError(
+        f'config key arms.{name}.{key} is not one that an arm can change: '
+        f'those are of the groups {", ".join(ARM_KEYS)}'
+      )
+    if own[key] is not None and type(value) is not type(own[key]):
+      raise errors.UserError(
+        f'config key arms.{name}.{key} is {value!r}; the run has {own[key]!r}'
+      )
+  try:
+    return from_config(_merged(config, config['arms'][name]) | {'arms': {}})
+  except errors.UserError as e:
+    raise errors.UserError(f'config group arms.{name}: {e}') from e
+
+
+def _merged(
+  config: Mapping[str, Any], changes: Mapping[str, Any]
 ) -> dict[str, Any]:
   """The config with other values of some of its keys."""
-  config = dict(config)
-  for name, value in changes.items():
-    if name not in config:
-      raise errors.UserError(f'there is no key {prefix}{name}')
-    if isinstance(config[name], Mapping) != isinstance(value, Mapping):
-      raise errors.UserError(
-        f'{prefix}{name} is a group in one, and no group in the other'
-      )
-    if isinstance(value, Mapping):
-      value = _changed(config[name], value, f'{prefix}{name}.')
-    config[name] = value
-  return config
+  return config | {
+    name: _merged(config[name], value) if isinstance(value, Mapping) else value
+    for name, value in changes.items()
+  }
 
 
 def _make_method(cls: type, values: Mapping[str, Any]) -> Any:

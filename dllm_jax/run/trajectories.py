@@ -27,6 +27,7 @@ from dllm_jax.rollout import context, score, score_steps
 from dllm_jax.run import replay, settings
 from dllm_jax.state import workdir
 from dllm_jax.tasks import task as task_lib
+from dllm_jax.train import policy_config
 
 FILE, VERDICTS_FILE = 'trajectories.jsonl', 'verdicts.json'
 NUM_EACH = 3  # problems of each kind
@@ -118,7 +119,8 @@ def write(
     if first.judged[row] and last.judged[row]
   ]
   index = [row for row, _ in picked]
-  reward = getattr(cfg.method, 'reward', None)
+  is_verified = isinstance(cfg.method, policy_config.GroupConfig)
+  reward = cfg.method.reward if is_verified else None
   samples = [
     _samples(ctx, reward, [rows[i] for i in index], index, part)
     for part in shown

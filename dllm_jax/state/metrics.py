@@ -83,7 +83,7 @@ class MetricsLog:
     """Adds one row, which is on disk when this returns.
 
     Args:
-      phase: 'sft', 'rl', 'control' or 'eval'.
+      phase: 'sft', 'rl', 'control', 'eval', or the name of an arm.
       step: the training step, counted within the phase.
       values: numbers by metric; names are those of `metric_names`.
 

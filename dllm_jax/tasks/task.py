@@ -71,7 +71,8 @@ class Paraphrased(Protocol):
   """A task that can ask for the same thing in several ways.
 
   A view is the row itself, with the same gold answer, under one of the ways:
-  `Task.prompt` reads it from the row. Its number is `row['view']`.
+  `Task.prompt` reads it from the row. Its number is `row['view']`. Rows have
+  equally many.
   """
 
   def views(self, row: Row) -> list[Row]:

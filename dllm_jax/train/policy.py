@@ -284,16 +284,18 @@ def _loss(
 
   ratio = losses.ratio(logp, old_logp)
   gap = jnp.abs(logp - _at_slots(rows.sampler_logp, views.slot))
+  sampled = ~jnp.isnan(gap)
   clipped = losses.is_clipped(logp, old_logp, advantage, eps=cfg.eps)
   aux = {
     'sum/ratio': masked.total(ratio, credit),
     'sum/clipped': masked.total(clipped.astype(jnp.float32), credit),
     'sum/logp': masked.total(logp, credit),
     'sum/entropy': masked.total(reading.entropy, credit),
-    'sum/free_gap': masked.total(gap, credit & ~guided),
-    'sum/guided_gap': masked.total(gap, credit & guided),
+    'sum/free_gap': masked.total(gap, credit & sampled & ~guided),
+    'sum/guided_gap': masked.total(gap, credit & sampled & guided),
     'sum/credit': jnp.sum(credit).astype(jnp.float32),
     'sum/free': jnp.sum(credit & ~guided).astype(jnp.float32),
+    'sum/free_sampled': jnp.sum(credit & sampled & ~guided).astype(jnp.float32),
     'sum/guided': jnp.sum(credit & guided).astype(jnp.float32),
     'max/ratio': masked.maximum(ratio, credit),
   }
@@ -335,7 +337,7 @@ def _reduce(aux: dict[str, Any]) -> dict[str, Float[Array, '']]:
     'policy/clip_fraction': mean('clipped'),
     'policy/logp': mean('logp'),
     'policy/entropy': mean('entropy'),
-    'policy/sampler_gap': mean('free_gap', 'free'),
+    'policy/sampler_gap': mean('free_gap', 'free_sampled'),
     'policy/sampler_gap_guided': mean('guided_gap', 'guided'),
   }
   if 'sum/free_kl' in sums:

@@ -93,7 +93,7 @@ class MethodConfig:
   policy: PolicyConfig
 
   @property
-  def updates_per_rollout(self) -> int:
+  def rows_per_rollout(self) -> int:
     """Rows of the update that each rollout becomes."""
     return 1
 
@@ -124,7 +124,7 @@ class MethodConfig:
     what = 'rollout.num_prompts * rollout.group_size'
     sharding.check_divides(num_rows, ctx.mesh, what)
     grad.check_micro_batches(
-      num_rows * self.updates_per_rollout,
+      num_rows * self.rows_per_rollout,
       self.policy.num_micro,
       ctx.mesh,
       'method.policy.num_micro',

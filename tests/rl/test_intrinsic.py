@@ -37,6 +37,6 @@ def test_negative_entropy():
 
 def test_majority_by_hand():
   assert intrinsic.majority(['7', '8', '7', None]) == [1, 0, 1, 0]
-  assert intrinsic.majority(['8', '7', '7', '8']) == [1, 0, 0, 1]  # the first
+  assert intrinsic.majority(['8', '7', '7', '8', '9']) == [1, 1, 1, 1, 0]
   assert intrinsic.majority([None, None, None]) == [0, 0, 0]
   assert intrinsic.majority([None, None, '3']) == [0, 0, 1]

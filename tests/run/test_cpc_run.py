@@ -71,14 +71,16 @@ def test_a_run_that_was_stopped_in_an_arm_ends_with_the_same_bits(
   trained, tmp_path
 ):
   directory = shutil.copytree(trained[0], tmp_path / 'run')
-  shutil.rmtree(directory / 'arms/entropy')
-  shutil.rmtree(directory / 'checkpoints/entropy/2')
+  for name in ('final', 'arms/entropy'):
+    shutil.rmtree(directory / name)
+  for last in ('rl/3', 'entropy/2'):
+    shutil.rmtree(directory / 'checkpoints' / last)
   (directory / 'eval.json').unlink()
   run_lib.train(values(), directory, console.Console(file=io.StringIO()))
-  tiny_run.assert_same(
-    tiny_run.kept(directory / 'arms/entropy'),
-    tiny_run.kept(trained[0] / 'arms/entropy'),
-  )
+  for name in ('final', 'arms/entropy'):
+    tiny_run.assert_same(
+      tiny_run.kept(directory / name), tiny_run.kept(trained[0] / name)
+    )
 
 
 def test_gold_answers_of_rl_prompts_change_no_parameter(
@@ -111,11 +113,29 @@ def test_gold_answers_of_rl_prompts_change_no_parameter(
 @pytest.mark.parametrize(
   ('arm', 'message'),
   [
-    ({'method': {'sigal': 'random'}}, 'arms.x: there is no key method.sigal'),
+    ({'method': {'sigal': 'random'}}, 'arms.x.method.sigal is not one'),
     ({'method': {'num_views': 1}}, 'arms.x: .*2 views or more'),
-    ({'task': 3}, 'arms.x: task is a group'),
+    ({'method': {'num_views': 2.5}}, 'method.num_views is 2.5; the run has 4'),
+    ({'task': {'shared_bias': 2}}, 'arms.x.task.shared_bias is not one'),
+    ({'seed': 3}, 'arms.x.seed is not one'),
+    ({'train': {'control': True}}, 'arms.x.train.control is not one'),
   ],
 )
 def test_a_bad_arm_is_one_line(arm, message):
   with pytest.raises(errors.UserError, match=message):
     settings.from_config(values({'x': arm}))
+
+
+@pytest.mark.parametrize('name', ['rl', 'base', '../x', 'a-b', ''])
+def test_an_arm_has_a_name_of_its_own(name):
+  with pytest.raises(errors.UserError, match='an arm is named by'):
+    settings.from_config(values({name: {'method': {'prefix': 1}}}))
+
+
+def test_an_arm_that_does_not_fit_is_refused_before_any_work(tmp_path):
+  arms = {'long': {'method': {'prefix': 7}}}
+  with pytest.raises(errors.UserError, match='arms.long: .*method.prefix is 7'):
+    run_lib.train(
+      values(arms), tmp_path / 'run', console.Console(file=io.StringIO())
+    )
+  assert not (tmp_path / 'run').exists()

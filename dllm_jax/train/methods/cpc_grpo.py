@@ -25,7 +25,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dllm_jax import errors, types
 from dllm_jax.decoding import ensemble
-from dllm_jax.ops import sampling, streams
+from dllm_jax.ops import masked, sampling, streams
 from dllm_jax.rl import consensus, intrinsic, logprobs
 from dllm_jax.rollout import batch, context, paraphrase, sharded, unverified
 from dllm_jax.runtime import process_rows, sharding
@@ -61,7 +61,7 @@ class CpcGrpoConfig(policy_config.MethodConfig):
       negative 'entropy' (RENT); 'random'.
     pairs: 'all' views learn from a candidate, or its 'own' alone.
     cross_negative: factor of negative advantages where a view did not write the
-      candidate, in [0, 1]; 1 is the published form.
+      candidate, in [0, 1]; 1 is the form that the abstract suggests.
     aggregate: how the scores of the views make a reward (`rl.consensus`).
     include_self: whether its own view scores a candidate, too.
     subtract_unrelated: subtract the score under a view of the next problem of
@@ -108,6 +108,11 @@ class CpcGrpoConfig(policy_config.MethodConfig):
       raise ValueError(f'cross_negative {self.cross_negative} is not in [0, 1]')
     if self.prefix < 0:
       raise ValueError(f'prefix {self.prefix} is negative')
+    if self.subtract_unrelated and self.aggregate == 'probability':
+      raise ValueError(
+        'subtract_unrelated is of log-probabilities, and aggregate '
+        "'probability' is none: use another"
+      )
     needs_own = self.pairs == 'own' or self.signal in _MEASURES
     if needs_own and self.candidates != 'per_view':
       raise ValueError(
@@ -117,7 +122,7 @@ class CpcGrpoConfig(policy_config.MethodConfig):
       )
 
   @property
-  def updates_per_rollout(self) -> int:
+  def rows_per_rollout(self) -> int:
     """Every candidate is trained after each of the K views."""
     return self.num_views if self.pairs == 'all' else 1
 
@@ -128,7 +133,7 @@ class CpcGrpoConfig(policy_config.MethodConfig):
       raise errors.UserError(
         f'config key task.name is {ctx.task.name!r}, which has no paraphrases '
         'of its prompts, and method cpc_grpo needs them: use phrasings, '
-        'gsm8k_phrasings, openbookqa_phrasings or aqua_phrasings'
+        'gsm8k_phrasings or openbookqa_phrasings'
       )
     if self.subtract_unrelated and rollout.num_prompts < 2:
       raise errors.UserError(
@@ -140,7 +145,19 @@ class CpcGrpoConfig(policy_config.MethodConfig):
         f'config key method.prefix is {self.prefix}, more than '
         f'rollout.gen_length {rollout.decoder.gen_length}'
       )
+    decoder = rollout.decoder
+    if decoder.top_p < 1 or decoder.top_k:
+      raise errors.UserError(
+        f'config keys rollout.top_p {decoder.top_p} and rollout.top_k '
+        f'{decoder.top_k} truncate the candidates, and scores are of all '
+        'tokens: use 1 and 0'
+      )
     if self.candidates != 'per_view':
+      if decoder.num_drafts:
+        raise errors.UserError(
+          'config key rollout.decode drafts, which the candidates of an '
+          "ensemble do not (method.candidates): use 'autoregressive'"
+        )
       source = paraphrase.sources(
         self.candidates, rollout.group_size, self.num_views
       )
@@ -154,8 +171,14 @@ class CpcGrpoConfig(policy_config.MethodConfig):
   def check_rows(
     self, ctx: context.Context, rows: Sequence[task_lib.Row]
   ) -> None:
-    """See `MethodConfig.check_rows`: the views are as they should be."""
+    """See `MethodConfig.check_rows`: every row has its views."""
     paraphrase.request_sets(ctx, rows, self.num_views, 0)
+    counts = {len(ctx.task.views(row)) for row in rows}
+    if len(counts) > 1:
+      raise errors.UserError(
+        f'rows have {min(counts)} to {max(counts)} paraphrases: give all of '
+        'them equally many'
+      )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -190,17 +213,14 @@ class CpcGrpo(policy.PolicyMethod):
     own = paraphrase.own_pairs(ctx, rollouts)
     pairs, metrics = None, {}
     if cfg.pairs == 'all' or cfg.signal == 'consensus':
-      pairs = paraphrase.all_pairs(ctx, sets, rollouts)
-      logp = self._measure(state.params, pairs)
-      pairs = pairs._replace(sampler_logp=logp)
-      metrics |= unverified.agreement(pairs, source, cfg.num_views)
+      pairs = paraphrase.all_pairs(ctx, sets, rollouts, source)
     if cfg.signal == 'majority':
       reward = unverified.majority(ctx, len(own.row_id), len(source))
     else:
-      reward = unverified.given(
-        ctx,
-        self._reward(state.params, sets, rollouts, own, pairs, source, step),
+      values, metrics = self._reward(
+        state.params, sets, rollouts, own, pairs, source, step
       )
+      reward = unverified.given(ctx, values)
     judged = batch.judge(
       ctx, sets.rows, rollouts, reward=reward, advantage=cfg.advantage
     )
@@ -209,9 +229,7 @@ class CpcGrpo(policy.PolicyMethod):
       reference = self._measure(self.reference, own)
     correct = process_rows.replicate(judged.correct, ctx.mesh)
     metrics |= judged.metrics
-    metrics |= unverified.course(
-      judged.batch, correct, reference, num_sets=sets.num_sets
-    )
+    metrics |= _course(judged.batch, correct, reference, num_sets=sets.num_sets)
     made = judged.batch if cfg.pairs == 'own' else pairs
     return _credit(made, judged.batch, source, cfg=cfg), metrics
 
@@ -245,25 +263,23 @@ class CpcGrpo(policy.PolicyMethod):
     pairs: types.RolloutBatch | None,
     source: Int[np.ndarray, ' M'],
     step: int,
-  ) -> Float[Array, ' B']:
-    """The rewards of the candidates."""
+  ) -> tuple[Float[Array, ' B'], dict[str, Float[Array, '']]]:
+    """The rewards of the candidates, and metrics of the agreement."""
     cfg = self.cfg
     if cfg.signal == 'random':
       key = streams.step_key(self.ctx.root, 'reward', step)
-      return unverified.random(key, own.row_id)
+      return unverified.random(key, own.row_id), {}
     if cfg.signal in _MEASURES:
       measured = self._measure(params, own, _MEASURES[cfg.signal])
-      return unverified.token_mean(measured, own.completion_mask)
-    scorer, logp = params, pairs.sampler_logp
-    if cfg.scorer == 'reference':
-      scorer = self.reference
-      logp = self._measure(scorer, pairs)
-    reward = _consensus(logp, pairs.completion_mask, source, cfg=cfg)
+      return unverified.token_mean(measured, own.completion_mask), {}
+    scorer = self.reference if cfg.scorer == 'reference' else params
+    logp = self._measure(scorer, pairs)
+    reward, metrics = _consensus(logp, pairs.completion_mask, source, cfg=cfg)
     if cfg.subtract_unrelated:
       others = paraphrase.unrelated_pairs(self.ctx, sets, rollouts)
       logp = self._measure(scorer, others)
       reward -= unverified.token_mean(logp, others.completion_mask)
-    return reward
+    return reward, metrics
 
 
 @functools.partial(jax.jit, static_argnames=('cfg',))
@@ -273,13 +289,48 @@ def _consensus(
   source: Int[Array, ' M'],
   *,
   cfg: CpcGrpoConfig,
-) -> Float[Array, ' b']:
-  """The reward of every candidate, set by set."""
-  scores = unverified.pair_scores(logp, mask, (cfg.num_views, len(source)))
+) -> tuple[Float[Array, ' b'], dict[str, Float[Array, '']]]:
+  """The reward of every candidate, set by set, and mean scores."""
+  by_pair = lambda x: x.reshape(-1, cfg.num_views, len(source), x.shape[1])
+  scores = consensus.scores(by_pair(logp), by_pair(mask)[:, 0])
   weight = consensus.view_weights(
     source, cfg.num_views, include_self=cfg.include_self
   )
-  return consensus.rewards(scores, weight, cfg.aggregate).reshape(-1)
+  reward = consensus.rewards(scores, weight, cfg.aggregate)
+  others, own = consensus.agreement(scores, source)
+  metrics = {'consensus/agreement': others, 'consensus/own': own}
+  return reward.reshape(-1), metrics
+
+
+@functools.partial(jax.jit, static_argnames=('num_sets',))
+def _course(
+  rows: types.RolloutBatch,
+  correct: Float[Array, ' B'],
+  reference: Float[Array, 'B L'] | None,
+  *,
+  num_sets: int,
+) -> dict[str, Float[Array, '']]:
+  """Variety of the candidates, their distance to the base, and their worth.
+
+  Args:
+    rows: rewarded candidates after their own views.
+    correct: 1, 0 or NaN; for metrics alone.
+    reference: log-probability of each token under the reference policy (nats).
+    num_sets: N.
+  """
+  by_set = lambda x: x.reshape(num_sets, -1, *x.shape[1:])
+  mask = rows.completion_mask
+  metrics = consensus.diversity(
+    by_set(rows.tokens), by_set(jnp.sum(mask, axis=1))
+  )
+  # The advantage is linear in the reward within a set.
+  metrics['correlation'] = consensus.correlation(
+    by_set(rows.advantage[:, 0]), by_set(correct)
+  )
+  if reference is not None:
+    kl = masked.total(rows.sampler_logp - reference, mask)
+    metrics['kl'] = kl / jnp.maximum(jnp.sum(mask), 1)
+  return {f'consensus/{name}': value for name, value in metrics.items()}
 
 
 @functools.partial(jax.jit, static_argnames=('cfg',))

@@ -12,10 +12,11 @@ import pytest
 from dllm_jax import errors
 from dllm_jax.eval import likelihood
 from dllm_jax.rl import consensus
-from dllm_jax.rollout import paraphrase, unverified
+from dllm_jax.rollout import paraphrase
 from dllm_jax.tasks import phrasings
 from dllm_jax.train import loop, policy
 from dllm_jax.train import state as state_lib
+from dllm_jax.train.methods import cpc_grpo
 from tests import tiny_run
 
 N, K, M, L = 4, 4, 8, 6
@@ -42,6 +43,20 @@ def collect(devices=1, step=0, gold=None, **changes):
   wrong = {} if gold is None else {'answer': gold}
   batch, metrics = method.collect(state, problems(method.ctx, **wrong), step)
   return jax.device_get(batch), jax.device_get(metrics)
+
+
+def pair_logp(batch, params, method):
+  """log p of every token of the batch, by the learner's own reading."""
+  logp = policy.fixed_logp(
+    params,
+    batch,
+    method.ctx.root,
+    denoiser=method.ctx.denoiser,
+    vocab=method.ctx.vocab,
+    estimator=method.cfg.policy.make_estimator(1),
+    num_micro=1,
+  )
+  return np.asarray(logp[:, 0])
 
 
 def by_pair(x):
@@ -80,6 +95,7 @@ def test_scores_equal_a_loop_over_pairs():
   batch, _ = collect()
   method, state = start()
   params, vocab = state.params, method.ctx.vocab
+  logp = pair_logp(batch, params, method)
   for at in range(0, N * K * M, 13):
     ids = batch.prompt_ids[at][batch.prompt_mask[at]].tolist()
     tokens = batch.tokens[at][batch.completion_mask[at]].tolist()
@@ -93,7 +109,7 @@ def test_scores_equal_a_loop_over_pairs():
       seed=0,
       batch_size=1,
     )
-    got = batch.sampler_logp[at][batch.completion_mask[at]].sum()
+    got = logp[at][batch.completion_mask[at]].sum()
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
@@ -102,7 +118,9 @@ def test_advantages_by_hand():
   batch, metrics = collect(method__cross_negative=0.25)
   mask = by_pair(batch.completion_mask)
   length = mask[:, 0].sum(-1)
-  scores = np.sum(by_pair(batch.sampler_logp) * mask, -1) / length[:, None]
+  method, state = start()
+  logp = by_pair(pair_logp(batch, state.params, method))
+  scores = np.sum(logp * mask, -1) / length[:, None]
   source = np.arange(M) % K
   other = np.arange(K)[:, None] != source
   reward = (scores * other).sum(1) / (K - 1)
@@ -122,9 +140,11 @@ def test_advantages_by_hand():
   assert abs(metrics['consensus/kl']) < 1e-5  # the reference is the policy
 
 
-def test_collect_reads_no_gold_answer():
-  want, metrics = collect()
-  got, others = collect(gold='XXXX')
+@pytest.mark.parametrize('signal', cpc_grpo.SIGNALS)
+def test_collect_reads_no_gold_answer(signal):
+  changes = {'method__signal': signal}
+  want, metrics = collect(**changes)
+  got, others = collect(gold='XXXX', **changes)
   tiny_run.assert_same(got, want)
   assert metrics['reward/mean'] == others['reward/mean']
 
@@ -210,7 +230,8 @@ def test_the_update_is_the_gradient_of_the_scores():
 
 def test_a_prefix_is_all_there_is():
   batch, metrics = collect(method__prefix=2)
-  assert batch.tokens.shape == (N * K * M, 2)
+  whole, _ = collect()
+  np.testing.assert_array_equal(batch.tokens, whole.tokens[:, :2])
   assert metrics['rollout/length'] <= 2
 
 
@@ -255,11 +276,50 @@ def test_candidates_of_the_ensemble():
   assert (advantage < 0).any()
 
 
-def test_the_reference_scores():
-  """It is the policy here, so that nothing changes."""
-  want, _ = collect()
-  got, _ = collect(method__scorer='reference')
-  np.testing.assert_allclose(got.advantage, want.advantage, atol=1e-5)
+@pytest.mark.parametrize('scorer', ['policy', 'reference'])
+def test_the_scorer_scores(scorer):
+  """The reference has other parameters than the policy here."""
+  method, state = start(method__scorer=scorer)
+  moved = jax.tree.map(lambda x: x * 1.5, state.params)
+  method = dataclasses.replace(method, reference=moved)
+  batch, metrics = method.collect(state, problems(method.ctx), 0)
+  scored_by = moved if scorer == 'reference' else state.params
+  mask = by_pair(batch.completion_mask)
+  logp = by_pair(pair_logp(batch, scored_by, method)) * mask
+  scores = logp.sum(-1) / mask[:, 0].sum(-1)[:, None]
+  other = np.arange(K)[:, None] != np.arange(M) % K
+  want = (scores * other).sum(1) / (K - 1)
+  np.testing.assert_allclose(metrics['reward/mean'], want.mean(), rtol=1e-5)
+  # KL(policy || reference), estimated on the candidates.
+  own = ~np.isnan(by_pair(batch.sampler_logp)[..., 0])
+  gap = pair_logp(batch, state.params, method) - pair_logp(batch, moved, method)
+  gap = by_pair(gap)[own][np.asarray(mask)[own]].mean()
+  np.testing.assert_allclose(metrics['consensus/kl'], gap, rtol=1e-4)
+
+
+def test_the_samplers_log_probabilities_are_those_of_the_own_view():
+  batch, _ = collect()
+  method, state = start()
+  logp = by_pair(pair_logp(batch, state.params, method))
+  own = np.arange(K)[:, None] == np.arange(M) % K
+  got = by_pair(batch.sampler_logp)
+  assert np.isnan(got[:, ~own]).all()
+  mask = by_pair(batch.completion_mask)[:, own]
+  np.testing.assert_allclose(
+    got[:, own][mask], logp[:, own][mask], rtol=1e-4, atol=1e-5
+  )
+  moved = jax.tree.map(jnp.copy, state)
+  _, [metrics] = method.update(moved, jax.device_put(batch), 0)
+  assert float(metrics['policy/sampler_gap']) < 1e-5
+
+
+def test_candidates_do_not_depend_on_the_mesh():
+  """Ensembles in lockstep over fsdp, and with divided kernels."""
+  changes = {'method__candidates': 'mixed', 'rollout__num_prompts': N}
+  want, _ = collect(**changes)
+  got, _ = collect(2, mesh__fsdp=2, mesh__tensor=2, **changes)
+  np.testing.assert_array_equal(got.tokens, want.tokens)
+  np.testing.assert_allclose(got.advantage, want.advantage, atol=1e-3)
 
 
 def test_an_unrelated_prompt_is_subtracted():
@@ -295,13 +355,13 @@ def test_an_unrelated_prompt_is_subtracted():
 def test_diversity_by_hand():
   tokens = jnp.array([[[1, 2, 1, 2], [3, 3, 3, 9], [1, 2, 1, 7]]])
   length = jnp.array([[4, 3, 3]])
-  got = unverified.diversity(tokens, length)
+  got = consensus.diversity(tokens, length)
   assert got['distinct'] == 1.0
   # (1,2) again; (3,3) again; the third has (1,2), (2,1).
   np.testing.assert_allclose(got['repeated'], 2 / 7)
-  same = unverified.diversity(tokens.at[0, 0, 3].set(7), length - 1)
+  same = consensus.diversity(tokens.at[0, 0, 3].set(7), length - 1)
   np.testing.assert_allclose(same['distinct'], 1.0)
-  same = unverified.diversity(tokens, jnp.array([[3, 3, 3]]))
+  same = consensus.diversity(tokens, jnp.array([[3, 3, 3]]))
   np.testing.assert_allclose(same['distinct'], 2 / 3)
 
 
@@ -311,6 +371,10 @@ def test_diversity_by_hand():
     ({'method__num_views': 1}, '2 views or more'),
     ({'method__cross_negative': 2.0}, 'not in'),
     ({'method__prefix': -1}, 'negative'),
+    (
+      {'method__subtract_unrelated': True, 'method__aggregate': 'probability'},
+      'subtract_unrelated is of log-probabilities',
+    ),
     ({'method__pairs': 'own', 'method__candidates': 'mixed'}, "use 'per_view'"),
   ],
 )
@@ -330,6 +394,11 @@ def test_bad_values_are_one_line(changes, message):
     ),
     ({'rollout__group_size': 1}, 'use 2 or more'),
     ({'method__policy__estimator': 'trajectory'}, 'use next_token'),
+    ({'rollout__top_p': 0.9}, 'truncate the candidates'),
+    (
+      {'rollout__decode': 'draft', 'method__candidates': 'ensemble'},
+      'rollout.decode drafts',
+    ),
   ],
 )
 def test_what_does_not_fit_is_refused_before_any_work(changes, message):
