@@ -36,7 +36,14 @@ def get_config(arg: str = '') -> config_dict.ConfigDict:
     {'name': 'phrasings', 'seed': 0, 'misreading': 0.48, 'shared_bias': 0}
   )
   config.data.update(num_demonstrations=0, num_validation=512, num_test=256)
-  config.model.update(causal=True, num_layers=3)
+  config.model.update(
+    causal=True,
+    hidden_size=128,
+    num_layers=3,
+    num_heads=8,
+    num_kv_heads=8,
+    head_dim=16,
+  )
   config.rollout.update(
     decode='autoregressive',
     num_prompts=8,
@@ -65,11 +72,12 @@ def get_config(arg: str = '') -> config_dict.ConfigDict:
   config.method.advantage.min_std = 0.05
   config.method.policy.estimator = 'next_token'
   config.base.update(batch_size=64, num_steps=900, eval_every=300, patience=0)
-  config.base.optim.update(schedule='cosine', decay_steps=900)
-  config.train.update(num_steps=120, eval_every=40, control=False)
+  config.base.optim.update(
+    learning_rate=2e-3, schedule='cosine', decay_steps=900
+  )
+  config.train.update(num_steps=80, eval_every=40, control=False)
   config.arms = config_dict.ConfigDict(
     {
-      'policy_scorer': _arm('consensus', 1e-4, scorer='policy'),
       # Closest to what the abstract says.
       'all_signs': _arm('consensus', 2e-4, scorer='policy', cross_negative=1.0),
       'majority': _arm('majority', 2e-4, cross_negative=1.0),
@@ -106,6 +114,10 @@ _ABLATION = {
   'own_pairs': {'method': {'pairs': 'own'}},
   'cross_negative_1': {'method': {'cross_negative': 1.0}},
   'worst_view': {'method': {'aggregate': 'worst'}},
+  'policy_scorer': {
+    'method': {'scorer': 'policy'},
+    'train': {'optim': {'learning_rate': 1e-4}},
+  },
   'subtract_unrelated': {'method': {'subtract_unrelated': True}},
 }
 
