@@ -246,7 +246,7 @@ def read_views(
   canvas = flat(views.tokens), flat(views.attention_mask)
   if column.shape[1] > CHUNK and isinstance(denoiser, types.SplitDenoiser):
     states = denoiser.states(params, *canvas, column)
-    logp, entropy = _read_chunks(denoiser, params, states, target, vocab)
+    logp, entropy = read_states(denoiser, params, states, target, vocab)
   else:
     logits = denoiser(params, *canvas, column)
     logp, entropy = _read_logits(logits, target, vocab)
@@ -268,23 +268,25 @@ def _read_logits(
   return sampling.token_logp(logits, target), entropy
 
 
-def _read_chunks(
+def read_states(
   denoiser: types.SplitDenoiser,
   params: types.Params,
   states: Float[Array, 'B Q D'],
   target: Int[Array, 'B Q'],
   vocab: types.Vocabulary,
 ) -> tuple[Float[Array, 'B Q'], Float[Array, 'B Q']]:
-  """`_read_logits` from hidden states, `CHUNK` slots at a time.
+  """Log-probabilities of the targets, and entropies, from hidden states.
 
-  The backward pass recomputes the logits of a chunk instead of storing them.
+  `CHUNK` slots at a time: the backward pass recomputes the logits of a chunk
+  instead of storing them.
   """
   rows, slots = target.shape
-  count = -(-slots // CHUNK)
+  size = min(CHUNK, slots)
+  count = -(-slots // size)
 
   def split(x):  # [B, Q, ...] -> [chunks, B, C, ...]
-    padding = [(0, 0), (0, count * CHUNK - slots), *[(0, 0)] * (x.ndim - 2)]
-    x = jnp.pad(x, padding).reshape(rows, count, CHUNK, *x.shape[2:])
+    padding = [(0, 0), (0, count * size - slots), *[(0, 0)] * (x.ndim - 2)]
+    x = jnp.pad(x, padding).reshape(rows, count, size, *x.shape[2:])
     return jnp.swapaxes(x, 0, 1)
 
   @jax.checkpoint
