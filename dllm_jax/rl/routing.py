@@ -7,7 +7,7 @@ than on path 0 is the advantage of the experts that were changed at it.
 
 A cell belongs to the column from which a label is read: label l is the token
 after it. Dims: B rows, P paths, N layers with experts, L labels of a row, S
-columns, E experts.
+columns, E experts, k experts of a token.
 
 References:
   Kim and Kang 2025, MoE-ERL, Findings of EMNLP (2025.findings-emnlp.1282).
@@ -50,12 +50,12 @@ class Paths(NamedTuple):
   Attributes:
     logp: log-probability of every label (nats); 0 where there is no credit.
     logits: the routers', at the columns that the labels are read from.
-    chosen: the first choices there, after the override.
+    chosen: the experts there, after the override; the first choice first.
   """
 
   logp: Float[Array, 'B P L']
   logits: Float[Array, 'B P N L E']
-  chosen: Int[Array, 'B P N L']
+  chosen: Int[Array, 'B P N L k']
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -235,7 +235,7 @@ def run_paths(
   return Paths(
     jnp.where(texts.credit[:, None], logp, 0.0),
     of_cells(routers.logits),
-    of_cells(routers.chosen[..., 0]),
+    of_cells(routers.chosen),
   )
 
 
@@ -275,6 +275,12 @@ def advantages(
   }[cfg.advantage]
 
 
+def first_logp(paths: Paths) -> Float[Array, 'B P N L']:
+  """log pi of the first choice of each cell; gradients flow through it."""
+  logp = jax.nn.log_softmax(paths.logits, axis=-1)
+  return jnp.take_along_axis(logp, paths.chosen[..., :1], axis=-1)[..., 0]
+
+
 def importance(
   logp: Float[Array, '*n'],
   mask: Bool[Array, '*n'],
@@ -305,7 +311,7 @@ def importance(
 def shuffled(
   key: Key[Array, ''], x: Float[Array, 'B P L'], credit: Bool[Array, 'B L']
 ) -> Float[Array, 'B P L']:
-  """The entries of all labels on all paths in random order. `key` is consumed."""
+  """The entries of all labels on all paths, permuted. `key` is consumed."""
   is_label = jnp.broadcast_to(credit[:, None], x.shape).reshape(-1)
   uniform = jax.random.uniform(key, is_label.shape)
   source = jnp.argsort(jnp.where(is_label, uniform, jnp.inf))
