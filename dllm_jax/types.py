@@ -247,6 +247,10 @@ class Routed(SplitDenoiser, Protocol):
     """`states` under an override, and what the routers said of all columns."""
     ...
 
+  def with_routers(self, params: Params, other: Params) -> Params:
+    """`params` with the routers of `other`."""
+    ...
+
 
 @runtime_checkable
 class Divisible(Protocol):

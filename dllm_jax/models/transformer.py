@@ -298,6 +298,14 @@ class TransformerDenoiser:
     """See `types.Routed`."""
     return self.cfg.num_layers if self.cfg.num_experts else 0
 
+  def with_routers(
+    self, params: types.Params, other: types.Params
+  ) -> types.Params:
+    """See `types.Routed`."""
+    blocks = params['layers']
+    mlp = {**blocks['mlp'], 'gate': other['layers']['mlp']['gate']}
+    return {**params, 'layers': {**blocks, 'mlp': mlp}}
+
   def _of_columns(
     self,
     hidden: Float[Array, 'B S D'],

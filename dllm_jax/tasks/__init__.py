@@ -9,6 +9,7 @@ from dllm_jax.tasks import (
   mathematics,
   multiple_choice,
   sudoku,
+  tagged_functions,
   word_problems,
 )
 
@@ -16,6 +17,7 @@ TASKS = {
   'countdown': countdown.Countdown,
   'sudoku': sudoku.Sudoku,
   'word_problems': word_problems.WordProblems,
+  'tagged_functions': tagged_functions.TaggedFunctions,
   'gsm8k': gsm8k.Gsm8k,
   'math': mathematics.Mathematics,
   'aqua': functools.partial(multiple_choice.MultipleChoice, name='aqua'),
