@@ -15,6 +15,7 @@ from dllm_jax.state import metrics, workdir
 EVAL_FILE, VERDICTS_FILE = 'eval.json', 'verdicts.json'
 TRAJECTORIES_FILE = 'trajectories.jsonl'
 SPECULATION_FILE = 'speculation.json'
+ROUTING_FILE = 'routing.json'
 _SAMPLE_KEYS = {
   'policy',
   'decoding',
@@ -61,6 +62,7 @@ class Run(NamedTuple):
     problems: rows of trajectories.jsonl; their completions are hostile text.
     speculation: speculation.json, of `eval.speculation.Study`; None if
       no decoders were compared.
+    routing: routing.json, of `run.routing`; None if no routing was measured.
   """
 
   directory: pathlib.Path
@@ -70,6 +72,7 @@ class Run(NamedTuple):
   verdicts: dict[str, Any] | None
   problems: list[dict[str, Any]]
   speculation: dict[str, Any] | None = None
+  routing: dict[str, Any] | None = None
 
   @property
   def config(self) -> dict[str, Any]:
@@ -117,6 +120,7 @@ def read(directory: pathlib.Path) -> Run:
       for number, row in _rows(directory / TRAJECTORIES_FILE)
     ],
     speculation=_speculation(directory / SPECULATION_FILE),
+    routing=_routing(directory / ROUTING_FILE),
   )
 
 
@@ -237,6 +241,25 @@ def _speculation(path: pathlib.Path) -> dict[str, Any] | None:
     valid = False
   if not valid:
     raise errors.UserError(f'{path} is not a comparison of decoders')
+  return found
+
+
+def _routing(path: pathlib.Path) -> dict[str, Any] | None:
+  """The measured routing of each model, if there is any; checks its keys."""
+  found = _object(path)
+  if found is None:
+    return None
+  wanted = {'title', 'steps', 'seconds', 'loss', 'mrr', 'chance', 'map'}
+  wanted |= {'cross', 'cross_loss', 'path_variance', 'load_entropy'}
+  try:
+    models = found['models'].values()
+    valid = {'base', 'final'} <= found['models'].keys()
+    valid = valid and {'num', 'study'} <= found.keys()
+    valid = valid and all(wanted <= model.keys() for model in models)
+  except (AttributeError, KeyError, TypeError):
+    valid = False
+  if not valid:
+    raise errors.UserError(f'{path} is not the measured routing of a run')
   return found
 
 

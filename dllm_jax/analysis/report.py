@@ -22,6 +22,7 @@ from dllm_jax.analysis import (
   gains,
   policies,
   record,
+  routing_charts,
   speculation_charts,
 )
 from dllm_jax.state import workdir
@@ -32,6 +33,7 @@ SCRIPTS = ('dom.js', 'chart.js', 'player.js', 'main.js')
 METHODS = {
   'ag_grpo': 'AG-GRPO',
   'diffu_grpo': 'diffu-GRPO',
+  'moe_erl': 'MoE-ERL',
   'sft': 'Supervised training',
   'ta_grpo_d': 'TA-GRPO-d',
 }
@@ -46,6 +48,7 @@ TASKS = {
   'mbpp': 'MBPP',
   'openbookqa': 'OpenBookQA',
   'sudoku': 'Sudoku',
+  'tagged_functions': 'tagged functions',
   'word_problems': 'Word problems',
 }
 KINDS = {
@@ -111,6 +114,8 @@ def of_run(run: record.Run) -> str:
     state=_state(run),
     headline=_headline(run) if results else None,
     speculation=speculation_charts.summary(compared) if compared else None,
+    routing=routing_charts.summary(run.routing) if run.routing else None,
+    heats=routing_charts.heats(run.routing) if run.routing else [],
     is_drafted=all(p['kind'] == 'drafted' for p in run.problems),
     tunes_base=run.config['method']['name'] == 'sft'
     and bool(run.config.get('base', {}).get('path')),

@@ -4,8 +4,8 @@ Three ways to the same sum, y_n = sum_j gate_nj expert_{c_nj}(x_n): `dense`
 computes every expert on every token, and is what the others are tested against;
 `ragged` sorts the tokens by expert and multiplies runs of them
 (`lax.ragged_dot`, which TPUs have kernels for and which other backends expand
-to arrays of tokens x experts); `blocked` sorts them too, and multiplies blocks
-of tokens of one expert each. None of them drops a token.
+to arrays of tokens x experts); `blocked` puts them into blocks of one expert
+each. None of them drops a token.
 
 Dims: n tokens, k experts of a token, E experts, D model, F hidden width, b
 blocks, m tokens of a block.
@@ -81,7 +81,7 @@ def blocked(
   chosen: Int[Array, 'n k'],
   gate: Float[Array, 'n k'],
 ) -> Float[Array, 'n D']:
-  """Tokens sorted by expert into blocks, each of one expert.
+  """Tokens put into blocks, each of one expert.
 
   The tokens of an expert fill ceil(count / m) blocks, so that n k / m + E
   blocks hold all of them however uneven the load. Arguments as in `dense`.
@@ -91,13 +91,16 @@ def blocked(
   size = block_size(flat.size, num_experts)
   num_blocks = flat.size // size + num_experts
   counts = jnp.bincount(flat, length=num_experts)
-  last = jnp.cumsum(-(-counts // size))  # one past the last block
-  owner = jnp.searchsorted(last, jnp.arange(num_blocks), side='right')
+  blocks = -(-counts // size)
+  last = jnp.cumsum(blocks)  # one past the last block of each expert
+  block = jnp.arange(num_blocks)[:, None]
+  owner = jnp.sum(block >= last[None], axis=1)
   owner = jnp.minimum(owner, num_experts - 1)  # of blocks that stay empty
   order = jnp.argsort(flat, stable=True)
-  rank = jnp.argsort(order) - (jnp.cumsum(counts) - counts)[flat]
-  first = last - (-(-counts // size))
-  place = first[flat] * size + rank  # of each choice among the blocks' tokens
+  # The sorted choices of an expert begin at its first block.
+  shift = (last - blocks) * size - (jnp.cumsum(counts) - counts)
+  place = jnp.arange(flat.size) + shift[flat[order]]
+  place = jnp.zeros_like(order).at[order].set(place, unique_indices=True)
 
   def product(x, name):
     return jnp.einsum('bmi,bio->bmo', x, kernels[name][owner])

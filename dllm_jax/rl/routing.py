@@ -149,13 +149,14 @@ def change_mask(
   draw = lambda key: jax.random.uniform(key, shape)
   uniform = jax.vmap(draw)(streams.row_keys(key, row_id))
   is_cell = jnp.broadcast_to(credit[:, None, None], uniform.shape)
-  flat = lambda x: x.reshape(*x.shape[:2], -1)
-  rank = jnp.argsort(
-    jnp.argsort(flat(jnp.where(is_cell, uniform, jnp.inf)), axis=-1), axis=-1
-  )
-  cells = num_layers * jnp.sum(credit, axis=1)
-  count = jnp.round(alpha * cells).astype(rank.dtype)[:, None, None]
-  return (rank < count).reshape(uniform.shape) & is_cell
+  flat = jnp.where(is_cell, uniform, jnp.inf).reshape(-1, num_layers * shape[2])
+  order = jnp.argsort(flat, axis=-1)
+  count = jnp.round(alpha * num_layers * jnp.sum(credit, axis=1))
+  count = jnp.repeat(count.astype(order.dtype), num_paths)[:, None]
+  is_first = jnp.arange(flat.shape[1])[None] < count
+  row = jnp.arange(flat.shape[0])[:, None]
+  mask = jnp.zeros(flat.shape, bool).at[row, order].set(is_first)
+  return mask.reshape(uniform.shape) & is_cell
 
 
 def override(

@@ -8,7 +8,6 @@ what `eval.routing.evaluate` says of each model, by name.
 import dataclasses
 import json
 import pathlib
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -90,11 +89,10 @@ def run_study(
       mesh=run.ctx.mesh,
       batch_size=cfg.eval.batch_size,
     )
-    against = found[key]['row_loss'], found['base']['row_loss']
-    found[key]['loss_gap'] = list(routing.paired(*against))
-  for model in found.values():  # of the method's model to each other
-    gap = routing.paired(found['final']['row_loss'], model.pop('row_loss'))
-    model['final_gap'] = list(gap) if model is not found['final'] else None
+  losses = {key: model.pop('row_loss') for key, model in found.items()}
+  for key, model in found.items():  # the method's loss less this model's
+    gap = routing.paired(losses['final'], losses[key])
+    model['final_gap'] = None if key == 'final' else list(gap)
   if processes.is_first():
     study = dataclasses.asdict(cfg.method.study)
     workdir.write_json(

@@ -99,6 +99,11 @@ class MoeErlConfig:
         raise ValueError(f'arms {name!r}: expected names of {tuple(ARMS)}')
 
   @property
+  def reward(self) -> None:
+    """None: completions are not sampled while it trains."""
+    return None
+
+  @property
   def explores(self) -> bool:
     """Whether there are perturbed paths."""
     return self.rl_weight > 0 or self.path_weight > 0

@@ -1,4 +1,4 @@
-"""Experts that are specialists of one label each: the base of MoE-ERL ':merged'.
+"""Experts that are specialists of one label each: a base of MoE-ERL.
 
 Completion tokens of a row go to the expert of the row's label in every layer,
 as if every expert had been trained on its own part of the data; prompt tokens
