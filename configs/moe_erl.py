@@ -65,7 +65,7 @@ def get_config(arg: str = '') -> config_dict.ConfigDict:
       'path_weight': 0.0,
       'path_sum': False,
       'lm_weight': 1.0,
-      'balance_weight': 1e-3,
+      'balance_weight': 1e-2,
       'z_weight': 1e-3,
       'pooled': False,
       'router_only': False,

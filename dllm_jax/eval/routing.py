@@ -104,7 +104,13 @@ def evaluate(
     count = len(rows.row_id)
     placed = process_rows.place(rows, mesh, batch_size)
     made = _measure(
-      params, placed, key, denoiser=denoiser, vocab=vocab, cfg=cfg, other=other
+      params,
+      placed,
+      jax.random.clone(key),  # rows have draws of their own
+      denoiser=denoiser,
+      vocab=vocab,
+      cfg=cfg,
+      other=other,
     )
     found.append(jax.tree.map(lambda x: np.asarray(x)[:count], made))  # noqa: B023
   whole = jax.tree.map(lambda *parts: np.concatenate(parts), *found)
@@ -163,7 +169,7 @@ def _measure(
 
   def scores(replacement):
     override = routing.override(
-      draw_key,
+      jax.random.clone(draw_key),
       mask,
       texts.row_id,
       replacement=replacement,

@@ -271,7 +271,7 @@ def texts_of(
 def explore(
   key: Key[Array, ''],
   texts: routing.Texts,
-  cfg: MoeErlConfig,
+  cfg: routing.ExploreConfig,
   denoiser: types.Routed,
 ) -> Explored:
   """Draws the perturbed paths of a batch. `key` is consumed."""
@@ -281,15 +281,15 @@ def explore(
     texts.credit,
     texts.row_id,
     # Path 0 has cells too, for the baseline that credits it.
-    num_paths=cfg.explore.num_paths + 1,
+    num_paths=cfg.num_paths + 1,
     num_layers=denoiser.num_sparse_layers,
-    alpha=cfg.explore.alpha,
+    alpha=cfg.alpha,
   )
   override = routing.override(
     draw_key,
     mask[:, 1:],
     texts.row_id,
-    replacement=cfg.explore.replacement,
+    replacement=cfg.replacement,
     num_experts=denoiser.num_experts,
   )
   return Explored(texts, mask, override)
@@ -313,7 +313,7 @@ def _update(
 ) -> tuple[state_lib.TrainState, dict[str, Any]]:
   path_key, shuffle_key = jax.random.split(key)
   texts = texts_of(batch, vocab)
-  explored = explore(path_key, texts, cfg, denoiser)
+  explored = explore(path_key, texts, cfg.explore, denoiser)
   whole = Whole(
     jnp.sum(texts.credit, dtype=jnp.float32),
     jnp.sum(explored.mask, axis=(0, 3), dtype=jnp.float32),
