@@ -1,13 +1,22 @@
 """MoE-ERL: reinforcement learning of expert routing, beside its controls.
 
-python launch/train.py --config configs/moe_erl.py --workdir runs/moe_erl
+  python launch/train.py --config configs/moe_erl.py --workdir runs/moe_erl
+
+Trains a causal transformer of 2 layers and 8 experts on tagged functions, then
+its routing by MoE-ERL and by the arms of `method.arms`, from the same base and
+on the same batches, and measures the routing of all of them: routing.json and
+the report. Presets, by where the base comes from: merged (the default; each
+expert has seen the rows of one tag, and the routers are new), scratch, upcycled
+(every expert is a copy of a dense model's MLP), trained (with the auxiliary
+losses), and gpu, not run here: 12 layers of width 512, upcycled.
+COST
 """
 
 from ml_collections import config_dict
 
 from configs import base
 
-PRESETS = ('merged', 'scratch', 'upcycled', 'trained')
+PRESETS = ('merged', 'scratch', 'upcycled', 'trained', 'gpu')
 
 
 def get_config(arg: str = '') -> config_dict.ConfigDict:
@@ -70,7 +79,7 @@ def get_config(arg: str = '') -> config_dict.ConfigDict:
       'pooled': False,
       'router_only': False,
       'num_micro': 1,
-      'start': '' if arg == 'scratch' else arg,
+      'start': {'scratch': '', 'gpu': 'upcycled'}.get(arg, arg),
       'arms': ('aux', 'aux_equal', 'shuffled', 'scaled', 'other', 'wpl'),
       'study': {'num_paths': 100, 'alpha': 0.25, 'replacement': 'other'},
     }
@@ -86,6 +95,20 @@ def get_config(arg: str = '') -> config_dict.ConfigDict:
   if arg == 'scratch':
     config.base.num_steps = 0
     config.train.num_steps = 800
+  if arg == 'gpu':
+    config.model.update(
+      hidden_size=512,
+      num_layers=12,
+      num_heads=8,
+      num_kv_heads=8,
+      head_dim=64,
+      mlp_size=1024,
+      dtype='bfloat16',
+    )
+    config.rollout.num_prompts = 256
+    config.base.update(batch_size=256, num_steps=2000)
+    config.train.num_steps = 2000
+    config.base.optim.learning_rate = config.train.optim.learning_rate = 5e-4
   config.eval.batch_size = 128
   config.mesh.cpu_devices = 1
   return config.lock()

@@ -6,7 +6,7 @@ import pathlib
 
 import pytest
 
-from configs import presets
+from configs import moe_erl, presets
 from dllm_jax import types
 from dllm_jax.rollout import answer_guided
 from dllm_jax.run import checks, settings, setup, speculation
@@ -20,7 +20,8 @@ FILES = sorted(
   if path.stem not in ('__init__', 'base', 'presets')
 )
 # Of the masked diffusion models, which have presets.
-WITH_PRESETS = [file for file in FILES if file != 'fractal']
+CAUSAL = ('fractal', 'moe_erl')
+WITH_PRESETS = [file for file in FILES if file not in CAUSAL]
 VOCAB = types.Vocabulary(size=126_464, mask_token=126_336, eos_token=126_081)
 
 
@@ -58,6 +59,20 @@ def test_the_config_of_causal_models_becomes_settings():
   speculation.check(cfg.speculation, lm, sharding.make_mesh(cfg.mesh))
   with pytest.raises(ValueError, match='huge'):
     load('fractal').get_config('huge')
+
+
+@pytest.mark.parametrize('preset', ['', *moe_erl.PRESETS, 'gpu'])
+def test_every_preset_of_moe_erl_becomes_settings(preset):
+  config = moe_erl.get_config(preset)
+  json.dumps(config.to_dict())
+  assert preset in moe_erl.__doc__
+  cfg = settings.from_config(config.to_dict())
+  start = {'': 'merged', 'scratch': '', 'gpu': 'upcycled'}.get(preset, preset)
+  assert cfg.method.start == start
+  ctx = setup.make_context(cfg, None)
+  checks.check_shapes(cfg, ctx)
+  with pytest.raises(ValueError, match='huge.*merged'):
+    moe_erl.get_config('huge')
 
 
 @pytest.mark.parametrize('file', WITH_PRESETS)
@@ -113,6 +128,10 @@ def test_the_default_runs_two_steps(commands, tmp_path, file):
     speculation__compressions="('int8',)",
     speculation__num_prompts=8 * (file == 'fractal'),
   )
+  if file == 'moe_erl':
+    few += tiny_run.flags(
+      method__arms="('scaled',)", method__study__num_paths=4
+    )
   config = str(FOLDER / f'{file}.py')
   command = commands.run('train.py', '--config', config, *few, '--workdir', run)
   assert (command.code, command.err) == (0, '')
@@ -122,6 +141,7 @@ def test_the_default_runs_two_steps(commands, tmp_path, file):
   ]
   want = [('sft', 1), ('sft', 2)]
   want += [('rl', 1), ('rl', 2)] if file not in ('sft', 'fractal') else []
+  want += [('arm_scaled', 1), ('arm_scaled', 2)] * (file == 'moe_erl')
   assert [(r['phase'], r['step']) for r in rows if r['phase'] != 'eval'] == want
   found = json.loads((run / 'eval.json').read_text())
   method = 'sft' if file == 'fractal' else file
@@ -131,3 +151,12 @@ def test_the_default_runs_two_steps(commands, tmp_path, file):
     assert [row['identical'] for row in study['rows']] == [8] * 5
     page = (run / 'report.html').read_text()
     assert 'Every decoder wrote what greedy decoding writes' in page
+  if file == 'moe_erl':
+    study = json.loads((run / 'routing.json').read_text())
+    assert list(study['models']) == ['base', 'final', 'scaled']
+    for model in study['models'].values():
+      assert len(model['map']) == 8 and 0 < model['mrr']['mrr'] <= 1
+    assert study['models']['final']['final_gap'] is None
+    page = (run / 'report.html').read_text()
+    assert 'MoE-ERL on tagged functions' in page
+    assert 'gate scaled by its probability, no RL' in page
