@@ -141,6 +141,37 @@ class RolloutBatch(NamedTuple):
   row_id: Int[Array, ' B']
 
 
+class RouterOverride(NamedTuple):
+  """Which expert tokens go to in place of their router's first choice.
+
+  By layer; of one layer without the leading axis. At most one of the fields
+  says something of a token.
+
+  Attributes:
+    expert: an expert; -1 leaves the choice to the router.
+    offset: that many experts after the router's choice, modulo their number.
+    quantile: u in [0, 1): the expert at which the router's cumulative
+      probability exceeds u, so that uniform u sample the router; negative
+      leaves the choice.
+  """
+
+  expert: Int[Array, '*N B S'] | None = None
+  offset: Int[Array, '*N B S'] | None = None
+  quantile: Float[Array, '*N B S'] | None = None
+
+
+class RouterOutputs(NamedTuple):
+  """What the routers of the layers said, and what was done.
+
+  Attributes:
+    logits: unnormalised, float32.
+    chosen: the experts of each token, the first choice first.
+  """
+
+  logits: Float[Array, 'N B S E']
+  chosen: Int[Array, 'N B S k']
+
+
 @runtime_checkable
 class Denoiser(Protocol):
   """A model as decoders and losses see it; hashable, a static argument."""
@@ -187,6 +218,37 @@ class SplitDenoiser(Denoiser, Protocol):
     self, params: Params, states: Float[Array, 'B Q D']
   ) -> Float[Array, 'B Q V']:
     """Float32 logits of the given states, column by column."""
+    ...
+
+
+@runtime_checkable
+class Routed(SplitDenoiser, Protocol):
+  """A denoiser whose layers route tokens to experts.
+
+  Attributes:
+    num_experts: E; 0 where there are none.
+    num_sparse_layers: N, the layers with experts.
+  """
+
+  @property
+  def num_experts(self) -> int: ...
+
+  @property
+  def num_sparse_layers(self) -> int: ...
+
+  def routed_states(
+    self,
+    params: Params,
+    tokens: Int[Array, 'B S'],
+    attention_mask: Bool[Array, 'B S'],
+    query: Int[Array, 'B Q'],
+    override: RouterOverride | None = None,
+  ) -> tuple[Float[Array, 'B Q D'], RouterOutputs]:
+    """`states` under an override, and what the routers said of all columns."""
+    ...
+
+  def with_routers(self, params: Params, other: Params) -> Params:
+    """`params` with the routers of `other`."""
     ...
 
 

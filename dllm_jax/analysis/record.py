@@ -16,6 +16,7 @@ EVAL_FILE, VERDICTS_FILE = 'eval.json', 'verdicts.json'
 TRAJECTORIES_FILE = 'trajectories.jsonl'
 SPECULATION_FILE = 'speculation.json'
 AGREEMENT_FILE = 'agreement.json'
+ROUTING_FILE = 'routing.json'
 _SAMPLE_KEYS = {
   'policy',
   'decoding',
@@ -65,6 +66,7 @@ class Run(NamedTuple):
       no decoders were compared.
     agreement: problems of agreement.json, the scores of every view for what
       the others wrote; hostile text, too.
+    routing: routing.json, of `run.routing`; None if no routing was measured.
   """
 
   directory: pathlib.Path
@@ -75,6 +77,7 @@ class Run(NamedTuple):
   problems: list[dict[str, Any]]
   speculation: dict[str, Any] | None = None
   agreement: tuple[dict[str, Any], ...] = ()
+  routing: dict[str, Any] | None = None
 
   @property
   def config(self) -> dict[str, Any]:
@@ -123,6 +126,7 @@ def read(directory: pathlib.Path) -> Run:
     ],
     speculation=_speculation(directory / SPECULATION_FILE),
     agreement=_agreement(directory / AGREEMENT_FILE),
+    routing=_routing(directory / ROUTING_FILE),
   )
 
 
@@ -275,6 +279,25 @@ def _agreement(path: pathlib.Path) -> tuple[dict[str, Any], ...]:
   if not valid:
     raise errors.UserError(f'{path} is not a table of agreement')
   return tuple(found['problems'])
+
+
+def _routing(path: pathlib.Path) -> dict[str, Any] | None:
+  """The measured routing of each model, if there is any; checks its keys."""
+  found = _object(path)
+  if found is None:
+    return None
+  wanted = {'title', 'steps', 'seconds', 'loss', 'mrr', 'chance', 'map'}
+  wanted |= {'cross', 'cross_loss', 'path_variance', 'load_entropy'}
+  try:
+    models = found['models'].values()
+    valid = {'base', 'final'} <= found['models'].keys()
+    valid = valid and {'num', 'study'} <= found.keys()
+    valid = valid and all(wanted <= model.keys() for model in models)
+  except (AttributeError, KeyError, TypeError):
+    valid = False
+  if not valid:
+    raise errors.UserError(f'{path} is not the measured routing of a run')
+  return found
 
 
 def _is_number(value: Any) -> bool:

@@ -23,6 +23,7 @@ from dllm_jax.analysis import (
   gains,
   policies,
   record,
+  routing_charts,
   speculation_charts,
 )
 from dllm_jax.state import workdir
@@ -34,6 +35,7 @@ METHODS = {
   'ag_grpo': 'AG-GRPO',
   'cpc_grpo': 'CPC-GRPO',
   'diffu_grpo': 'diffu-GRPO',
+  'moe_erl': 'MoE-ERL',
   'sft': 'Supervised training',
   'ta_grpo_d': 'TA-GRPO-d',
 }
@@ -52,6 +54,7 @@ TASKS = {
   'openbookqa_phrasings': 'OpenBookQA under several instructions',
   'phrasings': 'Misread phrasings',
   'sudoku': 'Sudoku',
+  'tagged_functions': 'tagged functions',
   'word_problems': 'Word problems',
 }
 KINDS = {
@@ -120,6 +123,8 @@ def of_run(run: record.Run) -> str:
     speculation=speculation_charts.summary(compared) if compared else None,
     phrasings=_phrasings(results, names),
     agreement=[_shaded(problem) for problem in run.agreement],
+    routing=routing_charts.summary(run.routing) if run.routing else None,
+    heats=routing_charts.heats(run.routing) if run.routing else [],
     is_drafted=all(p['kind'] == 'drafted' for p in run.problems),
     tunes_base=run.config['method']['name'] == 'sft'
     and bool(run.config.get('base', {}).get('path')),

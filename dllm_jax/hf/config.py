@@ -119,6 +119,10 @@ def parse(config: Mapping[str, Any], where: str) -> Record:
     ours: fields.integer(theirs, 1, family_lib.LIMITS[ours])
     for ours, theirs in family.sizes.items()
   }
+  flags = {
+    ours: yes if fields.flag(theirs) else no
+    for theirs, (ours, yes, no) in family.flags.items()
+  }
   theta, scaling = hf_fields.rope(fields)
   try:
     model = model_config.ModelConfig(
@@ -128,6 +132,7 @@ def parse(config: Mapping[str, Any], where: str) -> Record:
       rope_scaling=scaling,
       norm_eps=fields.number('rms_norm_eps', 0.0, 1.0),
       tie_embeddings=fields.flag(family.tie),
+      **flags,
       **family.fixed,
     )
   except ValueError as e:
@@ -244,6 +249,10 @@ def _new_config(record: Record) -> dict[str, Any]:
     **family.must,
     **sizes,
     **more,
+    **{
+      theirs: getattr(model, ours) == yes
+      for theirs, (ours, yes, _) in family.flags.items()
+    },
     'rms_norm_eps': model.norm_eps,
     'rope_theta': model.rope_theta,
     family.tie: model.tie_embeddings,
@@ -275,7 +284,8 @@ def plain(model: model_config.ModelConfig) -> model_config.ModelConfig:
   """The model without what only concerns how we run it."""
   default = {f.name: f.default for f in dataclasses.fields(model)}
   own = ('dtype', 'param_dtype', 'remat', 'attention')
-  own += ('embed_init_std', 'lora_rank', 'lora_alpha')
+  own += ('embed_init_std', 'router_init_std', 'dispatch')
+  own += ('lora_rank', 'lora_alpha')
   return dataclasses.replace(model, **{name: default[name] for name in own})
 
 

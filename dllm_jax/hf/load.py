@@ -260,10 +260,10 @@ def _leaf(
   tensors: Mapping[str, shards.Tensor],
   advance: Callable[[], None],
 ) -> jax.Array:
-  """One leaf: one tensor, or a tensor a layer."""
+  """One leaf: one tensor, or a tensor a layer, or a layer and expert."""
   place = leaf.sharding
   (name, slot), *_ = parts
-  if slot.layer is None:
+  if not slot.index:
     convert = jax.jit(
       _convert, static_argnames=('is_transposed', 'dtype'), out_shardings=place
     )
@@ -274,16 +274,16 @@ def _leaf(
     return value
   blank = jax.jit(_blank, static_argnums=(0, 1), out_shardings=place)
   put = jax.jit(
-    _put_layer,
+    _put,
     static_argnames='is_transposed',
     donate_argnums=0,
     out_shardings=place,
   )
   value = blank(leaf.shape, leaf.dtype)
-  inner = NamedSharding(place.mesh, P(*place.spec[1:]))
+  inner = NamedSharding(place.mesh, P(*place.spec[len(slot.index) :]))
   for name, slot in parts:
     tensor = _fetch(tensors[name], inner, slot.is_transposed)
-    value = put(value, tensor, slot.layer, is_transposed=slot.is_transposed)
+    value = put(value, tensor, slot.index, is_transposed=slot.is_transposed)
     value.block_until_ready()  # else tensors pile up on the host
     advance()
   return value
@@ -321,6 +321,8 @@ def _blank(shape, dtype):
   return jnp.zeros(shape, dtype)
 
 
-def _put_layer(leaf, tensor, layer, *, is_transposed: bool):
+def _put(leaf, tensor, index, *, is_transposed: bool):
   value = _convert(tensor, is_transposed=is_transposed, dtype=leaf.dtype)
-  return jax.lax.dynamic_update_index_in_dim(leaf, value, layer, 0)
+  value = value.reshape((1,) * len(index) + value.shape)
+  start = (*index, *(0,) * (leaf.ndim - len(index)))
+  return jax.lax.dynamic_update_slice(leaf, value, start)

@@ -181,7 +181,7 @@ def _arrays(
     names[slot.path].append((name, slot))
   for path, leaf in leaves:
     for name, slot in names[path]:
-      part = leaf if slot.layer is None else leaf[slot.layer]
+      part = leaf[slot.index] if slot.index else leaf
       array = shards.to_host(part)
       yield name, array.T if slot.is_transposed else array
     del leaf, part, array  # Free the memory before the next one.

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import flax
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from dllm_jax import types
@@ -32,13 +33,14 @@ class Slot(NamedTuple):
 
   Attributes:
     path: '/'-joined path of the leaf.
-    layer: index of the layer, if the leaf stacks one tensor per layer.
+    index: where in the leaf the tensor is, if the leaf stacks one tensor per
+      layer, or per layer and expert; () if it is the whole leaf.
     shape: shape of the tensor.
     is_transposed: whether the tensor is the transpose of the leaf.
   """
 
   path: str
-  layer: int | None
+  index: tuple[int, ...]
   shape: tuple[int, ...]
   is_transposed: bool
 
@@ -68,17 +70,19 @@ def tensors(family: str, leaves: Mapping[str, Any]) -> dict[str, Slot]:
   """
   if family == hf_config.NATIVE:
     return {
-      path.replace('/', '.'): Slot(path, None, tuple(leaf.shape), False)
+      path.replace('/', '.'): Slot(path, (), tuple(leaf.shape), False)
       for path, leaf in leaves.items()
     }
   names, slots = FAMILIES[family].names, {}
   for path, leaf in leaves.items():
-    is_stacked = path.startswith('layers/')
     is_transposed = path.endswith('kernel')
-    shape = tuple(leaf.shape[1:] if is_stacked else leaf.shape)
+    num_axes = names.num_stacked(path)
+    shape = tuple(leaf.shape[num_axes:])
     shape = shape[::-1] if is_transposed else shape
-    for layer in range(leaf.shape[0]) if is_stacked else [None]:
-      slots[names.tensor(path, layer)] = Slot(path, layer, shape, is_transposed)
+    for index in np.ndindex(leaf.shape[:num_axes]):
+      slots[names.tensor(path, *index)] = Slot(
+        path, index, shape, is_transposed
+      )
   return slots
 
 

@@ -63,14 +63,16 @@ class Attention(nn.Module):
     cfg = self.cfg
     rows, size, _ = x.shape
 
-    def heads(name, count):
+    def heads(name, count, norm=None):
       y = layers.Linear(
         cfg, count * cfg.head_dim, use_bias=cfg.attention_bias, name=name
       )(x)
+      if norm and cfg.qk_norm_joint:
+        y = layers.RMSNorm(cfg, name=norm)(y)
       return y.reshape(rows, size, count, cfg.head_dim)
 
-    q = heads('q_proj', cfg.num_heads)
-    k = heads('k_proj', cfg.num_kv_heads)
+    q = heads('q_proj', cfg.num_heads, 'q_norm')
+    k = heads('k_proj', cfg.num_kv_heads, 'k_norm')
     v = heads('v_proj', cfg.num_kv_heads)
     if cfg.qk_norm:
       q = layers.RMSNorm(cfg, name='q_norm')(q)

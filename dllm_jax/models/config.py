@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from dllm_jax.ops import dispatch
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RopeScaling:
@@ -42,18 +44,28 @@ class ModelConfig:
     num_heads: H query heads.
     num_kv_heads: K key and value heads; K divides H (K < H is GQA).
     head_dim: d.
-    mlp_size: F, hidden width of the feed-forward part.
+    mlp_size: F, hidden width of the feed-forward part, or of one expert.
     rope_theta: base of the rotary frequencies.
     rope_scaling: how they are stretched (Llama 3); None: not at all.
     norm_eps: epsilon of RMSNorm.
     causal: True for autoregressive models, False for masked diffusion.
     qk_norm: RMSNorm on queries and keys, per head (Qwen3).
+    qk_norm_joint: the same over all heads together (OLMoE).
     attention_bias: biases of the q, k, v projections (Qwen2, Dream).
     tie_embeddings: the unembedding is the embedding table.
     logit_shift: logits at column k predict column k + 1 (Dream).
     dtype: compute dtype; logits and norms are float32.
     param_dtype: dtype of the stored weights.
     feed_forward: which one, a name of `feed_forward.FEED_FORWARD`.
+    num_experts: E, of 'experts'; 0 elsewhere.
+    experts_per_token: k.
+    gate_scale: weight of a chosen expert's output: its 'probability' (OLMoE),
+      that 'normalized' over the chosen ones (Qwen3-MoE), or 'none': 1 / k.
+    capacity_factor: an expert serves at most this times its even share of a
+      row's tokens; None is all tokens that choose it.
+    router_init_std: standard deviation of the router's initial kernel.
+    dispatch: how experts are computed, a name of `dispatch.DISPATCHES`, or
+      'auto': the fast one of the backend.
     remat: what the backward pass recomputes: 'none', each 'block' except for
       its input, or all of it except for the 'dots', its products with weights.
     attention: 'xla', or 'cudnn': fused kernels without a table of scores, for
@@ -76,12 +88,19 @@ class ModelConfig:
   norm_eps: float = 1e-5
   causal: bool = False
   qk_norm: bool = False
+  qk_norm_joint: bool = False
   attention_bias: bool = False
   tie_embeddings: bool = False
   logit_shift: bool = False
   dtype: str = 'float32'
   param_dtype: str = 'float32'
   feed_forward: str = 'swiglu'
+  num_experts: int = 0
+  experts_per_token: int = 0
+  gate_scale: str = 'probability'
+  capacity_factor: float | None = None
+  router_init_std: float = 0.02
+  dispatch: str = 'auto'
   remat: str = 'none'
   attention: str = 'xla'
   lora_rank: int = 0
@@ -128,3 +147,37 @@ class ModelConfig:
         )
     if self.lora_rank < 0:
       raise ValueError(f'lora_rank {self.lora_rank} is negative')
+    self._check_experts()
+
+  def _check_experts(self):
+    if (self.feed_forward == 'experts') != (self.num_experts > 0):
+      raise ValueError(
+        f'num_experts {self.num_experts} does not fit feed_forward '
+        f"{self.feed_forward!r}: 'experts' needs some, and no other has any"
+      )
+    if self.num_experts and not (
+      1 <= self.experts_per_token <= self.num_experts
+    ):
+      raise ValueError(
+        f'experts_per_token {self.experts_per_token} is not in '
+        f'1..num_experts, which is {self.num_experts}'
+      )
+    if self.num_experts and self.lora_rank:
+      raise ValueError(
+        f'lora_rank {self.lora_rank}: models with experts cannot have adapters'
+      )
+    if self.qk_norm and self.qk_norm_joint:
+      raise ValueError('qk_norm and qk_norm_joint exclude each other')
+    if self.capacity_factor is not None and not self.capacity_factor > 0:
+      raise ValueError(
+        f'capacity_factor {self.capacity_factor} is not positive: no expert '
+        'would serve a token; None sets no bound'
+      )
+    for name, known in (
+      ('gate_scale', ('probability', 'normalized', 'none')),
+      ('dispatch', ('auto', *dispatch.DISPATCHES)),
+    ):
+      if getattr(self, name) not in known:
+        raise ValueError(
+          f'{name} {getattr(self, name)!r}: expected one of {known}'
+        )

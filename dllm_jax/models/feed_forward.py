@@ -1,14 +1,18 @@
 """The feed-forward part of a block, chosen by `ModelConfig.feed_forward`.
 
 A part maps states to states, and returns beside them a dict of arrays that are
-collected by layer (`stack.LayerOutputs`). Dims: B rows, S columns, D
-model, F hidden width.
+collected by layer (`stack.LayerOutputs`). Dims: B rows, S columns, D model, F
+hidden width, E experts, k experts of a token.
 """
 
 import flax.linen as nn
-from jaxtyping import Array, Float
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
 
+from dllm_jax import types
 from dllm_jax.models import config, layers
+from dllm_jax.ops import dispatch
 
 
 class SwiGLU(nn.Module):
@@ -27,4 +31,168 @@ class SwiGLU(nn.Module):
     return down(nn.silu(gate) * up), {}
 
 
-FEED_FORWARD = {'swiglu': SwiGLU}
+class Experts(nn.Module):
+  """A mixture of SwiGLU experts, of which a router chooses k for each token.
+
+  y = sum_{e in top_k(l)} g_e expert_e(x),   l = x W,  p = softmax(l)
+
+  The gate g_e is p_e, p_e over the sum of the chosen ones, or 1 / k
+  (`ModelConfig.gate_scale`). The router is computed in float32 and has no bias.
+  With a capacity, an expert serves the first ceil(capacity_factor k S / E)
+  tokens of a row that choose it; to the others it adds nothing.
+
+  Beside y it returns 'logits' l and 'chosen', the experts of each token, the
+  first choice first; and with a capacity 'kept', whether they served it.
+
+  References:
+    Shazeer et al. 2017 (arXiv:1701.06538); Fedus et al. 2021, Switch
+    Transformers, section 2 (arXiv:2101.03961).
+  """
+
+  cfg: config.ModelConfig
+
+  @nn.compact
+  def __call__(
+    self,
+    x: Float[Array, 'B S D'],
+    is_real: Bool[Array, 'B S'],
+    override: types.RouterOverride | None = None,
+  ) -> tuple[Float[Array, 'B S D'], dict[str, Array]]:
+    """The output, and the router's.
+
+    Args:
+      x: the tokens.
+      is_real: False on padding, which takes no capacity.
+      override: of this layer.
+    """
+    cfg = self.cfg
+    logits = _Router(cfg, name='gate')(x)
+    probs = jax.nn.softmax(logits, axis=-1)
+    chosen = choose(logits, cfg.experts_per_token, override)
+    gate = jnp.take_along_axis(probs, chosen, axis=-1)
+    if cfg.gate_scale == 'normalized':
+      gate /= jnp.sum(gate, axis=-1, keepdims=True)
+    elif cfg.gate_scale == 'none':
+      gate = jnp.full_like(gate, 1 / cfg.experts_per_token)
+    beside = {'logits': logits, 'chosen': chosen}
+    if cfg.capacity_factor is not None:
+      size = cfg.capacity_factor * cfg.experts_per_token * x.shape[1]
+      kept = within_capacity(
+        chosen, is_real, cfg.num_experts, -int(-size // cfg.num_experts)
+      )
+      gate, beside['kept'] = jnp.where(kept, gate, 0.0), kept
+    flat = lambda leaf: leaf.reshape(-1, leaf.shape[-1])
+    y = dispatch.find(cfg.dispatch)(
+      swiglu,
+      _Kernels(cfg, name='experts')(x.dtype),
+      *map(flat, (x, chosen, gate)),
+    )
+    return y.reshape(x.shape), beside
+
+
+def swiglu(product: dispatch.Product, x: Float[Array, '*n D']):
+  """`SwiGLU` of every token's own expert."""
+  hidden = nn.silu(product(x, 'gate_proj')) * product(x, 'up_proj')
+  return product(hidden, 'down_proj')
+
+
+class _Router(nn.Module):
+  """x W in float32."""
+
+  cfg: config.ModelConfig
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'B S D']) -> Float[Array, 'B S E']:
+    kernel = self.param(
+      'kernel',
+      nn.initializers.normal(self.cfg.router_init_std),
+      (x.shape[-1], self.cfg.num_experts),
+      jnp.dtype(self.cfg.param_dtype),
+    )
+    return x.astype(jnp.float32) @ kernel.astype(jnp.float32)
+
+
+class _Kernels(nn.Module):
+  """The experts' kernels, each [E, in, out], in the compute dtype."""
+
+  cfg: config.ModelConfig
+
+  @nn.compact
+  def __call__(self, dtype: jnp.dtype) -> dispatch.Kernels:
+    cfg = self.cfg
+    into = (cfg.hidden_size, cfg.mlp_size)
+    shapes = {'gate_proj': into, 'up_proj': into, 'down_proj': into[::-1]}
+    return {
+      name: jnp.asarray(_Kernel(cfg, shape, name=name)(), dtype)
+      for name, shape in shapes.items()
+    }
+
+
+class _Kernel(nn.Module):
+  cfg: config.ModelConfig
+  shape: tuple[int, int]
+
+  @nn.compact
+  def __call__(self):
+    return self.param(
+      'kernel',
+      nn.initializers.lecun_normal(batch_axis=0),
+      (self.cfg.num_experts, *self.shape),
+      jnp.dtype(self.cfg.param_dtype),
+    )
+
+
+def choose(
+  logits: Float[Array, 'B S E'],
+  count: int,
+  override: types.RouterOverride | None,
+) -> Int[Array, 'B S k']:
+  """The k experts of each token; an override replaces the first choice.
+
+  The other k - 1 are the best of the rest.
+  """
+  if override is None:
+    return jax.lax.top_k(logits, count)[1]
+  num_experts = logits.shape[-1]
+  first = replaced(logits, override)
+  is_first = first[..., None] == jnp.arange(num_experts).reshape(1, 1, -1)
+  return jax.lax.top_k(jnp.where(is_first, jnp.inf, logits), count)[1]
+
+
+def replaced(
+  logits: Float[Array, 'B S E'], override: types.RouterOverride
+) -> Int[Array, 'B S']:
+  """The first choice under an override."""
+  first = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+  if override.quantile is not None:
+    upto = jnp.cumsum(jax.nn.softmax(logits, axis=-1), axis=-1)
+    # Sums of float32 may end below 1: the last expert takes what is beyond.
+    drawn = jnp.sum(upto[..., :-1] <= override.quantile[..., None], axis=-1)
+    first = jnp.where(override.quantile >= 0, drawn.astype(jnp.int32), first)
+  if override.offset is not None:
+    first = (first + override.offset) % logits.shape[-1]
+  if override.expert is not None:
+    first = jnp.where(override.expert >= 0, override.expert, first)
+  return first
+
+
+def within_capacity(
+  chosen: Int[Array, 'B S k'],
+  is_real: Bool[Array, 'B S'],
+  num_experts: int,
+  capacity: int,
+) -> Bool[Array, 'B S k']:
+  """Whether a token is among the first `capacity` of its row at its expert.
+
+  In the order of columns; first choices of a column come before second ones.
+  """
+  rows, size, count = chosen.shape
+  hot = jax.nn.one_hot(chosen, num_experts, dtype=jnp.int32)
+  hot = jnp.where(is_real[..., None, None], hot, 0)
+  taken = jnp.cumsum(hot.reshape(rows, size * count, -1), axis=1)
+  taken = taken.reshape(hot.shape)
+  place = jnp.take_along_axis(taken, chosen[..., None], axis=-1)[..., 0]
+  return (place <= capacity) & is_real[..., None]
+
+
+FEED_FORWARD = {'swiglu': SwiGLU, 'experts': Experts}

@@ -56,6 +56,12 @@ def layout_on(mesh: Mesh, cfg: config.ModelConfig) -> Layout:
       f'mesh.tensor={layout.tensor} does not divide the {cfg.num_kv_heads} key '
       'heads of the model: lower mesh.tensor (mesh.fsdp has no such bound)'
     )
+  if cfg.qk_norm_joint and layout.tensor > 1:
+    raise errors.UserError(
+      f'mesh.tensor={layout.tensor} divides heads, over all of which the model '
+      'norms its queries and keys: use mesh.tensor=1 (mesh.fsdp has no such '
+      'bound)'
+    )
   return layout
 
 

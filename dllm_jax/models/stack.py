@@ -60,6 +60,7 @@ class Block(nn.Module):
     allowed: Bool[Array, 'B Q T'],
     position: Int[Array, 'B Q'],
     past: cache.KeyValues | None = None,
+    override: types.RouterOverride | None = None,
   ) -> tuple[Float[Array, 'B Q D'], LayerOutputs]:
     cfg = self.cfg
     normed = layers.RMSNorm(cfg, name='input_layernorm')(x)
@@ -69,8 +70,18 @@ class Block(nn.Module):
     x += parts.add(mixed, self.layout)
     normed = layers.RMSNorm(cfg, name='post_attention_layernorm')(x)
     part = feed_forward.FEED_FORWARD[cfg.feed_forward](cfg, name='mlp')
-    y, beside = part(normed)
+    if cfg.num_experts:
+      y, beside = part(normed, _is_real(allowed), override)
+    else:
+      y, beside = part(normed)
     return x + parts.add(y, self.layout), LayerOutputs(kv, beside)
+
+
+def _is_real(allowed: Bool[Array, 'B Q T']) -> Bool[Array, 'B Q']:
+  """Columns that read themselves: those that are not padding."""
+  size, num_keys = allowed.shape[1:]
+  own = jnp.arange(num_keys - size, num_keys).reshape(1, -1, 1)
+  return jnp.take_along_axis(allowed, own, axis=2)[..., 0]
 
 
 def init(key: Key[Array, ''], cfg: config.ModelConfig) -> types.Params:
@@ -96,6 +107,7 @@ def run_layers(
   stop: int | None = None,
   *,
   past: cache.KeyValues | None = None,
+  override: types.RouterOverride | None = None,
   keep_kv: bool = False,
   layout: parts.Layout = parts.WHOLE,
 ) -> tuple[Float[Array, 'B Q D'], LayerOutputs]:
@@ -112,6 +124,7 @@ def run_layers(
     stop: one past the last; None for all.
     past: keys and values of earlier columns, of all layers; they are read, and
       not changed.
+    override: which experts tokens go to, in all layers.
     keep_kv: whether to return the keys and values of the columns of `x`.
     layout: how the model is divided over devices.
 
@@ -121,17 +134,19 @@ def run_layers(
   """
 
   def body(x, layer):
-    block_params, past = layer
+    block_params, past, override = layer
     block_params = parts.gather(block_params, layout, cfg.dtype, of_layer=True)
     y, outputs = Block(cfg, layout, parent=None).apply(
-      {'params': block_params}, x, allowed, position, past
+      {'params': block_params}, x, allowed, position, past, override
     )
     return y, outputs if keep_kv else outputs._replace(kv=None)
 
   if cfg.remat != 'none':
     # A scan keeps the compiler from undoing it.
     body = jax.checkpoint(body, policy=REMAT[cfg.remat], prevent_cse=False)
-  segment = jax.tree.map(lambda leaf: leaf[start:stop], (params, past))
+  segment = jax.tree.map(
+    lambda leaf: leaf[start:stop], (params, past, override)
+  )
   return jax.lax.scan(body, x, segment)
 
 

@@ -17,7 +17,7 @@ from flax import traverse_util
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from dllm_jax import types
+from dllm_jax import errors, types
 from dllm_jax.models import (
   attention,
   config,
@@ -69,6 +69,21 @@ class Transformer(nn.Module):
     states, _ = self.run_layers(self.embed(tokens), attention_mask, None)
     return self.norm(states)
 
+  def routed(
+    self,
+    tokens: Int[Array, 'B S'],
+    attention_mask: Bool[Array, 'B S'],
+    override: types.RouterOverride | None,
+  ) -> tuple[Float[Array, 'B S D'], types.RouterOutputs]:
+    """`hidden` under an override, and what the routers said."""
+    states, outputs = self.run_layers(
+      self.embed(tokens), attention_mask, None, override=override
+    )
+    said = outputs.feed_forward
+    return self.norm(states), types.RouterOutputs(
+      said['logits'], said['chosen']
+    )
+
   def extend(
     self,
     tokens: Int[Array, 'B Q'],
@@ -100,6 +115,7 @@ class Transformer(nn.Module):
     attention_mask: Bool[Array, 'B Q'],
     cache: cache_lib.KVCache | None,
     *,
+    override: types.RouterOverride | None = None,
     keep_kv: bool = False,
   ) -> tuple[Float[Array, 'B Q D'], stack.LayerOutputs]:
     """All layers on columns that follow those in the cache, if there is one."""
@@ -109,6 +125,7 @@ class Transformer(nn.Module):
       x,
       *self._reach(attention_mask, cache),
       past=cache and cache.kv,
+      override=override,
       keep_kv=keep_kv,
       layout=self.layout,
     )
@@ -254,6 +271,48 @@ class TransformerDenoiser:
     hidden = model.apply(
       variables, tokens, attention_mask, method=Transformer.hidden
     )
+    return self._of_columns(hidden, attention_mask, query)
+
+  def routed_states(
+    self,
+    params: types.Params,
+    tokens: Int[Array, 'B S'],
+    attention_mask: Bool[Array, 'B S'],
+    query: Int[Array, 'B Q'],
+    override: types.RouterOverride | None = None,
+  ) -> tuple[Float[Array, 'B Q D'], types.RouterOutputs]:
+    """See `types.Routed`."""
+    model, variables = self._whole(params)
+    hidden, routers = model.apply(
+      variables, tokens, attention_mask, override, method=Transformer.routed
+    )
+    return self._of_columns(hidden, attention_mask, query), routers
+
+  @property
+  def num_experts(self) -> int:
+    """See `types.Routed`."""
+    return self.cfg.num_experts
+
+  @property
+  def num_sparse_layers(self) -> int:
+    """See `types.Routed`."""
+    return self.cfg.num_layers if self.cfg.num_experts else 0
+
+  def with_routers(
+    self, params: types.Params, other: types.Params
+  ) -> types.Params:
+    """See `types.Routed`."""
+    blocks = params['layers']
+    mlp = {**blocks['mlp'], 'gate': other['layers']['mlp']['gate']}
+    return {**params, 'layers': {**blocks, 'mlp': mlp}}
+
+  def _of_columns(
+    self,
+    hidden: Float[Array, 'B S D'],
+    attention_mask: Bool[Array, 'B S'],
+    query: Int[Array, 'B Q'],
+  ) -> Float[Array, 'B Q D']:
+    """The states that the tokens at columns `query` are read from."""
     if self._is_shifted:
       query = _previous_real(attention_mask, query)
     return jnp.take_along_axis(hidden, query[..., None], axis=1)
@@ -384,7 +443,16 @@ class TransformerCausalLM(TransformerDenoiser):
     return model.apply(variables, states, method=Transformer.read_out)
 
   def compress(self, params: types.Params, how: str) -> types.Params:
-    """See `types.LayeredLM`; replaces the kernels of all layers."""
+    """See `types.LayeredLM`; replaces the kernels of all layers.
+
+    Raises:
+      errors.UserError: the model has experts.
+    """
+    if self.cfg.num_experts:
+      raise errors.UserError(
+        'models with experts cannot be compressed: decode without draft or '
+        'fractal'
+      )
     return {**params, 'layers': _compress(params['layers'], how)}
 
 

@@ -286,42 +286,44 @@ def measure_views(
   # log-probability would be -inf, and its gradient 0 * inf = NaN.
   target = flat(jnp.where(views.credit, views.target, vocab.eos_token))
   canvas = flat(views.tokens), flat(views.attention_mask)
-  read = lambda logits, target: measure(
-    sampling.allowed_logits(logits, vocab), target
-  )
   if column.shape[1] > CHUNK and isinstance(denoiser, types.SplitDenoiser):
     states = denoiser.states(params, *canvas, column)
-    measured = _read_chunks(denoiser, params, states, target, read)
+    measured = read_states(denoiser, params, states, target, vocab, measure)
   else:
-    measured = read(denoiser(params, *canvas, column), target)
+    logits = denoiser(params, *canvas, column)
+    measured = measure(sampling.allowed_logits(logits, vocab), target)
   shape = views.slot.shape
   return jax.tree.map(
     lambda x: jnp.where(views.credit, x.reshape(shape), 0.0), measured
   )
 
 
-def _read_chunks(
+def read_states(
   denoiser: types.SplitDenoiser,
   params: types.Params,
   states: Float[Array, 'B Q D'],
   target: Int[Array, 'B Q'],
-  measure: Measure,
+  vocab: types.Vocabulary,
+  measure: Measure = sampling.token_logp,
 ) -> Any:
-  """`measure` of hidden states, `CHUNK` slots at a time.
+  """`measure` of the allowed logits of hidden states.
 
-  The backward pass recomputes the logits of a chunk instead of storing them.
+  `CHUNK` slots at a time: the backward pass recomputes the logits of a chunk
+  instead of storing them.
   """
   rows, slots = target.shape
-  count = -(-slots // CHUNK)
+  size = min(CHUNK, slots)
+  count = -(-slots // size)
 
   def split(x):  # [B, Q, ...] -> [chunks, B, C, ...]
-    padding = [(0, 0), (0, count * CHUNK - slots), *[(0, 0)] * (x.ndim - 2)]
-    x = jnp.pad(x, padding).reshape(rows, count, CHUNK, *x.shape[2:])
+    padding = [(0, 0), (0, count * size - slots), *[(0, 0)] * (x.ndim - 2)]
+    x = jnp.pad(x, padding).reshape(rows, count, size, *x.shape[2:])
     return jnp.swapaxes(x, 0, 1)
 
   @jax.checkpoint
   def read(states, target):
-    return measure(denoiser.unembed(params, states), target)
+    logits = denoiser.unembed(params, states)
+    return measure(sampling.allowed_logits(logits, vocab), target)
 
   measured = jax.lax.map(lambda xs: read(*xs), (split(states), split(target)))
   join = lambda x: jnp.swapaxes(x, 0, 1).reshape(rows, -1)[:, :slots]

@@ -21,10 +21,12 @@ from dllm_jax.run import (
   base_model,
   choices,
   results,
+  routing,
   settings,
   setup,
   speculation,
   start,
+  starts,
 )
 from dllm_jax.runtime import console, processes
 from dllm_jax.state import checkpoint, workdir
@@ -60,6 +62,7 @@ def train(
       finished = results.read(eval_file)
       results.show(finished, screen)
       speculation.show(directory, screen)
+      routing.show(directory, screen)
       if (directory / report.FILE).exists():
         screen.line(f'report: {directory / report.FILE}')
       return finished
@@ -70,6 +73,7 @@ def train(
         frontier_plot.draw(finished, directory / 'frontier.png')
     results.show(finished, screen)
     speculation.show(directory, screen)
+    routing.show(directory, screen)
     if processes.is_first():
       _report(directory, screen)
     return finished
@@ -111,6 +115,10 @@ def _stages(run: setup.Run) -> dict[str, Any]:
     began = time.perf_counter()
     speculation.run_study(run, policies['final'])
     seconds['speculation'] = time.perf_counter() - began
+  if routing.applies(cfg):
+    began = time.perf_counter()
+    routing.run_study(run, policies, seconds, _outlets)
+    seconds['routing'] = time.perf_counter() - began
   summary['final'] |= trained
   return summary | {'seconds': seconds}
 
@@ -122,7 +130,7 @@ def train_base(run: setup.Run) -> tuple[types.Params, progress_lib.Progress]:
   run; 2. the model folder `base.path`; 3. one that is trained here by `sft`,
   from its checkpoint or from random parameters.
   """
-  cfg, ctx = run.cfg, run.ctx
+  cfg = run.cfg
   kept = run.directory / 'base'
   is_kept = processes.from_first('the base model', kept.exists)
   if not is_kept and cfg.base.path:
@@ -132,17 +140,22 @@ def train_base(run: setup.Run) -> tuple[types.Params, progress_lib.Progress]:
       run.screen.line(f'base model from {kept}')
       return loaded
   optimizer = optim.make(cfg.base_optim)
+  begin = starts.of(run, optimizer)
   params, progress = loop.run(
-    sft.Sft(ctx=ctx, optimizer=optimizer, cfg=cfg.base_sft),
-    state_lib.create(setup.fresh_params(ctx), optimizer),
+    begin.method,
+    state_lib.create(setup.fresh_params(begin.ctx), optimizer),
     pipeline.Batches(
       run.rows.demonstrations, seed=cfg.seed, batch_size=cfg.base.batch_size
     ),
     title='base (sft)',
     cfg=cfg.base_loop,
-    score=_scorer(run, next(iter(cfg.plain_decoders().values()))),
+    score=_scorer(
+      dataclasses.replace(run, ctx=begin.ctx),
+      next(iter(cfg.plain_decoders().values())),
+    ),
     **_outlets(run, 'sft'),
   )
+  params = begin.finish(params)
   keep(run, 'base', params, progress)
   return params, progress
 

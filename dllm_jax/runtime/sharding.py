@@ -48,6 +48,13 @@ Rules = tuple[tuple[str, P], ...]
 RULES = (
   (r'embed_tokens', P('tensor', 'fsdp')),
   (r'lm_head/kernel', P('fsdp', 'tensor')),
+  # Experts are divided over `fsdp`, their widths over `tensor`.
+  (
+    r'layers/mlp/experts/(gate|up)_proj/kernel',
+    P(None, 'fsdp', None, 'tensor'),
+  ),
+  (r'layers/mlp/experts/down_proj/kernel', P(None, 'fsdp', 'tensor', None)),
+  (r'layers/mlp/gate/kernel', P()),
   (r'layers/.*/(q|k|v|gate|up)_proj/kernel', P(None, 'fsdp', 'tensor')),
   (r'layers/.*/(o|down)_proj/kernel', P(None, 'tensor', 'fsdp')),
   (r'layers/.*/(q|k|v)_proj/bias', P(None, 'tensor')),

@@ -11,6 +11,7 @@ from dllm_jax.tasks import (
   phrasings,
   rephrased,
   sudoku,
+  tagged_functions,
   word_problems,
 )
 
@@ -19,6 +20,7 @@ TASKS = {
   'sudoku': sudoku.Sudoku,
   'word_problems': word_problems.WordProblems,
   'phrasings': phrasings.Phrasings,
+  'tagged_functions': tagged_functions.TaggedFunctions,
   'gsm8k': gsm8k.Gsm8k,
   'math': mathematics.Mathematics,
   'aqua': functools.partial(multiple_choice.MultipleChoice, name='aqua'),

@@ -86,6 +86,21 @@ class Paraphrased(Protocol):
 
 
 @runtime_checkable
+class Labelled(Protocol):
+  """A task whose rows are of a few kinds.
+
+  Attributes:
+    num_labels: number of kinds.
+  """
+
+  @property
+  def num_labels(self) -> int: ...
+
+  def label(self, row: Row) -> int:
+    """The kind of a row, in 0..num_labels - 1."""
+
+
+@runtime_checkable
 class BatchScorer(Protocol):
   """A task that judges many completions faster together than one by one."""
 

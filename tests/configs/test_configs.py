@@ -6,7 +6,7 @@ import pathlib
 
 import pytest
 
-from configs import cpc_grpo, presets
+from configs import cpc_grpo, moe_erl, presets
 from dllm_jax import types
 from dllm_jax.rollout import answer_guided
 from dllm_jax.run import checks, settings, setup, speculation
@@ -21,7 +21,8 @@ FILES = sorted(
   if path.stem not in ('__init__', 'base', 'presets')
 )
 # Of the masked diffusion models, which have presets.
-WITH_PRESETS = [f for f in FILES if f not in ('fractal', 'cpc_grpo')]
+CAUSAL = ('fractal', 'cpc_grpo', 'moe_erl')
+WITH_PRESETS = [file for file in FILES if file not in CAUSAL]
 VOCAB = types.Vocabulary(size=126_464, mask_token=126_336, eos_token=126_081)
 
 
@@ -79,6 +80,20 @@ def test_presets_of_cpc_grpo_become_settings(preset):
     cpc_grpo.get_config('huge')
 
 
+@pytest.mark.parametrize('preset', ['', *moe_erl.PRESETS, 'gpu'])
+def test_every_preset_of_moe_erl_becomes_settings(preset):
+  config = moe_erl.get_config(preset)
+  json.dumps(config.to_dict())
+  assert preset in moe_erl.__doc__
+  cfg = settings.from_config(config.to_dict())
+  start = {'': 'merged', 'scratch': '', 'gpu': 'upcycled'}.get(preset, preset)
+  assert cfg.method.start == start
+  ctx = setup.make_context(cfg, None)
+  checks.check_shapes(cfg, ctx)
+  with pytest.raises(ValueError, match='huge.*merged'):
+    moe_erl.get_config('huge')
+
+
 @pytest.mark.parametrize('file', WITH_PRESETS)
 def test_an_unknown_preset_lists_the_known(file):
   with pytest.raises(ValueError, match='huge.*sudoku'):
@@ -132,6 +147,10 @@ def test_the_default_runs_two_steps(commands, tmp_path, file):
     speculation__compressions="('int8',)",
     speculation__num_prompts=8 * (file == 'fractal'),
   )
+  if file == 'moe_erl':
+    few += tiny_run.flags(
+      method__arms="('scaled',)", method__study__num_paths=4
+    )
   config = str(FOLDER / f'{file}.py')
   command = commands.run('train.py', '--config', config, *few, '--workdir', run)
   assert (command.code, command.err) == (0, '')
@@ -143,6 +162,7 @@ def test_the_default_runs_two_steps(commands, tmp_path, file):
   want += [('rl', 1), ('rl', 2)] if file not in ('sft', 'fractal') else []
   arms = load(file).get_config().arms if file == 'cpc_grpo' else ()
   want += [(arm, step) for arm in arms for step in (1, 2)]
+  want += [('arm_scaled', 1), ('arm_scaled', 2)] * (file == 'moe_erl')
   assert [(r['phase'], r['step']) for r in rows if r['phase'] != 'eval'] == want
   found = json.loads((run / 'eval.json').read_text())
   method = 'sft' if file == 'fractal' else file
@@ -152,3 +172,12 @@ def test_the_default_runs_two_steps(commands, tmp_path, file):
     assert [row['identical'] for row in study['rows']] == [8] * 5
     page = (run / 'report.html').read_text()
     assert 'Every decoder wrote what greedy decoding writes' in page
+  if file == 'moe_erl':
+    study = json.loads((run / 'routing.json').read_text())
+    assert list(study['models']) == ['base', 'final', 'scaled']
+    for model in study['models'].values():
+      assert len(model['map']) == 8 and 0 < model['mrr']['mrr'] <= 1
+    assert study['models']['final']['final_gap'] is None
+    page = (run / 'report.html').read_text()
+    assert 'MoE-ERL on tagged functions' in page
+    assert 'gate scaled by its probability, no RL' in page

@@ -20,6 +20,7 @@ ELSEWHERE = {
   'code_tasks.md': 'launch/test_eval_code.py',
   'performance.md': 'launch/test_bench.py',
   'fractal.md': 'configs/test_configs.py',
+  'moe_erl.md': 'configs/test_configs.py',
 }
 FAST = ('quick_start.md',)
 SIZE = TINY | {

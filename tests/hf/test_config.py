@@ -110,7 +110,10 @@ def test_program_code_is_noticed():
 @pytest.mark.parametrize('family', FAMILIES)
 @pytest.mark.parametrize('tie', [False, True])
 def test_what_we_write_is_read_back(family, tie):
-  fixed = FAMILIES[family].fixed
+  fixed = dict(FAMILIES[family].fixed)
+  if 'num_experts' in FAMILIES[family].sizes:
+    fixed |= {'num_experts': 5, 'experts_per_token': 3}
+    fixed['gate_scale'] = 'normalized' if tie else 'probability'
   model = dataclasses.replace(
     tiny.MODEL, tie_embeddings=tie, norm_eps=1e-6, **fixed
   )

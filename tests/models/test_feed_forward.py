@@ -28,9 +28,9 @@ def test_swiglu_equals_numpy():
 
 
 def test_an_unknown_part_is_refused_with_the_known_ones():
-  values = dataclasses.asdict(tiny.MODEL) | {'feed_forward': 'experts'}
+  values = dataclasses.asdict(tiny.MODEL) | {'feed_forward': 'mixture'}
   del values['vocab_size']
-  with pytest.raises(ValueError, match="'experts': expected one of .'swiglu'"):
+  with pytest.raises(ValueError, match="'mixture': expected one of .'swiglu'"):
     transformer.TransformerDenoiser.from_config(values, tiny.VOCAB)
 
 

@@ -21,6 +21,11 @@ VARIANTS = {
   'lora': {'lora_rank': 2},
   'dream': {'attention_bias': True, 'logit_shift': True},
   'qwen3': {'qk_norm': True, 'tie_embeddings': True},
+  'experts': {
+    'feed_forward': 'experts',
+    'num_experts': 4,
+    'experts_per_token': 2,
+  },
 }
 
 
@@ -69,7 +74,9 @@ def test_every_parameter_is_placed_and_divided(name):
     last = path[-1].key
     local = math.prod(leaf.sharding.shard_shape(leaf.shape))
     shards = leaf.size / local
-    if last in ('kernel', 'embed_tokens'):
+    if 'gate' in [key.key for key in path]:  # a router
+      assert shards == 1, path
+    elif last in ('kernel', 'embed_tokens'):
       assert shards == 4, path
     elif last == 'weight':
       assert shards == 1, path

@@ -1,6 +1,14 @@
 """The families of models that are read and written, a file each."""
 
-from dllm_jax.hf.families import dream, llada, llama, qwen2, qwen3
+from dllm_jax.hf.families import (
+  dream,
+  llada,
+  llama,
+  olmoe,
+  qwen2,
+  qwen3,
+  qwen3_moe,
+)
 
 FAMILIES = {
   'llada': llada.FAMILY,
@@ -8,4 +16,6 @@ FAMILIES = {
   'llama': llama.FAMILY,
   'qwen2': qwen2.FAMILY,
   'qwen3': qwen3.FAMILY,
+  'olmoe': olmoe.FAMILY,
+  'qwen3_moe': qwen3_moe.FAMILY,
 }

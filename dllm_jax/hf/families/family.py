@@ -19,6 +19,8 @@ LIMITS = {
   'num_kv_heads': 2**12,
   'head_dim': 2**12,
   'mlp_size': 2**20,
+  'num_experts': 2**12,
+  'experts_per_token': 2**12,
 }
 # Fields that change nothing that we compute.
 IGNORED = frozenset(
@@ -63,18 +65,27 @@ class Names(NamedTuple):
   Attributes:
     top: tensor names of the leaves outside the blocks.
     blocks: prefix of block {layer}.
-    block: tensor names of a block's leaves, without the prefix.
+    block: tensor names of a block's leaves, without the prefix; {expert} is
+      the number of an expert.
   """
 
   top: Mapping[str, str]
   blocks: str
   block: Mapping[str, str]
 
-  def tensor(self, path: str, layer: int | None) -> str:
-    """The tensor of our leaf `path`; of one layer where it is stacked."""
-    if layer is None:
+  def num_stacked(self, path: str) -> int:
+    """Leading axes of our leaf `path` that tensors lack: layers, experts."""
+    if not path.startswith('layers/'):
+      return 0
+    return 1 + ('{expert}' in self.block[path.removeprefix('layers/')])
+
+  def tensor(self, path: str, *index: int) -> str:
+    """The tensor of our leaf `path`; of one layer, or expert, if stacked."""
+    if not index:
       return self.top[path]
+    layer, *expert = index
     name = self.block[path.removeprefix('layers/')]
+    name = name.format(expert=expert[0]) if expert else name
     return self.blocks.format(layer=layer) + name
 
   def module(self, path: str, layer: int) -> str:
@@ -95,6 +106,8 @@ class Family:
     model_type: its name in config.json.
     architectures: the class names it goes by, the first the one we write.
     sizes: our integer field -> theirs.
+    flags: of their true-or-false fields: the field of ours that it sets, and
+      our values for true and for false.
     must: fields of which only this value is ours; null and absence are right
       too where the value is false or null.
     fixed: `ModelConfig` fields that are the same for all of the family.
@@ -113,6 +126,9 @@ class Family:
   must: Mapping[str, Any]
   fixed: Mapping[str, Any]
   names: Names
+  flags: Mapping[str, tuple[str, Any, Any]] = dataclasses.field(
+    default_factory=dict
+  )
   tie: str = 'tie_word_embeddings'
   ignored: frozenset[str] = frozenset()
   derive: Callable[[Mapping[str, Any]], Mapping[str, Any]] = same
@@ -124,6 +140,6 @@ class Family:
 
   def known(self) -> frozenset[str]:
     """The fields of config.json that are read, checked or ignored."""
-    own = {*self.sizes.values(), *self.must, self.tie}
+    own = {*self.sizes.values(), *self.flags, *self.must, self.tie}
     own |= {'rms_norm_eps', 'head_dim', 'layer_types'}
     return IGNORED | SPECIAL | ROPE | self.ignored | own

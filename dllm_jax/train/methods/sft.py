@@ -8,20 +8,19 @@ P prompt columns, L completion columns.
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
-from dllm_jax import errors, types
+from dllm_jax import types
 from dllm_jax.ops import streams
 from dllm_jax.rl import logprobs, masked_diffusion, next_token
-from dllm_jax.rollout import context, sharded
-from dllm_jax.runtime import process_rows, sharding
+from dllm_jax.rollout import context, demonstrations, sharded
+from dllm_jax.runtime import sharding
 from dllm_jax.tasks import task as task_lib
 from dllm_jax.train import grad
 from dllm_jax.train import state as state_lib
@@ -44,20 +43,6 @@ class SftConfig:
   num_micro: int
 
 
-class SftBatch(NamedTuple):
-  """Prompts and the completions to learn.
-
-  Attributes:
-    prompt_ids: prompt ids, padded on the left.
-    prompt_mask: True on prompt tokens, False on padding.
-    tokens: completion ids, padded with EOS.
-  """
-
-  prompt_ids: Int[Array, 'B P']
-  prompt_mask: Bool[Array, 'B P']
-  tokens: Int[Array, 'B L']
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sft:
   """`loop.Method` of supervised training.
@@ -77,32 +62,16 @@ class Sft:
 
   def collect(
     self, state: state_lib.TrainState, rows: Sequence[task_lib.Row], step: int
-  ) -> tuple[SftBatch, dict[str, float]]:
-    """Tokenizes the demonstrations of this process's rows.
-
-    Raises:
-      errors.UserError: a demonstration longer than `gen_length`.
-    """
+  ) -> tuple[demonstrations.Demonstrations, dict[str, float]]:
+    """The demonstrations; see `demonstrations.encode`."""
     del state, step
-    ctx, cfg = self.ctx, self.cfg
-    num_rows = len(rows)
-    index = process_rows.share(ctx.mesh, num_rows)
-    encoded = ctx.encode(rows).take(index)
-    rows = [rows[i] for i in index]
-    tokens = np.full((len(rows), cfg.gen_length), ctx.vocab.eos_token, np.int32)
-    texts = [ctx.task.demonstration(row) for row in rows]
-    for i, ids in enumerate(ctx.tokenizer.encode_batch(texts)):
-      if len(ids) > cfg.gen_length:
-        raise errors.UserError(
-          f'demonstration of row {rows[i]["id"]!r} has {len(ids)} tokens, more '
-          f'than rollout.gen_length={cfg.gen_length}: increase it'
-        )
-      tokens[i, : len(ids)] = ids
-    batch = SftBatch(encoded.ids, encoded.mask, tokens)
-    return process_rows.place(batch, ctx.mesh, num_rows), {}
+    return demonstrations.encode(self.ctx, rows, self.cfg.gen_length), {}
 
   def update(
-    self, state: state_lib.TrainState, batch: SftBatch, step: int
+    self,
+    state: state_lib.TrainState,
+    batch: demonstrations.Demonstrations,
+    step: int,
   ) -> tuple[state_lib.TrainState, list[dict[str, Any]]]:
     """One optimizer step."""
     state, frozen = state_lib.without_frozen(state)
@@ -128,7 +97,7 @@ class Sft:
 def _update(
   state: state_lib.TrainState,
   frozen: dict[str, Array],
-  batch: SftBatch,
+  batch: demonstrations.Demonstrations,
   key: Key[Array, ''],
   *,
   denoiser: types.Denoiser,
@@ -163,14 +132,13 @@ def _update(
 
 def _views(
   key: Key[Array, ''],
-  batch: SftBatch,
+  batch: demonstrations.Demonstrations,
   vocab: types.Vocabulary,
   cfg: SftConfig,
 ) -> tuple[logprobs.Views, Float[Array, '']]:
   """The views of the loss, and the number of tokens that it is a mean over."""
   if vocab.mask_token is None:
-    is_stop = vocab.ends(batch.tokens).astype(jnp.int32)
-    credit = jnp.cumsum(is_stop, axis=1) - is_stop == 0  # through the first
+    credit = demonstrations.through_stop(batch.tokens, vocab)
     views = next_token.teacher_forced(*batch, credit)
     return views, jnp.sum(credit, dtype=jnp.float32)
   views = masked_diffusion.masked_views(

@@ -1,0 +1,392 @@
+"""Exploration of expert routing: perturbed paths, their gains, and the loss.
+
+A path of a row is one run of the model in which some cells, pairs of a layer
+and a token, are sent to another expert than the router's first choice. Path 0
+is the router's own. How much better a token's label is predicted on a path
+than on path 0 is the advantage of the experts that were changed at it.
+
+A cell belongs to the column from which a label is read: label l is the token
+after it. Dims: B rows, P paths, N layers with experts, L labels of a row, S
+columns, E experts, k experts of a token.
+
+References:
+  Kim and Kang 2025, MoE-ERL, Findings of EMNLP (2025.findings-emnlp.1282).
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from dllm_jax import types
+from dllm_jax.ops import masked, streams
+from dllm_jax.rl import logprobs
+
+REPLACEMENTS = ('router', 'other', 'uniform')
+ADVANTAGES = ('minus', 'static', 'positive', 'clip', 'log')
+
+
+class Texts(NamedTuple):
+  """Rows of prompts, padded on the left, and completions of L columns.
+
+  Attributes:
+    tokens: ids.
+    attention_mask: True on real tokens.
+    credit: completion tokens that are labels.
+    row_id: number of the row, which seeds its draws.
+  """
+
+  tokens: Int[Array, 'B S']
+  attention_mask: Bool[Array, 'B S']
+  credit: Bool[Array, 'B L']
+  row_id: Int[Array, ' B']
+
+
+class Paths(NamedTuple):
+  """What the model made of each row on each of its paths.
+
+  Attributes:
+    logp: log-probability of every label (nats); 0 where there is no credit.
+    logits: the routers', at the columns that the labels are read from.
+    chosen: the experts there, after the override; the first choice first.
+  """
+
+  logp: Float[Array, 'B P L']
+  logits: Float[Array, 'B P N L E']
+  chosen: Int[Array, 'B P N L k']
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExploreConfig:
+  """How paths are perturbed.
+
+  Attributes:
+    num_paths: perturbed paths of a row and update.
+    alpha: share of the cells that are perturbed, in [0, 1].
+    replacement: the expert of a perturbed cell: a sample of the 'router', any
+      'other' expert than its first choice, or a 'uniform' one of all.
+  """
+
+  num_paths: int
+  alpha: float
+  replacement: str = 'router'
+
+  def __post_init__(self):
+    if self.num_paths < 1:
+      raise ValueError(
+        f'num_paths is {self.num_paths}: there is nothing to compare with the '
+        "router's own path; use 1 or more"
+      )
+    if not 0 <= self.alpha <= 1:
+      raise ValueError(f'alpha {self.alpha} is not in [0, 1]')
+    if self.replacement not in REPLACEMENTS:
+      raise ValueError(
+        f'replacement {self.replacement!r}: expected one of {REPLACEMENTS}'
+      )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CreditConfig:
+  """Advantages of paths, and the loss on the router.
+
+  Attributes:
+    advantage: a function of the gain, one of `ADVANTAGES`.
+    baseline: what a path is compared with: 'top1', the router's own path, or
+      'mean', the mean over all paths, in which case path 0 is credited too.
+    loss: 'reinforce' or 'ppo'; on-policy they have the same gradient.
+    eps: clip radius of 'ppo'.
+    max_weight: bound of the importance weights pi / mu of the replacements
+      'other' and 'uniform', whose draws are not the router's; 0 has no weights.
+    shuffle: control: advantages are permuted among rows, paths and labels.
+  """
+
+  advantage: str = 'minus'
+  baseline: str = 'top1'
+  loss: str = 'reinforce'
+  eps: float = 0.2
+  max_weight: float = 5.0
+  shuffle: bool = False
+
+  def __post_init__(self):
+    for name, known in (
+      ('advantage', ADVANTAGES),
+      ('baseline', ('top1', 'mean')),
+      ('loss', ('reinforce', 'ppo')),
+    ):
+      if getattr(self, name) not in known:
+        raise ValueError(
+          f'{name} {getattr(self, name)!r}: expected one of {known}'
+        )
+    if self.eps <= 0 or self.max_weight < 0:
+      raise ValueError(
+        f'eps {self.eps} must be positive, max_weight {self.max_weight} not '
+        'negative'
+      )
+
+
+def change_mask(
+  key: Key[Array, ''],
+  credit: Bool[Array, 'B L'],
+  row_id: Int[Array, ' B'],
+  *,
+  num_paths: int,
+  num_layers: int,
+  alpha: float,
+) -> Bool[Array, 'B P N L']:
+  """The perturbed cells: round(alpha N n) of a row with n labels, uniformly.
+
+  Args:
+    key: consumed; a row's cells depend on it and `row_id` alone.
+    credit: the labels.
+    row_id: number of each row.
+    num_paths: P.
+    num_layers: N.
+    alpha: share of the cells, in [0, 1].
+  """
+  shape = (num_paths, num_layers, credit.shape[1])
+  draw = lambda key: jax.random.uniform(key, shape)
+  uniform = jax.vmap(draw)(streams.row_keys(key, row_id))
+  is_cell = jnp.broadcast_to(credit[:, None, None], uniform.shape)
+  flat = jnp.where(is_cell, uniform, jnp.inf).reshape(-1, num_layers * shape[2])
+  order = jnp.argsort(flat, axis=-1)
+  count = jnp.round(alpha * num_layers * jnp.sum(credit, axis=1))
+  count = jnp.repeat(count.astype(order.dtype), num_paths)[:, None]
+  is_first = jnp.arange(flat.shape[1])[None] < count
+  row = jnp.arange(flat.shape[0])[:, None]
+  mask = jnp.zeros(flat.shape, bool).at[row, order].set(is_first)
+  return mask.reshape(uniform.shape) & is_cell
+
+
+def override(
+  key: Key[Array, ''],
+  mask: Bool[Array, 'B P N L'],
+  row_id: Int[Array, ' B'],
+  *,
+  replacement: str,
+  num_experts: int,
+) -> types.RouterOverride:
+  """The experts of the perturbed cells; fields are [B, P, N, L].
+
+  Args:
+    key: consumed.
+    mask: the perturbed cells.
+    row_id: number of each row.
+    replacement: one of `REPLACEMENTS`.
+    num_experts: E.
+  """
+  draw = lambda key: jax.random.uniform(key, mask.shape[1:])
+  uniform = jax.vmap(draw)(streams.row_keys(key, row_id))
+  if replacement == 'router':
+    return types.RouterOverride(quantile=jnp.where(mask, uniform, -1.0))
+  whole = lambda n: jnp.minimum((uniform * n).astype(jnp.int32), n - 1)
+  if replacement == 'other':
+    offset = 1 + whole(num_experts - 1)
+    return types.RouterOverride(offset=jnp.where(mask, offset, 0))
+  return types.RouterOverride(expert=jnp.where(mask, whole(num_experts), -1))
+
+
+def run_paths(
+  denoiser: types.Routed,
+  params: types.Params,
+  texts: Texts,
+  vocab: types.Vocabulary,
+  overrides: types.RouterOverride | None = None,
+) -> Paths:
+  """Runs a causal model on every path of every row.
+
+  Args:
+    denoiser: the model.
+    params: its parameters; `logp` and `logits` are differentiable in them.
+    texts: the rows.
+    vocab: special ids.
+    overrides: fields [B, P, N, L]; None is the router's own path, P = 1.
+  """
+  (rows, size), length = texts.tokens.shape, texts.credit.shape[1]
+  count, whole = 1, None
+  if overrides is not None:
+    count = jax.tree.leaves(overrides)[0].shape[1]
+    wide = lambda x, fill: _to_columns(x, fill, size)
+    whole = types.RouterOverride(
+      *(
+        None if field is None else wide(field, fill)
+        for field, fill in zip(overrides, (-1, 0, -1.0), strict=True)
+      )
+    )
+  repeat = lambda x: jnp.repeat(x, count, axis=0)
+  column = jnp.arange(size - length, size)[None]
+  column = jnp.broadcast_to(column, (rows * count, length))
+  states, routers = denoiser.routed_states(
+    params, repeat(texts.tokens), repeat(texts.attention_mask), column, whole
+  )
+  target = jnp.where(
+    texts.credit, texts.tokens[:, size - length :], vocab.eos_token
+  )
+  logp = logprobs.read_states(denoiser, params, states, repeat(target), vocab)
+  logp = logp.reshape(rows, count, length)
+
+  def of_cells(x):  # [N, B P, S, ...] -> [B, P, N, L, ...]
+    x = x[:, :, size - length - 1 : size - 1]
+    x = x.reshape(x.shape[0], rows, count, *x.shape[2:])
+    return jnp.moveaxis(x, 0, 2)
+
+  return Paths(
+    jnp.where(texts.credit[:, None], logp, 0.0),
+    of_cells(routers.logits),
+    of_cells(routers.chosen),
+  )
+
+
+def _to_columns(x: Array, fill: int | float, size: int) -> Array:
+  """[B, P, N, L] of cells -> [N, B P, S] of columns, by layer."""
+  before = size - x.shape[-1] - 1
+  x = jnp.pad(x, ((0, 0),) * 3 + ((before, 1),), constant_values=fill)
+  return jnp.moveaxis(x, 2, 0).reshape(x.shape[2], -1, size)
+
+
+def advantages(
+  logp: Float[Array, 'B P L'], cfg: CreditConfig
+) -> Float[Array, 'B P L']:
+  """A function of the gain of each path in a label's probability; a constant.
+
+  With p_b = exp(logp_b) and the baseline p_0 of path 0, or the mean of p_b over
+  all paths: 'minus' p_b - p_0, 'static' its sign, 'positive' and 'clip' it
+  within [0, 1] and [-1, 1], 'log' log(p_b / p_0).
+
+  Args:
+    logp: log-probability of the labels, path 0 first.
+    cfg: the function and the baseline.
+  """
+  logp = jax.lax.stop_gradient(logp)
+  base = logp[:, :1]
+  if cfg.baseline == 'mean':
+    base = jax.nn.logsumexp(logp, axis=1, keepdims=True)
+    base -= jnp.log(logp.shape[1])
+  base = jnp.broadcast_to(base, logp.shape)
+  gain = jnp.exp(logp) - jnp.exp(base)
+  return {
+    'minus': gain,
+    'static': jnp.sign(gain),
+    'positive': jnp.clip(gain, 0.0, 1.0),
+    'clip': jnp.clip(gain, -1.0, 1.0),
+    'log': logp - base,
+  }[cfg.advantage]
+
+
+def first_logp(paths: Paths) -> Float[Array, 'B P N L']:
+  """log pi of the first choice of each cell; gradients flow through it."""
+  logp = jax.nn.log_softmax(paths.logits, axis=-1)
+  return jnp.take_along_axis(logp, paths.chosen[..., :1], axis=-1)[..., 0]
+
+
+def importance(
+  logp: Float[Array, '*n'],
+  mask: Bool[Array, '*n'],
+  *,
+  replacement: str,
+  num_experts: int,
+  most: float,
+) -> Float[Array, '*n']:
+  """min(pi / mu, most): how much likelier the router is to draw the expert.
+
+  mu is 1 / (E - 1) of 'other' and 1 / E of 'uniform'; of the router's own
+  draws, of cells that were not changed, and with `most` 0 the weight is 1.
+
+  Args:
+    logp: log pi of the experts.
+    mask: the perturbed cells.
+    replacement: how they were drawn.
+    num_experts: E.
+    most: bound of the weights.
+  """
+  if replacement == 'router' or not most:
+    return jnp.ones_like(logp)
+  inverse = num_experts - (replacement == 'other')
+  weight = jnp.exp(jax.lax.stop_gradient(logp)) * inverse
+  return jnp.where(mask, jnp.minimum(weight, most), 1.0)
+
+
+def shuffled(
+  key: Key[Array, ''], x: Float[Array, 'B P L'], credit: Bool[Array, 'B L']
+) -> Float[Array, 'B P L']:
+  """The entries of all labels on all paths, permuted. `key` is consumed."""
+  is_label = jnp.broadcast_to(credit[:, None], x.shape).reshape(-1)
+  uniform = jax.random.uniform(key, is_label.shape)
+  source = jnp.argsort(jnp.where(is_label, uniform, jnp.inf))
+  place = jnp.argsort(~is_label, stable=True)
+  mixed = jnp.zeros_like(x.reshape(-1)).at[place].set(x.reshape(-1)[source])
+  return mixed.reshape(x.shape)
+
+
+def policy_loss(
+  logp: Float[Array, 'B P N L'],
+  advantage: Float[Array, 'B P N L'],
+  mask: Bool[Array, 'B P N L'],
+  count: Float[Array, 'P N'],
+  *,
+  loss: str,
+  eps: float,
+) -> Float[Array, '']:
+  """The loss on the router of the perturbed cells.
+
+  L = - 1/(P N) sum_{b,l} 1/count_{b,l} sum_cells A log pi      ('reinforce')
+  'ppo' has min(r A, clip(r, 1-eps, 1+eps) A), r = pi / sg(pi), for A log pi.
+
+  A layer without a perturbed cell on a path adds 0.
+
+  Args:
+    logp: log pi of the expert of each cell; gradients flow through it.
+    advantage: constants.
+    mask: the cells to credit.
+    count: number of them in the whole batch, of which this may be a part.
+    loss: 'reinforce' or 'ppo'.
+    eps: clip radius of 'ppo'.
+  """
+  if loss == 'ppo':
+    ratio = jnp.exp(logp - jax.lax.stop_gradient(logp))
+    clipped = jnp.clip(ratio, 1 - eps, 1 + eps)
+    gain = jnp.minimum(ratio * advantage, clipped * advantage)
+  else:
+    gain = advantage * logp
+  total = jnp.sum(jnp.where(mask, gain, 0.0), axis=(0, 3))
+  return -jnp.mean(total / jnp.maximum(count, 1.0))
+
+
+def balance_loss(
+  logits: Float[Array, 'N B L E'],
+  chosen: Int[Array, 'N B L k'],
+  mask: Bool[Array, 'B L'],
+  *,
+  pooled: bool,
+) -> Float[Array, '']:
+  """E sum_e f_e P_e over the batch, a mean over layers; 1 where even (k = 1).
+
+  f_e is the number of choices of expert e per token, P_e the mean probability
+  of e. `pooled` takes both over the tokens of all layers together, as
+  transformers does, instead of layer by layer.
+
+  References:
+    Fedus et al. 2021, eqs. 4 to 6 (arXiv:2101.03961).
+  """
+  num_experts = logits.shape[-1]
+  weight = mask / jnp.maximum(jnp.sum(mask), 1)
+  hot = jax.nn.one_hot(chosen, num_experts).sum(-2)
+  share = jnp.einsum('nble,bl->ne', hot, weight)
+  mean = jnp.einsum('nble,bl->ne', jax.nn.softmax(logits), weight)
+  if pooled:
+    share, mean = share.mean(0, keepdims=True), mean.mean(0, keepdims=True)
+  return num_experts * jnp.mean(jnp.sum(share * mean, axis=-1))
+
+
+def z_loss(
+  logits: Float[Array, 'N B L E'], mask: Bool[Array, 'B L']
+) -> Float[Array, '']:
+  """Mean of logsumexp(logits)^2 over tokens and layers.
+
+  References:
+    Zoph et al. 2022, ST-MoE, eq. 5 (arXiv:2202.08906).
+  """
+  square = jax.nn.logsumexp(logits, axis=-1) ** 2
+  every = jnp.broadcast_to(mask[None], square.shape)
+  return masked.total(square, every) / jnp.maximum(jnp.sum(every), 1)

@@ -1,0 +1,82 @@
+"""How the base of a run is trained: by supervision, or as MoE-ERL starts."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import optax
+
+from dllm_jax import types
+from dllm_jax.models import upcycle
+from dllm_jax.ops import streams
+from dllm_jax.rollout import context
+from dllm_jax.run import setup
+from dllm_jax.train import loop
+from dllm_jax.train.methods import moe_erl, sft, specialists
+
+# A dense model of the same sizes.
+DENSE = {
+  'feed_forward': 'swiglu',
+  'num_experts': 0,
+  'experts_per_token': 0,
+  'capacity_factor': None,
+}
+
+
+class Start(NamedTuple):
+  """How a base is trained.
+
+  Attributes:
+    ctx: the run, with the model that is trained.
+    method: of the loop.
+    finish: what the base is made of, once the loop has ended.
+  """
+
+  ctx: context.Context
+  method: loop.Method
+  finish: Callable[[types.Params], types.Params]
+
+
+def of(run: setup.Run, optimizer: optax.GradientTransformation) -> Start:
+  """The start that the config names; supervised training of most methods."""
+  cfg, ctx = run.cfg, run.ctx
+  own = cfg.method if isinstance(cfg.method, moe_erl.MoeErlConfig) else None
+  name = own.start if own else ''
+  if name == 'merged':
+    method = specialists.Specialists(
+      ctx=ctx,
+      optimizer=optimizer,
+      gen_length=cfg.base_sft.gen_length,
+      num_micro=cfg.base_sft.num_micro,
+    )
+    return Start(ctx, method, lambda params: _with_new_routers(run, params))
+  if name == 'trained':
+    method = moe_erl.MoeErl(
+      cfg=moe_erl.ARMS['aux'].apply(own),
+      ctx=ctx,
+      rollout=cfg.rollout,
+      optimizer=optimizer,
+      reference={},
+      phase='sft',
+    )
+    return Start(ctx, method, lambda params: params)
+  finish = lambda params: params
+  if name == 'upcycled':
+    dense = dataclasses.replace(cfg, model={**cfg.model, **DENSE})
+    ctx = dataclasses.replace(ctx, denoiser=dense.denoiser(ctx.vocab))
+    finish = lambda params: upcycle.upcycle(params, _fresh(run))
+  return Start(
+    ctx, sft.Sft(ctx=ctx, optimizer=optimizer, cfg=cfg.base_sft), finish
+  )
+
+
+def _with_new_routers(run: setup.Run, params: types.Params) -> types.Params:
+  return run.ctx.denoiser.with_routers(params, _fresh(run))
+
+
+def _fresh(run: setup.Run) -> types.Params:
+  """Random parameters that differ from those that the base began with."""
+  places = jax.tree.map(lambda x: x.sharding, setup.param_targets(run.ctx))
+  init = jax.jit(run.ctx.denoiser.init, out_shardings=places)
+  return init(streams.step_key(run.ctx.root, 'init', 1))

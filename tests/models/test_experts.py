@@ -1,0 +1,236 @@
+"""Mixtures of experts: routing, gates, capacity, overrides, and their stack."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dllm_jax import errors, types
+from dllm_jax.models import feed_forward, transformer
+from dllm_jax.runtime import sharding
+from tests import tiny
+
+CFG = dataclasses.replace(
+  tiny.MODEL,
+  causal=True,
+  feed_forward='experts',
+  num_experts=4,
+  experts_per_token=1,
+  router_init_std=1.0,
+)
+LM = transformer.of_config(CFG)
+REAL = jnp.ones((2, 5), bool)
+
+
+@functools.cache
+def params():
+  return tiny.params(CFG)
+
+
+def apply(cfg, x):
+  leaves = jax.tree.map(lambda leaf: leaf[0], params()['layers']['mlp'])
+  layer = jax.jit(feed_forward.Experts(cfg).apply)
+  return layer({'params': leaves}, x, REAL)
+
+
+def by_hand(cfg, x):
+  """Loops over tokens and experts, in float64."""
+  mlp = jax.tree.map(
+    lambda leaf: np.float64(leaf[0]), params()['layers']['mlp']
+  )
+  y = np.zeros(x.shape)
+  for place in np.ndindex(x.shape[:2]):
+    token = np.float64(x[place])
+    logits = token @ mlp['gate']['kernel']
+    p = np.exp(logits) / np.exp(logits).sum()
+    best = np.argsort(-p)[: cfg.experts_per_token]
+    scale = {
+      'probability': 1.0,
+      'normalized': 1 / p[best].sum(),
+      'none': None,
+    }[cfg.gate_scale]
+    for e in best:
+      kernel = lambda name, e=e: mlp['experts'][f'{name}_proj']['kernel'][e]
+      hidden = token @ kernel('gate')
+      hidden = hidden / (1 + np.exp(-hidden)) * (token @ kernel('up'))
+      g = 1 / len(best) if scale is None else scale * p[e]
+      y[place] += g * hidden @ kernel('down')
+  return y
+
+
+@pytest.mark.parametrize('gate_scale', ['probability', 'normalized', 'none'])
+@pytest.mark.parametrize('count', [1, 3])
+def test_a_layer_equals_numpy(count, gate_scale):
+  cfg = dataclasses.replace(CFG, experts_per_token=count, gate_scale=gate_scale)
+  x = jax.random.normal(jax.random.key(0), (2, 5, 16))
+  y, beside = apply(cfg, x)
+  np.testing.assert_allclose(y, by_hand(cfg, x), rtol=1e-3, atol=1e-5)
+  assert beside['logits'].dtype == jnp.float32
+  order = np.argsort(-np.asarray(beside['logits']), axis=-1)
+  np.testing.assert_array_equal(beside['chosen'], order[..., :count])
+
+
+def test_the_router_is_float32_in_a_model_of_bfloat16():
+  cfg = dataclasses.replace(CFG, dtype='bfloat16', param_dtype='float32')
+  x = jax.random.normal(jax.random.key(0), (2, 5, 16)).astype(jnp.bfloat16)
+  y, beside = apply(cfg, x)
+  kernel = params()['layers']['mlp']['gate']['kernel'][0]
+  want = np.float64(x.astype(jnp.float32)) @ np.float64(kernel)
+  assert y.dtype == jnp.bfloat16
+  np.testing.assert_allclose(beside['logits'], want, rtol=1e-5, atol=1e-5)
+
+
+def test_the_gate_decides_whether_the_loss_reaches_the_router():
+  x = jax.random.normal(jax.random.key(0), (2, 5, 16))
+  leaves = jax.tree.map(lambda leaf: leaf[0], params()['layers']['mlp'])
+
+  def gradient(gate_scale):
+    cfg = dataclasses.replace(CFG, gate_scale=gate_scale)
+    layer = feed_forward.Experts(cfg)
+    loss = lambda p: jnp.sum(layer.apply({'params': p}, x, REAL)[0] ** 2)
+    return np.abs(jax.jit(jax.grad(loss))(leaves)['gate']['kernel']).max()
+
+  assert gradient('none') == 0.0
+  assert gradient('probability') > 1e-3
+
+
+def one_layer(**fields):
+  return types.RouterOverride(
+    **{k: jnp.asarray(v)[None] for k, v in fields.items()}
+  )
+
+
+def test_overrides_by_hand():
+  logits = jnp.log(jnp.array([[[0.1, 0.2, 0.3, 0.4]] * 5]))  # best is 3
+  choose = lambda count=1, **fields: feed_forward.choose(
+    logits, count, one_layer(**fields)
+  )[0, :, 0].tolist()
+  assert choose(expert=[-1, 0, 1, 2, 3]) == [3, 0, 1, 2, 3]
+  assert choose(offset=[0, 1, 2, 3, 4]) == [3, 0, 1, 2, 3]
+  # Cumulative: .1, .3, .6, 1.
+  assert choose(quantile=[-1.0, 0.05, 0.25, 0.35, 0.99]) == [3, 0, 1, 2, 3]
+  # The first choice is replaced; the others are the best of the rest.
+  both = feed_forward.choose(logits, 2, one_layer(expert=[-1, 0, 1, 2, 3]))
+  assert both[0].tolist() == [[3, 2], [0, 3], [1, 3], [2, 3], [3, 2]]
+
+
+def test_quantiles_sample_the_router():
+  p = np.array([0.1, 0.2, 0.3, 0.4])
+  u = jax.random.uniform(jax.random.key(0), (1, 4000))
+  logits = jnp.broadcast_to(jnp.log(p), (1, 4000, 4)).astype(jnp.float32)
+  drawn = jax.jit(feed_forward.replaced)(
+    logits, types.RouterOverride(quantile=u)
+  )
+  share = np.bincount(np.asarray(drawn[0]), minlength=4) / 4000
+  np.testing.assert_allclose(share, p, atol=4 * 0.5 / np.sqrt(4000))
+
+
+def test_capacity_by_hand():
+  chosen = jnp.array([[[0], [1], [0], [0], [1]], [[0], [0], [0], [1], [0]]])
+  real = jnp.array([[1, 1, 1, 1, 1], [0, 1, 1, 1, 1]], bool)
+  kept = feed_forward.within_capacity(chosen, real, 2, 2)[..., 0]
+  assert kept.tolist() == [
+    [True, True, True, False, True],
+    [False, True, True, True, False],  # padding takes no place
+  ]
+
+
+def test_a_full_expert_adds_nothing():
+  x = jax.random.normal(jax.random.key(0), (2, 5, 16))
+  whole, _ = apply(CFG, x)
+  # ceil(0.8 * 5 / 4) = 1 token of an expert and row.
+  cfg = dataclasses.replace(CFG, capacity_factor=0.8)
+  y, beside = apply(cfg, x)
+  kept = np.asarray(beside['kept'])[..., 0]
+  assert 0 < kept.sum() < kept.size
+  np.testing.assert_allclose(y, np.where(kept[..., None], whole, 0.0))
+
+
+@functools.partial(jax.jit, static_argnames=('cfg', 'layout'))
+def routed(params, ids, mask, override=None, *, cfg=CFG, layout=None):
+  lm = transformer.of_config(cfg)
+  lm = dataclasses.replace(lm, layout=layout) if layout else lm
+  columns = jnp.broadcast_to(jnp.arange(ids.shape[1])[None], ids.shape)
+  states, routers = lm.routed_states(params, ids, mask, columns, override)
+  return lm.unembed(params, states), routers
+
+
+IDS, MASK = tiny.pad(tiny.random_prompts(1, (4, 6, 7, 5)), 7)
+
+
+def test_no_override_is_the_model_and_a_repeated_choice_changes_nothing():
+  logits, routers = routed(params(), IDS, MASK)
+  columns = jnp.broadcast_to(jnp.arange(7)[None], IDS.shape)
+  plain = jax.jit(LM)(params(), IDS, MASK, columns)
+  np.testing.assert_array_equal(logits, plain)
+  assert routers.logits.shape == (2, 4, 7, 4)
+  same = types.RouterOverride(expert=routers.chosen[..., 0])
+  again, _ = routed(params(), IDS, MASK, same)
+  np.testing.assert_allclose(again, logits, atol=1e-6)
+
+
+def test_an_override_reaches_its_token_and_those_after_it():
+  """The layer, row and column that it names, and nothing before."""
+  _, routers = routed(params(), IDS, MASK)
+  chosen = np.asarray(routers.chosen[..., 0])
+  expert = np.full(chosen.shape, -1, np.int32)
+  expert[1, 2, 3] = (chosen[1, 2, 3] + 1) % 4
+  before, _ = routed(params(), IDS, MASK)
+  after, said = routed(params(), IDS, MASK, types.RouterOverride(expert=expert))
+  want = chosen.copy()
+  want[1, 2, 3] = expert[1, 2, 3]
+  np.testing.assert_array_equal(said.chosen[..., 0], want)
+  # Column q is read from the state of column q - 1.
+  moved = np.abs(np.asarray(after) - np.asarray(before)).max(-1) > 1e-6
+  assert moved.sum() == 1 and moved[2, 4]
+
+
+@pytest.mark.parametrize('name', ['ragged', 'dense'])
+def test_every_dispatch_is_the_same_model(name):
+  cfg = dataclasses.replace(CFG, dispatch=name)
+  np.testing.assert_allclose(
+    routed(params(), IDS, MASK, cfg=cfg)[0],
+    routed(params(), IDS, MASK)[0],
+    atol=1e-5,
+  )
+
+
+@pytest.mark.parametrize('sizes', [{'fsdp': 4}, {'fsdp': 2, 'tensor': 2}])
+def test_divided_experts_are_the_same_model(sizes):
+  mesh = sharding.make_mesh(sharding.MeshConfig(data=1, **sizes))
+  places = sharding.param_shardings(params(), mesh)
+  experts = places['layers']['mlp']['experts']['up_proj']['kernel']
+  assert experts.spec[1] == 'fsdp'
+  lm = LM.placed(mesh)
+  with jax.set_mesh(mesh):
+    got, _ = routed(
+      jax.device_put(params(), places), IDS, MASK, layout=lm.layout
+    )
+  np.testing.assert_allclose(got, routed(params(), IDS, MASK)[0], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  'changes, line',
+  [
+    ({'experts_per_token': 5}, 'experts_per_token 5 is not in 1..num_experts'),
+    ({'experts_per_token': 0}, 'experts_per_token 0 is not in 1..num_experts'),
+    ({'capacity_factor': 0.0}, 'capacity_factor 0.0 is not positive'),
+    ({'num_experts': 0}, "num_experts 0 does not fit feed_forward 'experts'"),
+    ({'feed_forward': 'swiglu'}, "4 does not fit feed_forward 'swiglu'"),
+    ({'gate_scale': 'sum'}, "gate_scale 'sum': expected one of"),
+    ({'dispatch': 'fast'}, "dispatch 'fast': expected one of"),
+    ({'lora_rank': 4}, 'lora_rank 4: models with experts cannot'),
+  ],
+)
+def test_wrong_fields_are_one_line(changes, line):
+  with pytest.raises(ValueError, match=line) as e:
+    dataclasses.replace(CFG, **changes)
+  assert '\n' not in str(e.value)
+
+
+def test_experts_are_not_compressed():
+  with pytest.raises(errors.UserError, match='experts cannot be compressed'):
+    LM.compress(params(), 'int8')
