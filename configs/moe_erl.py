@@ -9,7 +9,7 @@ the report. Presets, by where the base comes from: merged (the default; each
 expert has seen the rows of one tag, and the routers are new), scratch, upcycled
 (every expert is a copy of a dense model's MLP), trained (with the auxiliary
 losses), and gpu, not run here: 12 layers of width 512, upcycled.
-On two shared CPU cores: 4 min 41 s. MRR .998 (chance .0515) against .070 of
+On two shared CPU cores: 4 min 41 s. MRR .998 (chance .0515) against .067 of
 auxiliary losses at equal compute; docs/methods/moe_erl.md has all arms. The
 paper reports up to 8.9 times its baselines.
 """
