@@ -130,7 +130,14 @@ def test_rows_fit_the_tiny_presets(preset):
   assert len(rows.demonstrations) == cfg.data.num_demonstrations
 
 
-@pytest.mark.parametrize('file', FILES)
+@pytest.mark.parametrize(
+  'file',
+  [
+    # Its seven arms are compiled; tests/run/test_cpc_run.py has a small run.
+    pytest.param(file, marks=[pytest.mark.slow] * (file == 'cpc_grpo'))
+    for file in FILES
+  ],
+)
 def test_the_default_runs_two_steps(commands, tmp_path, file):
   run = tmp_path / 'run'
   few = tiny_run.flags(
