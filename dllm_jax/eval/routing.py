@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from dllm_jax import types
 from dllm_jax.rl import routing
+from dllm_jax.rollout import sharded
 from dllm_jax.runtime import process_rows
 
 # Mean log-probabilities (nats) that differ by less are tied: the paths of
@@ -34,7 +35,7 @@ class Ranks(NamedTuple):
   Attributes:
     mrr: mean reciprocal rank; a tie counts half.
     percentile: mean share of the perturbed paths that are worse.
-    first: share of rows in which no path is better.
+    first: share of rows of rank 1.
     ties: share of perturbed paths that are tied with the routers'.
   """
 
@@ -60,7 +61,7 @@ def ranks(
   return Ranks(
     mrr=float((1 / rank).mean()),
     percentile=float(worse.mean()),
-    first=float((better.sum(1) == 0).mean()),
+    first=float((rank == 1).mean()),
     ties=float(tied.mean()),
   )
 
@@ -97,6 +98,7 @@ def evaluate(
     mesh: device mesh.
     batch_size: rows that are run together.
   """
+  denoiser = sharded.placed(denoiser, mesh)
   other = 'other' if cfg.replacement == 'router' else 'router'
   found = []
   for start in range(0, len(label), batch_size):

@@ -38,8 +38,9 @@ class Experts(nn.Module):
 
   The gate g_e is p_e, p_e over the sum of the chosen ones, or 1 / k
   (`ModelConfig.gate_scale`). The router is computed in float32 and has no bias.
-  With a capacity, an expert serves the first ceil(capacity_factor k S / E)
-  tokens of a row that choose it; to the others it adds nothing.
+  With a capacity, an expert serves the first ceil(capacity_factor k n / E)
+  tokens of a row of n that choose it; to the others it adds nothing. n counts
+  the tokens of the call, so that decoding with a cache drops none.
 
   Beside y it returns 'logits' l and 'chosen', the experts of each token, the
   first choice first; and with a capacity 'kept', whether they served it.
@@ -76,10 +77,9 @@ class Experts(nn.Module):
       gate = jnp.full_like(gate, 1 / cfg.experts_per_token)
     beside = {'logits': logits, 'chosen': chosen}
     if cfg.capacity_factor is not None:
-      size = cfg.capacity_factor * cfg.experts_per_token * x.shape[1]
-      kept = within_capacity(
-        chosen, is_real, cfg.num_experts, -int(-size // cfg.num_experts)
-      )
+      share = cfg.capacity_factor * cfg.experts_per_token / cfg.num_experts
+      capacity = jnp.ceil(share * jnp.sum(is_real, axis=1))
+      kept = within_capacity(chosen, is_real, cfg.num_experts, capacity)
       gate, beside['kept'] = jnp.where(kept, gate, 0.0), kept
     flat = lambda leaf: leaf.reshape(-1, leaf.shape[-1])
     y = dispatch.find(cfg.dispatch)(
@@ -109,7 +109,12 @@ class _Router(nn.Module):
       (x.shape[-1], self.cfg.num_experts),
       jnp.dtype(self.cfg.param_dtype),
     )
-    return x.astype(jnp.float32) @ kernel.astype(jnp.float32)
+    # Otherwise TPUs multiply in bfloat16 passes, and experts are swapped.
+    return jnp.dot(
+      x.astype(jnp.float32),
+      kernel.astype(jnp.float32),
+      precision=jax.lax.Precision.HIGHEST,
+    )
 
 
 class _Kernels(nn.Module):
@@ -180,7 +185,7 @@ def within_capacity(
   chosen: Int[Array, 'B S k'],
   is_real: Bool[Array, 'B S'],
   num_experts: int,
-  capacity: int,
+  capacity: Float[Array, ' B'],
 ) -> Bool[Array, 'B S k']:
   """Whether a token is among the first `capacity` of its row at its expert.
 
@@ -192,7 +197,7 @@ def within_capacity(
   taken = jnp.cumsum(hot.reshape(rows, size * count, -1), axis=1)
   taken = taken.reshape(hot.shape)
   place = jnp.take_along_axis(taken, chosen[..., None], axis=-1)[..., 0]
-  return (place <= capacity) & is_real[..., None]
+  return (place <= capacity[:, None, None]) & is_real[..., None]
 
 
 FEED_FORWARD = {'swiglu': SwiGLU, 'experts': Experts}

@@ -99,7 +99,8 @@ class CreditConfig:
     eps: clip radius of 'ppo'.
     max_weight: bound of the importance weights pi / mu of the replacements
       'other' and 'uniform', whose draws are not the router's; 0 has no weights.
-    shuffle: control: advantages are permuted among rows, paths and labels.
+    shuffle: control: advantages are permuted among the perturbed labels of a
+      micro-batch, whatever their row and path.
   """
 
   advantage: str = 'minus'
@@ -308,15 +309,19 @@ def importance(
 
 
 def shuffled(
-  key: Key[Array, ''], x: Float[Array, 'B P L'], credit: Bool[Array, 'B L']
+  key: Key[Array, ''], x: Float[Array, 'B P L'], where: Bool[Array, 'B P L']
 ) -> Float[Array, 'B P L']:
-  """The entries of all labels on all paths, permuted. `key` is consumed."""
-  is_label = jnp.broadcast_to(credit[:, None], x.shape).reshape(-1)
-  uniform = jax.random.uniform(key, is_label.shape)
-  source = jnp.argsort(jnp.where(is_label, uniform, jnp.inf))
-  place = jnp.argsort(~is_label, stable=True)
+  """The entries under `where`, permuted; 0 elsewhere. `key` is consumed.
+
+  Of a control: `where` are the labels that are credited on a path, so that the
+  loss has as large advantages as without it.
+  """
+  is_in = where.reshape(-1)
+  uniform = jax.random.uniform(key, is_in.shape)
+  source = jnp.argsort(jnp.where(is_in, uniform, jnp.inf))
+  place = jnp.argsort(~is_in, stable=True)
   mixed = jnp.zeros_like(x.reshape(-1)).at[place].set(x.reshape(-1)[source])
-  return mixed.reshape(x.shape)
+  return jnp.where(where, mixed.reshape(x.shape), 0.0)
 
 
 def policy_loss(

@@ -7,7 +7,7 @@ import jax
 
 from dllm_jax import errors, types
 from dllm_jax.rollout import context
-from dllm_jax.run import settings, setup, speculation
+from dllm_jax.run import routing, settings, setup, speculation
 from dllm_jax.runtime import processes, sharding
 from dllm_jax.tasks import task as task_lib
 from dllm_jax.train import grad
@@ -70,6 +70,7 @@ def check_shapes(cfg: settings.Settings, ctx: context.Context) -> None:
     setup.param_targets(ctx)
   cfg.rollout.decoder.check(ctx.denoiser)
   speculation.check(cfg.speculation, ctx.denoiser, ctx.mesh)
+  routing.check(cfg, ctx)
   sharding.check_divides(cfg.base.batch_size, ctx.mesh, 'base.batch_size')
   sharding.check_divides(cfg.eval.batch_size, ctx.mesh, 'eval.batch_size')
   grad.check_micro_batches(

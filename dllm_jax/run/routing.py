@@ -13,18 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from dllm_jax import types
+from dllm_jax import errors, types
 from dllm_jax.analysis import routing_charts
 from dllm_jax.data import pipeline
 from dllm_jax.eval import routing
 from dllm_jax.ops import streams
 from dllm_jax.rl import routing as paths_lib
-from dllm_jax.rollout import demonstrations
+from dllm_jax.rollout import context, demonstrations
 from dllm_jax.run import settings, setup
-from dllm_jax.runtime import console, processes
+from dllm_jax.runtime import console, processes, sharding
 from dllm_jax.state import workdir
 from dllm_jax.tasks import task as task_lib
-from dllm_jax.train import loop, optim
+from dllm_jax.train import grad, loop, optim
 from dllm_jax.train import state as state_lib
 from dllm_jax.train.methods import moe_erl
 
@@ -34,6 +34,32 @@ FILE = 'routing.json'
 def applies(cfg: settings.Settings) -> bool:
   """Whether the run is one of MoE-ERL."""
   return isinstance(cfg.method, moe_erl.MoeErlConfig)
+
+
+def check(cfg: settings.Settings, ctx: context.Context) -> None:
+  """Refuses a run whose routing could not be measured, before any work.
+
+  Raises:
+    errors.UserError: the mesh does not divide the held-out rows, there are
+      several processes, or training may end early and the arms do not.
+  """
+  if not applies(cfg):
+    return
+  if processes.several():
+    raise errors.UserError(
+      'the routing of experts is measured by one process, and this run has '
+      'several: method.name=moe_erl cannot be run so'
+    )
+  if cfg.loop.keeps_best:
+    raise errors.UserError(
+      'config keys train.patience and train.floor_patience end a training '
+      'early, and the arms of moe_erl are trained for as long: set them to 0'
+    )
+  sharding.check_divides(cfg.data.num_test, ctx.mesh, 'data.num_test')
+  if cfg.method.start == 'trained':
+    grad.check_micro_batches(
+      cfg.base.batch_size, cfg.method.num_micro, ctx.mesh, 'method.num_micro'
+    )
 
 
 def phases(cfg: settings.Settings) -> tuple[str, ...]:

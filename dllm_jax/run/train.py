@@ -100,9 +100,9 @@ def _stages(run: setup.Run) -> dict[str, Any]:
       keep(run, 'control', policies['control'], extra)
   arms = {}
   for name, arm in cfg.arms.items():
-    arms[name], progress = train_policy(run, base, best.setting, arm, name)
-    seconds[name] = progress.seconds
-    keep(run, f'{ARMS}/{name}', arms[name], progress)
+    arms[name], own = train_policy(run, base, best.setting, arm, name)
+    seconds[name] = own.seconds
+    keep(run, f'{ARMS}/{name}', arms[name], own)
   began = time.perf_counter()
   threshold = None
   if cfg.gated_decoders():
@@ -117,7 +117,11 @@ def _stages(run: setup.Run) -> dict[str, Any]:
     seconds['speculation'] = time.perf_counter() - began
   if routing.applies(cfg):
     began = time.perf_counter()
-    routing.run_study(run, policies, seconds, _outlets)
+    trained_for = {
+      'base': base_progress.train_seconds,
+      'rl': progress.train_seconds,
+    }
+    routing.run_study(run, policies, trained_for, _outlets)
     seconds['routing'] = time.perf_counter() - began
   summary['final'] |= trained
   return summary | {'seconds': seconds}

@@ -22,6 +22,7 @@ from dllm_jax.tasks import tags, task
 NUM_ROWS = {'train': 100_000, 'validation': 1_000, 'test': 1_000}
 TAGS = string.ascii_uppercase
 SYMBOLS = string.ascii_lowercase + string.digits
+_MAX_DRAWS = 10_000
 _SEED = 1
 
 
@@ -141,11 +142,16 @@ def _row(owner: TaggedFunctions, split: str, index: int) -> task.Row:
 
   seed = (_SEED, list(NUM_ROWS).index(split), index)
   rng = np.random.default_rng(seed)
-  while True:
+  for _ in range(_MAX_DRAWS):
     tag = int(rng.integers(owner.num_tags))
     symbols = rng.integers(owner.num_symbols, size=owner.num_given).tolist()
     if _split_of(tag, symbols) == split:
       break
+  else:
+    raise errors.UserError(
+      f'task {owner.name!r} has too few prompts for a split {split!r}: raise '
+      'num_given, num_tags or num_symbols'
+    )
   after = functions(owner.num_tags, owner.num_symbols)[tag]
   chain = [after[symbols[-1]]]
   while len(chain) < owner.length:

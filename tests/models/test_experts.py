@@ -131,7 +131,9 @@ def test_quantiles_sample_the_router():
 def test_capacity_by_hand():
   chosen = jnp.array([[[0], [1], [0], [0], [1]], [[0], [0], [0], [1], [0]]])
   real = jnp.array([[1, 1, 1, 1, 1], [0, 1, 1, 1, 1]], bool)
-  kept = feed_forward.within_capacity(chosen, real, 2, 2)[..., 0]
+  kept = feed_forward.within_capacity(
+    chosen, real, 2, jnp.full(len(real), 2.0)
+  )[..., 0]
   assert kept.tolist() == [
     [True, True, True, False, True],
     [False, True, True, True, False],  # padding takes no place

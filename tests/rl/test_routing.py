@@ -313,12 +313,12 @@ def test_a_model_that_copies_its_input_has_no_reward():
   assert (np.exp(paths.logp) > 0.99).all()
 
 
-def test_shuffled_keeps_the_values_and_the_padding():
+def test_shuffled_keeps_the_values_of_what_is_credited():
   rng = np.random.default_rng(0)
   x = jnp.asarray(rng.standard_normal((B, 3, L)), jnp.float32)
-  x = jnp.where(CREDIT[:, None], x, 0.0)
-  got = routing.shuffled(jax.random.key(0), x, CREDIT)
-  wide = np.broadcast_to(CREDIT[:, None], x.shape)
+  wide = np.broadcast_to(CREDIT[:, None], x.shape).copy()
+  wide[:, 0] = False
+  got = routing.shuffled(jax.random.key(0), x, jnp.asarray(wide))
   np.testing.assert_array_equal(np.sort(got[wide]), np.sort(x[wide]))
   assert (np.asarray(got)[~wide] == 0).all()
   assert np.abs(np.asarray(got - x))[wide].max() > 0.1

@@ -7,8 +7,8 @@ rewards the experts of perturbed cells by what they change in the probability of
 the next token (`rl.routing`). L_PL is the next-token loss of the perturbed
 paths, which teaches experts the tokens of others (MoE-ERL-wPL).
 
-Deviations: docs/papers.md. Dims: B rows, P paths, N layers with experts, L
-completion columns.
+Deviations: docs/methods/moe_erl.md. Dims: B rows, P paths, N layers with
+experts, L completion columns.
 
 References:
   Kim and Kang 2025, Findings of EMNLP (2025.findings-emnlp.1282).
@@ -16,7 +16,8 @@ References:
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+import types as types_lib
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -135,6 +136,14 @@ class MoeErlConfig:
           f'{ctx.task.name!r} has {labels} labels and the model '
           f"{denoiser.num_experts} experts: use another start, such as ''"
         )
+    num_cells = denoiser.num_sparse_layers * rollout.decoder.gen_length
+    for name in ('explore', 'study'):
+      alpha = getattr(self, name).alpha
+      if round(alpha * num_cells) < 1:
+        raise errors.UserError(
+          f'config key method.{name}.alpha {alpha} perturbs none of the '
+          f'{num_cells} cells of a row: raise it'
+        )
     sharding.check_divides(rollout.num_prompts, ctx.mesh, 'rollout.num_prompts')
     grad.check_micro_batches(
       rollout.num_prompts, self.num_micro, ctx.mesh, 'method.num_micro'
@@ -159,9 +168,9 @@ class Arm(NamedTuple):
   """
 
   title: str
-  changes: dict[str, Any] = {}
-  credit: dict[str, Any] = {}
-  explore: dict[str, Any] = {}
+  changes: Mapping[str, Any] = types_lib.MappingProxyType({})
+  credit: Mapping[str, Any] = types_lib.MappingProxyType({})
+  explore: Mapping[str, Any] = types_lib.MappingProxyType({})
   same_compute: bool = False
   gate_scale: str = ''
 
@@ -191,7 +200,7 @@ ARMS = {
     explore={'replacement': 'other'},
   ),
   'wpl': Arm(
-    'wPL: paths also train the model',
+    'wPL: paths to any other expert also train the model',
     {'path_weight': 1.0},
     explore={'replacement': 'other'},
   ),
@@ -420,9 +429,12 @@ def _policy_loss(
   num_experts = base.logits.shape[-1]
   both = jax.tree.map(lambda a, b: jnp.concatenate([a, b], 1), base, paths)
   gain = routing.advantages(both.logp, cfg.credit)
-  if cfg.credit.shuffle:
-    gain = routing.shuffled(key, gain, micro.texts.credit)
   skip = 0 if cfg.credit.baseline == 'mean' else 1
+  if cfg.credit.shuffle:
+    # Micro-batches are run one after the other under the same key.
+    key = jax.random.fold_in(key, micro.texts.row_id[0])
+    perturbed = jnp.any(micro.mask, axis=2).at[:, :skip].set(False)
+    gain = routing.shuffled(key, gain, perturbed)
   logp = routing.first_logp(both)
   weight = routing.importance(
     logp,
