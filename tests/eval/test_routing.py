@@ -21,7 +21,7 @@ def test_ranks_by_hand():
   worst = routing.ranks(np.array([-1.0]), OTHERS)
   assert worst == (pytest.approx(1 / 101), 0.0, 0.0, 0.0)
   tied = routing.ranks(np.array([5.0]), np.full((1, 100), 5.0 + 1e-8))
-  assert tied == (pytest.approx(1 / 51), 0.5, 1.0, 1.0)
+  assert tied == (pytest.approx(1 / 51), 0.5, 0.0, 1.0)
   # One path is better, one is tied: rank 2.5; 98 of 100 are worse.
   third = routing.ranks(np.array([98.0]), OTHERS)
   assert third == (pytest.approx(1 / 2.5), pytest.approx(0.985), 0.0, 0.01)
