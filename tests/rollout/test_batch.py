@@ -98,7 +98,7 @@ def with_tokens(given, row, ids):
 
 
 def judge(ctx, given, reward=None, **advantage):
-  """(batch on the host, samples, metrics)."""
+  """`batch.judge`, with the batch on the host."""
   got = batch.judge(
     ctx,
     ROWS,
@@ -206,7 +206,7 @@ def test_leaked_gold_counts_gold_answers_in_reasoning(ctx):
 
 def test_tied_groups_are_counted(ctx):
   given = rollouts(ctx)
-  made, _, metrics = judge(
+  made, _, _, metrics = judge(
     ctx, with_tokens(given, 1, given.trajectory.tokens[0])
   )
   assert metrics['group/zero_variance'] == 0.5
@@ -215,7 +215,7 @@ def test_tied_groups_are_counted(ctx):
 
 def test_rollouts_without_guided_rows_have_no_metrics_by_kind(ctx):
   for guided in (np.zeros(4, bool), None):
-    made, _, metrics = judge(ctx, rollouts(ctx)._replace(guided=guided))
+    made, _, _, metrics = judge(ctx, rollouts(ctx)._replace(guided=guided))
     assert not [x for x in metrics if x.split('/')[0] in ('free', 'guided')]
     assert not made.guided.any()
   metrics = judge(ctx, rollouts(ctx)._replace(guided=np.ones(4, bool))).metrics
@@ -236,7 +236,7 @@ def test_task_metrics_do_not_replace_other_metrics(ctx, judged, monkeypatch):
   )
   metrics = judge(ctx, rollouts(ctx)).metrics
   for name in ('reward/mean', 'reward/correct'):
-    assert metrics[name] == judged[2][name]
+    assert metrics[name] == judged.metrics[name]
   named = ('terms/mean', 'terms/correct', 'task/mean')
   assert [metrics[name] for name in named] == [7.0, 8.0, 9.0]
 
@@ -251,7 +251,7 @@ def regrouped(given, group_id):
 
 
 def test_prompts_of_one_group_share_a_baseline(ctx):
-  made, samples, metrics = judge(ctx, regrouped(rollouts(ctx), [0, 0, 0, 0]))
+  made, samples, _, metrics = judge(ctx, regrouped(rollouts(ctx), [0, 0, 0, 0]))
   # Rewards 1, 0.1, 0, 1, each of its own prompt; their mean is 0.525.
   np.testing.assert_allclose(
     made.advantage[:, 0], [0.475, -0.425, -0.525, 0.475], atol=1e-6
@@ -287,6 +287,7 @@ def rewarded(*rewards):
     metrics={},
     leaked=np.zeros(n, bool),
     texts=[],
+    parsed=[],
     reasons=[],
   )
 
@@ -302,7 +303,7 @@ def test_judge_accepts_log_probabilities_as_reward(ctx):
   given = rollouts(ctx)
   unasked = dataclasses.replace(ctx, task=Unasked())
   reward = lambda samples: rewarded(*samples.trajectory.logp.sum(1))(samples)
-  made, _, metrics = judge(unasked, given, reward)
+  made, _, _, metrics = judge(unasked, given, reward)
   # log 0.5 for each of 14, 14, 14 and 10 tokens.
   half = np.log(0.5)
   np.testing.assert_allclose(
@@ -316,13 +317,13 @@ def test_judge_accepts_log_probabilities_as_reward(ctx):
 @pytest.mark.parametrize('bad', [np.nan, np.inf, -np.inf])
 def test_rows_with_non_finite_rewards_are_masked_out(ctx, bad):
   given = regrouped(rollouts(ctx), [0, 0, 0, 0])
-  made, _, metrics = judge(ctx, given, rewarded(bad, 1, 0, bad))
+  made, _, _, metrics = judge(ctx, given, rewarded(bad, 1, 0, bad))
   np.testing.assert_array_equal(made.advantage[:, 0], [0, 0.5, -0.5, 0])
   np.testing.assert_array_equal(made.completion_mask.sum(1), [0, 12, 14, 0])
   assert metrics['reward/not_finite'] == 0.5
   assert metrics['reward/mean'] == 0.5
   # Alone in its group, or without one: nothing to compare with.
-  made, _, metrics = judge(ctx, rollouts(ctx), rewarded(bad, 1, bad, bad))
+  made, _, _, metrics = judge(ctx, rollouts(ctx), rewarded(bad, 1, bad, bad))
   assert not made.advantage.any()
   np.testing.assert_array_equal(made.completion_mask.sum(1), [0, 12, 0, 0])
   assert metrics['reward/not_finite'] == 0.75
