@@ -34,7 +34,9 @@ def check_rows(
   for name, arm in _trainings(cfg):
     if arm.method is not None:
       with _named(name):
-        arm.method.check_rows(ctx, [*rows.validation, *rows.test])
+        arm.method.check_rows(ctx, rows.validation)
+        if isinstance(ctx.task, task_lib.Paraphrased):  # asked in every way
+          arm.method.check_rows(ctx, rows.test)
   if cfg.speculation.num_prompts > len(rows.test):
     raise errors.UserError(
       f'config key speculation.num_prompts is {cfg.speculation.num_prompts}, '

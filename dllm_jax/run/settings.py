@@ -312,6 +312,10 @@ def from_config(config: Mapping[str, Any]) -> Settings:
   Raises:
     errors.UserError: one line that names the group and what is wrong.
   """
+  if not isinstance(config['arms'], Mapping):
+    raise errors.UserError(
+      f'config key arms is {config["arms"]!r}; it is a group of groups'
+    )
   arms = {name: _arm(config, name) for name in config['arms']}
   bounds.check(workdir.flatten(config))
   base, train = config['base'], config['train']
