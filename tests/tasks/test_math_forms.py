@@ -91,11 +91,11 @@ def test_gold_answers_equal_themselves_in_every_form(shared_dir):
 )
 def test_time_is_bounded(part):
   text = part * (2000 // len(part))
-  start = time.process_time()
+  start = time.thread_time()
   spelling.plain(text)
   claims.pairs(text, '5')
   claims.pairs('5' + text, r'5\text{ cm}')
-  assert time.process_time() - start < 0.5
+  assert time.thread_time() - start < 0.5
 
 
 def test_a_plain_text_is_plain():
