@@ -113,6 +113,6 @@ def test_gold_answers_are_expressions(shared_dir):
 )
 def test_time_is_bounded(part):
   text = part * (8000 // len(part))
-  start = time.process_time()
+  start = time.thread_time()
   claims.is_one(text, '5')
-  assert time.process_time() - start < 0.5
+  assert time.thread_time() - start < 0.5

@@ -170,9 +170,9 @@ def test_hostile_answers(verifier, case):
   completion = tags.completion_text('', HOSTILE[case])
   seconds = []
   for _ in range(3):
-    start = time.process_time()
+    start = time.thread_time()
     found = verifier.score(ROW, completion)
-    seconds.append(time.process_time() - start)
+    seconds.append(time.thread_time() - start)
   expected = HOSTILE[case] == '1080\0'
   assert found.correct == expected
   assert min(seconds) < 0.1

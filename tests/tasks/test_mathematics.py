@@ -175,9 +175,9 @@ def test_hostile_answers(answer):
   assert not D1.score(ROW, tags.completion_text('', boxed)).correct
   # The trainer asks this of every rollout.
   assert not TASK.reasoning_has_gold(ROW, tags.completion_text(boxed, '1'))
-  start = time.process_time()
+  start = time.thread_time()
   D1.score(ROW, tags.completion_text('', answer))
-  assert time.process_time() - start < 1
+  assert time.thread_time() - start < 1
 
 
 def test_a_batch_is_each_by_itself(pool):

@@ -115,9 +115,9 @@ def test_hostile_answers(name, answer, cells):
   del name
   seconds = []
   for parity in (True, True, True, True, False, False, False, False):
-    start = time.process_time()
+    start = time.thread_time()
     score = _score(answer, parity=parity)
-    seconds.append(time.process_time() - start)
+    seconds.append(time.thread_time() - start)
   assert score.terms['cells'] == cells
   assert score.correct == (cells == 1)
   assert min(seconds[:4]) < 0.002 and min(seconds[4:]) < 0.002

@@ -282,10 +282,10 @@ HOSTILE = [
 def test_hostile_completions(case):
   seconds = []
   for _ in range(3):
-    start = time.process_time()
+    start = time.thread_time()
     found = TASK.score(ROW, HOSTILE[case])
     TASK.reasoning_has_gold(ROW, HOSTILE[case])
-    seconds.append(time.process_time() - start)
+    seconds.append(time.thread_time() - start)
   assert not found.correct and found.parsed is None
   assert min(seconds) < 0.02
 
