@@ -70,6 +70,11 @@ class Vocabulary:
     is_one = (tokens == value for value in self.stop_tokens)
     return functools.reduce(operator.or_, is_one)
 
+  def through_stop(self, tokens: Int[Array, 'B L']) -> Bool[Array, 'B L']:
+    """True up to and including the first stop token of each row."""
+    is_stop = self.ends(tokens).astype(int)
+    return is_stop.cumsum(axis=1) - is_stop == 0
+
 
 class Canvas(NamedTuple):
   """Prompts and completions side by side; the completion is the last L columns.

@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from dllm_jax import types
 from dllm_jax.decoding import fields, guidance
+from dllm_jax.decoding import lockstep as lockstep_lib
 from dllm_jax.ops import schedules
 
 
@@ -350,21 +351,13 @@ def run(
     `commit_step == num_steps` and logp 0.
   """
 
-  def unfinished(state):
-    local = (state.step < cfg.gen_length) & ~jnp.all(is_done(state, vocab, cfg))
-    if not lockstep:
-      return local
-    return jax.lax.psum(local.astype(jnp.int32), lockstep) > 0
+  def goes_on(state):
+    return (state.step < cfg.gen_length) & ~jnp.all(is_done(state, vocab, cfg))
 
-  def body(carry):
-    state, _ = carry
+  def keyed(state):
     keys = jax.vmap(jax.random.fold_in, (0, None))(row_keys, state.step)
-    state = step(keys, state)
-    return state, unfinished(state)
+    return step(keys, state)
 
-  # The condition is carried so that collectives occur only in the body.
   start = init_state(canvas, vocab, cfg)
-  state, _ = jax.lax.while_loop(
-    lambda carry: carry[1], body, (start, unfinished(start))
-  )
+  state = lockstep_lib.loop_while(goes_on, keyed, start, lockstep)
   return finish(state, vocab, cfg)

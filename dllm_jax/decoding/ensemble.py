@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from dllm_jax import types
+from dllm_jax.decoding import lockstep as lockstep_lib
 from dllm_jax.decoding import rounds
 from dllm_jax.ops import sampling
 
@@ -109,16 +110,6 @@ def decode(
       cache=cache,
     )
 
-  def unfinished(state):
-    local = ~jnp.all(state.done)
-    if not lockstep:
-      return local
-    return jax.lax.psum(local.astype(jnp.int32), lockstep) > 0
-
-  def body(carry):
-    state = step(carry[0])
-    return state, unfinished(state)
-
   start = _State(
     column=jnp.int32(0),
     tokens=jnp.full((rows, length), vocab.eos_token, jnp.int32),
@@ -128,9 +119,8 @@ def decode(
     num_steps=jnp.zeros(rows, jnp.int32),
     cache=cache,
   )
-  # The condition is carried so that collectives occur only in the body.
-  state, _ = jax.lax.while_loop(
-    lambda carry: carry[1], body, (start, unfinished(start))
+  state = lockstep_lib.loop_while(
+    lambda state: ~jnp.all(state.done), step, start, lockstep
   )
   step_of = jnp.broadcast_to(jnp.arange(length)[None], state.tokens.shape)
   return types.Trajectory(

@@ -28,6 +28,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from dllm_jax import types
 from dllm_jax.decoding import fields
+from dllm_jax.decoding import lockstep as lockstep_lib
 from dllm_jax.ops import sampling, schedules
 
 
@@ -136,21 +137,14 @@ class CausalDecoder:
     """
     prompt = types.Canvas(*(x[:, : -self.gen_length] for x in canvas))
 
-    def unfinished(state):
-      local = ~jnp.all(state.done)
-      if not lockstep:
-        return local
-      return jax.lax.psum(local.astype(jnp.int32), lockstep) > 0
-
-    def body(carry):
-      state, _ = carry
-      state = self.round(denoiser, params, row_keys, state, prompt, vocab=vocab)
-      return state, unfinished(state)
-
-    # The condition is carried so that collectives occur only in the body.
-    start = self.init_state(denoiser, params, prompt, vocab=vocab)
-    state, _ = jax.lax.while_loop(
-      lambda carry: carry[1], body, (start, unfinished(start))
+    step = lambda state: self.round(
+      denoiser, params, row_keys, state, prompt, vocab=vocab
+    )
+    state = lockstep_lib.loop_while(
+      lambda state: ~jnp.all(state.done),
+      step,
+      self.init_state(denoiser, params, prompt, vocab=vocab),
+      lockstep,
     )
     never = state.commit_step < 0
     return types.Trajectory(

@@ -188,9 +188,7 @@ def _judge(
   )
   # ASCII, since truncation to 64 bytes could split a longer character.
   reasons = [reason.encode('ascii', 'replace') for reason in scored.reasons]
-  return scored._replace(texts=[], reasons=[], parsed=[]), np.array(
-    reasons, 'S64'
-  )
+  return scored.arrays(), np.array(reasons, 'S64')
 
 
 def sweep(

@@ -286,8 +286,6 @@ def assemble(
   mesh: Mesh,
 ) -> types.RolloutBatch:
   """The batch, with rows sharded over the mesh."""
-  is_stop = vocab.ends(trajectory.tokens).astype(jnp.int32)
-  through_stop = jnp.cumsum(is_stop, axis=1) - is_stop == 0
   advantage = jnp.broadcast_to(
     group.advantage[:, None], trajectory.tokens.shape
   )
@@ -299,7 +297,8 @@ def assemble(
     sampler_logp=trajectory.logp,
     commit_step=trajectory.commit_step,
     num_steps=trajectory.num_steps,
-    completion_mask=through_stop & group.counted[:, None],
+    completion_mask=vocab.through_stop(trajectory.tokens)
+    & group.counted[:, None],
     advantage=advantage,
     guided=guided,
     group_id=group_id,
@@ -317,7 +316,7 @@ def _measure(
   # Tokens after EOS are padding, which would inflate tokens per step.
   committed = counted & (trajectory.commit_step < trajectory.num_steps[:, None])
   return _Measured(
-    scored=scored._replace(texts=[], reasons=[], parsed=[]),
+    scored=scored.arrays(),
     length=counted.sum(axis=1),
     num_steps=trajectory.num_steps,
     num_committed=committed.sum(axis=1),

@@ -6,11 +6,10 @@ Dims: B rows, P prompt columns, L completion columns.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from dllm_jax import errors, types
+from dllm_jax import errors
 from dllm_jax.rollout import context
 from dllm_jax.runtime import process_rows
 from dllm_jax.tasks import task as task_lib
@@ -58,11 +57,3 @@ def encode(
     tokens[i, : len(ids)] = ids
   batch = Demonstrations(encoded.ids, encoded.mask, tokens)
   return process_rows.place(batch, ctx.mesh, num_rows)
-
-
-def through_stop(
-  tokens: Int[Array, 'B L'], vocab: types.Vocabulary
-) -> Bool[Array, 'B L']:
-  """True up to and including the first stop token of each row."""
-  is_stop = vocab.ends(tokens).astype(jnp.int32)
-  return jnp.cumsum(is_stop, axis=1) - is_stop == 0

@@ -55,6 +55,10 @@ class Scored(NamedTuple):
   reasons: list[str]
   parsed: list[str | float | None]
 
+  def arrays(self) -> 'Scored':
+    """Without the texts, which processes do not exchange."""
+    return self._replace(texts=[], reasons=[], parsed=[])
+
 
 class Samples(NamedTuple):
   """The completions of this process, on the host; input of a reward function.

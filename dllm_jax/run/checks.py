@@ -17,12 +17,12 @@ def check_rows(
   cfg: settings.Settings, ctx: context.Context, rows: setup.Rows
 ) -> None:
   """Refuses rows that fit neither the window nor the lexicon nor the reward."""
-  parts = [rows.demonstrations, rows.validation, rows.test]
+  asked = [v for row in rows.test for v in setup.all_views(ctx.task, row)]
+  parts = [rows.demonstrations, rows.validation, asked]
   if cfg.method is not None:
     parts.append(rows.prompts)
   for part in parts:
     ctx.encode(part)
-  ctx.encode([v for row in rows.test for v in setup.all_views(ctx.task, row)])
   if not cfg.base.path or cfg.control or cfg.tunes_base:
     texts = [ctx.task.demonstration(row) for row in rows.demonstrations]
     longest = max(map(len, ctx.tokenizer.encode_batch(texts)))

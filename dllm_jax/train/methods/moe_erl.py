@@ -100,11 +100,6 @@ class MoeErlConfig:
         raise ValueError(f'arms {name!r}: expected names of {tuple(ARMS)}')
 
   @property
-  def reward(self) -> None:
-    """None: completions are not sampled while it trains."""
-    return None
-
-  @property
   def explores(self) -> bool:
     """Whether there are perturbed paths."""
     return self.rl_weight > 0 or self.path_weight > 0
@@ -220,7 +215,7 @@ class Explored(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MoeErl:
-  """`loop.Method` of MoE-ERL; fields as in `diffu_grpo.DiffuGrpo`.
+  """`loop.Method` of MoE-ERL; fields as in `policy.PolicyMethod`.
 
   Attributes:
     phase: names the rows in metrics.jsonl; an arm has its own.
@@ -272,7 +267,7 @@ def texts_of(
   return routing.Texts(
     jnp.concatenate([batch.prompt_ids, batch.tokens], axis=1),
     jnp.concatenate([batch.prompt_mask, ones], axis=1),
-    demonstrations.through_stop(batch.tokens, vocab),
+    vocab.through_stop(batch.tokens),
     jnp.arange(batch.tokens.shape[0]),
   )
 

@@ -138,7 +138,7 @@ def _views(
 ) -> tuple[logprobs.Views, Float[Array, '']]:
   """The views of the loss, and the number of tokens that it is a mean over."""
   if vocab.mask_token is None:
-    credit = demonstrations.through_stop(batch.tokens, vocab)
+    credit = vocab.through_stop(batch.tokens)
     views = next_token.teacher_forced(*batch, credit)
     return views, jnp.sum(credit, dtype=jnp.float32)
   views = masked_diffusion.masked_views(

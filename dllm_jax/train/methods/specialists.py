@@ -109,7 +109,7 @@ def _update(
   # Column size - length - 1 is the last of the prompt and has the first label.
   is_prompt = jnp.arange(size) < size - length - 1
   expert = jnp.where(jnp.broadcast_to(is_prompt, shape), other, own)
-  credit = demonstrations.through_stop(batch.rows.tokens, vocab)
+  credit = vocab.through_stop(batch.rows.tokens)
   num_labels = jnp.sum(credit, dtype=jnp.float32)
 
   def loss(params, micro):
