@@ -286,7 +286,7 @@ def _routing(path: pathlib.Path) -> dict[str, Any] | None:
   found = _object(path)
   if found is None:
     return None
-  wanted = {'title', 'steps', 'seconds', 'loss', 'mrr', 'chance', 'map'}
+  wanted = {'steps', 'seconds', 'loss', 'mrr', 'chance', 'map'}
   wanted |= {'cross', 'cross_loss', 'path_variance', 'load_entropy'}
   try:
     models = found['models'].values()

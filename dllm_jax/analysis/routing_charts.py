@@ -1,23 +1,66 @@
 """What routing.json says of models with experts, as tables of the page."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-HEADINGS = (
-  'model',
-  'updates',
-  'seconds',
-  'loss',
-  'MRR',
-  'rank 1',
-  'tied',
-  'MRR, router',
-  'cross loss',
-  'path variance',
-  'load',
-)
-
 Study = Mapping[str, Any]  # routing.json
+
+
+class Column(NamedTuple):
+  """A column of the comparison.
+
+  Attributes:
+    heading: of the column.
+    cell: the text for a model's figures.
+    meaning: of the heading, if it needs words.
+    is_brief: also in the table of the terminal, which has 80 columns.
+  """
+
+  heading: str
+  cell: Callable[[Mapping[str, Any]], str]
+  meaning: str = ''
+  is_brief: bool = True
+
+
+COLUMNS = (
+  Column('updates', lambda model: str(model['steps'])),
+  Column('seconds', lambda model: f'{model["seconds"]:.1f}', '', False),
+  Column('loss', lambda model: f'{model["loss"]:.4f}'),
+  Column('MRR', lambda model: f'{model["mrr"]["mrr"]:.3f}'),
+  Column(
+    'rank 1',
+    lambda model: f'{100 * model["mrr"]["first"]:.0f} %',
+    'rows without a better path',
+  ),
+  Column(
+    'tied',
+    lambda model: f'{100 * model["mrr"]["ties"]:.0f} %',
+    'perturbed paths that are as good',
+    False,
+  ),
+  Column(
+    'MRR, router',
+    lambda model: f'{(model.get("mrr_by_router") or model["mrr"])["mrr"]:.3f}',
+    'of paths that the router draws',
+    False,
+  ),
+  Column(
+    'cross loss',
+    lambda model: f'{model["cross_loss"]:.3f}',
+    "of tokens served by another token's expert",
+  ),
+  Column(
+    'path variance',
+    lambda model: f'{model["path_variance"]:.4f}',
+    'of the loss over paths',
+    False,
+  ),
+  Column(
+    'load',
+    lambda model: f'{model["load_entropy"]:.2f}',
+    "entropy of the experts' shares, 1 is even",
+  ),
+)
 
 
 class Summary(NamedTuple):
@@ -50,27 +93,29 @@ class Heat(NamedTuple):
   rows: list[tuple[str, list[tuple[str, float]]]]
 
 
-def summary(study: Study) -> Summary:
-  """A row for every model."""
+def summary(study: Study, brief: bool = False) -> Summary:
+  """A row for every model; `brief` is for a terminal."""
   how, chance = study['study'], study['models']['base']['chance']
+  columns = [column for column in COLUMNS if column.is_brief or not brief]
+  meanings = [f'{c.heading}: {c.meaning}' for c in columns if c.meaning]
   return Summary(
     f'routing on {study["num"]} held-out rows, {how["num_paths"]} perturbed '
     f'paths a row',
-    HEADINGS,
-    [_cells(model) for model in study['models'].values()],
+    ('model', *(column.heading for column in columns)),
+    [
+      [name, *(column.cell(model) for column in columns)]
+      for name, model in study['models'].items()
+    ],
     f"MRR: mean reciprocal rank of the router's own path (chance {chance:.4f})"
     f' where {100 * how["alpha"]:.0f} % of the cells go to '
-    f'{_words(how["replacement"])}; rank 1: rows without a better path; tied: '
-    'perturbed paths that are as good; cross loss: of tokens served by '
-    "another token's expert; path variance: of the loss over paths; load: "
-    "entropy of the experts' shares, 1 is even",
+    f'{_words(how["replacement"])}; ' + '; '.join(meanings),
   )
 
 
 def heats(study: Study) -> list[tuple[str, list[Heat]]]:
   """(title, tables) of each model: who goes where, and who can serve whom."""
   found = []
-  for model in study['models'].values():
+  for name, model in study['models'].items():
     maps = [
       Heat(
         f'Layer {layer}: share of the tokens of each kind of row, by expert',
@@ -89,7 +134,7 @@ def heats(study: Study) -> list[tuple[str, list[Heat]]]:
     ]
     title = 'Loss of the tokens of an expert (row) when another serves them'
     maps.append(Heat(title, _numbers(model['cross']), cross))
-    found.append((model['title'], maps))
+    found.append((name, maps))
   return found
 
 
@@ -103,20 +148,3 @@ def _words(replacement: str) -> str:
     'uniform': 'an expert drawn uniformly',
     'router': 'an expert drawn by the router',
   }[replacement]
-
-
-def _cells(model: Mapping[str, Any]) -> list[str]:
-  sampled = model.get('mrr_by_router') or model['mrr']
-  return [
-    model['title'],
-    str(model['steps']),
-    f'{model["seconds"]:.1f}',
-    f'{model["loss"]:.4f}',
-    f'{model["mrr"]["mrr"]:.3f}',
-    f'{100 * model["mrr"]["first"]:.0f} %',
-    f'{100 * model["mrr"]["ties"]:.0f} %',
-    f'{sampled["mrr"]:.3f}',
-    f'{model["cross_loss"]:.3f}',
-    f'{model["path_variance"]:.4f}',
-    f'{model["load_entropy"]:.2f}',
-  ]

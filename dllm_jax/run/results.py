@@ -8,17 +8,14 @@ from typing import Any, NamedTuple
 
 from dllm_jax import errors, types
 from dllm_jax.analysis import policies as names_lib
-from dllm_jax.eval import accuracy, frontier, views
+from dllm_jax.eval import accuracy, frontier
 from dllm_jax.rollout import context
-from dllm_jax.run import settings, setup, trajectories
+from dllm_jax.run import phrasings, settings, setup, trajectories
 from dllm_jax.runtime import console, processes, signals, watchdog
-from dllm_jax.state import workdir
 from dllm_jax.tasks import task as task_lib
 from dllm_jax.train import loop
 
 EVAL_FILE = 'eval.json'
-AGREEMENT_FILE = 'agreement.json'
-NUM_MATRICES = 4  # problems in it
 
 
 class Chosen(NamedTuple):
@@ -101,7 +98,7 @@ def sweep_all(
 def evaluate_all(
   run: setup.Run,
   policies: Mapping[str, types.Params],
-  arms: Mapping[str, types.Params],
+  arms: Mapping[str, setup.Trained],
   chosen: Chosen,
 ) -> dict[str, Any]:
   """Test accuracy of every policy at every setting: what eval.json says.
@@ -110,6 +107,7 @@ def evaluate_all(
   with paraphrases, each has 'phrasings' (`eval.views.evaluate`). Verdicts and a
   few trajectories are written to files of their own.
   """
+  decoder = run.cfg.plain_decoders()[chosen.setting]
   summary, evaluations = sweep_all(
     run.ctx,
     run.cfg,
@@ -119,12 +117,16 @@ def evaluate_all(
     stop=run.stop,
     watch=run.watch,
   )
-  summary['arms'] = _evaluate_arms(run, arms, chosen)
+  summary['arms'] = _evaluate_arms(run, arms, decoder)
   if isinstance(run.ctx.task, task_lib.Paraphrased):
-    _add_phrasings(run, policies, summary, chosen)
-    _add_phrasings(run, arms, summary['arms'], chosen)
+    models = {name: (run.ctx, params) for name, params in policies.items()}
+    models |= {name: (arm.run.ctx, arm.params) for name, arm in arms.items()}
+    found = phrasings.evaluate(run, models, decoder)
+    for name, accuracies in found.items():
+      entries = summary['arms'] if name in arms else summary
+      entries[name]['phrasings'] = accuracies
     if run.cfg.is_causal:
-      _keep_matrices(run, policies, chosen)
+      phrasings.keep_matrices(run, policies, decoder)
   run.watch.pause()  # Nothing is waited for from here on, and plots are slow.
   for name in policies:
     own = summary[name]
@@ -151,93 +153,24 @@ def evaluate_all(
 
 
 def _evaluate_arms(
-  run: setup.Run, arms: Mapping[str, types.Params], chosen: Chosen
+  run: setup.Run,
+  arms: Mapping[str, setup.Trained],
+  decoder: types.Decoder,
 ) -> dict[str, Any]:
   """The arms at the chosen setting of the plain decoder."""
-  decoder = run.cfg.plain_decoders()[chosen.setting]
   made = {}
-  for name, params in arms.items():
+  for name, arm in arms.items():
     with run.screen.stage(f'evaluation, {name}', len(run.rows.test)) as bar:
       evaluation = accuracy.evaluate(
-        run.ctx,
-        params,
+        arm.run.ctx,
+        arm.params,
         run.rows.test,
         decoder,
         batch_size=run.cfg.eval.batch_size,
-        advance=functools.partial(_advance, run, bar),
+        advance=functools.partial(run.advance, bar),
       )
     made[name] = evaluation.summary()
   return made
-
-
-def _add_phrasings(
-  run: setup.Run,
-  policies: Mapping[str, types.Params],
-  summary: dict[str, Any],
-  chosen: Chosen,
-) -> None:
-  """Adds the accuracies over phrasings to the entries of policies."""
-  decoder = run.cfg.plain_decoders()[chosen.setting]
-  task, rows = run.ctx.task, run.rows.test
-  count = len(task.views(rows[0])) + len(task.unseen_views(rows[0]))
-  total = len(policies) * len(rows) * (count + run.cfg.is_causal)
-  if not total:
-    return
-  with run.screen.stage('evaluation of phrasings', total) as bar:
-    for name, params in policies.items():
-      summary[name]['phrasings'] = views.evaluate(
-        run.ctx,
-        params,
-        rows,
-        decoder,
-        batch_size=run.cfg.eval.batch_size,
-        advance=functools.partial(_advance, run, bar),
-      )
-
-
-def _keep_matrices(
-  run: setup.Run, policies: Mapping[str, types.Params], chosen: Chosen
-) -> None:
-  """Writes who agrees with whom on the first problems: agreement.json."""
-  problems = run.rows.test[:NUM_MATRICES]
-  decoder = run.cfg.plain_decoders()[chosen.setting]
-  by_policy = {
-    name: views.matrices(
-      run.ctx,
-      policies[name],
-      problems,
-      decoder,
-      batch_size=run.cfg.eval.batch_size,
-      advance=lambda count: _check_interrupt(run),
-    )
-    for name in ('base', 'final')
-  }
-  task = run.ctx.task
-  if processes.is_first():
-    workdir.write_json(
-      run.directory / AGREEMENT_FILE,
-      {
-        'problems': [
-          {
-            'id': row['id'],
-            'gold': task.gold(row),
-            'views': [task.prompt(view) for view in task.views(row)],
-            'policies': {name: of[i] for name, of in by_policy.items()},
-          }
-          for i, row in enumerate(problems)
-        ]
-      },
-    )
-
-
-def _advance(run: setup.Run, bar: console.Bar, count: int) -> None:
-  bar.add(count)
-  _check_interrupt(run)
-
-
-def _check_interrupt(run: setup.Run) -> None:
-  run.watch.beat('evaluation')
-  loop.check_stop(run.stop)
 
 
 def _keep_completions(
@@ -319,36 +252,14 @@ def show(results: dict[str, Any], screen: console.Console) -> None:
 def _show_arms(results: dict[str, Any], screen: console.Console) -> None:
   """Accuracy over phrasings, and of the arms."""
   arms = results.get('arms', {})
-  names = [n for n in names_lib.NAMES if n in results]
-  rows = {name: results[name] for name in names} | arms
-  percent = lambda share: f'{100 * share:.1f}'
   if 'phrasings' in results['final']:
-    cells = {
-      name: [
-        f'{percent(p["seen"]["mean"])} ± {percent(p["seen"]["interval"])}',
-        percent(p['seen']['worst']),
-        percent(p['seen']['best']),
-        percent(p['seen']['std']),
-        *(
-          percent(p['unseen'][k]) if p['unseen'] else '-'
-          for k in ('mean', 'worst')
-        ),
-        percent(p['ensemble']) if 'ensemble' in p else '-',
-      ]
-      for name, p in ((n, row['phrasings']) for n, row in rows.items())
-    }
-    screen.table(
-      'greedy accuracy (%) over phrasings of the held-out problems: those of '
-      'training, and unseen ones',
-      ['', 'mean', 'worst', 'best', 'sd', 'unseen', 'worst', 'all together'],
-      [[name, *values] for name, values in cells.items()],
-    )
-    screen.line(
-      'all together: decoded from the geometric mean of the phrasings of '
-      'training, which is what their consensus can reach'
-    )
+    names = [n for n in names_lib.NAMES if n in results]
+    rows = {name: results[name] for name in names} | arms
+    phrasings.show({n: row['phrasings'] for n, row in rows.items()}, screen)
   elif arms:
-    shown = [f'{name} {percent(arm["accuracy"])}' for name, arm in arms.items()]
+    shown = [
+      f'{name} {100 * arm["accuracy"]:.1f}' for name, arm in arms.items()
+    ]
     screen.line(f'from the same base, accuracy (%): {", ".join(shown)}')
 
 

@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import inspect
 import math
-import re
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -17,6 +16,7 @@ from dllm_jax import decoding, errors, models, tasks, types
 from dllm_jax.eval import speculation
 from dllm_jax.hf import config as hf_config
 from dllm_jax.rollout import batch
+from dllm_jax.run import arms as arms_lib
 from dllm_jax.run import bounds
 from dllm_jax.runtime import sharding
 from dllm_jax.state import workdir
@@ -27,18 +27,6 @@ from dllm_jax.train.methods import sft
 T = TypeVar('T')
 # Of the config group `rollout`, what is no field of a decoder.
 BATCH_KEYS = ('num_prompts', 'group_size', 'max_prompt_length')
-# Groups of keys in which an arm may differ from its run; but for those that say
-# how prompts are written and policies evaluated.
-ARM_KEYS = ('method.', 'train.', 'rollout.')
-_NOT_OF_ARMS = (
-  'method.name',
-  'train.control',
-  'train.watchdog_seconds',
-  'rollout.decode',
-  'rollout.max_prompt_length',
-  'rollout.prefill',
-)
-_PHASES = ('base', 'sft', 'rl', 'control', 'final', 'eval', 'speculation')
 # Of the config group `method`, what is no group of its own.
 _METHOD_KEYS = ('name', 'reward_past_eos')
 
@@ -307,16 +295,12 @@ class Settings:
 def from_config(config: Mapping[str, Any]) -> Settings:
   """The settings that a config (as nested dicts) describes.
 
-  A group of `arms` has the keys in which the arm differs from the run.
-
   Raises:
     errors.UserError: one line that names the group and what is wrong.
   """
-  if not isinstance(config['arms'], Mapping):
-    raise errors.UserError(
-      f'config key arms is {config["arms"]!r}; it is a group of groups'
-    )
-  arms = {name: _arm(config, name) for name in config['arms']}
+  arms = {
+    name: _arm(own, name) for name, own in arms_lib.configs(config).items()
+  }
   bounds.check(workdir.flatten(config))
   base, train = config['base'], config['train']
   every = config['checkpoint']['every']
@@ -392,44 +376,11 @@ def from_config(config: Mapping[str, Any]) -> Settings:
 
 
 def _arm(config: Mapping[str, Any], name: str) -> Settings:
-  """The settings of an arm: those of the run, but for some of `ARM_KEYS`.
-
-  Raises:
-    errors.UserError: the name is a phase of a run, a key is unknown or one that
-      arms share with the run, or a value does not fit.
-  """
-  changes = workdir.flatten({name: config['arms'][name]})
-  if name in _PHASES or not re.fullmatch('[a-z][a-z0-9_]*', name):
-    raise errors.UserError(
-      f'config group arms.{name}: an arm is named by small letters, digits and '
-      f'_, and not {", ".join(_PHASES)}'
-    )
-  own = workdir.flatten({k: v for k, v in config.items() if k != 'arms'})
-  for key, value in changes.items():
-    key = key.removeprefix(f'{name}.')
-    if not key.startswith(ARM_KEYS) or key in _NOT_OF_ARMS or key not in own:
-      raise errors.UserError(
-        f'config key arms.{name}.{key} is not one that an arm can change: '
-        f'those are of the groups {", ".join(ARM_KEYS)}'
-      )
-    if own[key] is not None and type(value) is not type(own[key]):
-      raise errors.UserError(
-        f'config key arms.{name}.{key} is {value!r}; the run has {own[key]!r}'
-      )
+  """The settings of an arm; what does not fit is one line with its name."""
   try:
-    return from_config(_merged(config, config['arms'][name]) | {'arms': {}})
+    return from_config(config)
   except errors.UserError as e:
     raise errors.UserError(f'config group arms.{name}: {e}') from e
-
-
-def _merged(
-  config: Mapping[str, Any], changes: Mapping[str, Any]
-) -> dict[str, Any]:
-  """The config with other values of some of its keys."""
-  return config | {
-    name: _merged(config[name], value) if isinstance(value, Mapping) else value
-    for name, value in changes.items()
-  }
 
 
 def _make_method(cls: type, values: Mapping[str, Any]) -> Any:

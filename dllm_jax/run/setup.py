@@ -4,13 +4,14 @@ import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
 
 from dllm_jax import errors, types
 from dllm_jax import model as model_lib
 from dllm_jax.data import pipeline, public, sources
+from dllm_jax.hf import config as hf_config
 from dllm_jax.models import attention
 from dllm_jax.ops import streams
 from dllm_jax.rollout import context
@@ -20,6 +21,7 @@ from dllm_jax.runtime import console, processes, sharding, signals, watchdog
 from dllm_jax.state import checkpoint, metrics
 from dllm_jax.tasks import task as task_lib
 from dllm_jax.text import tokenizer as tokenizer_lib
+from dllm_jax.train import loop, progress
 
 T = TypeVar('T')
 
@@ -54,6 +56,45 @@ class Run:
   def checkpoints(self, stage: str) -> checkpoint.Checkpoints:
     """Those of one stage."""
     return stage_checkpoints(self.directory, stage, self.cfg.keep)
+
+  def advance(self, bar: console.Bar, count: int) -> None:
+    """An evaluation went on by some rows; stops it if that is wanted."""
+    bar.add(count)
+    self.watch.beat('evaluation')
+    loop.check_stop(self.stop)
+
+
+class Trained(NamedTuple):
+  """A model that a stage of the run has trained.
+
+  Attributes:
+    run: with the settings that it was trained with, and its context.
+    params: its parameters.
+    progress: of its training.
+  """
+
+  run: Run
+  params: types.Params
+  progress: progress.Progress
+
+
+def arm_of(run: Run, arm: settings.Settings) -> Run:
+  """The run with the settings of an arm, and its model."""
+  key = 'gate_scale'
+  if arm.model.get(key) == run.cfg.model.get(key):
+    return dataclasses.replace(run, cfg=arm)
+  record = run.model.record._replace(denoiser=run.ctx.denoiser)
+  record = record.replace(**{key: arm.model[key]})
+  # The family may have no such model, and then could not save it.
+  record = record._replace(family=hf_config.NATIVE, config={})
+  return dataclasses.replace(
+    run,
+    cfg=arm,
+    ctx=dataclasses.replace(run.ctx, denoiser=record.denoiser),
+    model=dataclasses.replace(
+      run.model, denoiser=record.denoiser, record=record
+    ),
+  )
 
 
 def stage_checkpoints(

@@ -10,14 +10,7 @@ import jax
 
 from dllm_jax import errors
 from dllm_jax.hf import sidecar
-from dllm_jax.run import (
-  base_model,
-  checks,
-  results,
-  routing,
-  settings,
-  setup,
-)
+from dllm_jax.run import base_model, checks, results, settings, setup
 from dllm_jax.runtime import console, processes, signals, watchdog
 from dllm_jax.state import metrics, provenance, workdir
 
@@ -111,13 +104,7 @@ def started(
     )
     latest = {
       phase: setup.stage_checkpoints(directory, phase, cfg.keep).latest() or 0
-      for phase in (
-        'sft',
-        'control',
-        cfg.phase,
-        *cfg.arms,
-        *routing.phases(cfg),
-      )
+      for phase in ('sft', 'control', cfg.phase, *cfg.arms)
     }
     log = metrics.MetricsLog(
       directory,

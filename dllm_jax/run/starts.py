@@ -53,12 +53,11 @@ def of(run: setup.Run, optimizer: optax.GradientTransformation) -> Start:
     return Start(ctx, method, lambda params: _with_new_routers(run, params))
   if name == 'trained':
     method = moe_erl.MoeErl(
-      cfg=moe_erl.ARMS['aux'].apply(own),
+      cfg=dataclasses.replace(own, rl_weight=0.0, path_weight=0.0),
       ctx=ctx,
       rollout=cfg.rollout,
       optimizer=optimizer,
       reference={},
-      phase='sft',
     )
     return Start(ctx, method, lambda params: params)
   finish = lambda params: params

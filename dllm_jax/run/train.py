@@ -22,7 +22,6 @@ from dllm_jax.run import (
   choices,
   results,
   routing,
-  settings,
   setup,
   speculation,
   start,
@@ -87,7 +86,7 @@ def _stages(run: setup.Run) -> dict[str, Any]:
   policies = {'base': base, 'final': base}
   seconds, trained = {'base': base_progress.seconds}, {}
   if cfg.method is not None or cfg.tunes_base:
-    policies['final'], progress = train_policy(run, base, best.setting, cfg)
+    policies['final'], progress = train_policy(run, base, best.setting)
     seconds['rl' if cfg.method else 'sft'] = progress.seconds
     trained['trained_steps'] = progress.step
     trained['kept_step'] = loop.kept_step(progress, cfg.loop)
@@ -100,9 +99,12 @@ def _stages(run: setup.Run) -> dict[str, Any]:
       keep(run, 'control', policies['control'], extra)
   arms = {}
   for name, arm in cfg.arms.items():
-    arms[name], own = train_policy(run, base, best.setting, arm, name)
-    seconds[name] = own.seconds
-    keep(run, f'{ARMS}/{name}', arms[name], own)
+    own = setup.arm_of(run, arm)
+    arms[name] = setup.Trained(
+      own, *train_policy(own, base, best.setting, name)
+    )
+    seconds[name] = arms[name].progress.seconds
+    keep(own, f'{ARMS}/{name}', *arms[name][1:])
   began = time.perf_counter()
   threshold = None
   if cfg.gated_decoders():
@@ -117,11 +119,8 @@ def _stages(run: setup.Run) -> dict[str, Any]:
     seconds['speculation'] = time.perf_counter() - began
   if routing.applies(cfg):
     began = time.perf_counter()
-    trained_for = {
-      'base': base_progress.train_seconds,
-      'rl': progress.train_seconds,
-    }
-    routing.run_study(run, policies, trained_for, _outlets)
+    final = setup.Trained(run, policies['final'], progress)
+    routing.run_study(setup.Trained(run, base, base_progress), final, arms)
     seconds['routing'] = time.perf_counter() - began
   summary['final'] |= trained
   return summary | {'seconds': seconds}
@@ -152,6 +151,7 @@ def train_base(run: setup.Run) -> tuple[types.Params, progress_lib.Progress]:
       run.rows.demonstrations, seed=cfg.seed, batch_size=cfg.base.batch_size
     ),
     title='base (sft)',
+    phase='sft',
     cfg=cfg.base_loop,
     score=_scorer(
       dataclasses.replace(run, ctx=begin.ctx),
@@ -192,7 +192,6 @@ def train_policy(
   run: setup.Run,
   base: types.Params,
   setting: int | str,
-  cfg: settings.Settings,
   name: str = '',
 ) -> tuple[types.Params, progress_lib.Progress]:
   """Training from the base model, watched on validation rows.
@@ -200,13 +199,12 @@ def train_policy(
   By RL on prompts; or where the method is 'sft', on demonstrations.
 
   Args:
-    run: the run.
+    run: the run, or that of an arm.
     base: parameters that RL starts from.
     setting: of the plain decoder that was chosen for the base.
-    cfg: the settings of the run, or of an arm.
     name: of the arm; '' for the run itself.
   """
-  ctx = run.ctx
+  cfg, ctx = run.cfg, run.ctx
   optimizer = optim.make(cfg.optim)
   if cfg.method is None:
     method = sft.Sft(ctx=ctx, optimizer=optimizer, cfg=cfg.base_sft)

@@ -22,6 +22,7 @@ FILES = sorted(
 )
 # Of the masked diffusion models, which have presets.
 CAUSAL = ('fractal', 'cpc_grpo', 'moe_erl')
+WITH_ARMS = ('cpc_grpo', 'moe_erl')
 WITH_PRESETS = [file for file in FILES if file not in CAUSAL]
 VOCAB = types.Vocabulary(size=126_464, mask_token=126_336, eos_token=126_081)
 
@@ -133,8 +134,8 @@ def test_rows_fit_the_tiny_presets(preset):
 @pytest.mark.parametrize(
   'file',
   [
-    # Its seven arms are compiled; tests/run/test_cpc_run.py has a small run.
-    pytest.param(file, marks=[pytest.mark.slow] * (file == 'cpc_grpo'))
+    # All of their arms are compiled; tests/run has small runs of them.
+    pytest.param(file, marks=[pytest.mark.slow] * (file in WITH_ARMS))
     for file in FILES
   ],
 )
@@ -156,7 +157,7 @@ def test_the_default_runs_two_steps(commands, tmp_path, file):
   )
   if file == 'moe_erl':
     few += tiny_run.flags(
-      method__arms="('scaled',)", method__study__num_paths=4
+      method__study__num_paths=4, arms__aux_equal_compute__train__num_steps=2
     )
   config = str(FOLDER / f'{file}.py')
   command = commands.run('train.py', '--config', config, *few, '--workdir', run)
@@ -167,9 +168,8 @@ def test_the_default_runs_two_steps(commands, tmp_path, file):
   ]
   want = [('sft', 1), ('sft', 2)]
   want += [('rl', 1), ('rl', 2)] if file not in ('sft', 'fractal') else []
-  arms = load(file).get_config().arms if file == 'cpc_grpo' else ()
+  arms = list(load(file).get_config().arms)
   want += [(arm, step) for arm in arms for step in (1, 2)]
-  want += [('arm_scaled', 1), ('arm_scaled', 2)] * (file == 'moe_erl')
   assert [(r['phase'], r['step']) for r in rows if r['phase'] != 'eval'] == want
   found = json.loads((run / 'eval.json').read_text())
   method = 'sft' if file == 'fractal' else file
@@ -181,10 +181,10 @@ def test_the_default_runs_two_steps(commands, tmp_path, file):
     assert 'Every decoder wrote what greedy decoding writes' in page
   if file == 'moe_erl':
     study = json.loads((run / 'routing.json').read_text())
-    assert list(study['models']) == ['base', 'final', 'scaled']
+    assert list(study['models']) == ['base', 'final', *arms]
     for model in study['models'].values():
       assert len(model['map']) == 8 and 0 < model['mrr']['mrr'] <= 1
     assert study['models']['final']['final_gap'] is None
     page = (run / 'report.html').read_text()
     assert 'MoE-ERL on tagged functions' in page
-    assert 'gate scaled by its probability, no RL' in page
+    assert 'scaled gate' in page

@@ -126,7 +126,15 @@ def test_a_bad_arm_is_one_line(arm, message):
     settings.from_config(values({'x': arm}))
 
 
-@pytest.mark.parametrize('name', ['rl', 'base', '../x', 'a-b', ''])
+@pytest.mark.parametrize('arms', [3, [], 'entropy', {'entropy': 'entropy'}])
+def test_arms_are_a_group_of_groups(arms):
+  with pytest.raises(errors.UserError, match='arms is .*; it is a group of'):
+    settings.from_config(values(arms))
+
+
+@pytest.mark.parametrize(
+  'name', ['rl', 'base', 'routing', 'speculation', '../x', 'a-b', '']
+)
 def test_an_arm_has_a_name_of_its_own(name):
   with pytest.raises(errors.UserError, match='an arm is named by'):
     settings.from_config(values({name: {'method': {'prefix': 1}}}))

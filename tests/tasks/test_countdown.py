@@ -1,12 +1,12 @@
 import gzip
 import json
-import time
 
 import pytest
 
 from dllm_jax import tasks
 from dllm_jax.tasks import countdown, tags, task
 from dllm_jax.text import tokenizer
+from tests import timing
 
 ROW = {
   'id': 'a',
@@ -161,11 +161,8 @@ def test_hostile_answers(case, parity):
   text, numbers, target, correct = ATTACKS[case]
   cd = countdown.Countdown(parity=parity)
   completion = tags.completion_text('', text)
-  seconds = []
-  for _ in range(5):
-    start = time.thread_time()
-    score = cd.score(_row(numbers, target), completion)
-    seconds.append(time.thread_time() - start)
+  row = _row(numbers, target)
+  score = cd.score(row, completion)
   if parity:
     # d1's evaluation reads no tags, but takes any left-hand side; its reward
     # allows a sign.
@@ -178,7 +175,7 @@ def test_hostile_answers(case, parity):
   if parity and not wrong:
     wrong = 0.1 if score.metrics['has_answer'] else 0.0
   assert score.terms['solution'] == (1.0 if correct else wrong)
-  assert min(seconds) < 0.002
+  assert timing.seconds(lambda: cd.score(row, completion), 5) < 0.002
 
 
 @pytest.mark.parametrize(

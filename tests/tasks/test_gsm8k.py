@@ -1,6 +1,5 @@
 """GSM8K: what counts as the number, hostile answers, d1's rule."""
 
-import time
 from fractions import Fraction
 
 import pytest
@@ -8,6 +7,7 @@ import pytest
 from dllm_jax import tasks
 from dllm_jax.tasks import gsm8k, tags, task
 from dllm_jax.text import tokenizer
+from tests import timing
 
 ROW = {
   'id': 'a',
@@ -168,14 +168,9 @@ HOSTILE = [
 @pytest.mark.parametrize('verifier', [TASK, D1])
 def test_hostile_answers(verifier, case):
   completion = tags.completion_text('', HOSTILE[case])
-  seconds = []
-  for _ in range(3):
-    start = time.thread_time()
-    found = verifier.score(ROW, completion)
-    seconds.append(time.thread_time() - start)
   expected = HOSTILE[case] == '1080\0'
-  assert found.correct == expected
-  assert min(seconds) < 0.1
+  assert verifier.score(ROW, completion).correct == expected
+  assert timing.seconds(lambda: verifier.score(ROW, completion)) < 0.1
 
 
 @pytest.mark.parametrize(

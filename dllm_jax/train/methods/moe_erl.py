@@ -16,8 +16,7 @@ References:
 
 import dataclasses
 import functools
-import types as types_lib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -59,7 +58,6 @@ class MoeErlConfig:
       experts that each saw the rows of one label (`specialists`), and new
       routers. 'upcycled': a dense model, whose MLP every expert is a copy of.
       'trained': this loss without L_RL and L_PL.
-    arms: what is trained from the base beside the method, names of `ARMS`.
     study: the paths on which routing is evaluated.
   """
 
@@ -75,7 +73,6 @@ class MoeErlConfig:
   router_only: bool
   num_micro: int
   start: str
-  arms: tuple[str, ...]
   study: routing.ExploreConfig
 
   def __post_init__(self):
@@ -95,9 +92,6 @@ class MoeErlConfig:
       raise ValueError(f'num_micro {self.num_micro} is not positive')
     if self.start not in STARTS:
       raise ValueError(f'start {self.start!r}: expected one of {STARTS}')
-    for name in self.arms:
-      if name not in ARMS:
-        raise ValueError(f'arms {name!r}: expected names of {tuple(ARMS)}')
 
   @property
   def explores(self) -> bool:
@@ -150,61 +144,6 @@ class MoeErlConfig:
     """Nothing to refuse: `collect` checks demonstrations."""
 
 
-class Arm(NamedTuple):
-  """A run beside the method, from the same base and on the same batches.
-
-  Attributes:
-    title: in words.
-    changes: fields of the config that differ.
-    credit: fields of `credit` that differ.
-    explore: fields of `explore` that differ.
-    same_compute: trains for as many forward passes as the method.
-    gate_scale: the model's, if it differs.
-  """
-
-  title: str
-  changes: Mapping[str, Any] = types_lib.MappingProxyType({})
-  credit: Mapping[str, Any] = types_lib.MappingProxyType({})
-  explore: Mapping[str, Any] = types_lib.MappingProxyType({})
-  same_compute: bool = False
-  gate_scale: str = ''
-
-  def apply(self, cfg: MoeErlConfig) -> MoeErlConfig:
-    """The config of the arm."""
-    credit = dataclasses.replace(cfg.credit, **self.credit)
-    explore = dataclasses.replace(cfg.explore, **self.explore)
-    return dataclasses.replace(
-      cfg, credit=credit, explore=explore, **self.changes
-    )
-
-
-_PLAIN = {'rl_weight': 0.0, 'path_weight': 0.0}
-ARMS = {
-  'aux': Arm('auxiliary losses only', _PLAIN),
-  'aux_equal': Arm(
-    'auxiliary losses only, equal compute', _PLAIN, same_compute=True
-  ),
-  'shuffled': Arm('shuffled advantages', credit={'shuffle': True}),
-  'scaled': Arm(
-    'gate scaled by its probability, no RL', _PLAIN, gate_scale='probability'
-  ),
-  'other': Arm('any other expert, weighted', explore={'replacement': 'other'}),
-  'unweighted': Arm(
-    'any other expert, no weights',
-    credit={'max_weight': 0.0},
-    explore={'replacement': 'other'},
-  ),
-  'wpl': Arm(
-    'wPL: paths to any other expert also train the model',
-    {'path_weight': 1.0},
-    explore={'replacement': 'other'},
-  ),
-  'lm_scale': Arm(
-    'language-model loss as large as of wPL', _PLAIN | {'lm_weight': 2.0}
-  ),
-}
-
-
 class Explored(NamedTuple):
   """A batch with its perturbations; leading axes are rows."""
 
@@ -215,20 +154,16 @@ class Explored(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MoeErl:
-  """`loop.Method` of MoE-ERL; fields as in `policy.PolicyMethod`.
-
-  Attributes:
-    phase: names the rows in metrics.jsonl; an arm has its own.
-  """
+  """`loop.Method` of MoE-ERL; fields as in `policy.PolicyMethod`."""
 
   Config = MoeErlConfig
+  phase = 'rl'
 
   cfg: MoeErlConfig
   ctx: context.Context
   rollout: batch_lib.RolloutConfig
   optimizer: optax.GradientTransformation
   reference: types.Params
-  phase: str = 'rl'
 
   def collect(
     self, state: state_lib.TrainState, rows: Sequence[task_lib.Row], step: int

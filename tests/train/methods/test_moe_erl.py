@@ -37,10 +37,9 @@ PLAIN = moe_erl.MoeErlConfig(
   router_only=False,
   num_micro=1,
   start='',
-  arms=(),
   study=routing.ExploreConfig(num_paths=4, alpha=0.5),
 )
-AUX = moe_erl.ARMS['aux'].apply(PLAIN)
+AUX = dataclasses.replace(PLAIN, rl_weight=0.0)
 ALONE = dataclasses.replace(
   PLAIN, lm_weight=0.0, balance_weight=0.0, z_weight=0.0
 )
@@ -185,15 +184,6 @@ def test_an_update_is_the_same_on_a_mesh():
   assert np.abs(router(one.params) - router(params())).max() > 1e-5
 
 
-def test_arms_change_what_they_say():
-  arms = {name: arm.apply(PLAIN) for name, arm in moe_erl.ARMS.items()}
-  assert not arms['aux'].explores and not arms['scaled'].explores
-  assert arms['shuffled'].credit.shuffle and arms['shuffled'].explores
-  assert arms['wpl'].path_weight == 1 and arms['wpl'].rl_weight == 1
-  assert arms['other'].explore.replacement == 'other'
-  assert arms['unweighted'].credit.max_weight == 0
-
-
 def test_experts_of_specialists_see_their_own_label_alone():
   method = specialists.Specialists(
     ctx=make()[1], optimizer=SGD, gen_length=5, num_micro=1
@@ -317,7 +307,6 @@ def test_what_does_not_fit_is_one_line():
       {'explore': routing.ExploreConfig(num_paths=1, alpha=0.0)},
       r'explore.alpha 0.0 is not in \(0, 1\]',
     ),
-    ({'arms': ('best',)}, "arms 'best': expected names of"),
     ({'start': 'warm'}, "start 'warm': expected one of"),
     ({'rl_weight': -1.0}, 'rl_weight -1.0 is negative'),
     ({'num_micro': 0}, 'num_micro 0 is not positive'),

@@ -1,0 +1,102 @@
+"""A run of MoE-ERL with its arms: whole, and stopped in one of them."""
+
+import io
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+import configs.moe_erl
+from dllm_jax import model as model_lib
+from dllm_jax.models import transformer
+from dllm_jax.run import train as run_lib
+from dllm_jax.runtime import console
+from dllm_jax.state import metrics
+from tests import tiny_run
+
+ARMS = ('aux_equal_compute', 'scaled_gate')
+
+
+def values():
+  config = configs.moe_erl.get_config('scratch').unlock()
+  config.model.update(tiny_run.SHAPE)
+  config.rollout.num_prompts = 4
+  config.data.update(num_validation=8, num_test=8)
+  config.base.update(num_steps=3, batch_size=8)
+  config.train.num_steps = 2
+  config.method.study.num_paths = 4
+  config.eval.batch_size = 8
+  config.checkpoint.every = 1
+  config.mesh.data = 1
+  for name in set(config.arms) - set(ARMS):
+    del config.arms[name]
+  config.arms.aux_equal_compute.train.num_steps = 3
+  return config.to_dict()
+
+
+def run(directory):
+  screen = io.StringIO()
+  run_lib.train(values(), directory, console.Console(file=screen))
+  return screen.getvalue()
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+  """(workdir, what it showed)."""
+  directory = tmp_path_factory.mktemp('moe') / 'run'
+  return directory, run(directory)
+
+
+def test_a_run_trains_and_measures_every_arm(trained):
+  directory, shown = trained
+  rows = [(row['phase'], row['step']) for row in metrics.read(directory)]
+  steps = {'sft': 3, 'rl': 2, 'aux_equal_compute': 3, 'scaled_gate': 2}
+  for phase, count in steps.items():
+    assert [s for p, s in rows if p == phase] == list(range(1, count + 1))
+  found = json.loads((directory / 'eval.json').read_text())
+  assert list(found['arms']) == list(ARMS)
+  models = json.loads((directory / 'routing.json').read_text())['models']
+  want = {'base': 0, 'final': 2, 'aux_equal_compute': 3, 'scaled_gate': 2}
+  assert {name: model['steps'] for name, model in models.items()} == want
+  assert models['final']['final_gap'] is None
+  assert all(len(models[name]['final_gap']) == 3 for name in ARMS)
+  assert 'aux_equal_compute' in shown.split('routing on')[1]
+  assert 'scaled_gate' in (directory / 'report.html').read_text('utf-8')
+
+
+def test_an_arm_keeps_the_model_that_it_trained(trained):
+  directory, _ = trained
+  base = tiny_run.kept(directory / 'base')
+  scales = {'base': 'none', 'arms/aux_equal_compute': 'none'}
+  scales |= {'arms/scaled_gate': 'probability'}
+  for name, scale in scales.items():
+    model = model_lib.Model.describe(directory / name)
+    assert transformer.config_of(model.denoiser).gate_scale == scale
+    moved = tiny_run.kept(directory / name)
+    routers = [key for key in base if 'mlp.gate' in key]
+    assert routers and moved.keys() == base.keys()
+    same = all(np.array_equal(moved[key], base[key]) for key in routers)
+    assert same == (name == 'base')
+
+
+def test_a_run_that_was_stopped_in_an_arm_ends_with_the_same_bits(
+  trained, tmp_path
+):
+  directory = shutil.copytree(trained[0], tmp_path / 'run')
+  shutil.rmtree(directory / 'arms/scaled_gate')
+  shutil.rmtree(directory / 'checkpoints/scaled_gate/2')
+  for name in ('eval.json', 'routing.json'):
+    (directory / name).unlink()
+  run(directory)
+  tiny_run.assert_same(
+    tiny_run.kept(directory / 'arms/scaled_gate'),
+    tiny_run.kept(trained[0] / 'arms/scaled_gate'),
+  )
+  studies = [
+    json.loads((place / 'routing.json').read_text())['models']
+    for place in (directory, trained[0])
+  ]
+  for name, model in studies[0].items():
+    took = {'seconds': studies[1][name]['seconds']}
+    assert model | took == studies[1][name]
