@@ -13,6 +13,7 @@ from dllm_jax.models import transformer
 from dllm_jax.run import train as run_lib
 from dllm_jax.runtime import console
 from dllm_jax.state import metrics
+from dllm_jax.tasks import tagged_functions
 from tests import tiny_run
 
 ARMS = ('aux_equal_compute', 'scaled_gate')
@@ -39,6 +40,14 @@ def run(directory):
   screen = io.StringIO()
   run_lib.train(values(), directory, console.Console(file=screen))
   return screen.getvalue()
+
+
+@pytest.fixture(scope='module', autouse=True)
+def fewer_rows():
+  """All prompts are encoded before a run: fewer of them, for time."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(tagged_functions.NUM_ROWS, 'train', 500)
+    yield
 
 
 @pytest.fixture(scope='module')
