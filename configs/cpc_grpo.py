@@ -18,14 +18,19 @@ Presets, after a colon:
                         --config.base.path=DIR --config.data_dir=DATA
                       Rank, alpha, rate, schedule, warm-up and clipping are
                       those of the first author's GRPO code for another task;
-                      the paper's could not be read. Not run here.
+                      the paper's could not be read.
+  paraphrases         the same for instructions and paraphrases of your own,
+                      without answers: DATA/paraphrases/train.jsonl has lines
+                      such as {"instruction": "...", "paraphrases": ["..."]},
+                      the form of RobustAlpacaEval. Measures agreement on
+                      held-out rows, under unseen phrasings too.
 """
 
 from ml_collections import config_dict
 
 from configs import base
 
-PRESETS = ('shared_bias', 'ablation', 'gsm8k', 'openbookqa')
+PRESETS = ('shared_bias', 'ablation', 'gsm8k', 'openbookqa', 'paraphrases')
 
 
 def get_config(arg: str = '') -> config_dict.ConfigDict:
@@ -132,9 +137,12 @@ def _arm(signal: str, learning_rate: float, **method) -> dict:
 
 
 def _pretrained(config: config_dict.ConfigDict, task: str) -> None:
-  """A causal model folder with LoRA on a benchmark under our instructions."""
+  """A causal model folder with LoRA on a benchmark, or on the user's rows."""
   config.task = config_dict.ConfigDict({'name': f'{task}_phrasings'})
   config.data.update(num_demonstrations=0, num_validation=64, num_test=128)
+  if task == 'paraphrases':
+    config.task = config_dict.ConfigDict({'name': task, 'num_unseen': 2})
+    config.data.update(num_validation=0, num_test=0)  # all that are held out
   config.model.update(lora_rank=16, lora_alpha=32.0, remat='block')
   config.rollout.update(
     num_prompts=2, max_prompt_length=512, gen_length=256, stop_at_eos=True

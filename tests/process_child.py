@@ -50,11 +50,16 @@ def updates(arg: str, **changes) -> dict[str, np.ndarray]:
   from tests import tiny_run
 
   cfg, ctx = tiny_run.parts(arg, **changes)
-  task = Unjudged(**dataclasses.asdict(ctx.task))
-  method, state = tiny_run.start(cfg, dataclasses.replace(ctx, task=task))
-  tasks = tiny_run.rows(*['5 + 3 - 1', '3 + 5 - 1', '5 - 1 + 3', '5'])
+  if arg == 'cpc_grpo':
+    tasks = [ctx.task.rows('train')[i] for i in range(4)]
+  else:
+    task = Unjudged(**dataclasses.asdict(ctx.task))
+    ctx = dataclasses.replace(ctx, task=task)
+    tasks = tiny_run.rows(*['5 + 3 - 1', '3 + 5 - 1', '5 - 1 + 3', '5'])
+  method, state = tiny_run.start(cfg, ctx)
   layout = jax.tree.map(lambda leaf: leaf.sharding, state)
   found, count = {}, cfg.rollout.num_prompts * cfg.rollout.group_size
+  count *= cfg.method.rows_per_rollout
   for step in range(3):
     batch, metrics = method.collect(state, tasks, step)
     own = process_rows.share(ctx.mesh, count)
@@ -146,6 +151,16 @@ def train_tensor(process: int) -> dict[str, np.ndarray]:
   return updates('diffu_grpo', devices=2, mesh__fsdp=2, mesh__tensor=2)
 
 
+def train_consensus(process: int) -> dict[str, np.ndarray]:
+  """CPC-GRPO: sets of paraphrases, whose pairs are spread over processes."""
+  return updates('cpc_grpo', devices=COUNT * DEVICES)
+
+
+def train_majority(process: int) -> dict[str, np.ndarray]:
+  """Votes over sets, of which a process has read a part of the answers."""
+  return updates('cpc_grpo', devices=COUNT * DEVICES, method__signal='majority')
+
+
 def die(process: int) -> dict[str, np.ndarray]:
   """Process 1 dies while the other waits for it."""
   processes.barrier('a meeting')
@@ -186,6 +201,8 @@ MODES = {
     train_gated,
     train_fsdp,
     train_tensor,
+    train_consensus,
+    train_majority,
     die,
     stop,
     stick,

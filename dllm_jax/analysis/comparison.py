@@ -174,9 +174,9 @@ def summary(
   """
   names = ', '.join(f'{r.name} (seed {r.config["seed"]})' for r in runs)
   if any(run.results is None for run in runs):
-    return Line(
-      name, names, len(runs), None, None, 'not finished', None, None, ''
-    )
+    is_open = any(run.agreements for run in runs)
+    why = 'no right answers' if is_open else 'not finished'
+    return Line(name, names, len(runs), None, None, why, None, None, '')
   readings = [gains.readings(run) for run in runs]
   against, how = None, ''
   if runs is not first and all(run.results for run in first):

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from dllm_jax import errors
+from dllm_jax.analysis import policies
 from dllm_jax.state import metrics, workdir
 
 EVAL_FILE, VERDICTS_FILE = 'eval.json', 'verdicts.json'
@@ -59,7 +60,10 @@ class Run(NamedTuple):
     about: config.json: 'config', 'versions', 'devices', 'git', ...
     curves: by phase ('sft', 'rl', 'control', an arm) and metric
       ('reward/mean').
-    results: eval.json; None if the run is not finished.
+    results: eval.json; None if the run is not finished, or its task has no
+      right answers.
+    agreements: `eval.views.agreement` of a finished run, by policy or arm,
+      where it was measured.
     verdicts: verdicts.json; None if it does not exist.
     problems: rows of trajectories.jsonl; their completions are hostile text.
     speculation: speculation.json, of `eval.speculation.Study`; None if
@@ -73,6 +77,7 @@ class Run(NamedTuple):
   about: dict[str, Any]
   curves: dict[str, dict[str, Curve]]
   results: dict[str, Any] | None
+  agreements: dict[str, dict[str, Any]]
   verdicts: dict[str, Any] | None
   problems: list[dict[str, Any]]
   speculation: dict[str, Any] | None = None
@@ -118,7 +123,8 @@ def read(directory: pathlib.Path) -> Run:
     directory=directory,
     about=about,
     curves=_curves(directory),
-    results=results,
+    results=results if results and 'sweep' in results['base'] else None,
+    agreements=_agreements(results or {}),
     verdicts=_object(directory / VERDICTS_FILE),
     problems=[
       _problem(row, f'{directory / TRAJECTORIES_FILE}, line {number}')
@@ -279,6 +285,13 @@ def _agreement(path: pathlib.Path) -> tuple[dict[str, Any], ...]:
   if not valid:
     raise errors.UserError(f'{path} is not a table of agreement')
   return tuple(found['problems'])
+
+
+def _agreements(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
+  """By policy and arm, how likely phrasings find what the others wrote."""
+  rows = {n: results[n] for n in policies.NAMES if n in results}
+  rows |= results.get('arms', {})
+  return {n: of['agreement'] for n, of in rows.items() if 'agreement' in of}
 
 
 def _routing(path: pathlib.Path) -> dict[str, Any] | None:

@@ -52,6 +52,7 @@ TASKS = {
   'mbpp': 'MBPP',
   'openbookqa': 'OpenBookQA',
   'openbookqa_phrasings': 'OpenBookQA under several instructions',
+  'paraphrases': 'Paraphrased instructions',
   'phrasings': 'Misread phrasings',
   'sudoku': 'Sudoku',
   'tagged_functions': 'tagged functions',
@@ -122,6 +123,7 @@ def of_run(run: record.Run) -> str:
     headline=_headline(run) if results else None,
     speculation=speculation_charts.summary(compared) if compared else None,
     phrasings=_phrasings(results, names),
+    agreements=run.agreements,
     agreement=[_shaded(problem) for problem in run.agreement],
     routing=routing_charts.summary(run.routing) if run.routing else None,
     heats=routing_charts.heats(run.routing) if run.routing else [],
@@ -219,7 +221,7 @@ def _state(run: record.Run) -> str:
   """One line about the progress of the run."""
   curves = run.curves.get('rl', {}).values()
   steps = max((int(curve.steps[-1]) for curve in curves), default=0)
-  if run.results is None and run.speculation is None:
+  if not (run.results or run.speculation or run.agreements):
     return (
       f'not finished: {steps} of {run.config["train"]["num_steps"]} updates'
     )

@@ -190,9 +190,14 @@ def _results(directory: pathlib.Path) -> dict:
   try:
     run = json.loads(path.read_text())
     if {'task', 'method', 'num', 'chosen_steps', 'base', 'final'} <= run.keys():
+      run['base']['sweep']
       return run
-  except (ValueError, AttributeError):
+  except (ValueError, AttributeError, TypeError):
     pass
+  except KeyError:
+    raise errors.UserError(
+      f'{path} has no accuracy: the task of the run has no right answers'
+    ) from None
   raise errors.UserError(f'{path} is not the results of a run')
 
 

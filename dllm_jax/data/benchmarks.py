@@ -1,8 +1,8 @@
 """Readers of public data sets in natural language.
 
-GSM8K, MATH, AQuA, OpenBookQA, HumanEval, MBPP and files in KodCode's format,
-each in its own folder of the data directory. Readers parse JSON: no code of a
-data set is ever run.
+GSM8K, MATH, AQuA, OpenBookQA, HumanEval, MBPP, and files in the formats of
+KodCode and of RobustAlpacaEval, each in its own folder of the data directory.
+Readers parse JSON: no code of a data set is ever run.
 """
 
 import ast
@@ -38,6 +38,7 @@ SPLITS = {
     'sanitized_test': 'mbpp/sanitized-mbpp.json',
   },
   'kodcode': {'train': 'kodcode/train.jsonl'},
+  'paraphrases': {'train': 'paraphrases/train.jsonl'},
 }
 MAX_FIELD_CHARS = 2**16
 _MAX_EXAMPLE_CHARS = 512
@@ -280,6 +281,16 @@ def _kodcode(record: dict[str, Any]) -> task_lib.Row:
   }
 
 
+def _paraphrases(record: dict[str, Any]) -> task_lib.Row:
+  paraphrases = _texts(record, 'paraphrases')
+  if not paraphrases:
+    raise ValueError("'paraphrases' is empty")
+  return {
+    'prompt': _text(record, 'instruction').strip(),
+    'paraphrases': [text.strip() for text in paraphrases],
+  }
+
+
 _READERS: dict[str, Callable[[dict[str, Any]], task_lib.Row | None]] = {
   'gsm8k': _gsm8k,
   'math': _math,
@@ -288,4 +299,5 @@ _READERS: dict[str, Callable[[dict[str, Any]], task_lib.Row | None]] = {
   'humaneval': _humaneval,
   'mbpp': _mbpp,
   'kodcode': _kodcode,
+  'paraphrases': _paraphrases,
 }

@@ -1,8 +1,9 @@
 """Public data sets in natural language as TFDS data sets.
 
 Rows of other splits whose question is also in a test split, apart from case and
-punctuation, are left out. If a data set has no validation or test split, 5% of
-its training rows are held out for it, chosen by a hash of the question.
+punctuation, are left out. If a data set has no validation or test split, 5 % of
+its training rows (15 % of `paraphrases`) are held out for it, chosen by a hash
+of the question.
 """
 
 import dataclasses
@@ -17,7 +18,9 @@ import tensorflow_datasets as tfds
 from dllm_jax.data import benchmarks, catalog, leaks, row_builder
 from dllm_jax.tasks import task as task_lib
 
-_HELD_OUT = 0.05  # share of the training rows, per missing split
+# Share of the training rows, per missing split; files of paraphrases are short.
+_HELD_OUT = 0.05
+_HELD_OUT_OF = {'paraphrases': 0.15}
 _CHOICE = {'question': str, 'options': list, 'answer': str, 'reasoning': str}
 _CODE = dict.fromkeys(
   ('prompt', 'entry_point', 'test', 'solution', 'setup'), str
@@ -28,6 +31,7 @@ _FIELDS = {
   'math': {**_MATH, 'level': int, 'subject': str},
   'aqua': _CHOICE,
   'openbookqa': _CHOICE,
+  'paraphrases': {'prompt': str, 'paraphrases': list},
 }
 
 
@@ -99,14 +103,17 @@ def splits(
     ]
   missing = [name for name in ('validation', 'test') if name not in rows]
   if 'train' in rows and missing:
+    share = _HELD_OUT_OF.get(data_set, _HELD_OUT)
     divided = {'train': [], **{name: [] for name in missing}}
     for row in rows['train']:
-      divided[split_of(row, missing)].append(row)
+      divided[split_of(row, missing, share)].append(row)
     rows |= divided
   return rows
 
 
-def split_of(row: task_lib.Row, missing: Sequence[str]) -> str:
+def split_of(
+  row: task_lib.Row, missing: Sequence[str], share: float = _HELD_OUT
+) -> str:
   """The split of a training row: 'train', or a missing split.
 
   Rows with the same question go to the same split.
@@ -114,8 +121,9 @@ def split_of(row: task_lib.Row, missing: Sequence[str]) -> str:
   Args:
     row: a training row.
     missing: the splits to hold out rows for.
+    share: of the rows, for each of them.
   """
   text = leaks.normalised(leaks.question(row))
   digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-  place = int.from_bytes(digest, 'little') / 2**64 / _HELD_OUT
+  place = int.from_bytes(digest, 'little') / 2**64 / share
   return missing[int(place)] if place < len(missing) else 'train'

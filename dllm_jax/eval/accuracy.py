@@ -28,7 +28,8 @@ class Evaluation(NamedTuple):
   """Results over a set of rows.
 
   Attributes:
-    accuracy: fraction of the judged rows that are correct.
+    accuracy: fraction of the judged rows that are correct; NaN if the task is
+      open-ended.
     mean_steps: mean number of denoiser calls per row.
     tokens_per_step: completion tokens, up to the first stop token, per denoiser
       call.
@@ -38,6 +39,7 @@ class Evaluation(NamedTuple):
     correct: verdict of each row, 1 or 0.
     judged: False where the verifier failed and `correct` has no meaning.
     reasons: short reasons of the verdicts; '' if there is none.
+    answers: `score.answer_digests` of the answers that were read.
     tokens: completion ids of each row.
     logp: log-probability of each token when it was committed (nats).
     commit_step: 0-based step that committed each token.
@@ -53,6 +55,7 @@ class Evaluation(NamedTuple):
   correct: Float[np.ndarray, ' N']
   judged: Bool[np.ndarray, ' N']
   reasons: list[str]
+  answers: Int[np.ndarray, ' N']
   tokens: Int[np.ndarray, 'N L']
   logp: Float[np.ndarray, 'N L']
   commit_step: Int[np.ndarray, 'N L']
@@ -135,7 +138,7 @@ def evaluate(
     verdicts.append(_judge(ctx, [rows[i] for i in own], part.tokens))
     if advance is not None:
       advance(0)
-  trajectory, (scored, reasons) = process_rows.gather(
+  trajectory, (scored, reasons, answers) = process_rows.gather(
     jax.tree.map(
       lambda *x: np.concatenate(x),
       *zip(parts, verdicts, strict=True),
@@ -150,13 +153,16 @@ def evaluate(
       f'task {ctx.task.name!r} reports {taken[0]!r}, a reserved key of results '
       'files; rename that reward term or metric of the task'
     )
-  if not scored.judged.any():
+  is_open_ended = isinstance(ctx.task, task_lib.OpenEnded)
+  if not scored.judged.any() and not is_open_ended:
     raise errors.UserError(
       f'none of the {len(rows)} completions could be judged: the verifier of '
       f'task {ctx.task.name!r} failed'
     )
   return Evaluation(
-    accuracy=float(scored.correct[scored.judged].mean()),
+    accuracy=float('nan')
+    if is_open_ended
+    else float(scored.correct[scored.judged].mean()),
     mean_steps=float(trajectory.num_steps.mean()),
     tokens_per_step=float(length.sum() / max(trajectory.num_steps.sum(), 1)),
     metrics={name: score.finite_mean(v) for name, v in means.items()},
@@ -165,6 +171,7 @@ def evaluate(
     correct=scored.correct.astype(np.float32),
     judged=scored.judged,
     reasons=[reason.decode('ascii') for reason in reasons],
+    answers=answers,
     tokens=trajectory.tokens,
     logp=trajectory.logp,
     commit_step=trajectory.commit_step,
@@ -176,8 +183,8 @@ def _judge(
   ctx: context.Context,
   rows: Sequence[task_lib.Row],
   tokens: Int[np.ndarray, 'b L'],
-) -> tuple[score.Scored, np.ndarray]:
-  """(verdicts without their texts, reasons as fixed-size ASCII bytes)."""
+) -> tuple[score.Scored, np.ndarray, np.ndarray]:
+  """Verdicts without their texts; reasons as ASCII bytes; answers' digests."""
   scored = score.score(
     ctx.task,
     ctx.tokenizer,
@@ -188,7 +195,8 @@ def _judge(
   )
   # ASCII, since truncation to 64 bytes could split a longer character.
   reasons = [reason.encode('ascii', 'replace') for reason in scored.reasons]
-  return scored.arrays(), np.array(reasons, 'S64')
+  digests = score.answer_digests(scored.parsed)
+  return scored.arrays(), np.array(reasons, 'S64'), digests
 
 
 def sweep(

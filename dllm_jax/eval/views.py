@@ -1,13 +1,13 @@
-"""Accuracy over the phrasings of held-out problems.
+"""Accuracy over the phrasings of held-out problems, and their agreement.
 
 Dims: N problems, K views.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from dllm_jax import types
 from dllm_jax.decoding import rounds
@@ -52,7 +52,10 @@ def evaluate(
         ctx, params, rows, decoder, batch_size=batch_size, advance=advance
       )
       right = np.where(evaluation.judged, evaluation.correct, np.nan)
-      made[kind] = summary(right.reshape(len(problems), -1))
+      by_problem = (len(problems), -1)
+      made[kind] = summary(
+        right.reshape(by_problem), evaluation.answers.reshape(by_problem)
+      )
   if isinstance(decoder, rounds.CausalDecoder):
     made['ensemble'] = _ensemble(
       ctx, params, problems, decoder, batch_size, advance
@@ -64,6 +67,7 @@ def matrices(
   ctx: context.Context,
   params: types.Params,
   problems: Sequence[task_lib.Row],
+  views: Callable[[task_lib.Row], list[task_lib.Row]],
   decoder: types.Decoder,
   *,
   batch_size: int,
@@ -75,16 +79,17 @@ def matrices(
     ctx: the run, of a causal model and a `task.Paraphrased`.
     params: parameters of the policy.
     problems: held-out rows.
+    views: the phrasings of a row.
     decoder: greedy.
     batch_size: rows decoded or scored together.
     advance: called as by `accuracy.evaluate`, and after each scored problem.
 
   Returns:
-    Of each problem: 'texts', the completion of every seen view; 'correct',
+    Of each problem: 'texts', the completion of every view; 'correct',
     whether it is right, None without a verdict; and 'scores', where [i][m] is
     the mean log-probability of completion m under view i (nats).
   """
-  rows = [view for row in problems for view in ctx.task.views(row)]
+  rows = [view for row in problems for view in views(row)]
   count = len(rows) // len(problems)
   made = accuracy.evaluate(
     ctx, params, rows, decoder, batch_size=batch_size, advance=advance
@@ -128,16 +133,66 @@ def matrices(
   ]
 
 
-def summary(right: Float[np.ndarray, 'N K']) -> dict[str, Any]:
+def agreement(
+  found: Sequence[Mapping[str, Any]], num_seen: int
+) -> dict[str, Any]:
+  """How likely views find what the others wrote, over the problems.
+
+  Args:
+    found: as of `matrices`, with the seen views first.
+    num_seen: number of seen views, K.
+
+  Returns:
+    Means over problems in nats per token, with 'interval's of 1.96 standard
+    errors: 'own', of what a seen view wrote under itself; 'seen', under the
+    other seen views; 'unseen', under the unseen views, None without any. And
+    'num', the number of problems.
+  """
+  scores = np.array([of['scores'] for of in found])[:, :, :num_seen]
+  own = np.eye(num_seen, dtype=bool)
+  kinds = {
+    'own': scores[:, :num_seen][:, own],
+    'seen': scores[:, :num_seen][:, ~own],
+    'unseen': scores[:, num_seen:].reshape(len(scores), -1),
+  }
+  made: dict[str, Any] = {'num': len(scores)}
+  for kind, values in kinds.items():
+    made[kind] = None
+    if values.size:
+      by_problem = values.mean(axis=1)
+      error = by_problem.std() / np.sqrt(len(by_problem))
+      made[kind] = {
+        'mean': float(by_problem.mean()),
+        'interval': float(1.96 * error),
+      }
+  return made
+
+
+def same_answers(answers: Int[np.ndarray, 'N K']) -> float:
+  """Share of the pairs of views of a problem that gave the same answer.
+
+  Args:
+    answers: as of `score.answer_digests`; a view without one agrees with none.
+  """
+  pairs = np.triu(np.ones((answers.shape[1],) * 2, bool), 1)
+  same = (answers[:, :, None] == answers[:, None]) & (answers[:, None] != 0)
+  return float(same[:, pairs].mean())
+
+
+def summary(
+  right: Float[np.ndarray, 'N K'], answers: Int[np.ndarray, 'N K']
+) -> dict[str, Any]:
   """Mean, worst, best and standard deviation of the accuracies of the views.
 
   Args:
     right: verdict of each problem under each view; NaN without one.
+    answers: as of `same_answers`.
 
   Returns:
-    Also 'interval', 1.96 standard errors of the mean over problems, and
-    'views', the accuracy of each.
+    Also 'interval', 1.96 standard errors of the mean over problems; 'views',
+    the accuracy of each; and 'same', of `same_answers`, which reads no verdict.
   """
+  same = same_answers(answers) if answers.shape[1] > 1 else None
   right = right[~np.isnan(right).all(axis=1)]
   by_view = np.nanmean(right, axis=0)
   by_problem = np.nanmean(right, axis=1)
@@ -149,6 +204,7 @@ def summary(right: Float[np.ndarray, 'N K']) -> dict[str, Any]:
     'best': float(by_view.max()),
     'std': float(by_view.std()),
     'views': by_view.tolist(),
+    'same': same,
   }
 
 

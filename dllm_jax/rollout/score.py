@@ -4,6 +4,7 @@ Dims: B rows, L completion columns.
 """
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -122,6 +123,23 @@ def weigh(verdict: task_lib.Score, cfg: RewardConfig) -> float:
   """The reward of a verdict: the weighted sum of its terms."""
   terms = (weight * verdict.terms[name] for name, weight in cfg.weights)
   return sum(terms, start=0.0)
+
+
+def answer_digests(
+  parsed: Sequence[str | float | None],
+) -> Int[np.ndarray, ' B']:
+  """A number for each answer, the same for the same one; 0 for none.
+
+  Numbers, unlike answers, can be exchanged between processes.
+  """
+
+  def digest(answer):
+    if answer is None:
+      return 0
+    digest = hashlib.blake2b(repr(answer).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, signed=True)
+
+  return np.array([digest(answer) for answer in parsed], np.int64)
 
 
 def finite_mean(values: np.ndarray) -> float:

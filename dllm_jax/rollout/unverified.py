@@ -4,7 +4,6 @@ Dims: M candidates of a set, B rows, L completion columns.
 """
 
 import functools
-import hashlib
 
 import jax
 import numpy as np
@@ -49,7 +48,7 @@ def majority(
   def judge(samples):
     scored = verdicts(samples)
     own = process_rows.share(ctx.mesh, num_rows)
-    digests = np.array([_digest(a) for a in scored.parsed], np.int64)
+    digests = score.answer_digests(scored.parsed)
     # A set may span processes.
     everyone = process_rows.gather(digests, own, num_rows).tolist()
     voted = [
@@ -65,14 +64,6 @@ def majority(
 @functools.cache
 def _replicate(whole: jax.sharding.NamedSharding):
   return jax.jit(lambda x: x, out_shardings=whole)
-
-
-def _digest(answer: str | float | None) -> int:
-  """A number for each answer; 0 for none."""
-  if answer is None:
-    return 0
-  digest = hashlib.blake2b(repr(answer).encode(), digest_size=8).digest()
-  return int.from_bytes(digest, signed=True)
 
 
 @jax.jit

@@ -71,6 +71,8 @@ def check_shapes(cfg: settings.Settings, ctx: context.Context) -> None:
     ctx.denoiser.part(ctx.mesh)
     setup.param_targets(ctx)
   cfg.rollout.decoder.check(ctx.denoiser)
+  if isinstance(ctx.task, task_lib.OpenEnded):
+    _check_open_ended(cfg)
   speculation.check(cfg.speculation, ctx.denoiser, ctx.mesh)
   routing.check(cfg, ctx)
   sharding.check_divides(cfg.base.batch_size, ctx.mesh, 'base.batch_size')
@@ -83,6 +85,30 @@ def check_shapes(cfg: settings.Settings, ctx: context.Context) -> None:
       with _named(name):
         arm.rollout.decoder.check(ctx.denoiser)
         arm.method.check(ctx, arm.rollout)
+
+
+def _check_open_ended(cfg: settings.Settings) -> None:
+  """Refuses what needs a right answer where the task has none."""
+  wants = {
+    'base.path is empty': not cfg.base.path,
+    'method.name is sft': cfg.tunes_base,
+    'train.control is True': cfg.control,
+    f'train.eval_every is {cfg.loop.eval_every}': cfg.loop.eval_every,
+    f'rollout.decode is {cfg.decode}': cfg.decode != 'autoregressive',
+  }
+  for name, arm in _trainings(cfg):
+    of = f'arms.{name}.' if name else ''
+    wants |= {
+      f'{of}method.name is {arm.method_name}': arm.method_name != 'cpc_grpo',
+      f"{of}method.signal is 'majority'": getattr(arm.method, 'signal', '')
+      == 'majority',
+    }
+  for wanted, holds in wants.items():
+    if holds:
+      raise errors.UserError(
+        f'task {cfg.task_name!r} has no right answers, but config key '
+        f'{wanted}; see configs/cpc_grpo.py:paraphrases'
+      )
 
 
 def _trainings(

@@ -236,6 +236,11 @@ def _open(
   out: pathlib.Path | None,
 ) -> tuple[context.Context, Sequence[task_lib.Row]]:
   """The models' context and the held-out rows, once all checks have passed."""
+  if isinstance(cfg.task, task_lib.OpenEnded):
+    raise errors.UserError(
+      f'task {cfg.task_name!r} has no right answers, and so no accuracy: '
+      'launch/train.py measures the agreement of its phrasings'
+    )
   _check_same_model(config, directory)
   first = next(iter(models.values()))
   ctx = setup.make_context(cfg, first, adapters=first.overrides is not None)

@@ -1,4 +1,4 @@
-"""Evaluation over the phrasings of a task with paraphrases, and its table."""
+"""Evaluation over the phrasings of a task with paraphrases, and its tables."""
 
 import functools
 from collections.abc import Mapping
@@ -10,15 +10,15 @@ from dllm_jax.rollout import context
 from dllm_jax.run import setup
 from dllm_jax.runtime import console, processes
 from dllm_jax.state import workdir
+from dllm_jax.tasks import task as task_lib
 
 FILE = 'agreement.json'
-NUM_MATRICES = 4  # problems in it
+NUM_SHOWN = 4  # problems in it
+Models = Mapping[str, tuple[context.Context, types.Params]]
 
 
 def evaluate(
-  run: setup.Run,
-  models: Mapping[str, tuple[context.Context, types.Params]],
-  decoder: types.Decoder,
+  run: setup.Run, models: Models, decoder: types.Decoder
 ) -> dict[str, dict[str, Any]]:
   """`eval.views.evaluate` of every model on the held-out problems, by name."""
   task, rows = run.ctx.task, run.rows.test
@@ -38,28 +38,36 @@ def evaluate(
     }
 
 
-def keep_matrices(
-  run: setup.Run,
-  policies: Mapping[str, types.Params],
-  decoder: types.Decoder,
-) -> None:
-  """Writes who agrees with whom on the first problems: agreement.json."""
-  task, problems = run.ctx.task, run.rows.test[:NUM_MATRICES]
-  names = ('base', 'final')
-  total = len(names) * sum(len(task.views(row)) + 1 for row in problems)
+def measure_agreement(
+  run: setup.Run, models: Models, decoder: types.Decoder
+) -> dict[str, dict[str, Any]]:
+  """`eval.views.agreement` of every model, by name, and agreement.json.
+
+  Of a task with right answers on a few problems; of an open-ended one on all of
+  them, and under unseen phrasings too.
+  """
+  task, problems, asked = run.ctx.task, run.rows.test, run.ctx.task.views
+  num_seen = len(task.views(problems[0]))
+  if isinstance(task, task_lib.OpenEnded):
+    asked = lambda row: task.views(row) + task.unseen_views(row)
+  else:
+    problems = problems[:NUM_SHOWN]
+  total = len(models) * sum(len(asked(row)) + 1 for row in problems)
   with run.screen.stage('agreement of phrasings', total) as bar:
-    by_policy = {
+    found = {
       name: views.matrices(
-        run.ctx,
-        policies[name],
+        ctx,
+        params,
         problems,
+        asked,
         decoder,
         batch_size=run.cfg.eval.batch_size,
         advance=functools.partial(run.advance, bar),
       )
-      for name in names
+      for name, (ctx, params) in models.items()
     }
   if processes.is_first():
+    shown = ('base', 'final')
     workdir.write_json(
       run.directory / FILE,
       {
@@ -67,13 +75,14 @@ def keep_matrices(
           {
             'id': row['id'],
             'gold': task.gold(row),
-            'views': [task.prompt(view) for view in task.views(row)],
-            'policies': {name: of[i] for name, of in by_policy.items()},
+            'views': [task.prompt(view) for view in asked(row)],
+            'policies': {name: found[name][i] for name in shown},
           }
-          for i, row in enumerate(problems)
+          for i, row in enumerate(problems[:NUM_SHOWN])
         ]
       },
     )
+  return {name: views.agreement(of, num_seen) for name, of in found.items()}
 
 
 def show(
@@ -84,7 +93,7 @@ def show(
   screen.table(
     'greedy accuracy (%) over phrasings of the held-out problems: those of '
     'training, and unseen ones',
-    ['', 'mean', 'worst', 'best', 'sd', 'unseen', 'worst', 'all together'],
+    ['', 'mean', 'worst', 'best', 'sd', 'same', 'unseen', 'worst', 'together'],
     [
       [
         name,
@@ -92,6 +101,7 @@ def show(
         percent(p['seen']['worst']),
         percent(p['seen']['best']),
         percent(p['seen']['std']),
+        percent(p['seen']['same']),
         *(
           percent(p['unseen'][key]) if p['unseen'] else '-'
           for key in ('mean', 'worst')
@@ -102,6 +112,23 @@ def show(
     ],
   )
   screen.line(
-    'all together: decoded from the geometric mean of the phrasings of '
-    'training, which is what their consensus can reach'
+    'same: pairs of phrasings with the same answer, right or wrong; together: '
+    'decoded from the geometric mean of the phrasings of training, which is '
+    'what their consensus can reach'
+  )
+
+
+def show_agreement(
+  found: Mapping[str, Mapping[str, Any]], screen: console.Console
+) -> None:
+  """The table over what `measure_agreement` returned."""
+  cell = lambda of: f'{of["mean"]:.3f} ± {of["interval"]:.3f}' if of else '-'
+  screen.table(
+    'log-probability of a token (nats) of what a phrasing of training wrote, '
+    f'on {found["base"]["num"]} held-out problems',
+    ['', 'under itself', 'under the others', 'under unseen ones'],
+    [
+      [name, *(cell(of[kind]) for kind in ('own', 'seen', 'unseen'))]
+      for name, of in found.items()
+    ],
   )

@@ -104,10 +104,29 @@ def evaluate_all(
   """Test accuracy of every policy at every setting: what eval.json says.
 
   Those of the arms are under 'arms', at the chosen setting alone. Of a task
-  with paraphrases, each has 'phrasings' (`eval.views.evaluate`). Verdicts and a
-  few trajectories are written to files of their own.
+  with paraphrases, each has 'phrasings' (`eval.views.evaluate`), and of a
+  causal model 'agreement' (`eval.views.agreement`), which is all that an
+  open-ended task has. Verdicts and a few trajectories are written to files of
+  their own.
   """
   decoder = run.cfg.plain_decoders()[chosen.setting]
+  models = {name: (run.ctx, params) for name, params in policies.items()}
+  of_arms = {name: (arm.run.ctx, arm.params) for name, arm in arms.items()}
+  about = {
+    'task': run.cfg.task_name,
+    'method': run.cfg.method_name,
+    'decode': run.cfg.decode,
+    'num': len(run.rows.test),
+    'chosen_steps': chosen.setting,
+  }
+  if isinstance(run.ctx.task, task_lib.OpenEnded):
+    found = phrasings.measure_agreement(run, models | of_arms, decoder)
+    made = {name: {'agreement': of} for name, of in found.items()}
+    return (
+      about
+      | {name: made[name] for name in policies}
+      | {'arms': {name: made[name] for name in arms}}
+    )
   summary, evaluations = sweep_all(
     run.ctx,
     run.cfg,
@@ -119,14 +138,14 @@ def evaluate_all(
   )
   summary['arms'] = _evaluate_arms(run, arms, decoder)
   if isinstance(run.ctx.task, task_lib.Paraphrased):
-    models = {name: (run.ctx, params) for name, params in policies.items()}
-    models |= {name: (arm.run.ctx, arm.params) for name, arm in arms.items()}
-    found = phrasings.evaluate(run, models, decoder)
+    found = phrasings.evaluate(run, models | of_arms, decoder)
     for name, accuracies in found.items():
       entries = summary['arms'] if name in arms else summary
       entries[name]['phrasings'] = accuracies
     if run.cfg.is_causal:
-      phrasings.keep_matrices(run, policies, decoder)
+      found = phrasings.measure_agreement(run, models, decoder)
+      for name, agreement in found.items():
+        summary[name]['agreement'] = agreement
   run.watch.pause()  # Nothing is waited for from here on, and plots are slow.
   for name in policies:
     own = summary[name]
@@ -143,13 +162,7 @@ def evaluate_all(
     )
   if processes.is_first():
     _keep_completions(run, evaluations, chosen)
-  return {
-    'task': run.cfg.task_name,
-    'method': run.cfg.method_name,
-    'decode': run.cfg.decode,
-    'num': len(run.rows.test),
-    'chosen_steps': chosen.setting,
-  } | summary
+  return about | summary
 
 
 def _evaluate_arms(
@@ -228,6 +241,13 @@ def read(path: pathlib.Path) -> dict[str, Any]:
 
 def show(results: dict[str, Any], screen: console.Console) -> None:
   """The closing tables: every policy at every setting."""
+  if 'sweep' not in results['base']:  # an open-ended task
+    models = {n: results[n] for n in names_lib.NAMES if n in results}
+    phrasings.show_agreement(
+      {n: of['agreement'] for n, of in (models | results['arms']).items()},
+      screen,
+    )
+    return
   names = show_plain(results, screen)
   gains = [
     f'final - {name} = '

@@ -19,6 +19,7 @@ from dllm_jax.run import settings
 from dllm_jax.runtime import cache as cache_lib
 from dllm_jax.runtime import console, processes, sharding, signals, watchdog
 from dllm_jax.state import checkpoint, metrics
+from dllm_jax.tasks import paraphrases
 from dllm_jax.tasks import task as task_lib
 from dllm_jax.text import tokenizer as tokenizer_lib
 from dllm_jax.train import loop, progress
@@ -239,6 +240,27 @@ def tell_reach(
     screen.line(
       f'{num_solvable} of the {len(rows)} held-out problems can be solved with '
       f'{" ".join(operators)} alone (task.operators)'
+    )
+
+
+def tell_doubts(
+  cfg: settings.Settings,
+  rows: Sequence[task_lib.Row],
+  screen: console.Console,
+) -> None:
+  """Says which rows have phrasings that may not ask for the same thing."""
+  if not isinstance(cfg.task, paraphrases.Paraphrases):
+    return
+  doubts = [
+    f'{row["id"]} ({why})'
+    for row in rows
+    if (why := paraphrases.doubt([row['prompt'], *row['paraphrases']]))
+  ]
+  if doubts:
+    more = f' and {len(doubts) - 5} more' if len(doubts) > 5 else ''
+    screen.line(
+      f'{len(doubts)} of {len(rows)} rows may not ask for the same thing in '
+      f'all phrasings; they are kept: {", ".join(doubts[:5])}{more}'
     )
 
 

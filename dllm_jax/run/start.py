@@ -98,6 +98,7 @@ def started(
         f'left out {num_long} training prompts of more than '
         f'{cfg.rollout.max_prompt_length} tokens; {len(rows.prompts)} remain'
       )
+    setup.tell_doubts(cfg, [*rows.prompts, *rows.test], screen)
     watch = watchdog.Watchdog(
       directory / f'watchdog{processes.suffix()}.txt',
       seconds=cfg.watchdog_seconds,

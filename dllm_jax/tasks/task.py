@@ -86,6 +86,13 @@ class Paraphrased(Protocol):
 
 
 @runtime_checkable
+class OpenEnded(Protocol):
+  """A task without right answers: `Task.score` judges nothing."""
+
+  is_open_ended: bool
+
+
+@runtime_checkable
 class Labelled(Protocol):
   """A task whose rows are of a few kinds.
 

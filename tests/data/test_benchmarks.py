@@ -139,6 +139,19 @@ def test_kodcode_rows_of_both_spellings(tmp_path):
   assert second['entry_point'] == 'f'
 
 
+def test_instructions_with_their_paraphrases(tmp_path):
+  """As in RobustAlpacaEval, whose rows have an index too."""
+  row = {'instruction': ' Name it.\n', 'paraphrases': ['Say it.'], 'index': 0}
+  _write(tmp_path, 'paraphrases/train.jsonl', json.dumps(row))
+  assert benchmarks.load('paraphrases', 'train', tmp_path) == [
+    {
+      'id': 'paraphrases/train.jsonl:1',
+      'prompt': 'Name it.',
+      'paraphrases': ['Say it.'],
+    }
+  ]
+
+
 GSM8K = json.dumps({'question': 'q', 'answer': 'r\n#### 1'})
 
 
@@ -173,6 +186,14 @@ INFO = r"'test_info' must contain objects, got \[1\]"
     ('mbpp', 'test', MBPP | {'test_setup_code': 5}, 'must be text'),
     ('math', 'test', MATH | {'answer': ['1']}, "'answer' must be text"),
     ('math', 'test', MATH | {'subject': {}}, "'subject' must be text"),
+    ('paraphrases', 'train', {'instruction': 'a', 'paraphrases': []}, 'empty'),
+    (
+      'paraphrases',
+      'train',
+      {'instruction': 'a', 'paraphrases': 'b'},
+      'a list',
+    ),
+    ('paraphrases', 'train', {'paraphrases': ['b']}, "no 'instruction'"),
     ('gsm8k', 'test', {'question': '\ud800', 'answer': '#### 1'}, 'surrogate'),
   ],
 )

@@ -21,7 +21,9 @@ def run(devices=1):
 
 def test_summary_by_hand():
   right = np.array([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0], [1.0, np.nan]])
-  got = views.summary(right)
+  answers = np.array([[3, 3], [3, 5], [0, 0], [7, 7]])
+  got = views.summary(right, answers)
+  assert got['same'] == 0.5  # views without an answer do not agree
   assert got['views'] == [0.75, 1 / 3]
   assert (got['worst'], got['best']) == (1 / 3, 0.75)
   np.testing.assert_allclose(got['mean'], (0.75 + 1 / 3) / 2)
@@ -42,7 +44,9 @@ def test_every_view_of_every_problem_counts(monkeypatch):
   def accuracy_of(right):
     blank = accuracy.Evaluation(*[None] * len(accuracy.Evaluation._fields))
     return blank._replace(
-      correct=right.astype(np.float32), judged=np.ones(len(right), bool)
+      correct=right.astype(np.float32),
+      judged=np.ones(len(right), bool),
+      answers=right.astype(np.int64),
     )
 
   monkeypatch.setattr(accuracy, 'evaluate', evaluate)
@@ -52,6 +56,7 @@ def test_every_view_of_every_problem_counts(monkeypatch):
   assert seen[1] == [(i, v) for i in ids for v in range(8, 16)]
   assert got['seen']['views'] == [1, 0, 0, 1, 0, 0, 1, 0]
   assert got['seen']['mean'] == 3 / 8 and got['seen']['interval'] == 0
+  assert got['seen']['same'] == 3 / 28  # of the pairs of 8 views
   assert 0 <= got['ensemble'] <= 1
 
 
@@ -66,7 +71,9 @@ def test_the_ensemble_does_not_depend_on_batches_or_devices():
 
 def test_matrices_score_what_every_view_wrote():
   ctx, params, problems, decoder = run()
-  got = views.matrices(ctx, params, problems[:2], decoder, batch_size=64)
+  got = views.matrices(
+    ctx, params, problems[:2], ctx.task.views, decoder, batch_size=64
+  )
   rows = [view for row in problems[:2] for view in ctx.task.views(row)]
   made = accuracy.evaluate(ctx, params, rows, decoder, batch_size=16)
   asked = [ctx.tokenizer.encode(ctx.task.prompt(row)) for row in rows]
@@ -89,6 +96,29 @@ def test_matrices_score_what_every_view_wrote():
       got[n]['scores'][i][m], want / len(tokens), atol=2e-4
     )
   assert len(got[0]['texts']) == len(got[0]['correct']) == 8
+
+
+def test_agreement_by_hand():
+  """Two seen views and an unseen one, two problems."""
+  scores = [
+    [[-1.0, -3.0, -9.0], [-2.0, -1.0, -9.0], [-4.0, -6.0, -9.0]],
+    [[-3.0, -5.0, -9.0], [-4.0, -3.0, -9.0], [-6.0, -8.0, -9.0]],
+  ]
+  got = views.agreement([{'scores': of} for of in scores], 2)
+  means = {'own': (-1, -3), 'seen': (-2.5, -4.5), 'unseen': (-5, -7)}
+  for kind, (one, other) in means.items():
+    assert got[kind]['mean'] == (one + other) / 2
+    np.testing.assert_allclose(got[kind]['interval'], 1.96 / np.sqrt(2))
+  seen_alone = [{'scores': [row[:2] for row in of[:2]]} for of in scores]
+  assert views.agreement(seen_alone, 2) == got | {'unseen': None}
+
+
+def test_same_answers_by_hand():
+  same = lambda *rows: views.same_answers(np.array(rows))
+  assert same([4, 4, 4]) == 1
+  assert same([4, 4, 5]) == 1 / 3
+  assert same([0, 0, 4]) == 0
+  assert same([4, 4, 4], [1, 2, 3]) == 0.5
 
 
 @pytest.mark.parametrize('index', range(2))

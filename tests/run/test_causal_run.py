@@ -7,7 +7,10 @@ import shutil
 import pytest
 import tokenizers
 
+import configs.cpc_grpo
+from dllm_jax import errors
 from dllm_jax import model as model_lib
+from dllm_jax.analysis import seeds
 from dllm_jax.decoding import autoregressive
 from dllm_jax.run import evaluate
 from dllm_jax.run import train as run_lib
@@ -135,3 +138,70 @@ def test_nothing_is_trained_in_no_steps(shared_dir, tmp_path):
   assert not (tmp_path / 'run' / 'final').exists()
   found = json.loads((tmp_path / 'run' / 'eval.json').read_text())
   assert found['base']['accuracy'] == found['final']['accuracy']
+
+
+def test_paraphrases_without_answers(shared_dir, tmp_path):
+  """Trained on, and measured by the agreement on held-out rows."""
+  folder = tiny_pretrained.qwen3(shared_dir, tmp_path / 'qwen3')
+  ask = ('reach 6 with 1, 2, 3', 'use 1, 2, 3: get 6', '1 2 3, make 6', 'to 6')
+  (tmp_path / 'data/paraphrases').mkdir(parents=True)
+  with (tmp_path / 'data/paraphrases/train.jsonl').open('w') as file:
+    for i in range(40):
+      texts = [f'{text} ({i})' for text in ask]
+      row = {'instruction': texts[0], 'paraphrases': texts[1:]}
+      file.write(json.dumps(row) + '\n')
+  config = configs.cpc_grpo.get_config('paraphrases').unlock()
+  config.data_dir = str(tmp_path / 'data')
+  config.base.path = str(folder)
+  config.task.num_unseen = 1
+  config.model.update(lora_rank=2, remat='none')
+  config.method.update(num_views=2)
+  config.method.policy.num_micro = 1
+  config.rollout.update(
+    num_prompts=2, group_size=2, max_prompt_length=64, gen_length=4
+  )
+  config.train.num_steps = 2
+  config.mesh.data = 1
+  config.arms = {'own': {'method': {'pairs': 'own'}}}
+  values, screen = config.to_dict(), io.StringIO()
+  directory = tmp_path / 'run'
+  found = run_lib.train(values, directory, console.Console(file=screen))
+  num = found['num']
+  assert 0 < num < 20
+  for of in (found['base'], found['final'], found['arms']['own']):
+    assert set(of) - {'trained_steps', 'kept_step'} == {'agreement'}
+    assert of['agreement']['num'] == num
+    assert all(
+      of['agreement'][k]['mean'] < 0 for k in ('own', 'seen', 'unseen')
+    )
+  shown = screen.getvalue()
+  assert 'the number 1 is not in all of them' in shown
+  assert 'under unseen ones' in shown and 'accuracy' not in shown
+  page = (directory / 'report.html').read_text('utf-8')
+  assert 'Who agrees with whom' in page and 'no results yet' not in page
+  again = io.StringIO()
+  assert run_lib.train(values, directory, console.Console(file=again)) == found
+  assert 'under unseen ones' in again.getvalue()
+  with pytest.raises(errors.UserError, match='has no right answers'):
+    seeds.table([directory])
+  with pytest.raises(errors.UserError, match='has no right answers'):
+    evaluate.evaluate_model(
+      values,
+      directory,
+      None,
+      decode=None,
+      overrides={},
+      out=None,
+      screen=QUIET,
+    )
+  for changes in (
+    {'train': {'eval_every': 1}},
+    {'base': {'path': ''}, 'model': {'lora_rank': 0}},
+    {'method': {'signal': 'majority'}},
+  ):
+    changed = {
+      k: v | changes.get(k, {}) if isinstance(v, dict) else v
+      for k, v in values.items()
+    }
+    with pytest.raises(errors.UserError, match='has no right answers, but'):
+      run_lib.train(changed, tmp_path / 'other', QUIET)

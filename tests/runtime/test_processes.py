@@ -189,7 +189,16 @@ def test_the_tokens_are_those_of_one_device():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('mode', ['train_gated', 'train_fsdp', 'train_tensor'])
+@pytest.mark.parametrize(
+  'mode',
+  [
+    'train_gated',
+    'train_fsdp',
+    'train_tensor',
+    'train_consensus',
+    'train_majority',
+  ],
+)
 def test_other_decoders_and_meshes_too(tmp_path, mode):
   check_against_one_process(tmp_path, mode)
 
