@@ -38,6 +38,12 @@ _FLAGS = {
 }
 
 
+def given() -> list[str]:
+  """The decoding flags that the user gave, as they are written."""
+  holders = (DECODE, *_FLAGS.values())
+  return [f'--{flag.name}' for flag in holders if flag.value is not None]
+
+
 def overrides() -> dict[str, Any]:
   """The values that the user gave, by field name."""
   return {

@@ -4,6 +4,8 @@
     --steps 6 --out results.json
   python launch/eval.py --config configs/ta_grpo_d.py --model runs/ta --sweep \
     --out frontier.json
+  python launch/eval.py --config configs/cpc_grpo.py:gsm8k --model runs/cpc \
+    --config.task.name=openbookqa --config.data_dir=DATA --likelihood
   python launch/eval.py --config configs/ag_grpo.py:llada_8b,countdown \
     --model LLaDA-8B-Instruct --out results.json
 """
@@ -35,6 +37,14 @@ OVERWRITE = flags.DEFINE_bool('overwrite', False, 'write over the --out file')
 SWEEP = flags.DEFINE_bool(
   'sweep', False, 'all models under eval.num_steps and eval.thresholds'
 )
+LIKELIHOOD = flags.DEFINE_bool(
+  'likelihood', False, 'multiple choice by the likelihood of the options'
+)
+NUM_CANVASES = flags.DEFINE_integer(
+  'num_canvases',
+  128,
+  '--likelihood of a masked diffusion model: masked canvases of an option',
+)
 SEED = flags.DEFINE_integer('seed', None, 'of the draws')
 BATCH_SIZE = flags.DEFINE_integer('batch_size', None, 'rows decoded together')
 
@@ -52,14 +62,19 @@ def main(config) -> int:
     cli.check_new(pathlib.Path(OUT.value), OVERWRITE.value)
   overrides = decoding_flags.overrides()
   if SWEEP.value:
-    given = [f'--{name}' for name in overrides] + ['--decode'] * bool(
-      decoding_flags.DECODE.value
-    )
-    given += ['--params'] * PARAMS.present
+    given = decoding_flags.given() + ['--params'] * PARAMS.present
     if given:
       raise errors.UsageError(
         f'{given[0]} is not read with --sweep: all models are decoded, greedily'
       )
+  if LIKELIHOOD.value:
+    given = decoding_flags.given() + ['--sweep'] * SWEEP.value
+    if given:
+      raise errors.UsageError(
+        f'{given[0]} is not read with --likelihood: nothing is decoded'
+      )
+  if NUM_CANVASES.value < 1:
+    raise errors.UsageError(f'--num_canvases {NUM_CANVASES.value} is below 1')
   if BATCH_SIZE.value is not None:
     values['eval']['batch_size'] = BATCH_SIZE.value
   if SEED.value is not None:
@@ -75,10 +90,14 @@ def main(config) -> int:
     'out': pathlib.Path(OUT.value) if OUT.value else None,
     'screen': console.Console(quiet=not processes.is_first()),
   }
+  name = PARAMS.value if PARAMS.present else None
   if SWEEP.value:
     evaluate.sweep_models(values, directory, **outlets)
+  elif LIKELIHOOD.value:
+    evaluate.evaluate_choices(
+      values, directory, name, num_canvases=NUM_CANVASES.value, **outlets
+    )
   else:
-    name = PARAMS.value if PARAMS.present else None
     evaluate.evaluate_model(
       values,
       directory,

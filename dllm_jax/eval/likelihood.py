@@ -4,7 +4,7 @@ Dims: B rows, P prompt columns, L continuation columns, K samples.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -48,6 +48,7 @@ def loglikelihood(
   num_samples: int,
   seed: int,
   batch_size: int,
+  advance: Callable[[int], None] | None = None,
 ) -> list[float]:
   """log p(continuation | prompt) of every (prompt, continuation) pair.
 
@@ -61,6 +62,7 @@ def loglikelihood(
     seed: seed of the masks; a pair's depend on its place.
     batch_size: pairs scored together, rounded up to a multiple of the row
       shards of the mesh.
+    advance: called after each batch with its number of pairs.
   """
   if not pairs:
     return []
@@ -103,6 +105,8 @@ def loglikelihood(
       )
     scored = process_rows.fetch(scored)[: len(own)]
     values += process_rows.gather(scored, own, len(chunk)).tolist()
+    if advance is not None:
+      advance(len(chunk))
   return values
 
 

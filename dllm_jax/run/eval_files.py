@@ -3,7 +3,8 @@
 import json
 import pathlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from dllm_jax import errors
 from dllm_jax.eval import accuracy, recordings
@@ -12,6 +13,7 @@ from dllm_jax.tasks import task as task_lib
 
 # Endings of what lies beside the results.
 GENERATIONS, PICTURE = '.generations.jsonl', '.png'
+CHOICES = '.choices.jsonl'
 
 
 def write_generations(
@@ -47,6 +49,19 @@ def write_generations(
         file.write(json.dumps(record) + '\n')
 
 
+def write_choices(
+  path: pathlib.Path,
+  rows: Sequence[task_lib.Row],
+  clozes: Sequence[task_lib.Cloze],
+  judged: Sequence[Mapping[str, Any]],
+) -> None:
+  """Writes a JSON line a question, with what `eval.choices.judge` says."""
+  with path.open('w', encoding='utf-8') as file:
+    for row, cloze, made in zip(rows, clozes, judged, strict=True):
+      record = {'id': row['id'], 'prompt': cloze.prompt, **made}
+      file.write(json.dumps(record) + '\n')
+
+
 def check_writable(out: pathlib.Path, directory: pathlib.Path) -> None:
   """Makes the folder of a results file, before the work that fills it."""
   if out.suffix != '.json' and not out.is_dir():
@@ -65,7 +80,7 @@ def check_writable(out: pathlib.Path, directory: pathlib.Path) -> None:
   if out.is_dir():
     raise errors.UserError(f'--out {out} is a folder; name a file in it')
   if out.resolve().parent == directory.resolve():
-    for path in (out, *map(out.with_suffix, (GENERATIONS, PICTURE))):
+    for path in (out, *map(out.with_suffix, (GENERATIONS, CHOICES, PICTURE))):
       if path.exists():
         raise errors.UserError(
           f'--out {out} would overwrite {path.name} of the run that is '

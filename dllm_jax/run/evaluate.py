@@ -12,7 +12,7 @@ import numpy as np
 from dllm_jax import decoding, errors, types
 from dllm_jax import model as model_lib
 from dllm_jax.analysis import frontier_plot
-from dllm_jax.eval import accuracy, pass_at
+from dllm_jax.eval import accuracy, choices, likelihood, pass_at
 from dllm_jax.rollout import context
 from dllm_jax.run import (
   base_model,
@@ -114,6 +114,85 @@ def evaluate_model(
     generations = out.with_suffix(eval_files.GENERATIONS)
     eval_files.write_generations(generations, ctx, rows, samples)
     screen.line(f'written: {out}, {generations}')
+  return summary
+
+
+def evaluate_choices(
+  config: Mapping[str, Any],
+  directory: pathlib.Path,
+  name: str | None,
+  *,
+  num_canvases: int,
+  out: pathlib.Path | None,
+  screen: console.Console,
+) -> dict[str, Any]:
+  """Accuracy of one model on multiple choice, by the options' likelihood.
+
+  Args:
+    config: nested dicts.
+    directory: workdir of a run, or a model folder.
+    name: as of `evaluate_model`.
+    num_canvases: masked canvases of an option; not read for a causal model.
+    out: results file; what was chosen goes beside it.
+    screen: where progress and accuracy go.
+
+  Returns:
+    What the results file says.
+
+  Raises:
+    errors.UserError: as `evaluate_model`; or the task's rows have no options.
+  """
+  cfg = settings.from_config(config)
+  if not isinstance(cfg.task, task_lib.MultipleChoice):
+    raise errors.UserError(
+      f'task {cfg.task_name!r} has no options to compare: use '
+      '--config.task.name=openbookqa or aqua'
+    )
+  directory, name = model_lib.resolve(directory, name)
+  model = base_model.check_usable(
+    model_lib.Model.describe(directory, params=name)
+  )
+  name = name or 'base'
+  ctx, rows = _open(config, cfg, directory, {name: model}, out)
+  params = base_model.load_params(model.folder, ctx, screen)
+  clozes = [cfg.task.cloze(row) for row in rows]
+  pairs = [
+    (model.encode(prompt, model.plain), model.encode(option))
+    for prompt, option in choices.pairs(clozes)
+  ]
+  with screen.stage(f'{cfg.task_name}, {name}', len(pairs)) as bar:
+    logp = likelihood.loglikelihood(
+      ctx.denoiser,
+      params,
+      pairs,
+      vocab=ctx.vocab,
+      mesh=ctx.mesh,
+      num_samples=num_canvases,
+      seed=cfg.seed,
+      batch_size=cfg.eval.batch_size,
+      advance=bar.add,
+    )
+  judged = choices.judge(clozes, logp)
+  summary = {
+    'task': cfg.task_name,
+    'model': str(directory),
+    'params': name,
+    'seed': cfg.seed,
+    'by': 'likelihood',
+    'num_canvases': None if ctx.vocab.mask_token is None else num_canvases,
+  } | choices.summary(judged)
+  screen.line(
+    f'{cfg.task_name}, {name}, by likelihood: accuracy '
+    f'{100 * summary["accuracy"]:.1f} % ± {100 * summary["interval"]:.1f}, per '
+    f'character {100 * summary["accuracy_per_character"]:.1f} % ± '
+    f'{100 * summary["interval_per_character"]:.1f}, on {len(rows)} problems; '
+    f'chance {100 * summary["chance"]:.1f} %'
+  )
+  if out is not None and processes.is_first():
+    workdir.write_json(out, summary)
+    beside = out.with_suffix(eval_files.CHOICES)
+    eval_files.write_choices(beside, rows, clozes, judged)
+    screen.line(f'written: {out}, {beside}')
   return summary
 
 

@@ -67,6 +67,14 @@ class MultipleChoice:
     template = _D1_PROMPT if self.prompt_style == 'd1' else _TERSE_PROMPT
     return template.format(question=row['question'], options=options)
 
+  def cloze(self, row: task.Row) -> task.Cloze:
+    """The question, to be continued by the text of an option."""
+    return task.Cloze(
+      f'Question: {row["question"]}\nAnswer:',
+      [f' {option}' for option in row['options']],
+      LETTERS.index(row['answer']),
+    )
+
   def demonstration(self, row: task.Row) -> str:
     """The reasoning of the data set, if it has any, and the letter."""
     return tags.completion_text(row['reasoning'], self.gold(row))

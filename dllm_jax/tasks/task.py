@@ -92,6 +92,28 @@ class OpenEnded(Protocol):
   is_open_ended: bool
 
 
+class Cloze(NamedTuple):
+  """A question whose options are scored by their likelihood.
+
+  Attributes:
+    prompt: what a plain text has before an option.
+    options: continuations of the prompt.
+    answer: index of the right one.
+  """
+
+  prompt: str
+  options: list[str]
+  answer: int
+
+
+@runtime_checkable
+class MultipleChoice(Protocol):
+  """A task whose rows have options."""
+
+  def cloze(self, row: Row) -> Cloze:
+    """The row as a question to be continued by an option."""
+
+
 @runtime_checkable
 class Labelled(Protocol):
   """A task whose rows are of a few kinds.

@@ -165,10 +165,22 @@ def test_public_test_files(commands, shared_dir, tmp_path, task, changes):
       '--steps is not read by the gated decoder; give --decode fixed',
     ),
     (
+      ['--model={model}', '--sweep', '--steps=3'],
+      2,
+      '--steps is not read with --sweep',
+    ),
+    (
       ['--model={model}', '--sweep', '--params=base'],
       2,
       '--params is not read with --sweep',
     ),
+    (
+      ['--model={model}', '--likelihood', '--steps=3'],
+      2,
+      '--steps is not read with --likelihood',
+    ),
+    (['--model={model}', '--num_canvases=0'], 2, '--num_canvases 0 is below 1'),
+    (['--model={model}', '--likelihood'], 1, 'has no options to compare'),
     (['--model={model}', '--out={model}'], 1, 'is a folder; name a file'),
     (['--model={model}', '--out=x.png'], 1, 'does not end in .json'),
     (
