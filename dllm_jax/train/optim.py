@@ -15,9 +15,10 @@ class OptimConfig:
 
   Attributes:
     learning_rate: peak learning rate.
-    warmup_steps: steps of linear warm-up.
+    warmup_steps: w; step k < w of the run, from 0, has (k + 1) / w of the peak,
+      so that none is wasted on a rate of 0.
     schedule: 'constant', or 'cosine' decay to a tenth of the peak.
-    decay_steps: steps of the cosine schedule, warm-up included.
+    decay_steps: steps until the cosine is at a tenth, warm-up included.
     b1: decay rate of AdamW's first moment.
     b2: decay rate of its second moment.
     eps: term added to its denominator.
@@ -53,17 +54,16 @@ class OptimConfig:
 def make(cfg: OptimConfig) -> optax.GradientTransformation:
   """Clips by global norm, then AdamW, with float32 master weights."""
   peak = cfg.learning_rate
+  below_peak = max(cfg.warmup_steps - 1, 0)
   if cfg.schedule == 'cosine':
-    rate = optax.warmup_cosine_decay_schedule(
-      0.0, peak, cfg.warmup_steps, cfg.decay_steps, end_value=peak / 10
+    rate = optax.cosine_decay_schedule(
+      peak, cfg.decay_steps - below_peak, alpha=0.1
     )
   else:
-    # Does not start at 0, which would waste the first step.
-    rate = optax.linear_schedule(
-      peak / max(cfg.warmup_steps, 1), peak, max(cfg.warmup_steps - 1, 1)
-    )
-    if cfg.warmup_steps == 0:
-      rate = optax.constant_schedule(peak)
+    rate = optax.constant_schedule(peak)
+  if below_peak:
+    rise = optax.linear_schedule(peak / cfg.warmup_steps, peak, below_peak)
+    rate = optax.join_schedules([rise, rate], [below_peak])
   return with_masters(
     optax.chain(
       optax.clip_by_global_norm(cfg.max_grad_norm),

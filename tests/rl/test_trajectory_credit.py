@@ -100,6 +100,24 @@ def test_auc_extends_rows_to_the_longest_of_their_group():
   np.testing.assert_allclose(got, [3.0, 1.0, 9.0])
 
 
+@pytest.mark.parametrize('bad', [np.nan, np.inf])
+@pytest.mark.parametrize('which', ['total', 'final'])
+def test_rows_without_a_finite_reward_set_no_horizon(bad, which):
+  """The longest row, of 9 steps, failed: the others end at 3 steps."""
+  values = {
+    'total': np.array([1.0, 3.0, 5.0], np.float32),
+    'final': np.array([0.5, 1.0, 1.0], np.float32),
+  }
+  values[which][2] = bad
+  got = group_auc(
+    **{name: jnp.asarray(value) for name, value in values.items()},
+    num_steps=jnp.array([2, 3, 9]),
+    group_id=jnp.zeros(3, jnp.int32),
+    num_groups=1,
+  )
+  np.testing.assert_allclose(got[:2], [1.5, 3.0])
+
+
 def test_unmask_weight_by_hand():
   got = unmask_weight(jnp.array([[0, 1, 1, 2], [3, 3, 3, 3]]))
   np.testing.assert_allclose(got, [[0.75, 0.25, 0.25, 0.0], [0.0] * 4])

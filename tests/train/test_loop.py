@@ -301,6 +301,31 @@ def test_loop_above_its_floor_returns_the_last(tmp_path):
   assert 'below' not in run.screen.getvalue()
 
 
+def test_a_score_equal_to_the_floor_is_not_below_it(tmp_path):
+  run = Run(tmp_path, scores=[0.4] * 10)
+  params, progress = run(Adder(), **FLOOR)
+  assert (progress.step, progress.below) == (20, 0)
+  assert float(params['w']) == weight_after(20)
+
+
+class Relaying(Adder):
+  """Its update leaves the weight on all devices; it began on two of them."""
+
+  def update(self, state, batch, step):
+    self.seen.append(state.params['w'].sharding)
+    new, history = super().update(state, batch, step)
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), 'x')
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    return jax.device_put(new, everywhere), history
+
+
+def test_every_update_begins_with_the_layout_of_the_first(run):
+  method = Relaying()
+  method.seen = []
+  run(method)
+  assert len(method.seen) == 7 and len(set(method.seen)) == 1
+
+
 def test_loop_never_above_its_floor_returns_the_initial(tmp_path):
   run = Run(tmp_path, scores=[0.1] * 3)
   params, progress = run(Adder(), **FLOOR)
