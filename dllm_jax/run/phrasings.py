@@ -89,24 +89,19 @@ def show(
   found: Mapping[str, Mapping[str, Any]], screen: console.Console
 ) -> None:
   """The table over what `evaluate` returned."""
-  percent = lambda share: f'{100 * share:.1f}'
+  percent = lambda share: '-' if share is None else f'{100 * share:.1f}'
   screen.table(
     'greedy accuracy (%) over phrasings of the held-out problems: those of '
     'training, and unseen ones',
-    ['', 'mean', 'worst', 'best', 'sd', 'same', 'unseen', 'worst', 'together'],
+    ['', 'mean', 'worst', 'same', 'unseen', 'worst', 'together'],
     [
       [
         name,
         f'{percent(p["seen"]["mean"])} ± {percent(p["seen"]["interval"])}',
         percent(p['seen']['worst']),
-        percent(p['seen']['best']),
-        percent(p['seen']['std']),
-        percent(p['seen']['same']),
-        *(
-          percent(p['unseen'][key]) if p['unseen'] else '-'
-          for key in ('mean', 'worst')
-        ),
-        percent(p['ensemble']) if 'ensemble' in p else '-',
+        percent(p['seen'].get('same')),
+        *(percent((p['unseen'] or {}).get(key)) for key in ('mean', 'worst')),
+        percent(p.get('ensemble')),
       ]
       for name, p in found.items()
     ],

@@ -14,9 +14,13 @@ def add_phrasings(directory):
   path = directory / 'eval.json'
   results = json.loads(path.read_text())
   seen = {'mean': 0.5, 'interval': 0.02, 'worst': 0.25, 'best': 1.0, 'std': 0.1}
+  seen['same'] = 0.6
+  nats = lambda mean: {'mean': mean, 'interval': 0.25}
+  agreement = {'num': 3, 'own': nats(-0.5), 'seen': nats(-1.5), 'unseen': None}
   phrasings = {'seen': seen, 'unseen': None, 'ensemble': 0.875}
   for name in ('base', 'final'):
     results[name]['phrasings'] = phrasings
+    results[name]['agreement'] = agreement
   results['arms'] = {'majority': {'accuracy': 0.4, 'phrasings': phrasings}}
   made_run.write(path, results)
 
@@ -30,8 +34,13 @@ def test_the_page_has_the_sections_with_the_files_and_only_then(tmp_path):
   page = report.of_run(record.read(directory))
   assert '<h1>CPC-GRPO on Countdown</h1>' in page
   row = '<td>50.0 <span class="half">± 2.0</span></td><td>25.0</td>'
-  row += '<td>100.0</td><td>10.0</td><td>–</td><td>–</td><td>87.5</td></tr>'
+  row += '<td>100.0</td><td>10.0</td><td>60.0</td><td>–</td><td>–</td>'
+  row += '<td>87.5</td></tr>'
   for name in ('base', 'final', 'majority'):
+    assert f'<th scope="row">{name}</th>{row}' in page
+  half = '<span class="half">± 0.250</span></td>'
+  row = f'<td>-0.500 {half}<td>-1.500 {half}<td>–</td></tr>'
+  for name in ('base', 'final'):
     assert f'<th scope="row">{name}</th>{row}' in page
   # exp(-.05) = .95, exp(-1) = .37, exp(-7) = .0009, exp(-.5) = .61
   assert '<td class="shade-9 own-view">-0.05</td>' in page
