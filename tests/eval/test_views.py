@@ -1,12 +1,16 @@
 """Accuracy over phrasings: by hand, and against evaluations one by one."""
 
 import functools
+import io
 
 import numpy as np
 import pytest
 
+import configs.cpc_grpo
+from dllm_jax import model as model_lib
 from dllm_jax.eval import accuracy, likelihood, views
-from dllm_jax.run import setup
+from dllm_jax.run import base_model, settings, setup
+from dllm_jax.runtime import console
 from tests import tiny_run
 
 
@@ -129,3 +133,43 @@ def test_views_are_the_row_under_other_phrasings(index):
   assert [view['view'] for view in every] == list(range(16))
   assert len({ctx.task.prompt(view) for view in every}) == 16
   assert {ctx.task.gold(view) for view in every} == {ctx.task.gold(row)}
+
+
+@pytest.mark.slow
+def test_a_real_model_finds_its_own_text_likeliest(smollm2_dir):
+  """GSM8K-like questions under eight instructions; greedy text of 24 tokens.
+
+  A greedy text need not be the likeliest under its own prompt, but the mean
+  over texts is.
+  """
+  config = configs.cpc_grpo.get_config('gsm8k').unlock()
+  config.base.path = str(smollm2_dir)
+  config.model.lora_rank = 0
+  config.rollout.update(max_prompt_length=256, gen_length=24)
+  config.mesh.data = 1
+  cfg = settings.from_config(config.to_dict())
+  model = model_lib.Model.describe(smollm2_dir)
+  ctx = setup.make_context(cfg, model, adapters=False)
+  screen = console.Console(file=io.StringIO())
+  params = base_model.load_params(model.folder, ctx, screen)
+  problems = [
+    {
+      'id': str(price),
+      'question': f'A pen costs {price} dollars. How much do 3 pens cost?',
+      'reasoning': '',
+      'answer': str(3 * price),
+    }
+    for price in (2, 7)
+  ]
+  decoder = cfg.plain_decoders()['autoregressive']
+  found = views.matrices(
+    ctx, params, problems, ctx.task.views, decoder, batch_size=16
+  )
+  for of in found:
+    scores = np.array(of['scores'])
+    assert scores.shape == (8, 8) and np.isfinite(scores).all()
+    own = np.eye(8, dtype=bool)
+    assert scores[own].mean() > scores[~own].mean() + 0.1
+    assert len(set(of['texts'])) > 1  # phrasings matter
+  got = views.agreement(found, 8)
+  assert got['seen']['mean'] < got['own']['mean'] < 0
