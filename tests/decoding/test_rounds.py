@@ -366,8 +366,12 @@ def exact_pairs(params, prompt, decoder):
 @pytest.mark.parametrize('drafts', [0, 2])
 @pytest.mark.parametrize(
   'how',
-  [{'temperature': 1.0}, {'temperature': 0.8, 'top_k': 4, 'top_p': 0.9}],
-  ids=['plain', 'truncated'],
+  [
+    {'temperature': 1.0},
+    {'temperature': 0.8, 'top_p': 0.8},
+    {'temperature': 0.8, 'top_k': 4, 'top_p': 0.9},
+  ],
+  ids=['plain', 'nucleus', 'truncated'],
 )
 def test_first_two_tokens_follow_the_model(drafts, how):
   rows, params = 4000, random_tables(np.random.default_rng(1))

@@ -137,6 +137,43 @@ def test_top_k_keeps_what_fewer_than_k_tokens_are_above(logits, k):
     assert kept == (value if stays else -np.inf)
 
 
+@pytest.mark.parametrize(
+  ('top_p', 'temperature', 'kept'),
+  [
+    (0.3, 1.0, [3]),
+    (0.45, 1.0, [1, 3, 4]),  # 0.4, then one of the two with 0.2, and its tie
+    (0.79, 1.0, [1, 3, 4]),
+    (0.81, 1.0, [1, 2, 3, 4]),
+    (0.95, 1.0, [0, 1, 2, 3, 4]),
+    (1.0, 1.0, [0, 1, 2, 3, 4]),
+    # Squares of the probabilities: 16 of 26, 4, 4, 1, 1.
+    (0.6, 0.5, [3]),
+    (0.62, 0.5, [1, 3, 4]),
+  ],
+)
+def test_nucleus_by_hand(top_p, temperature, kept):
+  probs = np.array([0.07, 0.2, 0.13, 0.4, 0.2, 0.0])
+  if temperature == 0.5:
+    probs = np.array([0.1, 0.2, 0.1, 0.4, 0.2, 0.0])
+  with np.errstate(divide='ignore'):
+    logits = jnp.asarray(np.log(probs)[None], jnp.float32)
+  got = sampling.nucleus(logits, top_p, jnp.float32(temperature))
+  assert np.flatnonzero(np.isfinite(got[0])).tolist() == kept
+  np.testing.assert_array_equal(
+    got[0][np.array(kept)], logits[0][np.array(kept)]
+  )
+
+
+def test_top_quota_takes_nan_last_but_before_what_is_not_eligible():
+  """Otherwise a step would commit nothing, and decoding never end."""
+  score = jnp.array([[jnp.nan, 0.5, -2.0, jnp.nan]])
+  eligible = jnp.array([[True, False, True, True]])
+  pick = lambda q: sampling.top_quota(score, eligible, jnp.array([q]))
+  np.testing.assert_array_equal(pick(1), [[0, 0, 1, 0]])
+  np.testing.assert_array_equal(pick(2), [[1, 0, 1, 0]])
+  np.testing.assert_array_equal(pick(3), [[1, 0, 1, 1]])
+
+
 def test_top_quota_by_hand():
   score = jnp.array([[0.1, 0.9, 0.5, 0.9], [0.4, 0.4, 0.4, 0.4]])
   eligible = jnp.array([[True, True, True, False], [False, True, True, True]])

@@ -115,3 +115,14 @@ def test_largest_linear_quota_equals_a_search(steps):
       seen, left = max(seen, int(quota[0])), left - int(quota[0])
     assert left == 0
   assert schedules.largest_linear_quota(20, steps) == seen
+
+
+def test_replay_has_what_earlier_steps_committed():
+  tokens = jnp.array([[5, 6, 7], [8, 9, 4]])
+  commit_step = jnp.array([[2, 0, 1], [0, 0, 3]])
+  at = lambda *steps: schedules.replay(
+    tokens, commit_step, jnp.array(steps), mask_token=1
+  )
+  np.testing.assert_array_equal(at(0, 1), [[1, 1, 1], [8, 9, 1]])
+  np.testing.assert_array_equal(at(1, 3), [[1, 6, 1], [8, 9, 1]])
+  np.testing.assert_array_equal(at(3, 4), [[5, 6, 7], [8, 9, 4]])

@@ -38,3 +38,13 @@ def test_row_keys_depend_only_on_the_row_number():
       whole[row], bits(jax.random.fold_in(key, number))
     )
   assert len({row.tobytes() for row in whole}) == 3
+
+
+def test_seeds_of_the_host_differ_by_seed_and_stream():
+  seen = {
+    streams.host_seed(seed, stream)
+    for seed in range(20)
+    for stream in streams.STREAMS
+  }
+  assert len(seen) == 20 * len(streams.STREAMS)
+  assert streams.host_seed(3, 'sft') == streams.host_seed(3, 'sft')
