@@ -368,7 +368,7 @@ def exact_pairs(params, prompt, decoder):
   'how',
   [
     {'temperature': 1.0},
-    {'temperature': 0.8, 'top_p': 0.8},
+    {'temperature': 1.0, 'top_p': 0.95},
     {'temperature': 0.8, 'top_k': 4, 'top_p': 0.9},
   ],
   ids=['plain', 'nucleus', 'truncated'],
