@@ -118,19 +118,21 @@ def get_config(arg: str = '') -> config_dict.ConfigDict:
 
 def _arms(config: config_dict.ConfigDict) -> dict:
   """The controls, and other choices of the method."""
-  aux = {'method': {'rl_weight': 0.0}}  # auxiliary losses only
+  # Auxiliary losses only, and any other expert; arms share no dict, so that
+  # the command line changes one of them.
+  aux = lambda: {'method': {'rl_weight': 0.0, 'path_weight': 0.0}}
+  other = lambda: {'explore': {'replacement': 'other'}}
   # Forward passes of an update of the method; both follow the command line.
   passes = 1 + config.method.explore.get_oneway_ref('num_paths')
-  other = {'explore': {'replacement': 'other'}}
   return {
-    'aux': aux,
+    'aux': aux(),
     'aux_equal_compute': {
-      **aux,
+      **aux(),
       'train': {'num_steps': passes * config.train.get_oneway_ref('num_steps')},
     },
     'shuffled_advantages': {'method': {'credit': {'shuffle': True}}},
     # The language-model loss then trains the router.
-    'scaled_gate': {**aux, 'model': {'gate_scale': 'probability'}},
-    'other': {'method': other},
-    'wpl': {'method': {**other, 'path_weight': 1.0}},
+    'scaled_gate': {**aux(), 'model': {'gate_scale': 'probability'}},
+    'other': {'method': other()},
+    'wpl': {'method': {**other(), 'path_weight': 1.0}},
   }

@@ -42,8 +42,10 @@ LIKELIHOOD = flags.DEFINE_bool(
 )
 NUM_CANVASES = flags.DEFINE_integer(
   'num_canvases',
-  128,
-  '--likelihood of a masked diffusion model: masked canvases of an option',
+  None,
+  '--likelihood of a masked diffusion model: masked canvases of an option; '
+  'default: 128',
+  lower_bound=1,
 )
 SEED = flags.DEFINE_integer('seed', None, 'of the draws')
 BATCH_SIZE = flags.DEFINE_integer('batch_size', None, 'rows decoded together')
@@ -73,8 +75,8 @@ def main(config) -> int:
       raise errors.UsageError(
         f'{given[0]} is not read with --likelihood: nothing is decoded'
       )
-  if NUM_CANVASES.value < 1:
-    raise errors.UsageError(f'--num_canvases {NUM_CANVASES.value} is below 1')
+  elif NUM_CANVASES.value is not None:
+    raise errors.UsageError('--num_canvases is read with --likelihood alone')
   if BATCH_SIZE.value is not None:
     values['eval']['batch_size'] = BATCH_SIZE.value
   if SEED.value is not None:
@@ -95,7 +97,11 @@ def main(config) -> int:
     evaluate.sweep_models(values, directory, **outlets)
   elif LIKELIHOOD.value:
     evaluate.evaluate_choices(
-      values, directory, name, num_canvases=NUM_CANVASES.value, **outlets
+      values,
+      directory,
+      name,
+      num_canvases=NUM_CANVASES.value or 128,
+      **outlets,
     )
   else:
     evaluate.evaluate_model(

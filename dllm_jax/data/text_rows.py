@@ -2,8 +2,8 @@
 
 Rows of other splits whose question is also in a test split, apart from case and
 punctuation, are left out. If a data set has no validation or test split, 5 % of
-its training rows (15 % of `paraphrases`) are held out for it, chosen by a hash
-of the question.
+its training rows are held out for it, chosen by a hash of the question; of
+`paraphrases`, where nothing is validated, 20 % for both together.
 """
 
 import dataclasses
@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from dllm_jax import errors
 from dllm_jax.data import benchmarks, catalog, leaks, row_builder
 from dllm_jax.tasks import task as task_lib
 
-# Share of the training rows, per missing split; files of paraphrases are short.
-_HELD_OUT = 0.05
-_HELD_OUT_OF = {'paraphrases': 0.15}
+_HELD_OUT = 0.05  # share of the training rows, per missing split
+_HELD_OUT_PARAPHRASES = 0.2
 _CHOICE = {'question': str, 'options': list, 'answer': str, 'reasoning': str}
 _CODE = dict.fromkeys(
   ('prompt', 'entry_point', 'test', 'solution', 'setup'), str
@@ -101,19 +101,38 @@ def splits(
     rows[split] = [
       row for row in rows[split] if normalised(row) not in test_questions
     ]
+  if data_set == 'paraphrases':
+    return _divide_paraphrases(rows['train'])
   missing = [name for name in ('validation', 'test') if name not in rows]
   if 'train' in rows and missing:
-    share = _HELD_OUT_OF.get(data_set, _HELD_OUT)
     divided = {'train': [], **{name: [] for name in missing}}
     for row in rows['train']:
-      divided[split_of(row, missing, share)].append(row)
+      divided[split_of(row, missing)].append(row)
     rows |= divided
   return rows
 
 
-def split_of(
-  row: task_lib.Row, missing: Sequence[str], share: float = _HELD_OUT
-) -> str:
+def _divide_paraphrases(
+  rows: list[task_lib.Row],
+) -> dict[str, list[task_lib.Row]]:
+  """Of a file of any length, a fifth of its rows, but one at least, is tested.
+
+  Which are, is decided by the hash of the instruction. What is tested is the
+  validation split too.
+  """
+  if len(rows) < 2:
+    raise errors.UserError(
+      f'{rows[0]["id"]} is the only row of its file, and one is held out: add '
+      'rows'
+    )
+  count = max(round(_HELD_OUT_PARAPHRASES * len(rows)), 1)
+  tested = {row['id'] for row in sorted(rows, key=_place)[:count]}
+  test = [row for row in rows if row['id'] in tested]
+  train = [row for row in rows if row['id'] not in tested]
+  return {'train': train, 'validation': test, 'test': test}
+
+
+def split_of(row: task_lib.Row, missing: Sequence[str]) -> str:
   """The split of a training row: 'train', or a missing split.
 
   Rows with the same question go to the same split.
@@ -121,9 +140,13 @@ def split_of(
   Args:
     row: a training row.
     missing: the splits to hold out rows for.
-    share: of the rows, for each of them.
   """
+  place = _place(row) / _HELD_OUT
+  return missing[int(place)] if place < len(missing) else 'train'
+
+
+def _place(row: task_lib.Row) -> float:
+  """A number in [0, 1) that the question of a row decides."""
   text = leaks.normalised(leaks.question(row))
   digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-  place = int.from_bytes(digest, 'little') / 2**64 / share
-  return missing[int(place)] if place < len(missing) else 'train'
+  return int.from_bytes(digest, 'little') / 2**64

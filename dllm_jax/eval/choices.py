@@ -30,9 +30,14 @@ def judge(
     Of each question its 'options', their 'logp', 'gold', and the index of the
     option with the greatest logp, 'chosen', and with the greatest logp divided
     by its number of characters, 'chosen_per_character'.
+
+  Raises:
+    ValueError: there are not as many numbers as options, or one is not finite.
   """
   if len(logp) != sum(len(c.options) for c in clozes):
     raise ValueError('expected a log-probability of every option')
+  if not np.isfinite(logp).all():
+    raise ValueError('a log-probability is not finite')
   found, start = [], 0
   for cloze in clozes:
     own = np.array(logp[start : start + len(cloze.options)])

@@ -82,7 +82,8 @@ def matrices(
     views: the phrasings of a row.
     decoder: greedy.
     batch_size: rows decoded or scored together.
-    advance: called as by `accuracy.evaluate`, and after each scored problem.
+    advance: called as by `accuracy.evaluate`, and with 1 after each scored
+      problem.
 
   Returns:
     Of each problem: 'texts', the completion of every view; 'correct',
@@ -117,7 +118,7 @@ def matrices(
     mean = np.divide(logp, [len(y) for _, y in pairs])
     scores.append(mean.reshape(count, count).round(4).tolist())
     if advance is not None:
-      advance(0)
+      advance(1)
   texts = score.texts(ctx.tokenizer, made.tokens, past_eos=False)
   correct = [
     bool(right) if judged else None

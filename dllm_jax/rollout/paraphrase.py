@@ -62,28 +62,46 @@ def request_sets(
     rows: the problems.
     num_views: K.
     step: 0-based step of the run.
-
-  Raises:
-    errors.UserError: a problem has fewer views, an empty one, or two that are
-      the same.
   """
   chosen = []
   for row in rows:
     views = ctx.task.views(row)
-    texts = [ctx.task.prompt(view).strip() for view in views]
-    if len(views) < num_views:
-      raise errors.UserError(
-        f'row {row["id"]!r} has {len(views)} paraphrases, fewer than '
-        f'method.num_views={num_views}: lower that key'
-      )
-    if '' in texts or len(set(texts)) < len(texts):
-      raise errors.UserError(
-        f'row {row["id"]!r} has an empty paraphrase, or the same one twice: '
-        'remove it from the data'
-      )
     start = step * num_views
     chosen += [views[(start + j) % len(views)] for j in range(num_views)]
   return Sets(chosen, ctx.encode(chosen), num_views)
+
+
+def check_sets(
+  task: task_lib.Paraphrased, rows: Sequence[task_lib.Row], num_views: int
+) -> None:
+  """Refuses rows that make no sets of paraphrases.
+
+  Raises:
+    errors.UserError: a row has fewer phrasings for training than `num_views`,
+      another number of them than the first row, an empty phrasing, or, unseen
+      ones included, the same one twice.
+  """
+  count = len(task.views(rows[0]))
+  for row in rows:
+    views = task.views(row)
+    texts = [
+      task.prompt(view).strip() for view in [*views, *task.unseen_views(row)]
+    ]
+    where = f'row {row["id"]!r} has {len(views)} phrasings for training'
+    if len(views) < num_views:
+      raise errors.UserError(
+        f'{where}, fewer than method.num_views={num_views}: lower that key'
+      )
+    if len(views) != count:
+      raise errors.UserError(
+        f'{where}, and row {rows[0]["id"]!r} has {count}: give all rows '
+        'equally many paraphrases'
+      )
+    if '' in texts or len(set(texts)) < len(texts):
+      raise errors.UserError(
+        f'row {row["id"]!r} has an empty phrasing, or the same one twice: '
+        'remove it from the data'
+      )
 
 
 def sources(

@@ -61,15 +61,16 @@ def _check(
       f'_, and not {", ".join(_TAKEN)}'
     )
   for key, value in changes.items():
-    if not key.startswith(KEYS) or key in _SHARED or key not in own:
+    where = f'config key arms.{name}.{key}'
+    if key not in own:
+      raise errors.UserError(f'{where} is not one of the run: it has no {key}')
+    if not key.startswith(KEYS) or key in _SHARED:
       raise errors.UserError(
-        f'config key arms.{name}.{key} is not one that an arm can change: '
-        f'those begin with {", ".join(KEYS)}'
+        f'{where} is shared by the run and its arms: an arm changes '
+        f'{", ".join(KEYS)}, except for {", ".join(_SHARED)}'
       )
     if own[key] is not None and type(value) is not type(own[key]):
-      raise errors.UserError(
-        f'config key arms.{name}.{key} is {value!r}; the run has {own[key]!r}'
-      )
+      raise errors.UserError(f'{where} is {value!r}; the run has {own[key]!r}')
 
 
 def _merged(

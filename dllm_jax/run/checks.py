@@ -1,6 +1,7 @@
 """What is refused before any work: what does not fit together."""
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -34,9 +35,13 @@ def check_rows(
   for name, arm in _trainings(cfg):
     if arm.method is not None:
       with _named(name):
-        arm.method.check_rows(ctx, rows.validation)
-        if isinstance(ctx.task, task_lib.Paraphrased):  # asked in every way
-          arm.method.check_rows(ctx, rows.test)
+        if not isinstance(ctx.task, task_lib.Paraphrased):
+          arm.method.check_rows(ctx, rows.validation)
+        elif isinstance(ctx.task, task_lib.RowSource):
+          arm.method.check_rows(ctx, [*rows.validation, *rows.test])
+        else:  # any row of a file may lack a phrasing
+          every = [*rows.prompts, *rows.validation, *rows.test]
+          arm.method.check_rows(ctx, every)
   if cfg.speculation.num_prompts > len(rows.test):
     raise errors.UserError(
       f'config key speculation.num_prompts is {cfg.speculation.num_prompts}, '
@@ -83,31 +88,32 @@ def check_shapes(cfg: settings.Settings, ctx: context.Context) -> None:
   for name, arm in _trainings(cfg):
     if arm.method is not None:
       with _named(name):
-        arm.rollout.decoder.check(ctx.denoiser)
-        arm.method.check(ctx, arm.rollout)
+        denoiser = setup.arm_denoiser(ctx.denoiser, cfg, arm)
+        arm.rollout.decoder.check(denoiser)
+        own = dataclasses.replace(ctx, denoiser=denoiser)
+        arm.method.check(own, arm.rollout)
 
 
 def _check_open_ended(cfg: settings.Settings) -> None:
   """Refuses what needs a right answer where the task has none."""
-  wants = {
-    'base.path is empty': not cfg.base.path,
-    'method.name is sft': cfg.tunes_base,
-    'train.control is True': cfg.control,
-    f'train.eval_every is {cfg.loop.eval_every}': cfg.loop.eval_every,
-    f'rollout.decode is {cfg.decode}': cfg.decode != 'autoregressive',
+  needs = {
+    'config key base.path is empty': not cfg.base.path,
+    'config key train.control is True': cfg.control,
   }
   for name, arm in _trainings(cfg):
-    of = f'arms.{name}.' if name else ''
-    wants |= {
-      f'{of}method.name is {arm.method_name}': arm.method_name != 'cpc_grpo',
-      f"{of}method.signal is 'majority'": getattr(arm.method, 'signal', '')
-      == 'majority',
+    of, method = f'arms.{name}.' if name else '', arm.method
+    needs |= {
+      f'config group {of}method ({arm.method_name}) reads them': method is None
+      or method.reads_answers,
+      f'config key {of}train.eval_every is {arm.loop.eval_every}': (
+        arm.loop.eval_every > 0
+      ),
     }
-  for wanted, holds in wants.items():
-    if holds:
+  for wanted, is_needed in needs.items():
+    if is_needed:
       raise errors.UserError(
-        f'task {cfg.task_name!r} has no right answers, but config key '
-        f'{wanted}; see configs/cpc_grpo.py:paraphrases'
+        f'task {cfg.task_name!r} has no right answers, but {wanted}; see '
+        'configs/cpc_grpo.py:paraphrases'
       )
 
 

@@ -153,7 +153,7 @@ def evaluate_choices(
     model_lib.Model.describe(directory, params=name)
   )
   name = name or 'base'
-  ctx, rows = _open(config, cfg, directory, {name: model}, out)
+  ctx, rows = _open(config, cfg, directory, {name: model}, out, generates=False)
   params = base_model.load_params(model.folder, ctx, screen)
   clozes = [cfg.task.cloze(row) for row in rows]
   pairs = [
@@ -172,7 +172,10 @@ def evaluate_choices(
       batch_size=cfg.eval.batch_size,
       advance=bar.add,
     )
-  judged = choices.judge(clozes, logp)
+  try:
+    judged = choices.judge(clozes, logp)
+  except ValueError as e:
+    raise errors.UserError(f'{directory} cannot be evaluated: {e}') from e
   summary = {
     'task': cfg.task_name,
     'model': str(directory),
@@ -313,6 +316,8 @@ def _open(
   directory: pathlib.Path,
   models: Mapping[str, model_lib.Model],
   out: pathlib.Path | None,
+  *,
+  generates: bool = True,
 ) -> tuple[context.Context, Sequence[task_lib.Row]]:
   """The models' context and the held-out rows, once all checks have passed."""
   if isinstance(cfg.task, task_lib.OpenEnded):
@@ -333,8 +338,9 @@ def _open(
       'the results', lambda: eval_files.check_writable(out, directory)
     )
   rows = setup.after_first(setup.load_test, cfg)
-  ctx.encode(rows)
-  checks.check_verifier(ctx, rows)
+  if generates:
+    ctx.encode(rows)
+    checks.check_verifier(ctx, rows)
   return ctx, rows
 
 

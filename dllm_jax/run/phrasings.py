@@ -43,8 +43,8 @@ def measure_agreement(
 ) -> dict[str, dict[str, Any]]:
   """`eval.views.agreement` of every model, by name, and agreement.json.
 
-  Of a task with right answers on a few problems; of an open-ended one on all of
-  them, and under unseen phrasings too.
+  On all held-out problems of an open-ended task, under unseen phrasings too;
+  else on the few that agreement.json shows.
   """
   task, problems, asked = run.ctx.task, run.rows.test, run.ctx.task.views
   num_seen = len(task.views(problems[0]))

@@ -104,10 +104,9 @@ def evaluate_all(
   """Test accuracy of every policy at every setting: what eval.json says.
 
   Those of the arms are under 'arms', at the chosen setting alone. Of a task
-  with paraphrases, each has 'phrasings' (`eval.views.evaluate`), and of a
-  causal model 'agreement' (`eval.views.agreement`), which is all that an
-  open-ended task has. Verdicts and a few trajectories are written to files of
-  their own.
+  with paraphrases, each has 'phrasings' (`eval.views.evaluate`). Of an
+  open-ended task there is 'agreement' (`eval.views.agreement`) alone. Verdicts
+  and a few trajectories are written to files of their own.
   """
   decoder = run.cfg.plain_decoders()[chosen.setting]
   models = {name: (run.ctx, params) for name, params in policies.items()}
@@ -142,10 +141,8 @@ def evaluate_all(
     for name, accuracies in found.items():
       entries = summary['arms'] if name in arms else summary
       entries[name]['phrasings'] = accuracies
-    if run.cfg.is_causal:
-      found = phrasings.measure_agreement(run, models, decoder)
-      for name, agreement in found.items():
-        summary[name]['agreement'] = agreement
+    if run.cfg.is_causal:  # for the report: too few problems for a result
+      phrasings.measure_agreement(run, models, decoder)
   run.watch.pause()  # Nothing is waited for from here on, and plots are slow.
   for name in policies:
     own = summary[name]

@@ -36,8 +36,9 @@ def check(cfg: settings.Settings, ctx: context.Context) -> None:
   """Refuses a run whose routing could not be measured, before any work.
 
   Raises:
-    errors.UserError: the mesh does not divide the held-out rows, or there are
-      several processes.
+    errors.UserError: the mesh does not divide the held-out rows, there are
+      several processes, or a training may end early, so that the arms would
+      not be comparable.
   """
   if not applies(cfg):
     return
@@ -46,6 +47,13 @@ def check(cfg: settings.Settings, ctx: context.Context) -> None:
       'the routing of experts is measured by one process, and this run has '
       'several: method.name=moe_erl cannot be run so'
     )
+  for name, arm in {'': cfg, **cfg.arms}.items():
+    if arm.loop.keeps_best:
+      raise errors.UserError(
+        f'config keys {f"arms.{name}." if name else ""}train.patience and '
+        'train.floor_patience end a training early, and the arms of moe_erl '
+        'are compared at equal updates: set them to 0'
+      )
   sharding.check_divides(cfg.data.num_test, ctx.mesh, 'data.num_test')
   if cfg.method.start == 'trained':
     grad.check_micro_batches(

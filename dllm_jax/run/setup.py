@@ -12,7 +12,7 @@ from dllm_jax import errors, types
 from dllm_jax import model as model_lib
 from dllm_jax.data import pipeline, public, sources
 from dllm_jax.hf import config as hf_config
-from dllm_jax.models import attention
+from dllm_jax.models import attention, transformer
 from dllm_jax.ops import streams
 from dllm_jax.rollout import context
 from dllm_jax.run import settings
@@ -79,22 +79,46 @@ class Trained(NamedTuple):
   progress: progress.Progress
 
 
+def arm_denoiser(
+  denoiser: types.Denoiser, cfg: settings.Settings, arm: settings.Settings
+) -> types.Denoiser:
+  """The run's model, or that with the gate of an arm.
+
+  Raises:
+    errors.UserError: there is no such gate, the model already has it, or has
+      adapters, which could not be saved with another model than their base's.
+  """
+  scale = arm.model.get('gate_scale')
+  if scale == cfg.model.get('gate_scale'):
+    return denoiser
+  own = transformer.config_of(denoiser)
+  where = f'config key model.gate_scale is {scale!r}'
+  if own is None or own.gate_scale == scale:
+    raise errors.UserError(f'{where}, which is no change of the model')
+  if own.lora_rank:
+    raise errors.UserError(
+      f'{where}, and the model has adapters (model.lora_rank): use 0'
+    )
+  try:
+    return transformer.of_config(dataclasses.replace(own, gate_scale=scale))
+  except ValueError as e:
+    raise errors.UserError(f"config group 'model': {e}") from e
+
+
 def arm_of(run: Run, arm: settings.Settings) -> Run:
   """The run with the settings of an arm, and its model."""
-  key = 'gate_scale'
-  if arm.model.get(key) == run.cfg.model.get(key):
+  denoiser = arm_denoiser(run.ctx.denoiser, run.cfg, arm)
+  if denoiser == run.ctx.denoiser:
     return dataclasses.replace(run, cfg=arm)
-  record = run.model.record._replace(denoiser=run.ctx.denoiser)
-  record = record.replace(**{key: arm.model[key]})
   # The family may have no such model, and then could not save it.
-  record = record._replace(family=hf_config.NATIVE, config={})
+  record = run.model.record._replace(
+    denoiser=denoiser, family=hf_config.NATIVE, config={}
+  )
   return dataclasses.replace(
     run,
     cfg=arm,
-    ctx=dataclasses.replace(run.ctx, denoiser=record.denoiser),
-    model=dataclasses.replace(
-      run.model, denoiser=record.denoiser, record=record
-    ),
+    ctx=dataclasses.replace(run.ctx, denoiser=denoiser),
+    model=dataclasses.replace(run.model, denoiser=denoiser, record=record),
   )
 
 

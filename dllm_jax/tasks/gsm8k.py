@@ -114,7 +114,8 @@ class Gsm8k:
     else:
       same = correct = value is not None and value == gold
       digits = re.fullmatch(r'-?[0-9]+', answer or '') is not None
-      parsed = answer
+      # Equal numbers are one answer, however they are written.
+      parsed = answer if value is None else str(value)
     terms = {'correctness': 2.0 * same, 'integer': 0.5 * digits}
     terms |= tags.terms(completion, parity=self.parity)
     metrics = {

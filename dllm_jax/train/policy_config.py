@@ -97,6 +97,11 @@ class MethodConfig:
     """Rows of the update that each rollout becomes."""
     return 1
 
+  @property
+  def reads_answers(self) -> bool:
+    """Whether training takes a task with answers that can be judged or read."""
+    return False
+
   def check(self, ctx: context.Context, rollout: batch.RolloutConfig) -> None:
     """Checks the config against the mesh and the rollout, before any work.
 
@@ -153,6 +158,11 @@ class GroupConfig(MethodConfig):
   """
 
   reward: score.RewardConfig
+
+  @property
+  def reads_answers(self) -> bool:
+    """Its rewards are verdicts."""
+    return True
 
   def check_rows(
     self, ctx: context.Context, rows: Sequence[task_lib.Row]

@@ -187,4 +187,4 @@ def test_the_default_runs_two_steps(commands, tmp_path, file):
     assert study['models']['final']['final_gap'] is None
     page = (run / 'report.html').read_text()
     assert 'MoE-ERL on tagged functions' in page
-    assert 'scaled gate' in page
+    assert '<th scope="row">scaled_gate</th>' in page

@@ -202,3 +202,30 @@ def test_missing_splits_files_and_data_sets_are_refused(data, tmp_path):
   with pytest.raises(errors.UserError, match='cannot read data file'):
     get('kodcode', 'train', data)
   assert not (tmp_path / 'cache').exists()
+
+
+@pytest.mark.parametrize(
+  ('num', 'num_test'), [(2, 1), (4, 1), (10, 2), (33, 7)]
+)
+def test_a_fifth_of_the_paraphrases_is_held_out(tmp_path, num, num_test):
+  path = tmp_path / 'paraphrases' / 'train.jsonl'
+  path.parent.mkdir()
+  rows = [{'instruction': f'ask {i}', 'paraphrases': ['b']} for i in range(num)]
+  path.write_text('\n'.join(map(json.dumps, rows)))
+  got = text_rows.splits('paraphrases', tmp_path)
+  assert got['test'] == got['validation'] and len(got['test']) == num_test
+  ids = [row['id'] for row in got['train'] + got['test']]
+  assert len(set(ids)) == len(ids) == num
+  # The order of the lines decides nothing.
+  path.write_text('\n'.join(map(json.dumps, rows[::-1])))
+  again = text_rows.splits('paraphrases', tmp_path)
+  prompts = lambda of: {row['prompt'] for row in of['test']}
+  assert prompts(again) == prompts(got)
+
+
+def test_one_row_of_paraphrases_is_too_few(tmp_path):
+  path = tmp_path / 'paraphrases' / 'train.jsonl'
+  path.parent.mkdir()
+  path.write_text('{"instruction": "a", "paraphrases": ["b"]}')
+  with pytest.raises(errors.UserError, match='train.jsonl:1 is the only row'):
+    text_rows.splits('paraphrases', tmp_path)

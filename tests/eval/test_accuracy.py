@@ -146,6 +146,7 @@ def make(correct):
     correct=np.array([bool(c) for c in correct], np.float32),
     judged=np.array([c is not None for c in correct]),
     reasons=[''] * n,
+    answers=np.zeros(n, np.int64),
     tokens=np.zeros((n, 2), np.int32),
     logp=np.zeros((n, 2), np.float32),
     commit_step=np.zeros((n, 2), np.int32),

@@ -176,6 +176,7 @@ def test_fewest_steps_keeps_an_accuracy_by_one_standard_error():
         correct=np.zeros(100, np.float32),
         judged=np.ones(100, bool),
         reasons=[],
+        answers=np.zeros(100, np.int64),
         tokens=np.zeros((100, 1), np.int32),
         logp=np.zeros((100, 1), np.float32),
         commit_step=np.zeros((100, 1), np.int32),

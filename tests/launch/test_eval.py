@@ -179,7 +179,7 @@ def test_public_test_files(commands, shared_dir, tmp_path, task, changes):
       2,
       '--steps is not read with --likelihood',
     ),
-    (['--model={model}', '--num_canvases=0'], 2, '--num_canvases 0 is below 1'),
+    (['--model={model}', '--num_canvases=3'], 2, 'with --likelihood alone'),
     (['--model={model}', '--likelihood'], 1, 'has no options to compare'),
     (['--model={model}', '--out={model}'], 1, 'is a folder; name a file'),
     (['--model={model}', '--out=x.png'], 1, 'does not end in .json'),

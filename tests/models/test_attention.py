@@ -7,11 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dllm_jax.models import attention
+from dllm_jax.models import attention, config
 from dllm_jax.ops import schedules
 from tests import tiny
 
 X = jax.random.normal(jax.random.key(0), (3, 5, 16))
+STRETCHED = config.RopeScaling(
+  factor=8.0,
+  low_freq_factor=1.0,
+  high_freq_factor=4.0,
+  original_max_position=16,
+)
 MASK = jnp.array([[1, 1, 1, 1, 1], [0, 0, 1, 1, 1], [1, 1, 1, 0, 0]], bool)
 
 
@@ -54,6 +60,23 @@ def rotate(x, position, theta):
   z = x[..., :half] + 1j * x[..., half:]
   z = z * np.exp(1j * position * theta ** (-np.arange(half) / half))
   return np.concatenate([z.real, z.imag])
+
+
+@pytest.mark.parametrize(
+  'scaling',
+  [None, STRETCHED],
+  ids=['plain', 'stretched'],
+)
+def test_only_the_distance_of_columns_counts(scaling):
+  """Queries and keys turn alike; stretched or not, positions matter."""
+  cfg = dataclasses.replace(tiny.MODEL, rope_scaling=scaling, rope_theta=50.0)
+  layers = tiny.params(cfg)['layers']
+  params = jax.tree.map(lambda p: p[0], layers['self_attn'])
+  allowed, position = reads(jnp.ones((3, 5), bool))
+  layer = attention.Attention(cfg)
+  at = lambda position: layer.apply({'params': params}, X, allowed, position)[0]
+  np.testing.assert_allclose(at(position + 9), at(position), atol=1e-5)
+  assert abs(at(2 * position) - at(position)).max() > 1e-3
 
 
 @pytest.mark.parametrize('causal', [False, True])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dllm_jax import errors, types
-from dllm_jax.models import feed_forward, transformer
+from dllm_jax.models import feed_forward, stack, transformer
 from dllm_jax.runtime import sharding
 from tests import tiny
 
@@ -138,6 +138,34 @@ def test_capacity_by_hand():
     [True, True, True, False, True],
     [False, True, True, True, False],  # padding takes no place
   ]
+
+
+@pytest.mark.parametrize(
+  ('factor', 'places'), [(0.8, 1), (1.0, 2), (1.6, 2), (1.7, 3)]
+)
+def test_the_capacity_is_rounded_up(factor, places):
+  """Of 5 tokens, an expert of 4 has ceil(factor 5 / 4) places."""
+  x = jax.random.normal(jax.random.key(0), (2, 5, 16))
+  cfg = dataclasses.replace(CFG, capacity_factor=factor)
+  _, beside = apply(cfg, x)
+  want = feed_forward.within_capacity(
+    beside['chosen'], REAL, 4, jnp.full(2, float(places))
+  )
+  np.testing.assert_array_equal(beside['kept'], want)
+
+
+def test_which_queries_are_real_by_hand():
+  """Two queries behind three cached columns; a column is real if it reads
+  itself."""
+  allowed = jnp.array(
+    [
+      [[1, 1, 1, 1, 0], [1, 1, 1, 1, 1]],
+      [[0, 1, 1, 1, 0], [0, 1, 1, 1, 0]],
+    ],
+    bool,
+  )
+  got = stack._is_real(allowed)
+  np.testing.assert_array_equal(got, [[True, True], [True, False]])
 
 
 def test_a_full_expert_adds_nothing():

@@ -3,8 +3,8 @@
   python -m tests.mutations.run [--only rl/ ...] [--jobs 2]
 
 Each mutation of `table.py` is applied to a copy of the tree, and its tests run
-until the first failure. Exits with 1 below 95 %, or if a mutation does not fit
-the tree any more.
+until the first failure. Exits with 1 below 95 %, if a test fails in the tree as
+it is, or if a mutation does not fit the tree any more.
 """
 
 import argparse
@@ -110,20 +110,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for job in range(options.jobs):
       roots.put(_copy(pathlib.Path(folder) / str(job)))
 
-    def survives(mutation):
+    def code_of(mutation):
       root = roots.get()
       before = apply(mutation, root)
       try:
-        # 1 is a failure; others are errors of pytest, such as no tests.
         return run_tests(mutation.tests.split(), root)
       finally:
         (root / 'dllm_jax' / mutation.file).write_text(before, 'utf-8')
         roots.put(root)
 
+    def code_without(tests):
+      root = roots.get()
+      try:
+        return run_tests(tests, root)
+      finally:
+        roots.put(root)
+
     began, survivors, errors = time.monotonic(), [], []
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-      codes = pool.map(survives, chosen)
+      modules = sorted({test for m in chosen for test in m.tests.split()})
+      whole = pool.map(code_without, [[test] for test in modules])
+      failing = [
+        test for test, code in zip(modules, whole, strict=True) if code
+      ]
+      if failing:
+        print(f'fails without a mutation: {" ".join(failing)}')
+        return 1
+      codes = pool.map(code_of, chosen)
       for number, (m, code) in enumerate(zip(chosen, codes, strict=True), 1):
+        # 1: a test failed; 2: a module could not be imported.
         said = {0: 'SURVIVED', 1: 'noticed', 2: 'noticed'}.get(code, 'ERROR')
         survivors += [m] * (code == 0)
         errors += [m] * (said == 'ERROR')

@@ -652,3 +652,6 @@ MUTATIONS = (
     'eval/test_views.py',
   ),
 )
+
+# (mutation, why no valid input tells it from the original): not applied.
+EQUIVALENT: tuple[tuple[Mutation, str], ...] = ()

@@ -72,6 +72,8 @@ def test_k3_by_hand_and_bounded():
   bounded = losses.k3(-difference, jnp.zeros(101), max_difference=5.0)
   assert (bounded >= 0).all()
   np.testing.assert_allclose(bounded.max(), np.exp(5.0) - 6.0, rtol=1e-5)
+  # Both ways: at D <= -5 it stays exp(-5) + 5 - 1.
+  np.testing.assert_allclose(bounded[:46], np.exp(-5.0) + 4.0, rtol=1e-5)
   inside = np.abs(difference) <= 5.0
   free = losses.k3(-difference, jnp.zeros(101), max_difference=None)
   np.testing.assert_allclose(

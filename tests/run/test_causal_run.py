@@ -196,6 +196,7 @@ def test_paraphrases_without_answers(shared_dir, tmp_path):
     )
   for changes in (
     {'train': {'eval_every': 1}},
+    {'arms': {'own': {'train': {'eval_every': 1}}}},
     {'base': {'path': ''}, 'model': {'lora_rank': 0}},
     {'method': {'signal': 'majority'}},
   ):

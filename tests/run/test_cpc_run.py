@@ -113,12 +113,13 @@ def test_gold_answers_of_rl_prompts_change_no_parameter(
 @pytest.mark.parametrize(
   ('arm', 'message'),
   [
-    ({'method': {'sigal': 'random'}}, 'arms.x.method.sigal is not one'),
+    ({'method': {'sigal': 'random'}}, 'arms.x.method.sigal is not one of'),
     ({'method': {'num_views': 1}}, 'arms.x: .*2 views or more'),
     ({'method': {'num_views': 2.5}}, 'method.num_views is 2.5; the run has 4'),
-    ({'task': {'shared_bias': 2}}, 'arms.x.task.shared_bias is not one'),
-    ({'seed': 3}, 'arms.x.seed is not one'),
-    ({'train': {'control': True}}, 'arms.x.train.control is not one'),
+    ({'task': {'shared_bias': 2}}, 'arms.x.task.shared_bias is shared'),
+    ({'seed': 3}, 'arms.x.seed is shared'),
+    ({'train': {'control': True}}, 'arms.x.train.control is shared'),
+    ({'model': {'gate_scale': 'none'}}, 'it has no model.gate_scale'),
   ],
 )
 def test_a_bad_arm_is_one_line(arm, message):

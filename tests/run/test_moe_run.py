@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import configs.moe_erl
+from dllm_jax import errors
 from dllm_jax import model as model_lib
 from dllm_jax.models import transformer
 from dllm_jax.run import train as run_lib
@@ -71,7 +72,45 @@ def test_a_run_trains_and_measures_every_arm(trained):
   assert models['final']['final_gap'] is None
   assert all(len(models[name]['final_gap']) == 3 for name in ARMS)
   assert 'aux_equal_compute' in shown.split('routing on')[1]
-  assert 'scaled_gate' in (directory / 'report.html').read_text('utf-8')
+  page = (directory / 'report.html').read_text('utf-8')
+  assert '<th scope="row">scaled_gate</th>' in page
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    (
+      {'arms': {'x': {'model': {'gate_scale': 'prob'}}}},
+      "group arms.x: config group 'model': gate_scale 'prob'",
+    ),
+    (
+      {'arms': {'x': {'train': {'patience': 1, 'eval_every': 1}}}},
+      'config keys arms.x.train.patience',
+    ),
+    ({'train': {'patience': 1, 'eval_every': 1}}, 'keys train.patience'),
+  ],
+)
+def test_what_the_study_could_not_compare_is_refused(
+  changes, message, tmp_path
+):
+  changed = values()
+  changed |= {key: changed[key] | of for key, of in changes.items()}
+  quiet = console.Console(file=io.StringIO())
+  with pytest.raises(errors.UserError, match=message):
+    run_lib.train(changed, tmp_path / 'run', quiet)
+  assert not (tmp_path / 'run').exists()
+
+
+def test_arms_of_the_config_share_nothing():
+  config = configs.moe_erl.get_config().unlock()
+  config.arms.aux.method.rl_weight = 0.5
+  config.arms.other.method.explore.replacement = 'uniform'
+  config.train.num_steps = 10
+  arms = config.to_dict()['arms']
+  for name in ('aux_equal_compute', 'scaled_gate'):
+    assert arms[name]['method'] == {'rl_weight': 0.0, 'path_weight': 0.0}
+  assert arms['wpl']['method']['explore'] == {'replacement': 'other'}
+  assert arms['aux_equal_compute']['train'] == {'num_steps': 40}
 
 
 def test_an_arm_keeps_the_model_that_it_trained(trained):

@@ -54,6 +54,7 @@ def evaluation(ctx, texts, correct):
     correct=np.array(correct, np.float32),
     judged=np.ones(len(ids), bool),
     reasons=[''] * len(ids),
+    answers=np.zeros(len(ids), np.int64),
     tokens=tokens,
     logp=np.log(np.linspace(0.1, 0.9, length, dtype=np.float32))
     + np.zeros(tokens.shape, np.float32),

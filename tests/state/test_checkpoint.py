@@ -437,6 +437,23 @@ def test_the_first_checkpoint_needs_its_own_size(tmp_path, monkeypatch):
   assert os.listdir(tmp_path / 'c') == ['1']
 
 
+def test_later_checkpoints_need_twice_the_last_one(tmp_path, monkeypatch):
+  """For the files of Orbax and their copy, which is what a save takes."""
+  save_small(tmp_path / 'c', [1])
+  size = sum(p.stat().st_size for p in (tmp_path / 'c/1').rglob('*'))
+  disk = lambda free: checkpoint.shutil._ntuple_diskusage(10**9, 0, free)
+  monkeypatch.setattr(
+    checkpoint.shutil, 'disk_usage', lambda path: disk(2 * size - 1)
+  )
+  with pytest.raises(errors.UserError, match='no room for checkpoint'):
+    save_small(tmp_path / 'c', [2])
+  monkeypatch.setattr(
+    checkpoint.shutil, 'disk_usage', lambda path: disk(2 * size)
+  )
+  save_small(tmp_path / 'c', [2])
+  assert sorted(os.listdir(tmp_path / 'c')) == ['1', '2']
+
+
 @pytest.mark.parametrize(
   'num_kills', [3, pytest.param(20, marks=pytest.mark.slow)]
 )

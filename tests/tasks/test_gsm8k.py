@@ -200,3 +200,10 @@ def test_rules(completion, correct, reward, d1, d1_reward):
 def test_bad_style():
   with pytest.raises(ValueError, match='d2'):
     gsm8k.Gsm8k(prompt_style='d2')
+
+
+def test_equal_numbers_are_one_answer():
+  read = lambda answer: TASK.score(ROW, tags.completion_text('', answer)).parsed
+  same = {read(x) for x in ('1080', '1,080', '$1080', '1080.0', '1080 dollars')}
+  assert same == {'1080'}
+  assert read('one') == 'one' and read('540') == '540'

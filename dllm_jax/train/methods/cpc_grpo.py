@@ -122,6 +122,11 @@ class CpcGrpoConfig(policy_config.MethodConfig):
       )
 
   @property
+  def reads_answers(self) -> bool:
+    """A vote is over answers."""
+    return self.signal == 'majority'
+
+  @property
   def rows_per_rollout(self) -> int:
     """Every candidate is trained after each of the K views."""
     return self.num_views if self.pairs == 'all' else 1
@@ -132,8 +137,8 @@ class CpcGrpoConfig(policy_config.MethodConfig):
     if not isinstance(ctx.task, task_lib.Paraphrased):
       raise errors.UserError(
         f'config key task.name is {ctx.task.name!r}, which has no paraphrases '
-        'of its prompts, and method cpc_grpo needs them: use phrasings, '
-        'gsm8k_phrasings or openbookqa_phrasings'
+        'of its prompts, and method cpc_grpo needs them: use paraphrases, '
+        'phrasings, or gsm8k_phrasings, openbookqa_phrasings, aqua_phrasings'
       )
     if self.subtract_unrelated and rollout.num_prompts < 2:
       raise errors.UserError(
@@ -172,13 +177,7 @@ class CpcGrpoConfig(policy_config.MethodConfig):
     self, ctx: context.Context, rows: Sequence[task_lib.Row]
   ) -> None:
     """See `MethodConfig.check_rows`: every row has its views."""
-    paraphrase.request_sets(ctx, rows, self.num_views, 0)
-    counts = {len(ctx.task.views(row)) for row in rows}
-    if len(counts) > 1:
-      raise errors.UserError(
-        f'rows have {min(counts)} to {max(counts)} paraphrases: give all of '
-        'them equally many'
-      )
+    paraphrase.check_sets(ctx.task, rows, self.num_views)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

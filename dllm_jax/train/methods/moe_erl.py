@@ -75,6 +75,8 @@ class MoeErlConfig:
   start: str
   study: routing.ExploreConfig
 
+  reads_answers = True  # The texts that it learns are demonstrations.
+
   def __post_init__(self):
     for name in ('explore', 'study'):
       if not getattr(self, name).alpha:

@@ -13,7 +13,7 @@ from dllm_jax import errors
 from dllm_jax.eval import likelihood
 from dllm_jax.rl import consensus
 from dllm_jax.rollout import paraphrase
-from dllm_jax.tasks import phrasings
+from dllm_jax.tasks import paraphrases
 from dllm_jax.train import loop, policy
 from dllm_jax.train import state as state_lib
 from dllm_jax.train.methods import cpc_grpo
@@ -416,23 +416,26 @@ def test_a_task_without_paraphrases_is_refused():
 
 
 @pytest.mark.parametrize(
-  ('views', 'message'),
+  ('texts', 'message'),
   [
-    (['a A B C D'], 'has 1 paraphrases, fewer than'),
-    (['  ', 'now', 'do', 'it'], 'an empty paraphrase'),
-    (['now', 'do ', 'do', 'it'], 'the same one twice'),
+    ('ab', 'has 1 phrasings for training, fewer than method.num_views=4'),
+    ('abcdefg', "6 phrasings for training, and row 'first' has 4"),
+    (['  ', 'b', 'c', 'd', 'e'], 'an empty phrasing'),
+    (['a', 'b ', 'b', 'd', 'e'], 'the same one twice'),
+    ('abcda', 'the same one twice'),  # the unseen one is none
   ],
 )
-def test_sets_that_are_none_are_refused(views, message, monkeypatch):
-  _, ctx = PARTS()
-  monkeypatch.setattr(
-    phrasings.Phrasings,
-    'views',
-    lambda task, row: [{**row, 'text': text} for text in views],
-  )
-  monkeypatch.setattr(phrasings.Phrasings, 'prompt', lambda t, row: row['text'])
+def test_sets_that_are_none_are_refused(texts, message):
+  task = paraphrases.Paraphrases(num_unseen=1)
+  row = lambda name, texts: {
+    'id': name,
+    'prompt': texts[0],
+    'paraphrases': list(texts[1:]),
+  }
+  good = row('first', 'abcde')
+  paraphrase.check_sets(task, [good, good], 4)
   with pytest.raises(errors.UserError, match=f"'p'.*{message}"):
-    paraphrase.request_sets(ctx, [{'id': 'p'}], K, 0)
+    paraphrase.check_sets(task, [good, row('p', texts)], 4)
 
 
 def test_equal_candidates_teach_nothing():
