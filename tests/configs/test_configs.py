@@ -22,7 +22,6 @@ FILES = sorted(
 )
 # Of the masked diffusion models, which have presets.
 CAUSAL = ('fractal', 'cpc_grpo', 'moe_erl')
-WITH_ARMS = ('cpc_grpo', 'moe_erl')
 WITH_PRESETS = [file for file in FILES if file not in CAUSAL]
 VOCAB = types.Vocabulary(size=126_464, mask_token=126_336, eos_token=126_081)
 
@@ -134,8 +133,8 @@ def test_rows_fit_the_tiny_presets(preset):
 @pytest.mark.parametrize(
   'file',
   [
-    # All of their arms are compiled; tests/run has small runs of them.
-    pytest.param(file, marks=[pytest.mark.slow] * (file in WITH_ARMS))
+    # Many arms or decoders are compiled; tests/run has small runs of them.
+    pytest.param(file, marks=[pytest.mark.slow] * (file in CAUSAL))
     for file in FILES
   ],
 )
