@@ -20,11 +20,20 @@ from tests import tiny_pretrained, tiny_run
 
 QUIET = console.Console(file=io.StringIO())
 CHANGES = {'mesh__data': 1, 'rollout__gen_length': 16}
+# A draft and a fractal decoder, with a cache; of one layer m can be 1.
+STUDY = {
+  'num_prompts': 3,
+  'modules': (1,),
+  'compressions': ('int8',),
+  'placeholders': (1,),
+  'no_cache': False,
+}
 
 
 def values(**changes):
   """A countdown run of a new causal model."""
   own = {'model__causal': True, 'rollout__decode': 'draft'}
+  own |= {f'speculation__{name}': value for name, value in STUDY.items()}
   return tiny_run.values('sft', **(CHANGES | own | changes))
 
 
@@ -48,13 +57,16 @@ def test_a_causal_run_from_the_base_to_the_report(trained):
     assert own['accuracy'] == plain['accuracy'] == own['draft']['accuracy']
     assert own['draft']['mean_steps'] <= plain['mean_steps']
   assert 'autoregressive *' in shown and 'draft, accuracy (%) in mean' in shown
+  study = json.loads((directory / 'speculation.json').read_text())
+  assert [row['identical'] for row in study['rows']] == [3, 3]
   verdicts = json.loads((directory / 'verdicts.json').read_text())
   assert list(verdicts['base']['fixed']) == ['autoregressive']
   page = (directory / 'report.html').read_text('utf-8')
   assert 'Token by token' in page and 'Denoising, step' not in page
+  assert 'Every decoder wrote what greedy decoding writes' in page
   line = (directory / 'trajectories.jsonl').read_text().splitlines()[0]
   sample = json.loads(line)['samples'][0]
-  assert sample['decoding'] == 'autoregressive'
+  assert sample['decoding'] == 'greedy'  # beside the drafts
 
 
 def test_its_base_is_a_llama_folder(trained):
