@@ -337,11 +337,12 @@ def fit_window(
   window = cfg.rollout.max_prompt_length
 
   def short(part):
-    fits = [True] * len(part)
-    for views in zip(*(all_views(ctx.task, row) for row in part), strict=True):
-      lengths = ctx.prompt_lengths(views)
-      fits = [f and n <= window for f, n in zip(fits, lengths, strict=True)]
-    return [row for row, fit in zip(part, fits, strict=True) if fit]
+    views = [all_views(ctx.task, row) for row in part]
+    lengths = iter(ctx.prompt_lengths([view for of in views for view in of]))
+    longest = [max(next(lengths) for _ in of) for of in views]
+    return [
+      row for row, size in zip(part, longest, strict=True) if size <= window
+    ]
 
   kept = dataclasses.replace(
     rows,

@@ -218,3 +218,8 @@ def test_paraphrases_without_answers(shared_dir, tmp_path):
     }
     with pytest.raises(errors.UserError, match='has no right answers, but'):
       run_lib.train(changed, tmp_path / 'other', QUIET)
+  with (tmp_path / 'data/paraphrases/train.jsonl').open('a') as file:
+    file.write(json.dumps({'instruction': 'to 7', 'paraphrases': ['7', '8']}))
+  with pytest.raises(errors.UserError, match='2 phrasings for training, and'):
+    run_lib.train(values, tmp_path / 'other', QUIET)
+  assert not (tmp_path / 'other').exists()
