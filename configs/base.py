@@ -75,6 +75,10 @@ def get_config(arg: str = '') -> config_dict.ConfigDict:
       'temperature': 1.0,
       'stop_at_eos': False,
       'cfg_scale': 0.0,
+      'cache': 'none',  # or 'prefix', 'dual', of masked diffusion models
+      'refresh_every': 0,  # steps; 0: once a block
+      'vicinity': 0,
+      'published': 'none',  # or 'llada', 'dream'
       'prefill': '',  # such as '<reasoning>'; a part of the prompt
       # 'fixed' or 'gated' (the keys from gate to top_p); of causal models
       # 'autoregressive', 'draft' or 'fractal' (the keys from top_p on).

@@ -227,6 +227,53 @@ class SplitDenoiser(Denoiser, Protocol):
 
 
 @runtime_checkable
+class CachedDenoiser(SplitDenoiser, Protocol):
+  """A denoiser that can compute some columns of a canvas and keep the others.
+
+  A cache holds the keys and values of all columns. Those of a bidirectional
+  model depend on the whole canvas: they are stale once a token has changed.
+  """
+
+  def read(
+    self,
+    params: Params,
+    tokens: Int[Array, 'B S'],
+    attention_mask: Bool[Array, 'B S'],
+    query: Int[Array, 'B Q'],
+  ) -> tuple[Float[Array, 'B Q D'], Cache]:
+    """`states`, and the cache of the canvas."""
+    ...
+
+  def read_window(
+    self,
+    params: Params,
+    tokens: Int[Array, 'B S'],
+    attention_mask: Bool[Array, 'B S'],
+    query: Int[Array, 'B Q'],
+    cache: Cache,
+    start: Int[Array, ' B'],
+    width: int,
+  ) -> tuple[Float[Array, 'B Q D'], Cache]:
+    """`states` and the cache where a window of columns is computed anew.
+
+    Args:
+      params: parameters of the model.
+      tokens: the whole canvas; only the window's tokens are read.
+      attention_mask: True on real tokens.
+      query: columns of the window.
+      cache: keys and values of the columns outside of it.
+      start: first column of the window of each row; columns beyond either end
+        of the canvas do not exist.
+      width: number of its columns.
+    """
+    ...
+
+  def put(self, cache: Cache, new: Cache, rows: Int[Array, ' b']) -> Cache:
+    """`cache` with `new` in the given rows; rows beyond the last are none."""
+    ...
+
+
+@runtime_checkable
 class Routed(SplitDenoiser, Protocol):
   """A denoiser whose layers route tokens to experts.
 

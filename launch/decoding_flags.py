@@ -27,7 +27,7 @@ def _define(name: str, field: dataclasses.Field) -> flags.FlagHolder:
   if int in (field.type, field.metadata.get('kind')):
     # Those of causal models have bounds of their own: 0 may mean none.
     is_causal = all(decoding.DECODERS[user].is_causal for user in users)
-    least = None if is_causal else 1
+    least = None if is_causal or field.default == 0 else 1
     return flags.DEFINE_integer(name, None, text, lower_bound=least)
   return flags.DEFINE_float(name, None, text)
 

@@ -2,32 +2,32 @@
 
 The completion is split into blocks that are completed from left to right. Each
 row has its own block pointer and is frozen once it is done, so that its tokens
-depend on nothing but itself. A decoder defines the step: it reads the active
-block and chooses the proposals to commit. Dims: B rows, L completion columns,
-W columns of a block, S canvas columns.
+depend on nothing but itself. A decoder chooses, from the logits of the active
+block, the proposals to commit. Dims: B rows, L completion columns, W columns of
+a block, S canvas columns, V vocabulary.
 """
 
 import dataclasses
 from collections.abc import Callable
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from dllm_jax import types
-from dllm_jax.decoding import fields, guidance
+from dllm_jax import errors, types
+from dllm_jax.decoding import caching, fields, guidance
 from dllm_jax.decoding import lockstep as lockstep_lib
-from dllm_jax.ops import schedules
+from dllm_jax.ops import sampling, schedules
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BlockDecoder:
-  """Base of the decoders here: a `types.Decoder` with a `step` to define.
+  """Base of the decoders here: a `types.Decoder` with a choice to define.
 
   A subclass is a frozen dataclass and a pytree (`fields.decoder`), whose fields
-  are also config keys and flags. It defines `step` and `largest_commit`.
+  are also config keys and flags. It defines `choose` and `largest_commit`.
   """
 
   is_causal: ClassVar[bool] = False
@@ -45,6 +45,23 @@ class BlockDecoder:
   )
   cfg_scale: types.Scalar | None = fields.traced(
     'scale of classifier-free guidance; 0 is off', default=None
+  )
+  cache: Literal['none', 'prefix', 'dual'] = fields.static(
+    'what is computed between calls on the whole canvas: all of it, the block '
+    'and what follows, or the block alone',
+    default='none',
+  )
+  refresh_every: int = fields.static(
+    'steps from one call on the whole canvas to the next; 0: one per block',
+    default=0,
+  )
+  vicinity: int = fields.static(
+    'columns on either side of the block that are computed with it', default=0
+  )
+  published: Literal['none', 'llada', 'dream'] = fields.static(
+    "with a cache, make the calls of Fast-dLLM's sampler of that model, for "
+    'comparison with its figures',
+    default='none',
   )
 
   def __post_init__(self):
@@ -64,6 +81,17 @@ class BlockDecoder:
       )
     if self.cfg_scale == 0:  # No leaf, so that nothing is computed for it.
       object.__setattr__(self, 'cfg_scale', None)
+    for name, known in (
+      ('cache', ('none', 'prefix', 'dual')),
+      ('published', ('none', 'llada', 'dream')),
+    ):
+      if getattr(self, name) not in known:
+        raise ValueError(
+          f'{name} {getattr(self, name)!r}: expected one of {known}'
+        )
+    for name in ('refresh_every', 'vicinity'):
+      if getattr(self, name) < 0:
+        raise ValueError(f'{name} {getattr(self, name)} is negative')
 
   @property
   def num_blocks(self) -> int:
@@ -91,6 +119,10 @@ class BlockDecoder:
 
   def check(self, denoiser: types.Denoiser) -> None:
     """See `types.Decoder`."""
+    if self.cache != 'none' and not isinstance(denoiser, types.CachedDenoiser):
+      raise errors.UserError(
+        f'cache {self.cache!r}: the model keeps no keys and values; use none'
+      )
 
   def prepare(
     self, denoiser: types.Denoiser, params: types.Params
@@ -113,12 +145,30 @@ class BlockDecoder:
       denoiser, params, self.cfg_scale, gen_length=self.gen_length, vocab=vocab
     )
 
+    cache = None
+    if self.cache != 'none':
+      cache = caching.empty(denoiser, params, canvas)
+
     def step(keys, state):
       return self.step(
-        denoiser, params, keys, state, canvas.attention_mask, vocab=vocab
+        denoiser,
+        params,
+        keys,
+        state,
+        canvas.attention_mask,
+        vocab=vocab,
+        lockstep=lockstep,
       )
 
-    return run(step, row_keys, canvas, vocab=vocab, cfg=self, lockstep=lockstep)
+    return run(
+      step,
+      row_keys,
+      canvas,
+      vocab=vocab,
+      cfg=self,
+      cache=cache,
+      lockstep=lockstep,
+    )
 
   def step(
     self,
@@ -129,6 +179,7 @@ class BlockDecoder:
     attention_mask: Bool[Array, 'B S'],
     *,
     vocab: types.Vocabulary,
+    lockstep: tuple[str, ...] = (),
   ) -> 'DecodeState':
     """One denoiser call, and the commitments of every row that is not done.
 
@@ -139,9 +190,89 @@ class BlockDecoder:
       state: state before the step.
       attention_mask: True on real tokens of the canvas.
       vocab: special ids.
+      lockstep: mesh axes whose devices make the same calls.
 
     Returns:
       The state after `commit`; rows that were done keep theirs.
+    """
+    block = active(state, vocab, self)
+    if self.cache == 'none':
+      logits = denoiser(params, state.tokens, attention_mask, block.column)
+    else:
+      states, cache = self._read(
+        denoiser, params, state, block, attention_mask, lockstep
+      )
+      logits = denoiser.unembed(params, states)
+      state = state._replace(cache=cache)
+    logits = sampling.allowed_logits(logits, vocab)
+    choice = self.choose(keys, state, block, logits, vocab=vocab)
+    if (
+      self.published == 'dream'
+    ):  # a block's first call decides its first token
+      first = schedules.first_true(block.eligible)
+      alone = block.eligible & (
+        jnp.arange(self.block_length)[None] == first[:, None]
+      )
+      is_first = (state.block_step == 0)[:, None]
+      choice = choice._replace(chosen=jnp.where(is_first, alone, choice.chosen))
+    return commit(state, block, choice, vocab=vocab, cfg=self)
+
+  def _read(
+    self,
+    denoiser: types.CachedDenoiser,
+    params: types.Params,
+    state: 'DecodeState',
+    block: 'Block',
+    attention_mask: Bool[Array, 'B S'],
+    lockstep: tuple[str, ...],
+  ) -> tuple[Float[Array, 'B W D'], types.Cache]:
+    """The states of the active block, and the cache after it was read."""
+    enters = state.block_step == 0
+    if self.refresh_every:
+      enters = state.block_step % self.refresh_every == 0
+    size, after = state.tokens.shape[1], block.column[:, -1] + 1 + self.vicinity
+    start = block.column[:, 0] - self.vicinity
+    widths = caching.widths(
+      self.cache, self.gen_length, self.block_length, self.vicinity
+    )
+    if self.published == 'dream':  # it does not read that token again
+      start, widths = start + 1, tuple(width - 1 for width in widths)
+    return caching.read_blocks(
+      denoiser,
+      params,
+      state.tokens,
+      attention_mask,
+      block.column,
+      state.cache,
+      enters=block.live & enters,
+      stays=block.live & ~enters,
+      start=start,
+      stop=after if self.cache == 'dual' else jnp.full_like(after, size),
+      widths=widths,
+      lockstep=lockstep,
+    )
+
+  def choose(
+    self,
+    keys: Key[Array, ' B'],
+    state: 'DecodeState',
+    block: 'Block',
+    logits: Float[Array, 'B W V'],
+    *,
+    vocab: types.Vocabulary,
+  ) -> 'Choice':
+    """The tokens to commit in the active block.
+
+    Args:
+      keys: one key per row for this step, consumed.
+      state: state before the step.
+      block: the active block of every row.
+      logits: of the block's columns, float32; -inf at excluded ids.
+      vocab: special ids.
+
+    Returns:
+      A choice among the eligible columns, of at least one in every row that has
+      any.
     """
     raise NotImplementedError
 
@@ -162,6 +293,7 @@ class DecodeState(NamedTuple):
     block_step: steps that the row has taken in that block.
     num_steps: steps that the row has taken.
     step: steps that the loop has taken.
+    cache: keys and values of the canvas; None without a cache.
   """
 
   tokens: Int[Array, 'B S']
@@ -172,10 +304,14 @@ class DecodeState(NamedTuple):
   block_step: Int[Array, ' B']
   num_steps: Int[Array, ' B']
   step: Int[Array, '']
+  cache: types.Cache | None = None
 
 
 def init_state(
-  canvas: types.Canvas, vocab: types.Vocabulary, cfg: BlockDecoder
+  canvas: types.Canvas,
+  vocab: types.Vocabulary,
+  cfg: BlockDecoder,
+  cache: types.Cache | None = None,
 ) -> DecodeState:
   """The state before the first step.
 
@@ -196,6 +332,7 @@ def init_state(
     block_step=zeros,
     num_steps=zeros,
     step=jnp.int32(0),
+    cache=cache,
   )
   return _enter_block(state, vocab, cfg)
 
@@ -213,6 +350,8 @@ def is_done(
   """Rows that need no further step."""
   masks = undecided(state, vocab, cfg)
   done = ~jnp.any(masks, axis=-1)
+  if cfg.published == 'llada':
+    done &= state.block_step >= 2
   if cfg.stop_at_eos:
     completion = state.tokens[:, -cfg.gen_length :]
     first_stop = schedules.first_true(vocab.ends(completion))
@@ -229,12 +368,28 @@ class Block(NamedTuple):
     column: canvas columns of the block.
     tokens: canvas tokens of the block.
     eligible: True on masks of rows that are not done.
+    live: True on those rows.
   """
 
   index: Int[Array, 'B W']
   column: Int[Array, 'B W']
   tokens: Int[Array, 'B W']
   eligible: Bool[Array, 'B W']
+  live: Bool[Array, ' B']
+
+
+class Choice(NamedTuple):
+  """What a step commits of the active block.
+
+  Attributes:
+    chosen: True on the eligible columns to commit.
+    proposal: proposed token of each column.
+    logp: log-probability of each proposal (nats).
+  """
+
+  chosen: Bool[Array, 'B W']
+  proposal: Int[Array, 'B W']
+  logp: Float[Array, 'B W']
 
 
 def active(
@@ -246,36 +401,24 @@ def active(
   column = state.tokens.shape[1] - cfg.gen_length + index
   tokens = jnp.take_along_axis(state.tokens, column, axis=1)
   live = ~is_done(state, vocab, cfg)
-  return Block(
-    index, column, tokens, (tokens == vocab.mask_token) & live[:, None]
-  )
+  eligible = (tokens == vocab.mask_token) & live[:, None]
+  return Block(index, column, tokens, eligible, live)
 
 
 def commit(
   state: DecodeState,
   block: Block,
-  chosen: Bool[Array, 'B W'],
-  proposal: Int[Array, 'B W'],
-  logp: Float[Array, 'B W'],
+  choice: Choice,
   *,
   vocab: types.Vocabulary,
   cfg: BlockDecoder,
 ) -> DecodeState:
-  """The state after a step that commits the chosen proposals.
-
-  Args:
-    state: state before the step.
-    block: its active block, from `active`.
-    chosen: True on the eligible columns to commit.
-    proposal: proposed token of each column.
-    logp: log-probability of each proposal (nats).
-    vocab: special ids.
-    cfg: the decoder, for its lengths.
-  """
+  """The state after a step that commits a choice of its active block."""
+  chosen, proposal, logp = choice
   row = jnp.arange(state.tokens.shape[0])[:, None]
   old_logp = jnp.take_along_axis(state.logp, block.index, axis=1)
   old_step = jnp.take_along_axis(state.commit_step, block.index, axis=1)
-  took_step = jnp.any(block.eligible, axis=1).astype(jnp.int32)
+  took_step = block.live.astype(jnp.int32)
   state = state._replace(
     tokens=state.tokens.at[row, block.column].set(
       jnp.where(chosen, proposal, block.tokens)
@@ -298,6 +441,9 @@ def _enter_block(
   masks = undecided(state, vocab, cfg)
   first = schedules.first_true(masks)
   block = jnp.minimum(first // cfg.block_length, cfg.num_blocks - 1)
+  if cfg.published == 'llada':  # a block has two calls, whatever the first did
+    stays = (state.block >= 0) & (state.block_step < 2)
+    block = jnp.where(stays, state.block, block)
   per_block = masks.reshape(-1, cfg.num_blocks, cfg.block_length).sum(-1)
   left = jnp.take_along_axis(per_block, block[:, None], axis=1)[:, 0]
   moved = block != state.block
@@ -330,6 +476,7 @@ def run(
   *,
   vocab: types.Vocabulary,
   cfg: BlockDecoder,
+  cache: types.Cache | None = None,
   lockstep: tuple[str, ...] = (),
 ) -> types.Trajectory:
   """Steps until every row is done.
@@ -343,6 +490,7 @@ def run(
       other completion tokens (an anchor, finished reasoning) are kept.
     vocab: special ids.
     cfg: the decoder, for its lengths and early exit.
+    cache: an empty cache, if the step uses one.
     lockstep: mesh axes whose devices take equally many steps, because their
       denoisers use collectives; rows that are done stay frozen meanwhile.
 
@@ -351,13 +499,15 @@ def run(
     `commit_step == num_steps` and logp 0.
   """
 
+  most_steps = cfg.gen_length * (2 if cfg.published == 'llada' else 1)
+
   def goes_on(state):
-    return (state.step < cfg.gen_length) & ~jnp.all(is_done(state, vocab, cfg))
+    return (state.step < most_steps) & ~jnp.all(is_done(state, vocab, cfg))
 
   def keyed(state):
     keys = jax.vmap(jax.random.fold_in, (0, None))(row_keys, state.step)
     return step(keys, state)
 
-  start = init_state(canvas, vocab, cfg)
+  start = init_state(canvas, vocab, cfg, cache)
   state = lockstep_lib.loop_while(goes_on, keyed, start, lockstep)
   return finish(state, vocab, cfg)

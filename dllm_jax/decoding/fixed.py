@@ -18,7 +18,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Float, Key
 
 from dllm_jax import types
 from dllm_jax.decoding import blocks, fields
@@ -109,25 +109,21 @@ class Fixed(blocks.BlockDecoder):
       num_steps=max(1, steps // num_blocks) * num_blocks,
     )
 
-  def step(
+  def choose(
     self,
-    denoiser: types.Denoiser,
-    params: types.Params,
     keys: Key[Array, ' B'],
     state: blocks.DecodeState,
-    attention_mask: Bool[Array, 'B S'],
+    block: blocks.Block,
+    logits: Float[Array, 'B W V'],
     *,
     vocab: types.Vocabulary,
-  ) -> blocks.DecodeState:
-    """Commits the quota of the active block; see `BlockDecoder.step`.
+  ) -> blocks.Choice:
+    """The quota of the active block; see `BlockDecoder.choose`.
 
     Confidence is the untempered probability of the proposal, whatever T is.
     """
     temperature = jnp.float32(self.temperature)
     block_steps = jnp.int32(self.block_steps())
-    block = blocks.active(state, vocab, self)
-    logits = denoiser(params, state.tokens, attention_mask, block.column)
-    logits = sampling.allowed_logits(logits, vocab)
     pairs = jax.vmap(jax.random.split)(keys)
     order_keys, draw_keys = pairs[:, 0], pairs[:, 1]
     choices = logits
@@ -147,6 +143,4 @@ class Fixed(blocks.BlockDecoder):
         state.block_masks, block_steps, state.block_step
       )
     chosen = sampling.top_quota(score, block.eligible, quota)
-    return blocks.commit(
-      state, block, chosen, proposal, logp, vocab=vocab, cfg=self
-    )
+    return blocks.Choice(chosen, proposal, logp)

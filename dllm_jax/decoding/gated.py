@@ -17,7 +17,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Float, Key
 
 from dllm_jax import types
 from dllm_jax.decoding import blocks, fields
@@ -97,25 +97,21 @@ class Gated(blocks.BlockDecoder):
       self, temperature=0.0, gate='threshold', min_commits=1, top_p=1.0
     )
 
-  def step(
+  def choose(
     self,
-    denoiser: types.Denoiser,
-    params: types.Params,
     keys: Key[Array, ' B'],
     state: blocks.DecodeState,
-    attention_mask: Bool[Array, 'B S'],
+    block: blocks.Block,
+    logits: Float[Array, 'B W V'],
     *,
     vocab: types.Vocabulary,
-  ) -> blocks.DecodeState:
-    """Commits what passes the gate, at least `min_commits` tokens.
+  ) -> blocks.Choice:
+    """What passes the gate, at least `min_commits` tokens.
 
-    See `BlockDecoder.step`.
+    See `BlockDecoder.choose`.
     """
     temperature = jnp.float32(self.temperature)
     threshold = jnp.float32(self.threshold)
-    block = blocks.active(state, vocab, self)
-    logits = denoiser(params, state.tokens, attention_mask, block.column)
-    logits = sampling.allowed_logits(logits, vocab)
     pairs = jax.vmap(jax.random.split)(keys)
     gate_keys, draw_keys = pairs[:, 0], pairs[:, 1]
     choices = logits
@@ -143,6 +139,4 @@ class Gated(blocks.BlockDecoder):
     missing = self.min_commits - jnp.sum(passed, axis=1)
     others = block.eligible & ~passed
     chosen = passed | sampling.top_quota(logp, others, missing)
-    return blocks.commit(
-      state, block, chosen, proposal, logp, vocab=vocab, cfg=self
-    )
+    return blocks.Choice(chosen, proposal, logp)

@@ -69,6 +69,54 @@ class Transformer(nn.Module):
     states, _ = self.run_layers(self.embed(tokens), attention_mask, None)
     return self.norm(states)
 
+  def read(
+    self, tokens: Int[Array, 'B S'], attention_mask: Bool[Array, 'B S']
+  ) -> tuple[Float[Array, 'B S D'], cache_lib.KeyValues]:
+    """`hidden`, and the keys and values of every column and layer."""
+    states, outputs = self.run_layers(
+      self.embed(tokens), attention_mask, None, keep_kv=True
+    )
+    return self.norm(states), outputs.kv
+
+  def read_window(
+    self,
+    tokens: Int[Array, 'B S'],
+    attention_mask: Bool[Array, 'B S'],
+    kv: cache_lib.KeyValues,
+    column: Int[Array, 'B Q'],
+  ) -> tuple[Float[Array, 'B Q D'], cache_lib.KeyValues]:
+    """`hidden` of some columns, and `kv` with their keys and values anew.
+
+    The other columns are as `kv` has them. Columns beyond either end of the
+    canvas do not exist.
+    """
+    size = tokens.shape[1]
+    exists = (column >= 0) & (column < size)
+    place = jnp.where(exists, column, size)
+    own = lambda x: jnp.take_along_axis(x, jnp.clip(column, 0, size - 1), 1)
+    row = jnp.arange(len(tokens))[:, None]
+    kept = attention_mask.at[row, place].set(False, mode='drop')
+    positions = schedules.positions(attention_mask)
+    mask, position = own(attention_mask) & exists, own(positions)
+    allowed = attention.visible(
+      position,
+      jnp.concatenate([positions, position], axis=1),
+      jnp.concatenate([kept, mask], axis=1),
+      causal=self.cfg.causal,
+    )
+    states, outputs = stack.run_layers(
+      self.cfg,
+      self.layers,
+      self.embed(own(tokens)),
+      allowed,
+      position,
+      past=kv,
+      keep_kv=True,
+      layout=self.layout,
+    )
+    put = lambda old, new: old.at[:, row, place].set(new, mode='drop')
+    return self.norm(states), jax.tree.map(put, kv, outputs.kv)
+
   def routed(
     self,
     tokens: Int[Array, 'B S'],
@@ -272,6 +320,60 @@ class TransformerDenoiser:
       variables, tokens, attention_mask, method=Transformer.hidden
     )
     return self._of_columns(hidden, attention_mask, query)
+
+  def read(
+    self,
+    params: types.Params,
+    tokens: Int[Array, 'B S'],
+    attention_mask: Bool[Array, 'B S'],
+    query: Int[Array, 'B Q'],
+  ) -> tuple[Float[Array, 'B Q D'], cache_lib.KeyValues]:
+    """See `types.CachedDenoiser`."""
+    model, variables = self._whole(params)
+    hidden, kv = model.apply(
+      variables, tokens, attention_mask, method=Transformer.read
+    )
+    return self._of_columns(hidden, attention_mask, query), kv
+
+  def read_window(
+    self,
+    params: types.Params,
+    tokens: Int[Array, 'B S'],
+    attention_mask: Bool[Array, 'B S'],
+    query: Int[Array, 'B Q'],
+    cache: cache_lib.KeyValues,
+    start: Int[Array, ' B'],
+    width: int,
+  ) -> tuple[Float[Array, 'B Q D'], cache_lib.KeyValues]:
+    """See `types.CachedDenoiser`.
+
+    Where the logits are shifted, the window has one more column, from whose
+    state its first token is read.
+    """
+    if self._is_shifted:
+      query = _previous_real(attention_mask, query)
+      start, width = start - 1, width + 1
+    model, variables = self._whole(params)
+    hidden, cache = model.apply(
+      variables,
+      tokens,
+      attention_mask,
+      cache,
+      start[:, None] + jnp.arange(width)[None],
+      method=Transformer.read_window,
+    )
+    place = jnp.clip(query - start[:, None], 0, width - 1)
+    return jnp.take_along_axis(hidden, place[..., None], axis=1), cache
+
+  def put(
+    self,
+    cache: cache_lib.KeyValues,
+    new: cache_lib.KeyValues,
+    rows: Int[Array, ' b'],
+  ) -> cache_lib.KeyValues:
+    """See `types.CachedDenoiser`."""
+    put = lambda old, new: old.at[:, rows, : new.shape[2]].set(new, mode='drop')
+    return jax.tree.map(put, cache, new)
 
   def routed_states(
     self,
