@@ -76,7 +76,7 @@ def test_recorded_hidden_states(folder):
     cfg,
     params['layers'],
     x,
-    attention.visible(position, position, mask, causal=cfg.causal),
+    attention.visible(position, position, mask, block=cfg.attention_block),
     position,
     0,
     1,
