@@ -255,6 +255,11 @@ class BlockCausal(SplitDenoiser, Protocol):
     ...
 
 
+def block_causal(denoiser: Denoiser) -> int:
+  """Tokens of a block of a model that is causal over blocks; 0 of any other."""
+  return denoiser.block_causal if isinstance(denoiser, BlockCausal) else 0
+
+
 @runtime_checkable
 class Routed(SplitDenoiser, Protocol):
   """A denoiser whose layers route tokens to experts.

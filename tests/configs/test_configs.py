@@ -51,6 +51,16 @@ def test_every_preset_becomes_settings(file, preset):
     assert cfg.method.guided.max_anchor < config.rollout.gen_length
 
 
+def test_the_block_preset_is_a_model_of_blocks():
+  config = load('sft').get_config('block')
+  default = load('sft').get_config()
+  assert 'configs/sft.py:block' in load('sft').__doc__
+  cfg = settings.from_config(config.to_dict())
+  assert types.block_causal(cfg.denoiser(VOCAB)) == 4
+  assert cfg.rollout.decoder.block_length == 4
+  assert config.base == default.base and config.data == default.data
+
+
 def test_the_config_of_causal_models_becomes_settings():
   config = load('fractal').get_config()
   json.dumps(config.to_dict())

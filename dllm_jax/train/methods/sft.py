@@ -107,9 +107,7 @@ def _update(
   cfg: SftConfig,
   mesh: Mesh,
 ) -> tuple[state_lib.TrainState, dict[str, Any]]:
-  has_context = (
-    isinstance(denoiser, types.BlockCausal) and denoiser.block_causal > 0
-  )
+  has_context = types.block_causal(denoiser) > 0
   views, num_tokens = _views(key, batch, vocab, cfg, has_context=has_context)
 
   def loss(params, micro):
