@@ -140,6 +140,32 @@ def test_rows_fit_the_tiny_presets(preset):
   assert len(rows.demonstrations) == cfg.data.num_demonstrations
 
 
+def test_the_block_preset_runs_and_its_model_is_read(commands, tmp_path):
+  run = tmp_path / 'run'
+  few = tiny_run.flags(
+    **{f'model__{name}': value for name, value in tiny_run.SHAPE.items()},
+    base__num_steps=2,
+    base__eval_every=2,
+    data__num_demonstrations=64,
+    data__num_validation=16,
+    data__num_test=16,
+    eval__num_steps='(6,)',
+  )
+  config = f'{FOLDER / "sft.py"}:block'
+  command = commands.run('train.py', '--config', config, *few, '--workdir', run)
+  assert (command.code, command.err) == (0, '')
+  assert json.loads((run / 'eval.json').read_text())['num'] == 16
+  model = json.loads((run / 'base' / 'config.json').read_text())['model']
+  assert model['block_causal'] == 4
+  prompts = tmp_path / 'prompts.jsonl'
+  prompts.write_text('{"id": 0, "prompt_ids": [5, 6, 7, 8, 9]}\n')
+  flags = ('--model', run, '--prompts', prompts, '--out', run / 'out.jsonl')
+  command = commands.run('generate.py', *map(str, flags), config=False)
+  assert (command.code, command.err) == (0, '')
+  (row,) = (run / 'out.jsonl').read_text().splitlines()
+  assert len(json.loads(row)['completion_ids']) == 12
+
+
 @pytest.mark.parametrize(
   'file',
   [
