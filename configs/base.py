@@ -50,6 +50,7 @@ def get_config(arg: str = '') -> config_dict.ConfigDict:
       'rope_theta': 10_000.0,
       'norm_eps': 1e-5,
       'causal': False,  # True: rollout.decode is one for causal models
+      'block_causal': 0,  # tokens of a block that reads those before it
       'qk_norm': False,
       'attention_bias': False,
       'tie_embeddings': False,

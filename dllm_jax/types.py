@@ -274,6 +274,40 @@ class CachedDenoiser(SplitDenoiser, Protocol):
 
 
 @runtime_checkable
+class BlockCausal(SplitDenoiser, Protocol):
+  """A denoiser that may be causal over blocks of a row.
+
+  Attributes:
+    block_causal: tokens of a block, counted from the first real token of a row:
+      a column reads its own block and those before it. 0: it reads all.
+  """
+
+  @property
+  def block_causal(self) -> int: ...
+
+  def two_stream_states(
+    self,
+    params: Params,
+    context: Int[Array, 'B S'],
+    tokens: Int[Array, 'B S'],
+    attention_mask: Bool[Array, 'B S'],
+    query: Int[Array, 'B Q'],
+  ) -> Float[Array, 'B Q D']:
+    """`states` where each block of `tokens` follows the blocks of `context`.
+
+    The states of a column in block b are those of a row with blocks < b of
+    `context` and block b of `tokens`: all blocks in one call. The model is
+    block-causal.
+    """
+    ...
+
+
+def block_causal(denoiser: Denoiser) -> int:
+  """Tokens of a block of a model that is causal over blocks; 0 of any other."""
+  return denoiser.block_causal if isinstance(denoiser, BlockCausal) else 0
+
+
+@runtime_checkable
 class Routed(SplitDenoiser, Protocol):
   """A denoiser whose layers route tokens to experts.
 

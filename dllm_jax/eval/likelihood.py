@@ -147,7 +147,9 @@ def bound(
     log p(y_k | x, y with S masked)
 
   where n is the length of y. The K values of l of a row are stratified, which
-  leaves the estimate unbiased.
+  leaves the estimate unbiased. Of a model that is causal over blocks, y_k is
+  predicted after the clean blocks before its own, which is a bound as well: the
+  masks of a block are those of a random order of its tokens.
 
   Args:
     denoiser: the model.
@@ -241,12 +243,16 @@ def _token_logp(
   """log p(y_k | prompt, canvas) of every column of the continuation."""
   attention_mask = jnp.concatenate([pairs.prompt_mask, pairs.mask], axis=1)
   columns = pairs.prompt_ids.shape[1] + jnp.arange(canvas.shape[1])
-  logits = denoiser(
-    params,
-    jnp.concatenate([pairs.prompt_ids, canvas], axis=1),
-    attention_mask,
-    jnp.broadcast_to(columns[None], canvas.shape),
-  )
+  columns = jnp.broadcast_to(columns[None], canvas.shape)
+  row = jnp.concatenate([pairs.prompt_ids, canvas], axis=1)
+  if types.block_causal(denoiser):
+    clean = jnp.concatenate([pairs.prompt_ids, pairs.tokens], axis=1)
+    states = denoiser.two_stream_states(
+      params, clean, row, attention_mask, columns
+    )
+    logits = denoiser.unembed(params, states)
+  else:
+    logits = denoiser(params, row, attention_mask, columns)
   return sampling.token_logp(
     sampling.allowed_logits(logits, vocab), pairs.tokens
   )

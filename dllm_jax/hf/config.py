@@ -139,7 +139,8 @@ def parse(config: Mapping[str, Any], where: str) -> Record:
     raise errors.UserError(f'{where}: {e}') from None
   special = _special(fields, model.vocab_size, model.causal)
   denoiser = transformer.of_config(model)
-  return Record(name, denoiser, special, dict(config), _notices(config, name))
+  notices = _notices(config, name, model)
+  return Record(name, denoiser, special, dict(config), notices)
 
 
 def _native(fields: hf_fields.Fields) -> Record:
@@ -362,10 +363,19 @@ def _special(fields: hf_fields.Fields, rows: int, causal: bool) -> Special:
   )
 
 
-def _notices(config: Mapping[str, Any], family: str) -> tuple[str, ...]:
-  if 'auto_map' not in config:
-    return ()
-  return (
-    f'{CONFIG_FILE} names program code of its own (auto_map); it is not run: '
-    f'the {family} here is our own',
-  )
+def _notices(
+  config: Mapping[str, Any], family: str, model: model_config.ModelConfig
+) -> tuple[str, ...]:
+  notices = []
+  if 'auto_map' in config:
+    notices.append(
+      f'{CONFIG_FILE} names program code of its own (auto_map); it is not run: '
+      f'the {family} here is our own'
+    )
+  size = FAMILIES[family].sizes.get('block_causal')
+  if size is not None and config.get(size) is None:
+    notices.append(
+      f'{CONFIG_FILE} has no {size}: blocks are of {model.block_causal} '
+      'tokens, as in the first models of the family; add the field for others'
+    )
+  return tuple(notices)

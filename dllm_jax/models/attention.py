@@ -20,22 +20,51 @@ def visible(
   key_position: Int[Array, 'B T'],
   key_mask: Bool[Array, 'B T'],
   *,
-  causal: bool,
+  block: int,
 ) -> Bool[Array, 'B Q T']:
   """Which keys each query may read, per row.
+
+  A query at position i reads a key at position j if i // n >= j // n: those of
+  its own block of n positions, and of the blocks before it.
 
   Args:
     query_position: position of each query in its sequence.
     key_position: position of each key in the same sequence.
     key_mask: True on keys that hold a real token.
-    causal: whether queries read only keys at their own position or before it.
+    block: n; 1 is causal. 0: a query reads every key.
   """
   allowed = jnp.broadcast_to(
     key_mask[:, None, :], (*query_position.shape, key_mask.shape[1])
   )
-  if causal:
-    allowed &= key_position[:, None, :] <= query_position[:, :, None]
+  if block:
+    key_block, query_block = key_position // block, query_position // block
+    allowed &= key_block[:, None, :] <= query_block[:, :, None]
   return allowed
+
+
+def visible_to_streams(
+  position: Int[Array, 'B S'], mask: Bool[Array, 'B S'], *, block: int
+) -> Bool[Array, 'B R R']:
+  """The mask of a row that is read twice: clean, and then noised; R = 2 S.
+
+  Clean columns read the clean ones of their own block and of those before it;
+  noised columns read the noised ones of their own block, and the clean ones of
+  the blocks before it.
+
+  Args:
+    position: position of each column of the row, the same in both streams.
+    mask: True on columns that hold a real token.
+    block: tokens of a block.
+
+  References:
+    Arriola et al. 2025, BD3-LMs (arXiv:2503.09573).
+  """
+  number = position // block
+  query, key = number[:, :, None], number[:, None, :]
+  clean = jnp.concatenate([key <= query, jnp.zeros_like(key == query)], axis=2)
+  noised = jnp.concatenate([key < query, key == query], axis=2)
+  is_real = jnp.concatenate([mask, mask], axis=1)
+  return jnp.concatenate([clean, noised], axis=1) & is_real[:, None, :]
 
 
 class Attention(nn.Module):

@@ -49,6 +49,9 @@ class ModelConfig:
     rope_scaling: how they are stretched (Llama 3); None: not at all.
     norm_eps: epsilon of RMSNorm.
     causal: True for autoregressive models, False for masked diffusion.
+    block_causal: n > 0: masked diffusion in blocks of n tokens, counted from
+      the first real token of a row; a token reads those of its own block and of
+      the blocks before it. 0: it reads all.
     qk_norm: RMSNorm on queries and keys, per head (Qwen3).
     qk_norm_joint: the same over all heads together (OLMoE).
     attention_bias: biases of the q, k, v projections (Qwen2, Dream).
@@ -87,6 +90,7 @@ class ModelConfig:
   rope_scaling: RopeScaling | None = None
   norm_eps: float = 1e-5
   causal: bool = False
+  block_causal: int = 0
   qk_norm: bool = False
   qk_norm_joint: bool = False
   attention_bias: bool = False
@@ -126,6 +130,12 @@ class ModelConfig:
       )
     if self.head_dim % 2:
       raise ValueError(f'head_dim {self.head_dim} is odd; RoPE needs pairs')
+    if self.block_causal < 0:
+      raise ValueError(f'block_causal {self.block_causal} is negative')
+    if self.causal and self.block_causal:
+      raise ValueError(
+        f'causal=True and block_causal {self.block_causal} exclude each other'
+      )
     if self.remat not in ('none', 'block', 'dots'):
       raise ValueError(
         f"remat {self.remat!r}: expected one of 'none', 'block', 'dots'"
@@ -148,6 +158,12 @@ class ModelConfig:
     if self.lora_rank < 0:
       raise ValueError(f'lora_rank {self.lora_rank} is negative')
     self._check_experts()
+
+  @property
+  def attention_block(self) -> int:
+    """Size of the blocks in which tokens read each other; see
+    `attention.visible`."""
+    return 1 if self.causal else self.block_causal
 
   def _check_experts(self):
     if (self.feed_forward == 'experts') != (self.num_experts > 0):

@@ -102,7 +102,7 @@ class Transformer(nn.Module):
       position,
       jnp.concatenate([positions, position], axis=1),
       jnp.concatenate([kept, mask], axis=1),
-      causal=self.cfg.causal,
+      block=self.cfg.attention_block,
     )
     states, outputs = stack.run_layers(
       self.cfg,
@@ -116,6 +116,26 @@ class Transformer(nn.Module):
     )
     put = lambda old, new: old.at[:, row, place].set(new, mode='drop')
     return self.norm(states), jax.tree.map(put, kv, outputs.kv)
+
+  def two_streams(
+    self,
+    context: Int[Array, 'B S'],
+    tokens: Int[Array, 'B S'],
+    attention_mask: Bool[Array, 'B S'],
+  ) -> Float[Array, 'B R D']:
+    """States of a clean row and of the same row noised, R = 2 S columns."""
+    position = schedules.positions(attention_mask)
+    states, _ = stack.run_layers(
+      self.cfg,
+      self.layers,
+      self.embed(jnp.concatenate([context, tokens], axis=1)),
+      attention.visible_to_streams(
+        position, attention_mask, block=self.cfg.block_causal
+      ),
+      jnp.concatenate([position, position], axis=1),
+      layout=self.layout,
+    )
+    return self.norm(states)
 
   def routed(
     self,
@@ -210,7 +230,7 @@ class Transformer(nn.Module):
       key_position = jnp.concatenate([slot, position], axis=1)
       key_mask = jnp.concatenate([is_written, attention_mask], axis=1)
     allowed = attention.visible(
-      position, key_position, key_mask, causal=self.cfg.causal
+      position, key_position, key_mask, block=self.cfg.attention_block
     )
     return allowed, position
 
@@ -374,6 +394,41 @@ class TransformerDenoiser:
     """See `types.CachedDenoiser`."""
     put = lambda old, new: old.at[:, rows, : new.shape[2]].set(new, mode='drop')
     return jax.tree.map(put, cache, new)
+
+  @property
+  def block_causal(self) -> int:
+    """See `types.BlockCausal`."""
+    return self.cfg.block_causal
+
+  def two_stream_states(
+    self,
+    params: types.Params,
+    context: Int[Array, 'B S'],
+    tokens: Int[Array, 'B S'],
+    attention_mask: Bool[Array, 'B S'],
+    query: Int[Array, 'B Q'],
+  ) -> Float[Array, 'B Q D']:
+    """See `types.BlockCausal`.
+
+    With shifted logits, the first column of a block is read from the clean
+    column before it, as when blocks are decoded one after the other.
+    """
+    model, variables = self._whole(params)
+    hidden = model.apply(
+      variables,
+      context,
+      tokens,
+      attention_mask,
+      method=Transformer.two_streams,
+    )
+    source = query
+    if self._is_shifted:
+      source = _previous_real(attention_mask, query)
+    number = schedules.positions(attention_mask) // self.cfg.block_causal
+    number_at = lambda column: jnp.take_along_axis(number, column, axis=1)
+    is_noised = number_at(source) == number_at(query)
+    column = source + jnp.where(is_noised, tokens.shape[1], 0)
+    return jnp.take_along_axis(hidden, column[..., None], axis=1)
 
   def routed_states(
     self,

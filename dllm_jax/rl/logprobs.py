@@ -37,6 +37,10 @@ class Views(NamedTuple):
     credit: True for the slots to score.
     weight: weight of a view. With it, the sum over the credited slots is an
       estimate of the sum over all tokens.
+    context: canvases without masks, for a model that is causal over blocks: a
+      slot is read given the blocks before its own of these, and its own block
+      of `tokens` (`types.BlockCausal.two_stream_states`). None: all of
+      `tokens`.
   """
 
   tokens: Int[Array, 'B K S']
@@ -45,6 +49,7 @@ class Views(NamedTuple):
   target: Int[Array, 'B K Q']
   credit: Bool[Array, 'B K Q']
   weight: Float[Array, 'B K']
+  context: Int[Array, 'B K S'] | None = None
 
 
 class Reading(NamedTuple):
@@ -80,7 +85,9 @@ class OneStep:
   """diffu-GRPO's mean-field estimate: all tokens from one forward pass.
 
   lp_k = log softmax(f([q' ; M^L]))_k [o_k], where q' is the prompt with each
-  maskable token masked independently with probability `mask_prob`.
+  maskable token masked independently with probability `mask_prob`. Of a model
+  that is causal over blocks too, every block is read after blocks of masks,
+  never after the tokens of the completion: use `SampledSteps` there.
 
   Attributes:
     mask_prob: probability of masking a prompt token, in [0, 1].
@@ -133,7 +140,9 @@ class SampledSteps:
     lp_k = log softmax(f([q ; where(c < t, o, M)]))_k [o_k],   c_k = t
 
   A step is drawn with probability n/T and has weight T/n: the weighted sum is
-  an unbiased estimate of the sum over all T steps.
+  an unbiased estimate of the sum over all T steps. A view is what the sampler
+  read, of models that are causal over blocks too: their blocks before that of
+  step t are complete, and those after it are not read.
 
   Attributes:
     num_steps: n, number of views per row; a row of T <= n steps uses all of its
@@ -267,7 +276,7 @@ def measure_views(
   once. The caller limits B by micro-batches.
 
   Args:
-    denoiser: the model.
+    denoiser: the model; a `types.BlockCausal` if the views have a context.
     params: parameters of the model; the result is differentiable in them.
     views: the canvases and the tokens to score.
     vocab: special ids; [MASK] is excluded, as in the sampler.
@@ -286,7 +295,12 @@ def measure_views(
   # log-probability would be -inf, and its gradient 0 * inf = NaN.
   target = flat(jnp.where(views.credit, views.target, vocab.eos_token))
   canvas = flat(views.tokens), flat(views.attention_mask)
-  if column.shape[1] > CHUNK and isinstance(denoiser, types.SplitDenoiser):
+  if views.context is not None:
+    states = denoiser.two_stream_states(
+      params, flat(views.context), *canvas, column
+    )
+    measured = read_states(denoiser, params, states, target, vocab, measure)
+  elif column.shape[1] > CHUNK and isinstance(denoiser, types.SplitDenoiser):
     states = denoiser.states(params, *canvas, column)
     measured = read_states(denoiser, params, states, target, vocab, measure)
   else:

@@ -20,6 +20,7 @@ def masked_views(
   vocab: types.Vocabulary,
   *,
   min_ratio: float,
+  has_context: bool = False,
 ) -> logprobs.Views:
   """Masks each completion token with probability t; credits the masked tokens.
 
@@ -29,6 +30,15 @@ def masked_views(
   the batch, t_i = (i + u) / B with one draw u, which lowers the variance of
   1/t. It is at least `min_ratio`, because the variance of 1/t is unbounded.
 
+  For a model that is causal over blocks b, each is predicted after the clean
+  blocks before it, all of them in one call of the model:
+
+    L(theta) = E_t E_mask [ 1/t sum_b sum_{k in b} 1[k masked]
+      -log p(o_k | q, o_{blocks before b}, o_unmasked of b) ]
+
+  t is the same in all blocks of a row, as in SDAR; BD3-LMs draw one for each
+  block, which has the same expectation.
+
   Args:
     key: random key; consumed.
     prompt_ids: left-padded prompts, which are never masked.
@@ -36,6 +46,8 @@ def masked_views(
     tokens: completions, padded with EOS; the padding is trained as well.
     vocab: special ids.
     min_ratio: smallest masking probability t, in (0, 1].
+    has_context: whether the model is causal over blocks, so that a block is
+      predicted after clean ones; otherwise after noised ones.
 
   Returns:
     Views with K = 1 and Q = L; `credit` is True for the masked tokens.
@@ -45,6 +57,8 @@ def masked_views(
 
   References:
     Nie et al. 2025, LLaDA, eq. 5 and appendix B (arXiv:2502.09992).
+    Arriola et al. 2025, BD3-LMs (arXiv:2503.09573).
+    Cheng et al. 2025, SDAR (arXiv:2510.06303).
   """
   rows, length = tokens.shape
   shift_key, mask_key = jax.random.split(key)
@@ -56,6 +70,7 @@ def masked_views(
   masked = uniform < t[:, None]
   canvas = jnp.where(masked, vocab.need_mask(), tokens)
   slot = jnp.broadcast_to(jnp.arange(length)[None], tokens.shape)
+  clean = jnp.concatenate([prompt_ids, tokens], 1)[:, None]
   return logprobs.Views(
     tokens=jnp.concatenate([prompt_ids, canvas], 1)[:, None],
     attention_mask=jnp.concatenate(
@@ -65,6 +80,7 @@ def masked_views(
     target=tokens[:, None],
     credit=masked[:, None],
     weight=(1.0 / t)[:, None],
+    context=clean if has_context else None,
   )
 
 

@@ -51,6 +51,16 @@ def test_every_preset_becomes_settings(file, preset):
     assert cfg.method.guided.max_anchor < config.rollout.gen_length
 
 
+def test_the_block_preset_is_a_model_of_blocks():
+  config = load('sft').get_config('block')
+  default = load('sft').get_config()
+  assert 'configs/sft.py:block' in load('sft').__doc__
+  cfg = settings.from_config(config.to_dict())
+  assert types.block_causal(cfg.denoiser(VOCAB)) == 4
+  assert cfg.rollout.decoder.block_length == 4
+  assert config.base == default.base and config.data == default.data
+
+
 def test_the_config_of_causal_models_becomes_settings():
   config = load('fractal').get_config()
   json.dumps(config.to_dict())
@@ -128,6 +138,32 @@ def test_rows_fit_the_tiny_presets(preset):
   )
   assert None not in anchors
   assert len(rows.demonstrations) == cfg.data.num_demonstrations
+
+
+def test_the_block_preset_runs_and_its_model_is_read(commands, tmp_path):
+  run = tmp_path / 'run'
+  few = tiny_run.flags(
+    **{f'model__{name}': value for name, value in tiny_run.SHAPE.items()},
+    base__num_steps=2,
+    base__eval_every=2,
+    data__num_demonstrations=64,
+    data__num_validation=16,
+    data__num_test=16,
+    eval__num_steps='(6,)',
+  )
+  config = f'{FOLDER / "sft.py"}:block'
+  command = commands.run('train.py', '--config', config, *few, '--workdir', run)
+  assert (command.code, command.err) == (0, '')
+  assert json.loads((run / 'eval.json').read_text())['num'] == 16
+  model = json.loads((run / 'base' / 'config.json').read_text())['model']
+  assert model['block_causal'] == 4
+  prompts = tmp_path / 'prompts.jsonl'
+  prompts.write_text('{"id": 0, "prompt_ids": [5, 6, 7, 8, 9]}\n')
+  flags = ('--model', run, '--prompts', prompts, '--out', run / 'out.jsonl')
+  command = commands.run('generate.py', *map(str, flags), config=False)
+  assert (command.code, command.err) == (0, '')
+  (row,) = (run / 'out.jsonl').read_text().splitlines()
+  assert len(json.loads(row)['completion_ids']) == 12
 
 
 @pytest.mark.parametrize(

@@ -159,6 +159,51 @@ def test_a_mesh_changes_nothing(sizes):
   np.testing.assert_allclose(score(**sizes), score(), rtol=1e-5)
 
 
+def test_blocks_are_scored_after_clean_ones():
+  """Blocks of two: each by itself over the orders of its tokens.
+
+  The first block of the continuation has both its tokens, of which one, chosen
+  at random, is predicted with the other unknown, and the other after it; the
+  second block has one token.
+  """
+  denoiser = transformer.TransformerDenoiser(
+    cfg=dataclasses.replace(tiny.MODEL, block_causal=2)
+  )
+  params = jax.tree.map(jnp.asarray, tiny.params())
+
+  def logp(canvas, k):
+    logits = denoiser(
+      params,
+      jnp.int32([PROMPT + canvas]),
+      jnp.ones((1, len(PROMPT + canvas)), bool),
+      jnp.int32([[len(PROMPT) + k]]),
+    )
+    return tiny.allowed_logp(np.asarray(logits[0]))[0, ANSWER[k]]
+
+  (a, b, _), hidden = ANSWER, tiny.MASK
+  first = logp([hidden, hidden], 0) + logp([hidden, hidden], 1)
+  second = logp([hidden, b], 0) + logp([a, hidden], 1)
+  want = (first + second) / 2 + logp([a, b, hidden], 2)
+  width = 7
+  ids, mask = tiny.pad([PROMPT], width)
+  got = likelihood.bound(
+    denoiser,
+    params,
+    tiny.row_keys(0, range(64)),
+    likelihood.Pairs(
+      jnp.tile(ids, (64, 1)),
+      jnp.tile(mask, (64, 1)),
+      jnp.tile(jnp.int32([ANSWER]), (64, 1)),
+      jnp.ones((64, L), bool),
+    ),
+    vocab=tiny.VOCAB,
+    num_samples=48,
+  )
+  error = np.std(got, ddof=1) / 8
+  assert abs(np.mean(got) - want) < 4 * error
+  assert error < 0.02 * abs(want)
+
+
 CAUSAL = transformer.of_config(dataclasses.replace(tiny.MODEL, causal=True))
 CAUSAL_VOCAB = dataclasses.replace(tiny.VOCAB, mask_token=None)
 

@@ -114,6 +114,8 @@ def test_what_we_write_is_read_back(family, tie):
   if 'num_experts' in FAMILIES[family].sizes:
     fixed |= {'num_experts': 5, 'experts_per_token': 3}
     fixed['gate_scale'] = 'normalized' if tie else 'probability'
+  if 'block_causal' in FAMILIES[family].sizes:
+    fixed['block_causal'] = 5
   model = dataclasses.replace(
     tiny.MODEL, tie_embeddings=tie, norm_eps=1e-6, **fixed
   )
@@ -135,6 +137,67 @@ def test_what_we_write_is_read_back(family, tie):
   text = json.dumps(hf_config.render(record, 'float32'))
   again = hf_config.parse(json.loads(text), 'c')
   assert (again.family, again.model, again.special) == (family, model, special)
+
+
+# Without what its program alone says: the size of blocks, and [MASK].
+SDAR = LLAMA | {
+  'architectures': ['SDARForCausalLM'],
+  'model_type': 'sdar',
+  'vocab_size': 151_936,
+  'head_dim': 16,
+  'attention_bias': False,
+  'attn_implementation': 'flex_attention',
+  'ep_size': 1,
+  'fuse_cross_entropy': True,
+  'debug': False,
+  'use_sliding_window': False,
+  'eos_token_id': 151_643,
+}
+FAST = (
+  SDAR
+  | {
+    'architectures': ['Fast_dLLM_QwenForCausalLM'],
+    'model_type': 'Fast_dLLM_Qwen',
+    'head_dim': None,
+    'layer_types': ['full_attention'] * 3,
+  }
+  | dict.fromkeys(('attn_implementation', 'ep_size', 'fuse_cross_entropy'))
+)
+
+
+@pytest.mark.parametrize(
+  'written, field, size, mask, rest',
+  [
+    (SDAR, 'block_size', 4, 151_669, {'qk_norm': True, 'head_dim': 16}),
+    (
+      FAST,
+      'bd_size',
+      32,
+      151_665,
+      {'attention_bias': True, 'logit_shift': True, 'head_dim': 8},
+    ),
+  ],
+)
+def test_blocks_that_a_config_leaves_out(written, field, size, mask, rest):
+  record = hf_config.parse(written, 'c')
+  (notice,) = record.notices
+  assert f'has no {field}: blocks are of {size} tokens' in notice
+  assert record.special.mask_token == mask
+  assert record.model == dataclasses.replace(
+    hf_config.parse(LLAMA, 'c').model,
+    causal=False,
+    block_causal=size,
+    vocab_size=151_936,
+    **rest,
+  )
+  own = hf_config.parse(written | {field: 16, 'mask_token_id': 5}, 'c')
+  assert (own.model.block_causal, own.special.mask_token) == (16, 5)
+  assert own.notices == ()
+  for wrong in (0, -4, 2.5, '4'):
+    with pytest.raises(errors.UserError, match=f'{field} is .*1\\.\\.'):
+      hf_config.parse(written | {field: wrong}, 'c')
+  with pytest.raises(errors.UserError, match='mask_token_id is 151'):
+    hf_config.parse(written | {'vocab_size': 128, 'eos_token_id': 3}, 'c')
 
 
 def test_a_model_that_is_not_of_the_family_is_refused():

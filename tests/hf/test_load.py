@@ -76,7 +76,7 @@ def test_recorded_hidden_states(folder):
     cfg,
     params['layers'],
     x,
-    attention.visible(position, position, mask, causal=cfg.causal),
+    attention.visible(position, position, mask, block=cfg.attention_block),
     position,
     0,
     1,
@@ -242,6 +242,58 @@ def test_harmless_extras_are_read_past(shared_dir, tmp_path, family):
   jax.tree.map(np.testing.assert_array_equal, load(folder), want)
 
 
+@pytest.mark.parametrize(
+  'source, family, fields',
+  [
+    (
+      'qwen3',
+      'sdar',
+      {
+        'model_type': 'sdar',
+        'architectures': ['SDARForCausalLM'],
+        'block_size': 1,
+      },
+    ),
+    (
+      'qwen2',
+      'fast_dllm',
+      {
+        'model_type': 'Fast_dLLM_Qwen',
+        'architectures': ['Fast_dLLM_QwenForCausalLM'],
+        'bd_size': 1,
+      },
+    ),
+  ],
+)
+def test_blocks_of_one_have_the_recorded_causal_logits(
+  shared_dir, tmp_path, source, family, fields
+):
+  """The tensors of Qwen under the other names; and the same bytes back."""
+  golden = shared_dir / 'golden' / f'{source}_tiny'
+  folder = copied(golden, tmp_path / 'model')
+  change_config(folder, mask_token_id=7, **fields)
+  record = hf_config.read(folder)
+  assert (record.family, record.special.mask_token) == (family, 7)
+  assert record.model.block_causal == 1 and not record.model.causal
+  params = load(folder)
+  want = tiny.recorded(golden, 'golden.npz')
+  mask = np.ones(want['tokens'].shape, bool)
+  got = forward(params, want['tokens'], mask, cfg=record.model)
+  close(got, want['logits'])
+  wider = dataclasses.replace(record.model, block_causal=2)
+  other = forward(params, want['tokens'], mask, cfg=wider)
+  gap = np.abs(np.asarray(other) - want['logits']).max(axis=(0, 2))
+  assert (gap[::2] > 0.01).all()  # they read the token after them
+  save.save(tmp_path / 'new', params, record)
+  read = lambda path: json.loads((path / 'config.json').read_bytes())
+  assert read(tmp_path / 'new') == read(folder)
+  old, new = (
+    load_file(path / 'model.safetensors') for path in (folder, tmp_path / 'new')
+  )
+  assert set(new) == set(old)
+  assert all(new[name].tobytes() == old[name].tobytes() for name in old)
+
+
 def test_untied_models_keep_their_lm_head(shared_dir, tmp_path):
   folder = copied(shared_dir / 'golden' / 'llada_tiny', tmp_path / 'model')
   arrays = dict(load_file(folder / 'model.safetensors'))
@@ -316,6 +368,12 @@ def test_a_model_of_no_family_has_the_native_form(tmp_path):
     ({'causal': True}, 'llama'),
     ({'causal': True, 'attention_bias': True}, 'qwen2'),
     ({'causal': True, 'qk_norm': True}, 'qwen3'),
+    ({'block_causal': 4, 'qk_norm': True}, 'sdar'),
+    (
+      {'block_causal': 4, 'attention_bias': True, 'logit_shift': True},
+      'fast_dllm',
+    ),
+    ({'block_causal': 4}, 'dllm_jax'),
     ({'logit_shift': True}, 'dllm_jax'),
     ({'head_dim': 6}, 'dllm_jax'),
   ],

@@ -21,16 +21,16 @@ STRETCHED = config.RopeScaling(
 MASK = jnp.array([[1, 1, 1, 1, 1], [0, 0, 1, 1, 1], [1, 1, 1, 0, 0]], bool)
 
 
-def reads(mask, causal=False):
+def reads(mask, block=0):
   """Which columns of the same rows are read, and their positions."""
   position = schedules.positions(mask)
-  return attention.visible(position, position, mask, causal=causal), position
+  return attention.visible(position, position, mask, block=block), position
 
 
 def apply(cfg, x, mask):
   params = jax.tree.map(lambda p: p[0], tiny.params(cfg)['layers']['self_attn'])
   got, _ = attention.Attention(cfg).apply(
-    {'params': params}, x, *reads(mask, cfg.causal)
+    {'params': params}, x, *reads(mask, cfg.attention_block)
   )
   return np.asarray(got), params
 
@@ -39,7 +39,7 @@ def test_visible_by_hand():
   mask = jnp.array([[False, True, True]])
   np.testing.assert_array_equal(reads(mask)[0][0], [[0, 1, 1]] * 3)
   np.testing.assert_array_equal(
-    reads(mask, causal=True)[0][0, 1:], [[0, 1, 0], [0, 1, 1]]
+    reads(mask, block=1)[0][0, 1:], [[0, 1, 0], [0, 1, 1]]
   )
 
 
@@ -47,11 +47,67 @@ def test_visible_to_queries_among_other_keys():
   keys = jnp.array([[0, 1, 2, 3, 4]]), jnp.array([[1, 1, 1, 0, 1]], bool)
   query = jnp.array([[2, 4]])
   np.testing.assert_array_equal(
-    attention.visible(query, *keys, causal=True)[0],
+    attention.visible(query, *keys, block=1)[0],
     [[1, 1, 1, 0, 0], [1, 1, 1, 0, 1]],
   )
   np.testing.assert_array_equal(
-    attention.visible(query, *keys, causal=False)[0], [[1, 1, 1, 0, 1]] * 2
+    attention.visible(query, *keys, block=0)[0], [[1, 1, 1, 0, 1]] * 2
+  )
+
+
+def test_visible_blocks_by_hand():
+  """Blocks of 2 are counted from the first real token of each row."""
+  mask = jnp.array([[1, 1, 1, 1, 1], [0, 1, 1, 1, 1]], bool)
+  got, _ = reads(mask, block=2)
+  np.testing.assert_array_equal(
+    got[0],
+    [
+      [1, 1, 0, 0, 0],
+      [1, 1, 0, 0, 0],
+      [1, 1, 1, 1, 0],
+      [1, 1, 1, 1, 0],
+      [1, 1, 1, 1, 1],
+    ],
+  )
+  np.testing.assert_array_equal(
+    got[1, 1:],
+    [[0, 1, 1, 0, 0], [0, 1, 1, 0, 0], [0, 1, 1, 1, 1], [0, 1, 1, 1, 1]],
+  )
+
+
+def test_visible_blocks_of_any_size():
+  for n in (5, 9):
+    np.testing.assert_array_equal(reads(MASK, n)[0], reads(MASK, 0)[0])
+  query = jnp.array([[3, 4]])
+  keys = jnp.array([[0, 2, 3, 5, 6]]), jnp.ones((1, 5), bool)
+  np.testing.assert_array_equal(
+    attention.visible(query, *keys, block=3)[0], [[1, 1, 1, 1, 0]] * 2
+  )
+  np.testing.assert_array_equal(
+    attention.visible(query, *keys, block=4)[0],
+    [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]],
+  )
+
+
+def test_visible_to_streams_by_hand():
+  """One column of padding, a block of two and a block of one."""
+  mask = jnp.array([[0, 1, 1, 1]], bool)
+  got = attention.visible_to_streams(schedules.positions(mask), mask, block=2)
+  np.testing.assert_array_equal(
+    got[0, 1:4],  # clean
+    [
+      [0, 1, 1, 0, 0, 0, 0, 0],
+      [0, 1, 1, 0, 0, 0, 0, 0],
+      [0, 1, 1, 1, 0, 0, 0, 0],
+    ],
+  )
+  np.testing.assert_array_equal(
+    got[0, 5:],  # noised
+    [
+      [0, 0, 0, 0, 0, 1, 1, 0],
+      [0, 0, 0, 0, 0, 1, 1, 0],
+      [0, 1, 1, 0, 0, 0, 0, 1],
+    ],
   )
 
 
@@ -184,9 +240,9 @@ def test_keys_in_two_arrays_are_as_in_one(split):
   cfg = dataclasses.replace(tiny.MODEL, causal=True)
   want, params = apply(cfg, X, MASK)
   model = attention.Attention(cfg)
-  allowed, position = reads(MASK, causal=True)
+  allowed, position = reads(MASK, block=1)
   _, past = model.apply(
-    {'params': params}, X[:, :split], *reads(MASK[:, :split], causal=True)
+    {'params': params}, X[:, :split], *reads(MASK[:, :split], block=1)
   )
   got, new = model.apply(
     {'params': params},

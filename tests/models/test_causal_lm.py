@@ -158,7 +158,7 @@ def test_gradients_reach_no_later_column_and_no_padding():
   params = tiny.params(CAUSAL)
   mask = jnp.array([[0, 1, 1, 1, 1, 1]], bool)
   position = schedules.positions(mask)
-  allowed = attention.visible(position, position, mask, causal=True)
+  allowed = attention.visible(position, position, mask, block=1)
   x = jax.random.normal(jax.random.key(0), (1, 6, 16))
 
   @functools.partial(jax.jit, static_argnums=0)

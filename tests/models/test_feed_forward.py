@@ -43,7 +43,7 @@ def test_the_dict_gives_the_part_that_a_block_uses(monkeypatch):
   cfg = dataclasses.replace(tiny.MODEL, feed_forward='doubled')
   mask = jax.numpy.array([[1, 1, 1], [0, 1, 1]], bool)
   position = schedules.positions(mask)
-  allowed = attention.visible(position, position, mask, causal=False)
+  allowed = attention.visible(position, position, mask, block=0)
   x = jax.random.normal(jax.random.key(1), (2, 3, 16))
   layers = tiny.params()['layers']
   layers = {k: v for k, v in layers.items() if k != 'mlp'}

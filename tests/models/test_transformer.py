@@ -51,7 +51,7 @@ def test_llada_hidden_states(llada):
   x = params['embed_tokens'][tokens]
   np.testing.assert_array_equal(x[0], want['hidden_states'][0])
   position = schedules.positions(mask)
-  allowed = attention.visible(position, position, mask, causal=False)
+  allowed = attention.visible(position, position, mask, block=0)
   run = lambda x, *segment: stack.run_layers(
     cfg, params['layers'], x, allowed, position, *segment
   )[0]

@@ -370,9 +370,27 @@ MUTATIONS = (
   ),
   Mutation(
     'models/attention.py',
-    'allowed &= key_position[:, None, :] <= query_position[:, :, None]',
-    'allowed &= key_position[:, None, :] < query_position[:, :, None]',
+    'allowed &= key_block[:, None, :] <= query_block[:, :, None]',
+    'allowed &= key_block[:, None, :] < query_block[:, :, None]',
     'models/test_attention.py',
+  ),
+  Mutation(
+    'models/attention.py',
+    'noised = jnp.concatenate([key < query, key == query], axis=2)',
+    'noised = jnp.concatenate([key <= query, key == query], axis=2)',
+    'models/test_attention.py',
+  ),
+  Mutation(
+    'models/transformer.py',
+    'is_noised = number_at(source) == number_at(query)',
+    'is_noised = number_at(query) == number_at(query)',
+    'models/test_block_causal.py',
+  ),
+  Mutation(
+    'train/methods/sft.py',
+    'has_context = types.block_causal(denoiser) > 0',
+    'has_context = False',
+    'train/methods/test_sft.py',
   ),
   Mutation(
     'models/attention.py',

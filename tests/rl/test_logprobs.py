@@ -316,7 +316,11 @@ def test_tokens_that_no_step_committed_get_no_credit():
 
 @pytest.mark.parametrize('steps', [1, 3])
 @pytest.mark.parametrize('order', ['confidence', 'random'])
-def test_learner_logp_equals_sampler_logp(steps, order):
+@pytest.mark.parametrize('block', [0, 3], ids=['whole', 'blocks'])
+def test_learner_logp_equals_sampler_logp(steps, order, block):
+  denoiser = transformer.TransformerDenoiser(
+    cfg=dataclasses.replace(tiny.MODEL, block_causal=block)
+  )
   cfg = fixed.Fixed(
     gen_length=L,
     block_length=4,
@@ -327,7 +331,7 @@ def test_learner_logp_equals_sampler_logp(steps, order):
   prompts = tiny.random_prompts(4, [5, 2, 3, 1])
   canvas = tiny.canvas(prompts, L)
   trajectory = tiny.decode(
-    tiny.DENOISER,
+    denoiser,
     tiny.params(),
     tiny.row_keys(0, [0, 1, 2, 3]),
     canvas,
@@ -347,7 +351,7 @@ def test_learner_logp_equals_sampler_logp(steps, order):
     num_steps=2 * steps, max_commits=cfg.largest_commit()
   )
   views = views_of(jax.random.key(0), batch, estimator=estimator)
-  got = view_logp(tiny.DENOISER, tiny.params(), views, tiny.VOCAB, gen_length=L)
+  got = view_logp(denoiser, tiny.params(), views, tiny.VOCAB, gen_length=L)
   want = jnp.take_along_axis(trajectory.logp[:, None], views.slot, axis=-1)
   credit = np.asarray(views.credit)
   assert credit.sum() == 4 * L

@@ -2,17 +2,21 @@
 
 from dllm_jax.hf.families import (
   dream,
+  fast_dllm,
   llada,
   llama,
   olmoe,
   qwen2,
   qwen3,
   qwen3_moe,
+  sdar,
 )
 
 FAMILIES = {
   'llada': llada.FAMILY,
   'dream': dream.FAMILY,
+  'sdar': sdar.FAMILY,
+  'fast_dllm': fast_dllm.FAMILY,
   'llama': llama.FAMILY,
   'qwen2': qwen2.FAMILY,
   'qwen3': qwen3.FAMILY,

@@ -21,6 +21,7 @@ LIMITS = {
   'mlp_size': 2**20,
   'num_experts': 2**12,
   'experts_per_token': 2**12,
+  'block_causal': 2**20,
 }
 # Fields that change nothing that we compute.
 IGNORED = frozenset(
@@ -91,6 +92,15 @@ class Names(NamedTuple):
   def module(self, path: str, layer: int) -> str:
     """The module of a stacked kernel, without '.weight'."""
     return self.tensor(path, layer).removesuffix('.weight')
+
+
+def defaults(
+  **values: Any,
+) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
+  """A `Family.derive` with values for fields that are missing or null."""
+  return lambda config: (
+    values | {k: v for k, v in config.items() if v is not None}
+  )
 
 
 def same(config: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -1,8 +1,9 @@
 """Supervised fine-tuning on demonstrations.
 
 With the masked diffusion loss, or that of the next token where the vocabulary
-has no [MASK]. It also trains the base model that RL starts from. Dims: B rows,
-P prompt columns, L completion columns.
+has no [MASK]. Models that are causal over blocks read a demonstration twice,
+clean and masked (`types.BlockCausal`). It also trains the base model that RL
+starts from. Dims: B rows, P prompt columns, L completion columns.
 """
 
 import dataclasses
@@ -106,7 +107,8 @@ def _update(
   cfg: SftConfig,
   mesh: Mesh,
 ) -> tuple[state_lib.TrainState, dict[str, Any]]:
-  views, num_tokens = _views(key, batch, vocab, cfg)
+  has_context = types.block_causal(denoiser) > 0
+  views, num_tokens = _views(key, batch, vocab, cfg, has_context=has_context)
 
   def loss(params, micro):
     share = masked_diffusion.loss(
@@ -135,6 +137,8 @@ def _views(
   batch: demonstrations.Demonstrations,
   vocab: types.Vocabulary,
   cfg: SftConfig,
+  *,
+  has_context: bool,
 ) -> tuple[logprobs.Views, Float[Array, '']]:
   """The views of the loss, and the number of tokens that it is a mean over."""
   if vocab.mask_token is None:
@@ -148,5 +152,6 @@ def _views(
     batch.tokens,
     vocab,
     min_ratio=cfg.min_ratio,
+    has_context=has_context,
   )
   return views, jnp.float32(batch.tokens.size)

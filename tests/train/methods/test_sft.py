@@ -1,11 +1,14 @@
 """Supervised training: batches by hand, and a loss that falls."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from dllm_jax import errors
 from dllm_jax.eval import likelihood
+from dllm_jax.ops import sampling, streams
+from dllm_jax.rl import masked_diffusion
 from dllm_jax.run import setup
 from dllm_jax.train import loop, progress
 from dllm_jax.train import state as state_lib
@@ -120,12 +123,69 @@ def test_causal_loss_decreases():
   assert losses[-1] < 0.6 * losses[0]
 
 
+BLOCKS = {'model__block_causal': 4, 'rollout__block_length': 7}
+
+
+def test_block_loss_is_that_of_each_block_after_clean_ones():
+  """One call of the model per block, on a canvas that ends with it."""
+  method, state = start(**BLOCKS)
+  batch, _ = method.collect(state, ROWS, 0)
+  # Prompts of 6 and of 5 tokens: completions begin within a block, at its
+  # third or its second token.
+  batch = batch._replace(
+    prompt_mask=np.array(batch.prompt_mask)
+    & (np.arange(6)[None] >= np.arange(8)[:, None] % 2)
+  )
+  ctx = method.ctx
+  key = streams.step_key(ctx.root, 'sft', 0)
+  views = masked_diffusion.masked_views(
+    key,
+    jnp.asarray(batch.prompt_ids),
+    jnp.asarray(batch.prompt_mask),
+    jnp.asarray(batch.tokens),
+    ctx.vocab,
+    min_ratio=method.cfg.min_ratio,
+  )
+  noised, real = views.tokens[:, 0], np.asarray(views.attention_mask[:, 0])
+  clean = np.concatenate([batch.prompt_ids, batch.tokens], axis=1)
+  number = (np.cumsum(real, axis=1) - 1) // 4
+  query = jnp.broadcast_to(jnp.arange(6, 20)[None], (8, 14))
+  read = jax.jit(
+    lambda params, tokens, mask: jax.nn.log_softmax(
+      sampling.allowed_logits(
+        ctx.denoiser(params, tokens, mask, query), ctx.vocab
+      )
+    )
+  )
+  total = 0.0
+  for block in range(1, 5):
+    row = jnp.where(number == block, noised, clean)
+    logp = read(state.params, row, jnp.asarray(real & (number <= block)))
+    logp = np.take_along_axis(np.asarray(logp), batch.tokens[..., None], 2)
+    own = np.asarray(views.credit[:, 0]) & (number[:, 6:] == block)
+    total -= np.sum(np.where(own, logp[..., 0], 0) * views.weight)
+  _, (metrics,) = method.update(state, batch, 0)
+  want = total / batch.tokens.size
+  np.testing.assert_allclose(metrics['sft/loss'], want, rtol=1e-5)
+
+
+def test_block_loss_decreases():
+  losses, _ = train(30, **BLOCKS)
+  assert losses[-5:].mean() < 0.6 * losses[:5].mean()
+
+
 @pytest.mark.parametrize(
-  'changes', [{'base__num_micro': 4}, {'devices': 2, 'base__num_micro': 2}]
+  'changes',
+  [
+    {'base__num_micro': 4},
+    {'devices': 2, 'base__num_micro': 2},
+    {'mesh__fsdp': 2, 'mesh__tensor': 2},
+  ],
 )
-def test_step_does_not_depend_on_micro_batches_or_devices(changes):
-  want, params = train(2)
-  got, others = train(2, **changes)
+@pytest.mark.parametrize('model', [{}, BLOCKS], ids=['masked', 'blocks'])
+def test_step_does_not_depend_on_micro_batches_or_devices(model, changes):
+  want, params = train(2, **model)
+  got, others = train(2, **model, **changes)
   np.testing.assert_allclose(got, want, rtol=1e-5)
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=3e-5),
