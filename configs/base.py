@@ -76,7 +76,7 @@ def get_config(arg: str = '') -> config_dict.ConfigDict:
       'temperature': 1.0,
       'stop_at_eos': False,
       'cfg_scale': 0.0,
-      'cache': 'none',  # or 'prefix', 'dual', of masked diffusion models
+      'cache': 'none',  # or 'prefix', 'dual', 'block'; see docs/decoding.md
       'refresh_every': 0,  # steps; 0: once a block
       'vicinity': 0,
       'published': 'none',  # or 'llada', 'dream'

@@ -46,9 +46,9 @@ class BlockDecoder:
   cfg_scale: types.Scalar | None = fields.traced(
     'scale of classifier-free guidance; 0 is off', default=None
   )
-  cache: Literal['none', 'prefix', 'dual'] = fields.static(
-    'what is computed between calls on the whole canvas: all of it, the block '
-    'and what follows, or the block alone',
+  cache: Literal['none', 'prefix', 'dual', 'block'] = fields.static(
+    'what a step computes: the canvas; the block and what follows it; the '
+    'block; or the block of a model that is causal over blocks',
     default='none',
   )
   refresh_every: int = fields.static(
@@ -82,7 +82,7 @@ class BlockDecoder:
     if self.cfg_scale == 0:  # No leaf, so that nothing is computed for it.
       object.__setattr__(self, 'cfg_scale', None)
     for name, known in (
-      ('cache', ('none', 'prefix', 'dual')),
+      ('cache', ('none', 'prefix', 'dual', 'block')),
       ('published', ('none', 'llada', 'dream')),
     ):
       if getattr(self, name) not in known:
@@ -123,6 +123,18 @@ class BlockDecoder:
       raise errors.UserError(
         f'cache {self.cache!r}: the model keeps no keys and values; use none'
       )
+    block = types.block_causal(denoiser)
+    if block and self.block_length != block:
+      raise errors.UserError(
+        f'block_length {self.block_length}: the model is causal over blocks of '
+        f'{block}; use block_length {block}'
+      )
+    fitting = ('none', 'block') if block else ('none', 'prefix', 'dual')
+    if self.cache not in fitting:
+      raise errors.UserError(
+        f'cache {self.cache!r}: the model is {"" if block else "not "}causal '
+        f'over blocks; use {" or ".join(fitting)}'
+      )
 
   def prepare(
     self, denoiser: types.Denoiser, params: types.Params
@@ -141,13 +153,11 @@ class BlockDecoder:
     lockstep: tuple[str, ...] = (),
   ) -> types.Trajectory:
     """Decodes every row of the canvas to its end; see `run`."""
+    self.check(denoiser)
+    block_causal = types.block_causal(denoiser)
     denoiser, params = guidance.guided(
       denoiser, params, self.cfg_scale, gen_length=self.gen_length, vocab=vocab
     )
-
-    cache = None
-    if self.cache != 'none':
-      cache = caching.empty(denoiser, params, canvas)
 
     def step(keys, state):
       return self.step(
@@ -160,15 +170,14 @@ class BlockDecoder:
         lockstep=lockstep,
       )
 
-    return run(
-      step,
-      row_keys,
-      canvas,
-      vocab=vocab,
-      cfg=self,
-      cache=cache,
-      lockstep=lockstep,
-    )
+    start = init_state(canvas, vocab, self, block_causal)
+    if self.cache == 'block':  # what precedes the first block is there already
+      cache = caching.whole(denoiser, params, canvas)
+      start = start._replace(cache=cache)
+    elif self.cache != 'none':
+      cache = caching.empty(denoiser, params, canvas)
+      start = start._replace(cache=cache)
+    return run(step, row_keys, start, vocab=vocab, cfg=self, lockstep=lockstep)
 
   def step(
     self,
@@ -197,7 +206,8 @@ class BlockDecoder:
     """
     block = active(state, vocab, self)
     if self.cache == 'none':
-      logits = denoiser(params, state.tokens, attention_mask, block.column)
+      query = jnp.clip(block.column, 0, state.tokens.shape[1] - 1)
+      logits = denoiser(params, state.tokens, attention_mask, query)
     else:
       states, cache = self._read(
         denoiser, params, state, block, attention_mask, lockstep
@@ -228,6 +238,17 @@ class BlockDecoder:
   ) -> tuple[Float[Array, 'B W D'], types.Cache]:
     """The states of the active block, and the cache after it was read."""
     enters = state.block_step == 0
+    if self.cache == 'block':
+      return caching.read_next(
+        denoiser,
+        params,
+        state.tokens,
+        attention_mask,
+        block.column,
+        state.cache,
+        enters=block.live & enters,
+        lockstep=lockstep,
+      )
     if self.refresh_every:
       enters = state.block_step % self.refresh_every == 0
     size, after = state.tokens.shape[1], block.column[:, -1] + 1 + self.vicinity
@@ -293,6 +314,7 @@ class DecodeState(NamedTuple):
     block_step: steps that the row has taken in that block.
     num_steps: steps that the row has taken.
     step: steps that the loop has taken.
+    offset: columns by which the row's first block begins before its completion.
     cache: keys and values of the canvas; None without a cache.
   """
 
@@ -304,6 +326,7 @@ class DecodeState(NamedTuple):
   block_step: Int[Array, ' B']
   num_steps: Int[Array, ' B']
   step: Int[Array, '']
+  offset: Int[Array, ' B']
   cache: types.Cache | None = None
 
 
@@ -311,9 +334,17 @@ def init_state(
   canvas: types.Canvas,
   vocab: types.Vocabulary,
   cfg: BlockDecoder,
-  cache: types.Cache | None = None,
+  block_causal: int = 0,
 ) -> DecodeState:
   """The state before the first step.
+
+  Args:
+    canvas: prompts followed by L completion columns; only [MASK] is decided,
+      other completion tokens (an anchor, finished reasoning) are kept.
+    vocab: special ids.
+    cfg: the decoder, for its lengths.
+    block_causal: block of a model that is causal over blocks, which counts them
+      from the row's first real token; 0: blocks begin with the completion.
 
   Raises:
     ValueError: the vocabulary has no [MASK].
@@ -323,6 +354,10 @@ def init_state(
   rows = canvas.tokens.shape[0]
   zeros = jnp.zeros(rows, jnp.int32)
   completion = jnp.zeros((rows, cfg.gen_length))
+  offset = zeros
+  if block_causal:
+    prompt = canvas.attention_mask[:, : -cfg.gen_length]
+    offset = jnp.sum(prompt, axis=1, dtype=jnp.int32) % block_causal
   state = DecodeState(
     tokens=canvas.tokens,
     logp=completion,
@@ -332,7 +367,7 @@ def init_state(
     block_step=zeros,
     num_steps=zeros,
     step=jnp.int32(0),
-    cache=cache,
+    offset=offset,
   )
   return _enter_block(state, vocab, cfg)
 
@@ -364,7 +399,8 @@ class Block(NamedTuple):
   """The active block of every row.
 
   Attributes:
-    index: completion columns of the block.
+    index: completion columns of the block; a row's first block may begin, and
+      its last end, beyond the completion.
     column: canvas columns of the block.
     tokens: canvas tokens of the block.
     eligible: True on masks of rows that are not done.
@@ -396,12 +432,13 @@ def active(
   state: DecodeState, vocab: types.Vocabulary, cfg: BlockDecoder
 ) -> Block:
   """The leftmost unfinished block of each row."""
-  index = state.block[:, None] * cfg.block_length
-  index = index + jnp.arange(cfg.block_length)[None]
+  first = state.block * cfg.block_length - state.offset
+  index = first[:, None] + jnp.arange(cfg.block_length)[None]
   column = state.tokens.shape[1] - cfg.gen_length + index
-  tokens = jnp.take_along_axis(state.tokens, column, axis=1)
+  tokens = jnp.take_along_axis(state.tokens, column, axis=1, mode='clip')
   live = ~is_done(state, vocab, cfg)
-  eligible = (tokens == vocab.mask_token) & live[:, None]
+  exists = (index >= 0) & (index < cfg.gen_length)
+  eligible = (tokens == vocab.mask_token) & exists & live[:, None]
   return Block(index, column, tokens, eligible, live)
 
 
@@ -416,17 +453,15 @@ def commit(
   """The state after a step that commits a choice of its active block."""
   chosen, proposal, logp = choice
   row = jnp.arange(state.tokens.shape[0])[:, None]
-  old_logp = jnp.take_along_axis(state.logp, block.index, axis=1)
-  old_step = jnp.take_along_axis(state.commit_step, block.index, axis=1)
+  size = state.tokens.shape[1]
+  put = lambda old, column, new: old.at[
+    row, jnp.where(chosen, column, size)
+  ].set(new, mode='drop')
   took_step = block.live.astype(jnp.int32)
   state = state._replace(
-    tokens=state.tokens.at[row, block.column].set(
-      jnp.where(chosen, proposal, block.tokens)
-    ),
-    logp=state.logp.at[row, block.index].set(jnp.where(chosen, logp, old_logp)),
-    commit_step=state.commit_step.at[row, block.index].set(
-      jnp.where(chosen, state.step, old_step)
-    ),
+    tokens=put(state.tokens, block.column, proposal),
+    logp=put(state.logp, block.index, logp),
+    commit_step=put(state.commit_step, block.index, state.step),
     block_step=state.block_step + took_step,
     num_steps=state.num_steps + took_step,
     step=state.step + 1,
@@ -440,12 +475,14 @@ def _enter_block(
   """Moves each row to its leftmost block with masks, and counts those."""
   masks = undecided(state, vocab, cfg)
   first = schedules.first_true(masks)
-  block = jnp.minimum(first // cfg.block_length, cfg.num_blocks - 1)
+  column = jnp.minimum(first, cfg.gen_length - 1)
+  block = (state.offset + column) // cfg.block_length
   if cfg.published == 'llada':  # a block has two calls, whatever the first did
     stays = (state.block >= 0) & (state.block_step < 2)
     block = jnp.where(stays, state.block, block)
-  per_block = masks.reshape(-1, cfg.num_blocks, cfg.block_length).sum(-1)
-  left = jnp.take_along_axis(per_block, block[:, None], axis=1)[:, 0]
+  number = state.offset[:, None] + jnp.arange(cfg.gen_length)[None]
+  own = number // cfg.block_length == block[:, None]
+  left = jnp.sum(masks & own, axis=1)
   moved = block != state.block
   return state._replace(
     block=block,
@@ -472,11 +509,10 @@ def finish(
 def run(
   step: Callable[[Key[Array, ' B'], DecodeState], DecodeState],
   row_keys: Key[Array, ' B'],
-  canvas: types.Canvas,
+  start: DecodeState,
   *,
   vocab: types.Vocabulary,
   cfg: BlockDecoder,
-  cache: types.Cache | None = None,
   lockstep: tuple[str, ...] = (),
 ) -> types.Trajectory:
   """Steps until every row is done.
@@ -486,11 +522,9 @@ def run(
       every row that is not done, so that L steps are enough.
     row_keys: one key per row; step t draws from `fold_in(row_key, t)`, so that
       a row's tokens depend neither on its batch nor on its place in it.
-    canvas: prompts followed by L completion columns; only [MASK] is decided,
-      other completion tokens (an anchor, finished reasoning) are kept.
+    start: the state before the first step.
     vocab: special ids.
     cfg: the decoder, for its lengths and early exit.
-    cache: an empty cache, if the step uses one.
     lockstep: mesh axes whose devices take equally many steps, because their
       denoisers use collectives; rows that are done stay frozen meanwhile.
 
@@ -508,6 +542,5 @@ def run(
     keys = jax.vmap(jax.random.fold_in, (0, None))(row_keys, state.step)
     return step(keys, state)
 
-  start = init_state(canvas, vocab, cfg, cache)
   state = lockstep_lib.loop_while(goes_on, keyed, start, lockstep)
   return finish(state, vocab, cfg)

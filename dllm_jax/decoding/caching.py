@@ -12,11 +12,16 @@ call. `refresh_every` makes such calls within a block as well, and `vicinity`
 widens the window on both sides of the block. Rows enter blocks on their own:
 none waits for another, and what a row reads does not depend on the others.
 
+Models that are causal over blocks need no call on the whole canvas: a finished
+block is read once more, without masks, by the call that enters the next one
+('block'). Nothing is stale then, and the tokens are those without a cache.
+
 Dims: B rows, W columns of a block, S canvas columns, D model.
 
 References:
   Wu et al. 2025, Fast-dLLM, section 3.2 (arXiv:2505.22618); Ma et al. 2025,
-  dInfer, section 3 (arXiv:2510.08666).
+  dInfer, section 3 (arXiv:2510.08666); Arriola et al. 2025, BD3-LMs
+  (arXiv:2503.09573).
 """
 
 import jax
@@ -41,6 +46,16 @@ def empty(
   query = jnp.zeros((len(canvas.tokens), 1), jnp.int32)
   _, cache = jax.eval_shape(denoiser.read, params, *canvas, query)
   return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), cache)
+
+
+def whole(
+  denoiser: types.CachedDenoiser,
+  params: types.Params,
+  canvas: types.Canvas,
+) -> types.Cache:
+  """The cache of the canvas as it is."""
+  query = jnp.zeros((len(canvas.tokens), 1), jnp.int32)
+  return denoiser.read(params, *canvas, query)[1]
 
 
 def widths(
@@ -137,3 +152,51 @@ def read_blocks(
   calls = [lambda width=width: read_window(width) for width in widths]
   states = jax.lax.switch(fitting, [lambda: states, *calls])
   return states, cache
+
+
+def read_next(
+  denoiser: types.CachedDenoiser,
+  params: types.Params,
+  tokens: Int[Array, 'B S'],
+  attention_mask: Bool[Array, 'B S'],
+  column: Int[Array, 'B W'],
+  cache: types.Cache,
+  *,
+  enters: Bool[Array, ' B'],
+  lockstep: tuple[str, ...],
+) -> tuple[Float[Array, 'B W D'], types.Cache]:
+  """The states of columns of a model that is causal over blocks of W.
+
+  Rows that enter a block read the block before it as well, which is finished
+  now, and keep its keys and values. Those of later columns may be of anything:
+  they are not visible until they are read again.
+
+  Args:
+    denoiser: the model.
+    params: its parameters.
+    tokens: the canvases; padding lies before the prompts.
+    attention_mask: True on their real tokens.
+    column: the columns to read, a block; those beyond the canvas are none.
+    cache: exact in all blocks before the one before that.
+    enters: rows at the first call of their block.
+    lockstep: mesh axes whose devices make the same calls.
+
+  Returns:
+    The states, and the cache.
+  """
+  first, width = column[:, 0], column.shape[1]
+  query = jnp.clip(column, 0, tokens.shape[1] - 1)
+  args = (params, tokens, attention_mask, query, cache)
+
+  def read_two():
+    start = first - jnp.where(enters, width, 0)
+    return denoiser.read_window(*args, start, 2 * width)
+
+  def read_one():
+    states, _ = denoiser.read_window(*args, first, width)
+    return states, cache
+
+  any_enters = jnp.any(enters).astype(jnp.int32)
+  if lockstep:
+    any_enters = jax.lax.psum(any_enters, lockstep)
+  return jax.lax.cond(any_enters > 0, read_two, read_one)

@@ -197,6 +197,67 @@ def test_a_window_of_the_whole_canvas_is_fresh():
   same(run(DREAM, wide, scattered()), run(DREAM, plain, scattered()))
 
 
+BLOCKS = dataclasses.replace(tiny.MODEL, block_causal=4)
+SHIFTED_BLOCKS = dataclasses.replace(DREAM, block_causal=4)
+
+
+@pytest.mark.parametrize(
+  ('model', 'decoder'),
+  [
+    (BLOCKS, 'fixed'),
+    (BLOCKS, 'gated'),
+    (SHIFTED_BLOCKS, 'sampled'),
+    pytest.param(SHIFTED_BLOCKS, 'guided', marks=pytest.mark.slow),
+  ],
+)
+def test_a_cache_of_finished_blocks_changes_nothing(model, decoder):
+  """Prompts of all lengths modulo the block: rows are in different places."""
+  plain = DECODERS[decoder]
+  cached = dataclasses.replace(plain, cache='block')
+  canvas = tiny.canvas(PROMPTS, L, width=9)
+  want, got = run(model, plain, canvas), run(model, cached, canvas)
+  same(got, want)
+  alone = jax.tree.map(lambda x: x[2:3], canvas)
+  same(run(model, cached, alone, [2]), jax.tree.map(lambda x: x[2:3], want))
+
+
+def test_blocks_begin_with_the_prompt():
+  """Five prompt tokens: blocks of 4 decide 3, 4, 4 and 1 tokens."""
+  decoder = fixed.Fixed(gen_length=L, block_length=4, num_steps=3)
+  canvas = tiny.canvas([PROMPTS[1]], L, width=7)
+  for cache in ('none', 'block'):
+    cached = dataclasses.replace(decoder, cache=cache)
+    got = run(BLOCKS, cached, canvas)
+    assert got.commit_step.tolist() == [[0] * 3 + [1] * 4 + [2] * 4 + [3]]
+    assert got.num_steps.tolist() == [4]
+
+
+def test_finished_reasoning_is_in_the_cache_of_blocks():
+  canvas = tiny.canvas(PROMPTS, L)
+  tokens = np.array(canvas.tokens)
+  tokens[:, -L:-4] = 7  # the last tokens are left
+  canvas = canvas._replace(tokens=jnp.asarray(tokens))
+  plain = DECODERS['sampled']
+  cached = dataclasses.replace(plain, cache='block')
+  same(run(BLOCKS, cached, canvas), run(BLOCKS, plain, canvas))
+
+
+@pytest.mark.parametrize(
+  ('model', 'change', 'message'),
+  [
+    (tiny.MODEL, {'cache': 'block'}, 'not causal over blocks; use none or pre'),
+    (BLOCKS, {'cache': 'dual'}, 'is causal over blocks; use none or block'),
+    (BLOCKS, {'block_length': 6}, 'block_length 6: the model is causal over'),
+  ],
+)
+def test_a_cache_or_block_of_another_kind_of_model_is_refused(
+  model, change, message
+):
+  denoiser = dataclasses.replace(tiny.DENOISER, cfg=model)
+  with pytest.raises(errors.UserError, match=message):
+    dataclasses.replace(FIXED, **change).check(denoiser)
+
+
 def test_early_exit_keeps_the_tokens_up_to_the_stop():
   full = dataclasses.replace(DECODERS['sampled'], cache='dual')
   early = dataclasses.replace(full, stop_at_eos=True)
