@@ -63,12 +63,13 @@ class Block(nn.Module):
     override: types.RouterOverride | None = None,
   ) -> tuple[Float[Array, 'B Q D'], LayerOutputs]:
     cfg = self.cfg
-    normed = layers.RMSNorm(cfg, name='input_layernorm')(x)
+    norm = layers.NORMS[cfg.norm]
+    normed = norm(cfg, name='input_layernorm')(x)
     mixed, kv = attention.Attention(cfg, name='self_attn')(
       normed, allowed, position, past
     )
     x += parts.add(mixed, self.layout)
-    normed = layers.RMSNorm(cfg, name='post_attention_layernorm')(x)
+    normed = norm(cfg, name='post_attention_layernorm')(x)
     part = feed_forward.FEED_FORWARD[cfg.feed_forward](cfg, name='mlp')
     if cfg.num_experts:
       y, beside = part(normed, _is_real(allowed), override)

@@ -1,4 +1,4 @@
-"""One transformer for LLaDA, Dream, LLaMA and Qwen, by `ModelConfig`.
+"""One transformer for LLaDA, Dream, LLaMA, Qwen, GPT-2, by `ModelConfig`.
 
 The blocks are `params['layers']` (`models.stack`). Leaf names are Hugging
 Face's. Dims: B rows, S canvas columns, Q queried or new columns, D model, V
@@ -56,7 +56,14 @@ class Transformer(nn.Module):
       self.layers = self.param('layers', stack.init, cfg)
     else:  # `param` would check shapes, which are not gathered yet
       self.layers = self.get_variable('params', 'layers')
-    self.norm = layers.RMSNorm(cfg)
+    if cfg.max_positions:
+      self.embed_positions = self.param(
+        'embed_positions',
+        nn.initializers.normal(cfg.embed_init_std),
+        (cfg.max_positions, cfg.hidden_size),
+        jnp.dtype(cfg.param_dtype),
+      )
+    self.norm = layers.NORMS[cfg.norm](cfg)
     if not cfg.tie_embeddings:
       # The unembedding has no adapters.
       plain = dataclasses.replace(cfg, lora_rank=0)
@@ -106,7 +113,7 @@ class Transformer(nn.Module):
     return self.norm(states), cache
 
   def embed(self, tokens: Int[Array, 'B Q']) -> Float[Array, 'B Q D']:
-    """The input of layer 0."""
+    """The input of layer 0, but for the table of positions."""
     return parts.look_up(self.embed_tokens, tokens, self.layout, self.cfg.dtype)
 
   def run_layers(
@@ -119,11 +126,15 @@ class Transformer(nn.Module):
     keep_kv: bool = False,
   ) -> tuple[Float[Array, 'B Q D'], stack.LayerOutputs]:
     """All layers on columns that follow those in the cache, if there is one."""
+    allowed, position = self._reach(attention_mask, cache)
+    if self.cfg.max_positions:
+      x += self._embedded(position)
     return stack.run_layers(
       self.cfg,
       self.layers,
       x,
-      *self._reach(attention_mask, cache),
+      allowed,
+      position,
       past=cache and cache.kv,
       override=override,
       keep_kv=keep_kv,
@@ -139,16 +150,26 @@ class Transformer(nn.Module):
     stop: types.Scalar,
   ) -> Float[Array, 'B Q D']:
     """The states of `run_layers` after layers [start, stop)."""
+    allowed, position = self._reach(attention_mask, cache)
+    if self.cfg.max_positions:
+      # Ranges that follow each other may begin with an empty one.
+      has_first = (jnp.asarray(start) == 0) & (jnp.asarray(stop) > 0)
+      x += jnp.where(has_first, self._embedded(position), 0)
     return stack.run_range(
       self.cfg,
       self.layers,
       x,
-      *self._reach(attention_mask, cache),
+      allowed,
+      position,
       start,
       stop,
       past=cache and cache.kv,
       layout=self.layout,
     )
+
+  def _embedded(self, position: Int[Array, 'B Q']) -> Float[Array, 'B Q D']:
+    """Rows of the table of positions, which layer 0 adds to its input."""
+    return self.embed_positions[position].astype(self.cfg.dtype)
 
   def _reach(
     self, attention_mask: Bool[Array, 'B Q'], cache: cache_lib.KVCache | None

@@ -15,9 +15,8 @@ from dllm_jax.run import setup
 from dllm_jax.train import loop
 from dllm_jax.train.methods import moe_erl, sft, specialists
 
-# A dense model of the same sizes.
+# A dense model of the same sizes; of 'gelu_experts' its part is 'gelu'.
 DENSE = {
-  'feed_forward': 'swiglu',
   'num_experts': 0,
   'experts_per_token': 0,
   'capacity_factor': None,
@@ -62,7 +61,10 @@ def of(run: setup.Run, optimizer: optax.GradientTransformation) -> Start:
     return Start(ctx, method, lambda params: params)
   finish = lambda params: params
   if name == 'upcycled':
-    dense = dataclasses.replace(cfg, model={**cfg.model, **DENSE})
+    name = cfg.model['feed_forward']
+    own = {'experts': 'swiglu', 'gelu_experts': 'gelu'}[name]
+    model = {**cfg.model, **DENSE, 'feed_forward': own}
+    dense = dataclasses.replace(cfg, model=model)
     ctx = dataclasses.replace(ctx, denoiser=dense.denoiser(ctx.vocab))
     finish = lambda params: upcycle.upcycle(params, _fresh(run))
   return Start(

@@ -117,6 +117,9 @@ def test_what_we_write_is_read_back(family, tie):
   model = dataclasses.replace(
     tiny.MODEL, tie_embeddings=tie, norm_eps=1e-6, **fixed
   )
+  if family == 'gpt2':
+    fixed = {'num_kv_heads': 4, 'max_positions': 40}
+    model = dataclasses.replace(model, **fixed)
   if family == 'llama':
     scaling = config.RopeScaling(
       factor=2.0,
@@ -150,8 +153,8 @@ def test_a_model_that_is_not_of_the_family_is_refused():
   'changes, line',
   [
     (
-      {'model_type': 'gpt2'},
-      'model_type is .gpt2.; expected one of',
+      {'model_type': 'gptj'},
+      'model_type is .gptj.; expected one of',
     ),
     ({'model_type': ['llama']}, 'model_type is'),
     ({'model_type': None}, 'model_type is missing'),

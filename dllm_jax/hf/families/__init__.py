@@ -2,6 +2,7 @@
 
 from dllm_jax.hf.families import (
   dream,
+  gpt2,
   llada,
   llama,
   olmoe,
@@ -18,4 +19,5 @@ FAMILIES = {
   'qwen3': qwen3.FAMILY,
   'olmoe': olmoe.FAMILY,
   'qwen3_moe': qwen3_moe.FAMILY,
+  'gpt2': gpt2.FAMILY,
 }
