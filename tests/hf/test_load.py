@@ -249,6 +249,19 @@ def test_harmless_extras_are_read_past(shared_dir, tmp_path, family):
   jax.tree.map(np.testing.assert_array_equal, load(folder), want)
 
 
+def test_gpt2_names_may_have_a_prefix(shared_dir, tmp_path):
+  source = shared_dir / 'golden' / 'gpt2_tiny'
+  folder = copied(source, tmp_path / 'model')
+  file = folder / 'model.safetensors'
+  plain = load_file(file)
+  long = {f'transformer.{name}': array for name, array in plain.items()}
+  save_file(long | {'lm_head.weight': plain['wte.weight']}, file)
+  jax.tree.map(np.testing.assert_array_equal, load(folder), model(source)[1])
+  save_file(long | {'wte.weight': plain['wte.weight']}, file)
+  with pytest.raises(errors.UserError, match="'wte.weight' is there with the"):
+    load(folder)
+
+
 def test_untied_models_keep_their_lm_head(shared_dir, tmp_path):
   folder = copied(shared_dir / 'golden' / 'llada_tiny', tmp_path / 'model')
   arrays = dict(load_file(folder / 'model.safetensors'))

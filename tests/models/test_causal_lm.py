@@ -108,6 +108,23 @@ def test_cached_equals_uncached(changes):
     np.testing.assert_allclose(got[mask], want[mask], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize('changes', [{}, tiny.GPT2], ids=['llama', 'gpt2'])
+def test_ranges_of_layers_are_the_whole(changes):
+  """Empty ranges too; a table of positions is added once."""
+  cfg = dataclasses.replace(CAUSAL, **changes)
+  lm = transformer.of_config(cfg)
+  params = jax.tree.map(jnp.asarray, tiny.params(cfg))
+  ids, mask = map(jnp.asarray, tiny.pad(ROWS, 8))
+  states = lm.embed(params, ids)
+  run = jax.jit(lm.run_layers)
+  for start, stop in ((0, 0), (0, 1), (1, 1), (1, 2)):
+    states = run(params, states, mask, None, start, stop)
+  got = np.asarray(lm.read_out(params, states))
+  want = np.asarray(uncached(cfg, params, ids, mask))
+  real = np.asarray(mask)
+  np.testing.assert_allclose(got[real], want[real], rtol=1e-5, atol=1e-5)
+
+
 def test_prefill_drops_what_the_cache_holds():
   params = tiny.params(CAUSAL)
   ids, mask = tiny.pad(ROWS, 7)

@@ -73,6 +73,30 @@ def test_a_layer_equals_numpy(count, gate_scale):
   np.testing.assert_array_equal(beside['chosen'], order[..., :count])
 
 
+GELU = dataclasses.replace(CFG, **tiny.GPT2 | {'feed_forward': 'gelu_experts'})
+
+
+@pytest.mark.parametrize('name', ['dense', 'ragged', 'blocked'])
+def test_gelu_experts_have_biases_of_their_own(name):
+  cfg = dataclasses.replace(GELU, dispatch=name, experts_per_token=2)
+  leaves = tiny.params(GELU)['layers']['mlp']
+  leaves = jax.tree.map(lambda leaf: leaf[0], leaves)
+  x = jax.random.normal(jax.random.key(0), (2, 5, 16))
+  layer = jax.jit(feed_forward.Experts(cfg).apply)
+  y, beside = layer({'params': leaves}, x, REAL)
+  dense = dataclasses.replace(
+    GELU, feed_forward='gelu', num_experts=0, experts_per_token=0
+  )
+  of = lambda e: feed_forward.Gelu(dense).apply(
+    {'params': jax.tree.map(lambda leaf: leaf[e], leaves['experts'])}, x
+  )[0]
+  every = np.stack([of(e) for e in range(4)], axis=2)
+  p = np.asarray(jax.nn.softmax(beside['logits'], axis=-1))
+  hot = np.eye(4)[np.asarray(beside['chosen'])].sum(2)
+  want = np.einsum('bse,bsed->bsd', hot * p, every)
+  np.testing.assert_allclose(y, want, rtol=1e-4, atol=1e-5)
+
+
 def test_the_router_is_float32_in_a_model_of_bfloat16():
   cfg = dataclasses.replace(CFG, dtype='bfloat16', param_dtype='float32')
   x = jax.random.normal(jax.random.key(0), (2, 5, 16)).astype(jnp.bfloat16)
@@ -228,18 +252,20 @@ def test_every_dispatch_is_the_same_model(name):
   )
 
 
+@pytest.mark.parametrize('cfg', [CFG, GELU], ids=['swiglu', 'gelu'])
 @pytest.mark.parametrize('sizes', [{'fsdp': 4}, {'fsdp': 2, 'tensor': 2}])
-def test_divided_experts_are_the_same_model(sizes):
+def test_divided_experts_are_the_same_model(sizes, cfg):
   mesh = sharding.make_mesh(sharding.MeshConfig(data=1, **sizes))
-  places = sharding.param_shardings(params(), mesh)
+  params = tiny.params(cfg)
+  places = sharding.param_shardings(params, mesh)
   experts = places['layers']['mlp']['experts']['up_proj']['kernel']
   assert experts.spec[1] == 'fsdp'
-  lm = LM.placed(mesh)
+  lm = transformer.of_config(cfg).placed(mesh)
   with jax.set_mesh(mesh):
-    got, _ = routed(
-      jax.device_put(params(), places), IDS, MASK, layout=lm.layout
-    )
-  np.testing.assert_allclose(got, routed(params(), IDS, MASK)[0], atol=1e-5)
+    placed = jax.device_put(params, places)
+    got, _ = routed(placed, IDS, MASK, cfg=cfg, layout=lm.layout)
+  want, _ = routed(params, IDS, MASK, cfg=cfg)
+  np.testing.assert_allclose(got, want, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -205,18 +205,24 @@ def test_experts_of_specialists_see_their_own_label_alone():
   assert np.isfinite(metrics[0]['sft/loss'])
 
 
-def test_an_upcycled_model_computes_what_the_dense_one_does():
+@pytest.mark.parametrize('kind', ['swiglu', 'gelu'])
+def test_an_upcycled_model_computes_what_the_dense_one_does(kind):
+  cfg = CFG
+  if kind == 'gelu':
+    cfg = dataclasses.replace(
+      CFG, **tiny.GPT2 | {'feed_forward': 'gelu_experts'}
+    )
   dense = dataclasses.replace(
-    CFG, feed_forward='swiglu', num_experts=0, experts_per_token=0
+    cfg, feed_forward=kind, num_experts=0, experts_per_token=0
   )
-  own = tiny.params(dense)
-  made_of = upcycle.upcycle(own, params())
+  own, fresh = tiny.params(dense), tiny.params(cfg)
+  made_of = upcycle.upcycle(own, fresh)
   columns = jnp.broadcast_to(jnp.arange(7)[None], test_experts.IDS.shape)
   args = test_experts.IDS, test_experts.MASK, columns
   want = jax.jit(transformer.of_config(dense))(own, *args)
-  got = jax.jit(LM)(made_of, *args)
+  got = jax.jit(transformer.of_config(cfg))(made_of, *args)
   np.testing.assert_allclose(got, want, atol=1e-5)
-  np.testing.assert_array_equal(router(made_of), router(params()))
+  np.testing.assert_array_equal(router(made_of), router(fresh))
 
 
 def bandit(rl_weight: float) -> float:
