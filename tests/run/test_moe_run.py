@@ -76,6 +76,38 @@ def test_a_run_trains_and_measures_every_arm(trained):
   assert '<th scope="row">scaled_gate</th>' in page
 
 
+@pytest.mark.parametrize('preset', ['wikitext', 'gpt2'])
+def test_a_dense_model_of_text_is_upcycled(preset, shared_dir, tmp_path):
+  """The presets' own path, in a tiny size."""
+  config = configs.moe_erl.get_config(preset).unlock()
+  config.data_dir = str(shared_dir / 'data')
+  config.model.update(tiny_run.SHAPE)
+  config.task.update(num_given=8, length=12)
+  config.rollout.update(num_prompts=4, max_prompt_length=8, gen_length=12)
+  config.data.update(num_validation=8, num_test=8)
+  config.base.update(num_steps=2, batch_size=8)
+  config.train.num_steps = 1
+  config.method.study.num_paths = 4
+  config.eval.batch_size = 8
+  config.mesh.data = 1
+  for name in set(config.arms) - {'aux', 'scaled_gate'}:
+    del config.arms[name]
+  directory, screen = tmp_path / 'run', io.StringIO()
+  run_lib.train(config.to_dict(), directory, console.Console(file=screen))
+  models = json.loads((directory / 'routing.json').read_text())['models']
+  assert list(models) == ['base', 'final', 'aux', 'scaled_gate']
+  # All experts of the base are one: no path is better than another.
+  assert models['base']['mrr']['ties'] == 1.0
+  for own in models.values():
+    assert own['perplexity'] == pytest.approx(np.exp(own['loss']))
+    assert 20 < own['perplexity'] < 300  # of 96 characters and the end
+  page = (directory / 'report.html').read_text('utf-8')
+  assert 'perplexity' in page and 'MoE-ERL on WikiText-2' in page
+  base = json.loads((directory / 'base' / 'config.json').read_text())['model']
+  kind = {'wikitext': 'experts', 'gpt2': 'gelu_experts'}[preset]
+  assert (base['feed_forward'], base['num_experts']) == (kind, 8)
+
+
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
