@@ -90,14 +90,14 @@ class Text:
     return False
 
   def score(self, row: task.Row, completion: str) -> task.Score:
-    """Whether it is the text; 'agreement' is the share before they differ."""
+    """Whether it is the text; 'prefix' is the share before they differ."""
     completion, text = completion[: tags.MAX_CHARS], row['text']
     same = os.path.commonprefix([completion, text])
     correct = completion == text
     return task.Score(
       {'solution': float(correct)},
       correct,
-      {'agreement': len(same) / len(text)},
+      {'prefix': len(same) / len(text)},
       completion,
     )
 

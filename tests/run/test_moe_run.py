@@ -14,7 +14,7 @@ from dllm_jax.models import transformer
 from dllm_jax.run import train as run_lib
 from dllm_jax.runtime import console
 from dllm_jax.state import metrics
-from dllm_jax.tasks import tagged_functions
+from dllm_jax.tasks import tagged_functions, text
 from tests import tiny_run
 
 ARMS = ('aux_equal_compute', 'scaled_gate')
@@ -76,9 +76,14 @@ def test_a_run_trains_and_measures_every_arm(trained):
   assert '<th scope="row">scaled_gate</th>' in page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('preset', ['wikitext', 'gpt2'])
-def test_a_dense_model_of_text_is_upcycled(preset, shared_dir, tmp_path):
+def test_a_dense_model_of_text_is_upcycled(
+  preset, shared_dir, tmp_path, monkeypatch
+):
   """The presets' own path, in a tiny size."""
+  cut = text.Text.pieces
+  monkeypatch.setattr(text.Text, 'pieces', lambda *args: cut(*args)[:200])
   config = configs.moe_erl.get_config(preset).unlock()
   config.data_dir = str(shared_dir / 'data')
   config.model.update(tiny_run.SHAPE)

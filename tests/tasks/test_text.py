@@ -37,11 +37,11 @@ def test_other_characters_are_spelled_in_ascii():
 def test_a_completion_is_judged_by_its_beginning():
   row = {'id': 'a', 'prompt': 'abc', 'text': 'defg'}
   score = TASK.score(row, 'dexg')
-  assert (score.correct, score.metrics) == (False, {'agreement': 0.5})
+  assert (score.correct, score.metrics) == (False, {'prefix': 0.5})
   score = TASK.score(row, 'defg')
-  assert (score.correct, score.metrics) == (True, {'agreement': 1.0})
+  assert (score.correct, score.metrics) == (True, {'prefix': 1.0})
   assert TASK.score(row, 'defgh').correct is False
-  assert TASK.score(row, 'x' * 10**6).metrics == {'agreement': 0.0}
+  assert TASK.score(row, 'x' * 10**6).metrics == {'prefix': 0.0}
 
 
 def test_by_name():
