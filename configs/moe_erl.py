@@ -60,6 +60,7 @@ def get_config(arg: str = '') -> config_dict.ConfigDict:
     mlp_size=48,
     feed_forward='experts',
     num_experts=8,
+    sparse_every=1,  # 2: in every other layer
     experts_per_token=1,
     gate_scale='none',
     capacity_factor=base.PLACEHOLDER(float),
@@ -168,6 +169,7 @@ def _gpt2(config: config_dict.ConfigDict) -> None:
     tie_embeddings=True,
     embed_init_std=0.02,
     feed_forward='gelu_experts',
+    sparse_every=2,
     router_init_std=1.0,
     dtype='bfloat16',
     remat='block',

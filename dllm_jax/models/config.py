@@ -62,6 +62,8 @@ class ModelConfig:
     param_dtype: dtype of the stored weights.
     feed_forward: which one, a name of `feed_forward.FEED_FORWARD`.
     num_experts: E, of 'experts' and 'gelu_experts'; 0 elsewhere.
+    sparse_every: the last of every so many layers has experts, and the others
+      have the same feed-forward part without; 1 is experts in all.
     experts_per_token: k.
     gate_scale: weight of a chosen expert's output: its 'probability' (OLMoE),
       that 'normalized' over the chosen ones (Qwen3-MoE), or 'none': 1 / k.
@@ -103,6 +105,7 @@ class ModelConfig:
   param_dtype: str = 'float32'
   feed_forward: str = 'swiglu'
   num_experts: int = 0
+  sparse_every: int = 1
   experts_per_token: int = 0
   gate_scale: str = 'probability'
   capacity_factor: float | None = None
@@ -160,6 +163,20 @@ class ModelConfig:
       raise ValueError(f'lora_rank {self.lora_rank} is negative')
     self._check_experts()
 
+  def dense(self) -> 'ModelConfig':
+    """The model of the same sizes without experts in any layer."""
+    if not self.num_experts:
+      return self
+    is_gelu = self.feed_forward == 'gelu_experts'
+    return dataclasses.replace(
+      self,
+      feed_forward='gelu' if is_gelu else 'swiglu',
+      num_experts=0,
+      sparse_every=1,
+      experts_per_token=0,
+      capacity_factor=None,
+    )
+
   def _check_experts(self):
     if self.feed_forward.endswith('experts') != (self.num_experts > 0):
       raise ValueError(
@@ -173,6 +190,15 @@ class ModelConfig:
       raise ValueError(
         f'experts_per_token {self.experts_per_token} is not in '
         f'1..num_experts, which is {self.num_experts}'
+      )
+    if self.sparse_every < 1 or self.num_layers % self.sparse_every:
+      raise ValueError(
+        f'sparse_every {self.sparse_every} does not divide num_layers '
+        f'{self.num_layers}'
+      )
+    if self.sparse_every > 1 and not self.num_experts:
+      raise ValueError(
+        f'sparse_every {self.sparse_every} is for models with experts: use 1'
       )
     if self.num_experts and self.lora_rank:
       raise ValueError(

@@ -317,15 +317,24 @@ class TransformerDenoiser:
   @property
   def num_sparse_layers(self) -> int:
     """See `types.Routed`."""
-    return self.cfg.num_layers if self.cfg.num_experts else 0
+    if not self.cfg.num_experts:
+      return 0
+    return self.cfg.num_layers // self.cfg.sparse_every
 
   def with_routers(
     self, params: types.Params, other: types.Params
   ) -> types.Params:
     """See `types.Routed`."""
-    blocks = params['layers']
-    mlp = {**blocks['mlp'], 'gate': other['layers']['mlp']['gate']}
-    return {**params, 'layers': {**blocks, 'mlp': mlp}}
+
+    def with_own(blocks, other):
+      mlp = {**blocks['mlp'], 'gate': other['mlp']['gate']}
+      return {**blocks, 'mlp': mlp}
+
+    blocks, others = params['layers'], other['layers']
+    if 'sparse' in blocks:
+      sparse = with_own(blocks['sparse'], others['sparse'])
+      return {**params, 'layers': {**blocks, 'sparse': sparse}}
+    return {**params, 'layers': with_own(blocks, others)}
 
   def _of_columns(
     self,
