@@ -192,7 +192,7 @@ def _arrays(
       del held[own]
 
 
-def _on_host(leaf: jax.Array, slot: table_lib.Slot) -> np.ndarray:
+def _on_host(leaf: jax.Array | np.ndarray, slot: table_lib.Slot) -> np.ndarray:
   """The part of a leaf that is of one tensor, as it is stored."""
   array = shards.to_host(leaf[slot.index] if slot.index else leaf)
   return array.T if slot.is_transposed else array

@@ -86,7 +86,7 @@ def test_a_dense_model_of_text_is_upcycled(
   monkeypatch.setattr(text.Text, 'pieces', lambda *args: cut(*args)[:200])
   config = configs.moe_erl.get_config(preset).unlock()
   config.data_dir = str(shared_dir / 'data')
-  config.model.update(tiny_run.SHAPE)
+  config.model.update(tiny_run.SHAPE | {'num_layers': 2})
   config.task.update(num_given=8, length=12)
   config.rollout.update(num_prompts=4, max_prompt_length=8, gen_length=12)
   config.data.update(num_validation=8, num_test=8)
@@ -111,6 +111,8 @@ def test_a_dense_model_of_text_is_upcycled(
   base = json.loads((directory / 'base' / 'config.json').read_text())['model']
   kind = {'wikitext': 'experts', 'gpt2': 'gelu_experts'}[preset]
   assert (base['feed_forward'], base['num_experts']) == (kind, 8)
+  every = {'wikitext': 1, 'gpt2': 2}[preset]
+  assert all(len(own['load']) == 2 // every for own in models.values())
 
 
 @pytest.mark.parametrize(

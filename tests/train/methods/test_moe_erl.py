@@ -66,7 +66,8 @@ def losses(params, cfg, alpha=0.5):
 
 
 def router(tree):
-  return np.asarray(tree['layers']['mlp']['gate']['kernel'])
+  layers = tree['layers'].get('sparse', tree['layers'])
+  return np.asarray(layers['mlp']['gate']['kernel'])
 
 
 def below(tree):
@@ -205,16 +206,16 @@ def test_experts_of_specialists_see_their_own_label_alone():
   assert np.isfinite(metrics[0]['sft/loss'])
 
 
+@pytest.mark.parametrize('sparse_every', [1, 2])
 @pytest.mark.parametrize('kind', ['swiglu', 'gelu'])
-def test_an_upcycled_model_computes_what_the_dense_one_does(kind):
-  cfg = CFG
+def test_an_upcycled_model_computes_what_the_dense_one_does(kind, sparse_every):
+  cfg = dataclasses.replace(CFG, sparse_every=sparse_every)
   if kind == 'gelu':
     cfg = dataclasses.replace(
-      CFG, **tiny.GPT2 | {'feed_forward': 'gelu_experts'}
+      cfg, **tiny.GPT2 | {'feed_forward': 'gelu_experts'}
     )
-  dense = dataclasses.replace(
-    cfg, feed_forward=kind, num_experts=0, experts_per_token=0
-  )
+  dense = cfg.dense()
+  assert (dense.feed_forward, dense.num_experts) == (kind, 0)
   own, fresh = tiny.params(dense), tiny.params(cfg)
   made_of = upcycle.upcycle(own, fresh)
   columns = jnp.broadcast_to(jnp.arange(7)[None], test_experts.IDS.shape)
