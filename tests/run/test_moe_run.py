@@ -108,10 +108,10 @@ def test_a_dense_model_of_text_is_upcycled(
     assert 20 < own['perplexity'] < 300  # of 96 characters and the end
   page = (directory / 'report.html').read_text('utf-8')
   assert 'perplexity' in page and 'MoE-ERL on WikiText-2' in page
-  base = json.loads((directory / 'base' / 'config.json').read_text())['model']
+  base = model_lib.Model.open(directory / 'base').denoiser.cfg
   kind = {'wikitext': 'experts', 'gpt2': 'gelu_experts'}[preset]
-  assert (base['feed_forward'], base['num_experts']) == (kind, 8)
   every = {'wikitext': 1, 'gpt2': 2}[preset]
+  assert (base.feed_forward, base.sparse_every) == (kind, every)
   assert all(len(own['load']) == 2 // every for own in models.values())
 
 
