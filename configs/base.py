@@ -48,11 +48,14 @@ def get_config(arg: str = '') -> config_dict.ConfigDict:
       'head_dim': 24,
       'mlp_size': 256,
       'rope_theta': 10_000.0,
+      'norm': 'rms',  # or 'layer'
       'norm_eps': 1e-5,
+      'max_positions': 0,  # of a table, instead of RoPE
       'causal': False,  # True: rollout.decode is one for causal models
       'block_causal': 0,  # tokens of a block that reads those before it
       'qk_norm': False,
       'attention_bias': False,
+      'output_bias': False,
       'tie_embeddings': False,
       'logit_shift': False,
       'feed_forward': 'swiglu',

@@ -246,18 +246,29 @@ class Model:
     Raises:
       errors.UserError: names the tokens and the model's positions.
     """
-    limit = self.record.config.get('max_position_embeddings')
-    if not self.is_causal or not isinstance(limit, int):
-      return
     longest = max(map(len, rows), default=0)
     # The last round may draft beyond the completion.
     needed = longest + decoder.gen_length + decoder.largest_commit() - 1
-    if needed > limit:
-      raise errors.UserError(
-        f'a prompt of {longest} tokens and gen_length={decoder.gen_length} '
-        f'need {needed} positions, drafts included, and {self._where} has '
-        f'{limit} (max_position_embeddings): lower --gen_length'
-      )
+    self._check_positions(
+      needed,
+      f'a prompt of {longest} tokens and gen_length={decoder.gen_length} need '
+      f'{needed} positions, drafts included',
+      'lower --gen_length',
+    )
+
+  def _check_positions(self, needed: int, what: str, advice: str) -> None:
+    """Refuses more positions than a causal model has."""
+    for name, limit in (
+      ('max_positions', self.record.model and self.record.model.max_positions),
+      (
+        'max_position_embeddings',
+        self.record.config.get('max_position_embeddings'),
+      ),
+    ):
+      if self.is_causal and type(limit) is int and 0 < limit < needed:
+        raise errors.UserError(
+          f'{what}, and {self._where} has {limit} ({name}): {advice}'
+        )
 
   def generate(
     self,
@@ -311,6 +322,11 @@ class Model:
     """
     self._check_loaded()
     encoded = [(self.encode(a, self.plain), self.encode(b)) for a, b in pairs]
+    if self.record.model and self.record.model.max_positions:
+      longest = max((len(a) + len(b) for a, b in encoded), default=0)
+      self._check_positions(
+        longest, f'a pair of {longest} tokens needs as many', 'shorten it'
+      )
     return likelihood.loglikelihood(
       self.denoiser,
       self.params,

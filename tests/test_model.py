@@ -116,6 +116,19 @@ def test_a_prompt_beyond_the_positions_of_a_causal_model_is_one_line(
       check(size, name)
 
 
+def test_positions_beyond_a_table_are_one_line(shared_dir):
+  """GPT-2's has 96 rows."""
+  model = dllm_jax.Model.open(shared_dir / 'golden' / 'gpt2_tiny')
+  decoder = model.decoder('autoregressive', {'gen_length': 90})
+  model.check_window([[1] * 6], decoder)
+  with pytest.raises(errors.UserError, match='96 .max_positions.: lower --gen'):
+    model.check_window([[1] * 7], decoder)
+  fits, longer = ([1] * 5, [2] * 91), ([1] * 6, [2] * 91)
+  assert np.isfinite(model.loglikelihood([fits])).all()
+  with pytest.raises(errors.UserError, match='97 tokens .* 96 .max_positions'):
+    model.loglikelihood([fits, longer])
+
+
 def test_plain_prompts_of_causal_models_have_what_opens_a_text(
   shared_dir, tmp_path
 ):

@@ -37,6 +37,15 @@ MODEL = config.ModelConfig(
   mlp_size=24,
 )
 DENOISER = transformer.TransformerDenoiser(cfg=MODEL)
+# What differs in a model that is built as GPT-2 is.
+GPT2 = {
+  'norm': 'layer',
+  'max_positions': 20,
+  'attention_bias': True,
+  'output_bias': True,
+  'feed_forward': 'gelu',
+  'tie_embeddings': True,
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

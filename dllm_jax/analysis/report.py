@@ -56,6 +56,7 @@ TASKS = {
   'phrasings': 'Misread phrasings',
   'sudoku': 'Sudoku',
   'tagged_functions': 'tagged functions',
+  'wikitext-2': 'WikiText-2',
   'word_problems': 'Word problems',
 }
 KINDS = {

@@ -1,5 +1,6 @@
 """What routing.json says of models with experts, as tables of the page."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -26,6 +27,12 @@ COLUMNS = (
   Column('updates', lambda model: str(model['steps'])),
   Column('seconds', lambda model: f'{model["seconds"]:.1f}', '', False),
   Column('loss', lambda model: f'{model["loss"]:.4f}'),
+  Column(
+    'perplexity',
+    lambda model: f'{math.exp(model["loss"]):.3f}',
+    'exponential of the loss, per token',
+    False,
+  ),
   Column('MRR', lambda model: f'{model["mrr"]["mrr"]:.3f}'),
   Column(
     'rank 1',

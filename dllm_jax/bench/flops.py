@@ -34,13 +34,13 @@ def size(cfg: config.ModelConfig) -> Size:
   wide, narrow = (
     count * cfg.head_dim for count in (cfg.num_heads, cfg.num_kv_heads)
   )
+  is_gelu = cfg.feed_forward.startswith('gelu')
   linears = (
     (cfg.hidden_size, wide),
     (cfg.hidden_size, narrow),
     (cfg.hidden_size, narrow),
     (wide, cfg.hidden_size),
-    (cfg.hidden_size, cfg.mlp_size),
-    (cfg.hidden_size, cfg.mlp_size),
+    *[(cfg.hidden_size, cfg.mlp_size)] * (1 if is_gelu else 2),
     (cfg.mlp_size, cfg.hidden_size),
   )
   return Size(

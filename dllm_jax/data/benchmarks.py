@@ -1,14 +1,15 @@
 """Readers of public data sets in natural language.
 
-GSM8K, MATH, AQuA, OpenBookQA, HumanEval, MBPP, and files in the formats of
-KodCode and of RobustAlpacaEval, each in its own folder of the data directory.
-Readers parse JSON: no code of a data set is ever run.
+GSM8K, MATH, AQuA, OpenBookQA, HumanEval, MBPP, WikiText-2, and files in the
+formats of KodCode and of RobustAlpacaEval, each in its own folder of the data
+directory. Readers parse JSON, or plain text: no code of a data set is ever run.
 """
 
 import ast
+import itertools
 import pathlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from dllm_jax import errors
@@ -39,6 +40,11 @@ SPLITS = {
   },
   'kodcode': {'train': 'kodcode/train.jsonl'},
   'paraphrases': {'train': 'paraphrases/train.jsonl'},
+  # The file to train on is larger than what is kept here.
+  'wikitext-2': {
+    'train': 'wikitext-2/valid.txt',
+    'test': 'wikitext-2/test.txt',
+  },
 }
 MAX_FIELD_CHARS = 2**16
 _MAX_EXAMPLE_CHARS = 512
@@ -51,6 +57,7 @@ _MBPP_IDS = {
   'validation': range(511, 601),
   'train': range(601, 975),
 }
+_TITLE = re.compile(r'^ = [^=\n]+ = $', re.MULTILINE)
 _CALCULATION = re.compile(r'<<[^<>]*>>')
 _CHOICES = re.compile(
   r'Please choose the correct answer to the question: (.*?)\s*\n\n'
@@ -91,7 +98,8 @@ def load(
       f'data file {path} is missing: copy it there yourself'
     )
   rows = []
-  for number, record in json_rows.records(path):
+  read = _articles if path.suffix == '.txt' else json_rows.records
+  for number, record in read(path):
     try:
       row = _READERS[name](record)
       if name == 'mbpp':
@@ -105,6 +113,23 @@ def load(
   if not rows:
     raise errors.UserError(f'data file {path} has no rows')
   return rows
+
+
+def _articles(path: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
+  """(number of its first line, {'text': the article}), each with its title."""
+  try:
+    with path.open('rb') as data:
+      raw = data.read(json_rows.MAX_LIST_BYTES + 1)
+    if len(raw) > json_rows.MAX_LIST_BYTES:
+      raise ValueError(f'more than {json_rows.MAX_LIST_BYTES} bytes')
+    text = raw.decode().replace('\r\n', '\n')
+  except OSError as error:
+    raise errors.UserError(f'cannot read {path}: {error.strerror}') from error
+  except ValueError as error:
+    raise errors.UserError(f'{path}: {error}') from error
+  starts = [match.start() for match in _TITLE.finditer(text)] or [0]
+  for start, stop in itertools.pairwise([*starts, len(text)]):
+    yield text.count('\n', 0, start) + 1, {'text': text[start:stop]}
 
 
 def _field(record: dict[str, Any], name: str, kind: type, what: str) -> Any:
@@ -291,6 +316,12 @@ def _paraphrases(record: dict[str, Any]) -> task_lib.Row:
   }
 
 
+def _article(record: dict[str, Any]) -> task_lib.Row | None:
+  """The article; None if it is blank."""
+  text = record['text'].strip()
+  return {'text': text} if text else None
+
+
 _READERS: dict[str, Callable[[dict[str, Any]], task_lib.Row | None]] = {
   'gsm8k': _gsm8k,
   'math': _math,
@@ -300,4 +331,5 @@ _READERS: dict[str, Callable[[dict[str, Any]], task_lib.Row | None]] = {
   'mbpp': _mbpp,
   'kodcode': _kodcode,
   'paraphrases': _paraphrases,
+  'wikitext-2': _article,
 }

@@ -100,6 +100,16 @@ _FILES = (
     'ef86c7c28ebef88484d85fda59b3909a7b621241aa1abf36343437dbc4a3ffb6',
     _github('dllm-reasoning/d1', '837888f22c21',
             'dataset/4x4_test_sudoku.csv')),
+  DataFile(
+    'wikitext-2/valid.txt', 1121681, 60, 'CC-BY-SA-3.0',
+    'f0737ed31fc1329026e95cb8b98e19c2a182c39c240ab909dc31abf2f8af58e8',
+    _github('pytorch/examples', '77f55b912142',
+            'word_language_model/data/wikitext-2/valid.txt')),
+  DataFile(
+    'wikitext-2/test.txt', 1256449, 62, 'CC-BY-SA-3.0',
+    'd790b833ef8cf03a90db7bf1271b7520b83c45ce07ba3c1a9699df81e239eca0',
+    _github('pytorch/examples', '77f55b912142',
+            'word_language_model/data/wikitext-2/test.txt')),
 )
 # fmt: on
 FILES = {file.path: file for file in _FILES}

@@ -42,8 +42,9 @@ def normalised(text: str) -> str:
 
 
 def question(row: task_lib.Row) -> str:
-  """The question of a row, with its options."""
-  text = next(row[k] for k in ('question', 'problem', 'prompt') if k in row)
+  """The question of a row, with its options; of an article, all of it."""
+  names = ('question', 'problem', 'prompt', 'text')
+  text = next(row[k] for k in names if k in row)
   return '\n'.join([text, *row.get('options', [])])
 
 

@@ -29,7 +29,8 @@ def rows(
 
   Countdown and Sudoku are generated, but with a `data_dir` their test split is
   the public file in it. A `task.RowSource` makes its own rows. The rows of
-  other tasks are read from the files in `data_dir`.
+  other tasks are read from the files in `data_dir`; those of a `task.Cut` are
+  pieces of them.
 
   Args:
     task: its name and fields determine the rows.
@@ -68,7 +69,8 @@ def rows(
     )
   config = text_rows.Config(data_set=task.name, data_dir=str(data_dir))
   builder = pipeline.build(text_rows.TextRows, config, cache_dir)
-  return pipeline.Source(builder, split)
+  source = pipeline.Source(builder, split)
+  return task.pieces(source) if isinstance(task, task_lib.Cut) else source
 
 
 def digests(

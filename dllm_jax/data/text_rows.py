@@ -32,6 +32,7 @@ _FIELDS = {
   'aqua': _CHOICE,
   'openbookqa': _CHOICE,
   'paraphrases': {'prompt': str, 'paraphrases': list},
+  'wikitext-2': {'text': str},
 }
 
 

@@ -208,7 +208,8 @@ def summarise(
   cell = np.broadcast_to(credit[:, None], made.chosen.shape)
   load = share_of_experts(made.chosen, cell, num_experts)  # [N, E]
   return {
-    'loss': float(-made.logp[credit].mean()),
+    'loss': (loss := float(-made.logp[credit].mean())),
+    'perplexity': float(np.exp(loss)),
     'row_loss': (-made.own).round(5).tolist(),
     'mrr': ranks(made.own, made.perturbed)._asdict(),
     'mrr_by_' + other: ranks(made.own, made.sampled)._asdict(),

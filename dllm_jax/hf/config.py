@@ -113,8 +113,8 @@ def parse(config: Mapping[str, Any], where: str) -> Record:
     known = ', '.join(f.model_type for f in FAMILIES.values())
     raise fields.wrong('model_type', f'expected one of {known}')
   family = FAMILIES[name]
-  _check_fields(fields, family)
   fields = hf_fields.Fields(family.derive(config), where)
+  _check_fields(fields, family)
   sizes = {
     ours: fields.integer(theirs, 1, family_lib.LIMITS[ours])
     for ours, theirs in family.sizes.items()
@@ -123,15 +123,17 @@ def parse(config: Mapping[str, Any], where: str) -> Record:
     ours: yes if fields.flag(theirs) else no
     for theirs, (ours, yes, no) in family.flags.items()
   }
-  theta, scaling = hf_fields.rope(fields)
+  rope = {}
+  if family.has_rope:
+    theta, scaling = hf_fields.rope(fields)
+    rope = {'rope_theta': theta, 'rope_scaling': scaling}
   try:
     model = model_config.ModelConfig(
       **sizes,
       head_dim=_head_dim(fields, family, sizes),
-      rope_theta=theta,
-      rope_scaling=scaling,
-      norm_eps=fields.number('rms_norm_eps', 0.0, 1.0),
+      norm_eps=fields.number(family.norm_eps, 0.0, 1.0),
       tie_embeddings=fields.flag(family.tie),
+      **rope,
       **flags,
       **family.fixed,
     )
@@ -254,8 +256,8 @@ def _new_config(record: Record) -> dict[str, Any]:
       theirs: getattr(model, ours) == yes
       for theirs, (ours, yes, _) in family.flags.items()
     },
-    'rms_norm_eps': model.norm_eps,
-    'rope_theta': model.rope_theta,
+    family.norm_eps: model.norm_eps,
+    **({'rope_theta': model.rope_theta} if family.has_rope else {}),
     family.tie: model.tie_embeddings,
     **_ids(record.special),
   }

@@ -23,6 +23,7 @@ from dllm_jax.hf import config as hf_config
 from dllm_jax.hf import folder as folder_lib
 from dllm_jax.hf import hub, peft, shards, sidecar
 from dllm_jax.hf import table as table_lib
+from dllm_jax.hf.families import FAMILIES
 from dllm_jax.models import lora
 from dllm_jax.runtime import console
 from dllm_jax.state import workdir
@@ -103,11 +104,15 @@ def with_adapters(folder: Folder, adapters: pathlib.Path) -> Folder:
       'names for its adapters: use it without adapters'
     )
   rank, alpha = peft.rank_of(adapters)
+  try:
+    record = folder.record.replace(lora_rank=rank, lora_alpha=alpha)
+  except ValueError as e:
+    raise errors.UserError(f'{adapters}: {e}') from None
   has_text = any(folder_lib.has(adapters, n) for n in table_lib.TOKENIZERS)
   return Folder(
     path=adapters,
     base=folder.path,
-    record=folder.record.replace(lora_rank=rank, lora_alpha=alpha),
+    record=record,
     text=adapters if has_text else folder.text,
   )
 
@@ -126,7 +131,28 @@ def check(folder: Folder, mesh: Mesh) -> None:
   wanted = table_lib.tensors(
     record.family, table_lib.targets(record.denoiser, mesh)
   )
-  _check_tensors(shards.list_tensors(folder.base), wanted, record)
+  _check_tensors(_list_tensors(folder), wanted, record)
+
+
+def _list_tensors(folder: Folder) -> dict[str, shards.Tensor]:
+  """The tensors of the base, without the prefix that names may have.
+
+  Raises:
+    UserError: as `shards.list_tensors`, or a tensor is there with the prefix
+      and without it.
+  """
+  tensors = shards.list_tensors(folder.base)
+  if folder.record.family == hf_config.NATIVE:
+    return tensors
+  prefix = FAMILIES[folder.record.family].names.prefix
+  plain = {k.removeprefix(prefix): tensor for k, tensor in tensors.items()}
+  if len(plain) < len(tensors):
+    twice = next(k for k in plain if {k, prefix + k} <= tensors.keys())
+    raise errors.UserError(
+      f'{folder.base}: the tensor {folder_lib.short(twice)} is there with the '
+      f'prefix {prefix} and without it: remove one of them'
+    )
+  return plain
 
 
 def _base_record(folder: Folder) -> hf_config.Record:
@@ -186,7 +212,7 @@ def iterate(
   record = folder.record
   for notice in record.notices if screen else ():
     screen.line(notice)
-  tensors = shards.list_tensors(folder.base)
+  tensors = _list_tensors(folder)
   if param_dtype or record.model:
     stored = param_dtype or stored_dtype(tensors, record.config)
     record = record.replace(param_dtype=stored)
@@ -211,7 +237,7 @@ def stored_dtype(
 
 def _check_tensors(
   tensors: Mapping[str, shards.Tensor],
-  wanted: Mapping[str, table_lib.Slot],
+  wanted: Mapping[str, tuple[table_lib.Slot, ...]],
   record: hf_config.Record,
 ) -> None:
   """Refuses tensors that are missing, unexpected, or of another shape."""
@@ -230,7 +256,7 @@ def _check_tensors(
         f'{where}: unexpected tensor {shown}: the model of its config.json '
         'has none of that name'
       )
-    shape = wanted[name].shape
+    shape = wanted[name][0].tensor_shape
     if tensors[name].shape != shape:
       raise errors.UserError(
         f'{where}: tensor {shown} has shape {list(tensors[name].shape)}, '
@@ -246,9 +272,10 @@ def _leaves(
 ) -> Iterator[tuple[str, jax.Array]]:
   names = collections.defaultdict(list)
   wanted = table_lib.tensors(family, leaves)
-  for name, slot in wanted.items():
-    names[slot.path].append((name, slot))
-  with stage(screen, 'reading', len(wanted)) as advance:
+  for name, slots in wanted.items():
+    for slot in slots:
+      names[slot.path].append((name, slot))
+  with stage(screen, 'reading', sum(map(len, names.values()))) as advance:
     # The tables first: they are the largest tensors, and there is room yet.
     for path in sorted(leaves, key=lambda path: path.startswith('layers/')):
       yield path, _leaf(leaves[path], names[path], tensors, advance)
@@ -267,7 +294,7 @@ def _leaf(
     convert = jax.jit(
       _convert, static_argnames=('is_transposed', 'dtype'), out_shardings=place
     )
-    tensor = _fetch(tensors[name], place, slot.is_transposed)
+    tensor = _fetch(tensors[name], place, slot)
     value = convert(tensor, is_transposed=slot.is_transposed, dtype=leaf.dtype)
     value.block_until_ready()
     advance()
@@ -282,7 +309,7 @@ def _leaf(
   value = blank(leaf.shape, leaf.dtype)
   inner = NamedSharding(place.mesh, P(*place.spec[len(slot.index) :]))
   for name, slot in parts:
-    tensor = _fetch(tensors[name], inner, slot.is_transposed)
+    tensor = _fetch(tensors[name], inner, slot)
     value = put(value, tensor, slot.index, is_transposed=slot.is_transposed)
     value.block_until_ready()  # else tensors pile up on the host
     advance()
@@ -302,15 +329,22 @@ def stage(
 
 
 def _fetch(
-  tensor: shards.Tensor, place: NamedSharding, is_transposed: bool
+  tensor: shards.Tensor, place: NamedSharding, slot: table_lib.Slot
 ) -> jax.Array:
   """One tensor, in its own layout, on the devices that want parts of it."""
-  if is_transposed:
+  if slot.is_transposed:
     spec = (*place.spec, *(None,) * (2 - len(place.spec)))
     place = NamedSharding(place.mesh, P(*reversed(spec)))
-  return jax.make_array_from_callback(
-    tensor.shape, place, lambda index: shards.read(tensor, index)
-  )
+
+  def read(index):
+    if slot.num_parts > 1:
+      *outer, last = index
+      start, stop, _ = last.indices(slot.shape[-1])
+      first = slot.part * slot.shape[-1]
+      index = (*outer, slice(first + start, first + stop))
+    return shards.read(tensor, index)
+
+  return jax.make_array_from_callback(slot.shape, place, read)
 
 
 def _convert(tensor, *, is_transposed: bool, dtype):

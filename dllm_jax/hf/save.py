@@ -107,8 +107,8 @@ def save_leaves(
   def fill(work, arrays):
     folder_lib.check_space(target, size)
     wanted = {
-      name: jax.ShapeDtypeStruct(slot.shape, like[slot.path].dtype)
-      for name, slot in slots.items()
+      name: jax.ShapeDtypeStruct(slot.tensor_shape, like[slot.path].dtype)
+      for name, (slot, *_) in slots.items()
     }
     with load.stage(screen, 'writing', len(slots)) as advance:
       shards.write(
@@ -173,18 +173,29 @@ def _write(
 
 def _arrays(
   leaves: Iterator[tuple[str, jax.Array]],
-  slots: Mapping[str, table_lib.Slot],
+  slots: Mapping[str, tuple[table_lib.Slot, ...]],
 ) -> Iterator[tuple[str, np.ndarray]]:
   """(name, array) of every tensor, on the host."""
   names = collections.defaultdict(list)
-  for name, slot in slots.items():
-    names[slot.path].append((name, slot))
+  for name, parts in slots.items():
+    names[parts[-1].path].append((name, parts))
+  held = {}  # leaves whose tensors wait for the last of their leaves
   for path, leaf in leaves:
-    for name, slot in names[path]:
-      part = leaf[slot.index] if slot.index else leaf
-      array = shards.to_host(part)
-      yield name, array.T if slot.is_transposed else array
-    del leaf, part, array  # Free the memory before the next one.
+    held[path] = leaf
+    del leaf
+    for name, parts in names[path]:
+      parts = sorted(parts, key=lambda slot: slot.part)
+      arrays = [_on_host(held[slot.path], slot) for slot in parts]
+      yield name, arrays[0] if len(arrays) == 1 else np.concatenate(arrays, -1)
+      del arrays  # Free the memory before the next one.
+    for own in {slot.path for _, parts in names[path] for slot in parts}:
+      del held[own]
+
+
+def _on_host(leaf: jax.Array | np.ndarray, slot: table_lib.Slot) -> np.ndarray:
+  """The part of a leaf that is of one tensor, as it is stored."""
+  array = shards.to_host(leaf[slot.index] if slot.index else leaf)
+  return array.T if slot.is_transposed else array
 
 
 def _counted(

@@ -35,14 +35,26 @@ class Slot(NamedTuple):
     path: '/'-joined path of the leaf.
     index: where in the leaf the tensor is, if the leaf stacks one tensor per
       layer, or per layer and expert; () if it is the whole leaf.
-    shape: shape of the tensor.
+    shape: shape of the leaf's part of the tensor, which is all of it unless
+      `num_parts` leaves share the tensor.
     is_transposed: whether the tensor is the transpose of the leaf.
+    part: which of the equal parts of the tensor's last axis the leaf is.
+    num_parts: how many there are.
   """
 
   path: str
   index: tuple[int, ...]
   shape: tuple[int, ...]
   is_transposed: bool
+  part: int = 0
+  num_parts: int = 1
+
+  @property
+  def tensor_shape(self) -> tuple[int, ...]:
+    """Shape of the whole tensor."""
+    if self.num_parts == 1:
+      return self.shape
+    return (*self.shape[:-1], self.num_parts * self.shape[-1])
 
 
 def targets(
@@ -59,8 +71,13 @@ def targets(
   return flax.traverse_util.flatten_dict(leaves, sep='/')
 
 
-def tensors(family: str, leaves: Mapping[str, Any]) -> dict[str, Slot]:
+def tensors(
+  family: str, leaves: Mapping[str, Any]
+) -> dict[str, tuple[Slot, ...]]:
   """Where each tensor of a model folder goes, by its name.
+
+  Most go to one place. Tensors are in the order in which the last of their
+  leaves come.
 
   Args:
     family: the family that names the tensors; in the native form a tensor is
@@ -70,26 +87,27 @@ def tensors(family: str, leaves: Mapping[str, Any]) -> dict[str, Slot]:
   """
   if family == hf_config.NATIVE:
     return {
-      path.replace('/', '.'): Slot(path, (), tuple(leaf.shape), False)
+      path.replace('/', '.'): (Slot(path, (), tuple(leaf.shape), False),)
       for path, leaf in leaves.items()
     }
   names, slots = FAMILIES[family].names, {}
   for path, leaf in leaves.items():
-    is_transposed = path.endswith('kernel')
+    is_transposed = names.is_transposed(path)
     num_axes = names.num_stacked(path)
     shape = tuple(leaf.shape[num_axes:])
     shape = shape[::-1] if is_transposed else shape
     for index in np.ndindex(leaf.shape[:num_axes]):
-      slots[names.tensor(path, *index)] = Slot(
-        path, index, shape, is_transposed
-      )
+      name = names.tensor(path, *index)
+      slot = Slot(path, index, shape, is_transposed, *names.part(path))
+      slots[name] = (*slots.pop(name, ()), slot)
   return slots
 
 
 def is_harmless(name: str, record: hf_config.Record) -> bool:
   """Whether a tensor that is not a leaf can be ignored."""
-  if name.endswith('rotary_emb.inv_freq'):
-    return True
-  if record.family == hf_config.NATIVE or not record.model.tie_embeddings:
+  if record.family == hf_config.NATIVE:
     return False
-  return name == FAMILIES[record.family].names.top['lm_head/kernel']
+  names = FAMILIES[record.family].names
+  if name.endswith(names.buffers):
+    return True
+  return record.model.tie_embeddings and name == names.top['lm_head/kernel']

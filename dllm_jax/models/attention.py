@@ -68,7 +68,11 @@ def visible_to_streams(
 
 
 class Attention(nn.Module):
-  """softmax(q k^T / sqrt(d)) v with RoPE; scores and softmax in float32."""
+  """softmax(q k^T / sqrt(d)) v; scores and softmax in float32.
+
+  Queries and keys turn with their positions (RoPE), unless the model has a
+  table of positions.
+  """
 
   cfg: config.ModelConfig
 
@@ -106,19 +110,21 @@ class Attention(nn.Module):
     if cfg.qk_norm:
       q = layers.RMSNorm(cfg, name='q_norm')(q)
       k = layers.RMSNorm(cfg, name='k_norm')(k)
-    turn = {'theta': cfg.rope_theta, 'scaling': cfg.rope_scaling}
-    q = layers.rope(q, position, **turn)
-    k = layers.rope(k, position, **turn)
+    if not cfg.max_positions:
+      turn = {'theta': cfg.rope_theta, 'scaling': cfg.rope_scaling}
+      q = layers.rope(q, position, **turn)
+      k = layers.rope(k, position, **turn)
 
     new = cache.KeyValues(k, v)
     if past is None and cfg.attention == 'cudnn' and has_cudnn():
       mixed = _fused(q, k, v, allowed)
     else:
       mixed = _mix(q, [new] if past is None else [past, new], allowed)
-    out = layers.Linear(cfg, cfg.hidden_size, name='o_proj')(
-      mixed.reshape(rows, size, cfg.num_heads * cfg.head_dim)
+    project = layers.Linear(
+      cfg, cfg.hidden_size, use_bias=cfg.output_bias, name='o_proj'
     )
-    return out, new
+    mixed = mixed.reshape(rows, size, cfg.num_heads * cfg.head_dim)
+    return project(mixed), new
 
 
 def has_cudnn() -> bool:

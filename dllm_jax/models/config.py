@@ -47,20 +47,26 @@ class ModelConfig:
     mlp_size: F, hidden width of the feed-forward part, or of one expert.
     rope_theta: base of the rotary frequencies.
     rope_scaling: how they are stretched (Llama 3); None: not at all.
-    norm_eps: epsilon of RMSNorm.
+    norm: 'rms' (RMSNorm), or 'layer' (LayerNorm with a bias, GPT-2).
+    norm_eps: its epsilon.
+    max_positions: rows of a table of positions that is learned and added to the
+      embeddings (GPT-2); 0 has none, and queries and keys turn (RoPE).
     causal: True for autoregressive models, False for masked diffusion.
     block_causal: n > 0: masked diffusion in blocks of n tokens, counted from
       the first real token of a row; a token reads those of its own block and of
       the blocks before it. 0: it reads all.
     qk_norm: RMSNorm on queries and keys, per head (Qwen3).
     qk_norm_joint: the same over all heads together (OLMoE).
-    attention_bias: biases of the q, k, v projections (Qwen2, Dream).
+    attention_bias: biases of the q, k, v projections (Qwen2, Dream, GPT-2).
+    output_bias: a bias of the o projection (GPT-2).
     tie_embeddings: the unembedding is the embedding table.
     logit_shift: logits at column k predict column k + 1 (Dream).
     dtype: compute dtype; logits and norms are float32.
     param_dtype: dtype of the stored weights.
     feed_forward: which one, a name of `feed_forward.FEED_FORWARD`.
-    num_experts: E, of 'experts'; 0 elsewhere.
+    num_experts: E, of 'experts' and 'gelu_experts'; 0 elsewhere.
+    sparse_every: the last of every so many layers has experts, and the others
+      have the same feed-forward part without; 1 is experts in all.
     experts_per_token: k.
     gate_scale: weight of a chosen expert's output: its 'probability' (OLMoE),
       that 'normalized' over the chosen ones (Qwen3-MoE), or 'none': 1 / k.
@@ -88,18 +94,22 @@ class ModelConfig:
   mlp_size: int
   rope_theta: float = 10_000.0
   rope_scaling: RopeScaling | None = None
+  norm: str = 'rms'
   norm_eps: float = 1e-5
+  max_positions: int = 0
   causal: bool = False
   block_causal: int = 0
   qk_norm: bool = False
   qk_norm_joint: bool = False
   attention_bias: bool = False
+  output_bias: bool = False
   tie_embeddings: bool = False
   logit_shift: bool = False
   dtype: str = 'float32'
   param_dtype: str = 'float32'
   feed_forward: str = 'swiglu'
   num_experts: int = 0
+  sparse_every: int = 1
   experts_per_token: int = 0
   gate_scale: str = 'probability'
   capacity_factor: float | None = None
@@ -128,7 +138,9 @@ class ModelConfig:
         f'num_heads {self.num_heads} is not a multiple of num_kv_heads '
         f'{self.num_kv_heads}'
       )
-    if self.head_dim % 2:
+    if self.max_positions < 0:
+      raise ValueError(f'max_positions {self.max_positions} is negative')
+    if self.head_dim % 2 and not self.max_positions:
       raise ValueError(f'head_dim {self.head_dim} is odd; RoPE needs pairs')
     if self.block_causal < 0:
       raise ValueError(f'block_causal {self.block_causal} is negative')
@@ -136,6 +148,8 @@ class ModelConfig:
       raise ValueError(
         f'causal=True and block_causal {self.block_causal} exclude each other'
       )
+    if self.norm not in ('rms', 'layer'):
+      raise ValueError(f"norm {self.norm!r}: expected one of 'rms', 'layer'")
     if self.remat not in ('none', 'block', 'dots'):
       raise ValueError(
         f"remat {self.remat!r}: expected one of 'none', 'block', 'dots'"
@@ -165,11 +179,26 @@ class ModelConfig:
     `attention.visible`."""
     return 1 if self.causal else self.block_causal
 
+  def dense(self) -> 'ModelConfig':
+    """The model of the same sizes without experts in any layer."""
+    if not self.num_experts:
+      return self
+    is_gelu = self.feed_forward == 'gelu_experts'
+    return dataclasses.replace(
+      self,
+      feed_forward='gelu' if is_gelu else 'swiglu',
+      num_experts=0,
+      sparse_every=1,
+      experts_per_token=0,
+      capacity_factor=None,
+    )
+
   def _check_experts(self):
-    if (self.feed_forward == 'experts') != (self.num_experts > 0):
+    if self.feed_forward.endswith('experts') != (self.num_experts > 0):
       raise ValueError(
         f'num_experts {self.num_experts} does not fit feed_forward '
-        f"{self.feed_forward!r}: 'experts' needs some, and no other has any"
+        f"{self.feed_forward!r}: 'experts' and 'gelu_experts' need some, and "
+        'no other has any'
       )
     if self.num_experts and not (
       1 <= self.experts_per_token <= self.num_experts
@@ -178,9 +207,23 @@ class ModelConfig:
         f'experts_per_token {self.experts_per_token} is not in '
         f'1..num_experts, which is {self.num_experts}'
       )
+    if self.sparse_every < 1 or self.num_layers % self.sparse_every:
+      raise ValueError(
+        f'sparse_every {self.sparse_every} does not divide num_layers '
+        f'{self.num_layers}'
+      )
+    if self.sparse_every > 1 and not self.num_experts:
+      raise ValueError(
+        f'sparse_every {self.sparse_every} is for models with experts: use 1'
+      )
     if self.num_experts and self.lora_rank:
       raise ValueError(
         f'lora_rank {self.lora_rank}: models with experts cannot have adapters'
+      )
+    if self.max_positions and self.lora_rank:
+      raise ValueError(
+        f'lora_rank {self.lora_rank}: models with a table of positions '
+        '(max_positions) cannot have adapters'
       )
     if self.qk_norm and self.qk_norm_joint:
       raise ValueError('qk_norm and qk_norm_joint exclude each other')

@@ -31,8 +31,29 @@ class SwiGLU(nn.Module):
     return down(nn.silu(gate) * up), {}
 
 
+class Gelu(nn.Module):
+  """down(gelu(up(x))) with biases, gelu in its tanh form (GPT-2).
+
+  References:
+    Hendrycks and Gimpel 2016 (arXiv:1606.08415).
+  """
+
+  cfg: config.ModelConfig
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, 'B S D']
+  ) -> tuple[Float[Array, 'B S D'], dict[str, Array]]:
+    cfg = self.cfg
+    up = layers.Linear(cfg, cfg.mlp_size, use_bias=True, name='up_proj')
+    down = layers.Linear(cfg, cfg.hidden_size, use_bias=True, name='down_proj')
+    return down(nn.gelu(up(x), approximate=True)), {}
+
+
 class Experts(nn.Module):
-  """A mixture of SwiGLU experts, of which a router chooses k for each token.
+  """A mixture of experts, of which a router chooses k for each token.
+
+  An expert is a `SwiGLU`, or with `feed_forward` 'gelu_experts' a `Gelu`.
 
   y = sum_{e in top_k(l)} g_e expert_e(x),   l = x W,  p = softmax(l)
 
@@ -83,7 +104,7 @@ class Experts(nn.Module):
       gate, beside['kept'] = jnp.where(kept, gate, 0.0), kept
     flat = lambda leaf: leaf.reshape(-1, leaf.shape[-1])
     y = dispatch.find(cfg.dispatch)(
-      swiglu,
+      gelu if cfg.feed_forward == 'gelu_experts' else swiglu,
       _Kernels(cfg, name='experts')(x.dtype),
       *map(flat, (x, chosen, gate)),
     )
@@ -94,6 +115,14 @@ def swiglu(product: dispatch.Product, x: Float[Array, '*n D']):
   """`SwiGLU` of every token's own expert."""
   hidden = nn.silu(product(x, 'gate_proj')) * product(x, 'up_proj')
   return product(hidden, 'down_proj')
+
+
+def gelu(product: dispatch.Product, x: Float[Array, '*n D']):
+  """`Gelu` of every token's own expert; a bias is a product with 1."""
+  one = jnp.ones_like(x[..., :1])
+  hidden = product(x, 'up_proj') + product(one, 'up_bias')
+  hidden = nn.gelu(hidden, approximate=True)
+  return product(hidden, 'down_proj') + product(one, 'down_bias')
 
 
 class _Router(nn.Module):
@@ -118,7 +147,10 @@ class _Router(nn.Module):
 
 
 class _Kernels(nn.Module):
-  """The experts' kernels, each [E, in, out], in the compute dtype."""
+  """The experts' kernels, each [E, in, out], in the compute dtype.
+
+  A bias is a kernel [E, 1, out].
+  """
 
   cfg: config.ModelConfig
 
@@ -127,24 +159,37 @@ class _Kernels(nn.Module):
     cfg = self.cfg
     into = (cfg.hidden_size, cfg.mlp_size)
     shapes = {'gate_proj': into, 'up_proj': into, 'down_proj': into[::-1]}
-    return {
-      name: jnp.asarray(_Kernel(cfg, shape, name=name)(), dtype)
-      for name, shape in shapes.items()
-    }
+    has_bias = cfg.feed_forward == 'gelu_experts'
+    if has_bias:
+      del shapes['gate_proj']
+    kernels = {}
+    for name, shape in shapes.items():
+      kernel, bias = _Kernel(cfg, shape, has_bias, name=name)()
+      kernels[name] = jnp.asarray(kernel, dtype)
+      if has_bias:
+        short = name.removesuffix('_proj')
+        kernels[f'{short}_bias'] = jnp.asarray(bias[:, None], dtype)
+    return kernels
 
 
 class _Kernel(nn.Module):
   cfg: config.ModelConfig
   shape: tuple[int, int]
+  has_bias: bool
 
   @nn.compact
   def __call__(self):
-    return self.param(
+    cfg, dtype = self.cfg, jnp.dtype(self.cfg.param_dtype)
+    kernel = self.param(
       'kernel',
       nn.initializers.lecun_normal(batch_axis=0),
-      (self.cfg.num_experts, *self.shape),
-      jnp.dtype(self.cfg.param_dtype),
+      (cfg.num_experts, *self.shape),
+      dtype,
     )
+    if not self.has_bias:
+      return kernel, None
+    shape = (cfg.num_experts, self.shape[1])
+    return kernel, self.param('bias', nn.initializers.zeros, shape, dtype)
 
 
 def choose(
@@ -200,4 +245,9 @@ def within_capacity(
   return (place <= capacity[:, None, None]) & is_real[..., None]
 
 
-FEED_FORWARD = {'swiglu': SwiGLU, 'experts': Experts}
+FEED_FORWARD = {
+  'swiglu': SwiGLU,
+  'gelu': Gelu,
+  'experts': Experts,  # each a SwiGLU
+  'gelu_experts': Experts,  # each a Gelu
+}

@@ -1,4 +1,4 @@
-"""The parts of a block: Linear with its adapter, RMSNorm, RoPE.
+"""The parts of a block: Linear with its adapter, norms, RoPE.
 
 Dims: B rows, S columns, H heads, d head dim, D model.
 """
@@ -77,6 +77,36 @@ class RMSNorm(nn.Module):
     )
     weight = jnp.broadcast_to(weight.astype(jnp.float32), x.shape)
     return (wide * weight).astype(x.dtype)
+
+
+class LayerNorm(nn.Module):
+  """(x - mean(x)) / std(x) * weight + bias, computed in float32.
+
+  References:
+    Ba et al. 2016, eq. 4 (arXiv:1607.06450).
+  """
+
+  cfg: config.ModelConfig
+
+  @nn.compact
+  def __call__(self, x: Float[Array, '*n D']) -> Float[Array, '*n D']:
+    size, kind = x.shape[-1:], self.cfg.param_dtype
+    weight = self.param('weight', nn.initializers.ones, size, kind)
+    bias = self.param('bias', nn.initializers.zeros, size, kind)
+    wide = x.astype(jnp.float32)
+    wide -= jnp.mean(wide, axis=-1, keepdims=True)
+    wide *= jax.lax.rsqrt(
+      jnp.mean(wide * wide, axis=-1, keepdims=True) + self.cfg.norm_eps
+    )
+    weight, bias = (
+      jnp.broadcast_to(leaf.astype(jnp.float32), x.shape)
+      for leaf in (weight, bias)
+    )
+    return (wide * weight + bias).astype(x.dtype)
+
+
+# By the value of `ModelConfig.norm`.
+NORMS = {'rms': RMSNorm, 'layer': LayerNorm}
 
 
 def rope_frequencies(

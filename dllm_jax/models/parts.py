@@ -87,16 +87,22 @@ def gather(
     dtype: compute dtype; narrower weights are fewer bytes to send.
     of_layer: whether they are of a layer, whose leaves have no axis of layers.
   """
-  if layout.fsdp == 1 and layout.mesh is None:
+  gathers = layout.fsdp > 1 or layout.mesh is not None
+  if not gathers and layout.tensor == 1:
     return params
 
   def one(path, leaf):
+    if layout.tensor > 1 and _is_added(path):
+      # Results are added over `tensor`: one device has the bias.
+      leaf = jnp.where(jax.lax.axis_index('tensor') == 0, leaf, 0)
+    if not gathers:
+      return leaf
     name = jax.tree_util.keystr(path, simple=True, separator='/')
     _, spec = sharding.rule(f'layers/{name}' if of_layer else name)
     axes = tuple(spec)[1:] if of_layer else tuple(spec)
     if 'fsdp' not in axes:
       return leaf
-    is_weight = path[-1].key in ('kernel', 'embed_tokens')
+    is_weight = path[-1].key in ('kernel', 'embed_tokens', 'embed_positions')
     if is_weight and jnp.issubdtype(leaf.dtype, jnp.floating):
       leaf = leaf.astype(dtype)  # whole numbers are narrower as they are
     if layout.mesh is not None:
@@ -105,6 +111,12 @@ def gather(
     return jax.lax.all_gather(leaf, 'fsdp', axis=axes.index('fsdp'), tiled=True)
 
   return jax.tree_util.tree_map_with_path(one, params)
+
+
+def _is_added(path: tuple[jax.tree_util.DictKey, ...]) -> bool:
+  """Whether a leaf is a bias of a projection whose results `add` sums."""
+  *_, linear, leaf = (None, *(key.key for key in path))
+  return leaf == 'bias' and linear in ('o_proj', 'down_proj')
 
 
 def add(x: Float[Array, '*n D'], layout: Layout) -> Float[Array, '*n D']:

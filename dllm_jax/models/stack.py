@@ -1,8 +1,11 @@
 """The blocks of a transformer, stacked, and runs of them.
 
 Every leaf of the parameters has a leading [num_layers] axis, so a run of layers
-is a slice, and `lax.scan` compiles one block. Dims: N layers, B rows, S slots
-of a cache, Q columns, T key columns, D model.
+is a slice, and `lax.scan` compiles one block. Where only some layers have
+experts (`ModelConfig.sparse_every`) there are two stacks, 'dense' and 'sparse',
+and `lax.scan` compiles a group: dense layers and the sparse one that follows
+them. Dims: N layers, G groups, B rows, S slots of a cache, Q columns, T key
+columns, D model.
 """
 
 from typing import NamedTuple
@@ -30,12 +33,13 @@ REMAT = {
 
 
 class LayerOutputs(NamedTuple):
-  """What blocks give beside their states; stacked, with a leading [N] axis.
+  """What blocks give beside their states, stacked on a leading axis.
 
   Attributes:
     kv: keys and values of the columns that the block read; None where they
       were not asked for.
-    feed_forward: arrays of the feed-forward part, by name.
+    feed_forward: arrays of the feed-forward part, by name; of the layers with
+      experts alone, if there are any.
   """
 
   kv: cache.KeyValues | None
@@ -63,12 +67,13 @@ class Block(nn.Module):
     override: types.RouterOverride | None = None,
   ) -> tuple[Float[Array, 'B Q D'], LayerOutputs]:
     cfg = self.cfg
-    normed = layers.RMSNorm(cfg, name='input_layernorm')(x)
+    norm = layers.NORMS[cfg.norm]
+    normed = norm(cfg, name='input_layernorm')(x)
     mixed, kv = attention.Attention(cfg, name='self_attn')(
       normed, allowed, position, past
     )
     x += parts.add(mixed, self.layout)
-    normed = layers.RMSNorm(cfg, name='post_attention_layernorm')(x)
+    normed = norm(cfg, name='post_attention_layernorm')(x)
     part = feed_forward.FEED_FORWARD[cfg.feed_forward](cfg, name='mlp')
     if cfg.num_experts:
       y, beside = part(normed, _is_real(allowed), override)
@@ -90,11 +95,29 @@ def init(key: Key[Array, ''], cfg: config.ModelConfig) -> types.Params:
   allowed = jnp.ones((1, 1, 1), bool)
   position = jnp.zeros((1, 1), jnp.int32)
 
-  def one(key):
+  def stacked(cfg, keys):
     block = Block(cfg, parent=None)
-    return block.init(key, x, allowed, position)['params']
+    one = lambda key: block.init(key, x, allowed, position)['params']
+    return jax.vmap(one)(keys)
 
-  return jax.vmap(one)(jax.random.split(key, cfg.num_layers))
+  keys = jax.random.split(key, cfg.num_layers)
+  if cfg.sparse_every == 1:
+    return stacked(cfg, keys)
+  keys = keys.reshape(-1, cfg.sparse_every)
+  return {
+    'dense': stacked(cfg.dense(), keys[:, :-1].reshape(-1)),
+    'sparse': stacked(cfg, keys[:, -1]),
+  }
+
+
+def divide(
+  layers: types.Params, sparse_every: int
+) -> tuple[types.Params, types.Params]:
+  """One stack as two: the layers that would be dense, and the others."""
+  by_group = lambda leaf: leaf.reshape(-1, sparse_every, *leaf.shape[1:])
+  first = lambda leaf: by_group(leaf)[:, :-1].reshape(-1, *leaf.shape[1:])
+  last = lambda leaf: by_group(leaf)[:, -1]
+  return jax.tree.map(first, layers), jax.tree.map(last, layers)
 
 
 def run_layers(
@@ -121,10 +144,10 @@ def run_layers(
     allowed: which keys each query reads: those of `past`, then those of `x`.
     position: position ids of the columns of `x`.
     start: first block.
-    stop: one past the last; None for all.
+    stop: one past the last; None for all. Of two stacks all blocks are run.
     past: keys and values of earlier columns, of all layers; they are read, and
       not changed.
-    override: which experts tokens go to, in all layers.
+    override: which experts tokens go to, in all layers that have some.
     keep_kv: whether to return the keys and values of the columns of `x`.
     layout: how the model is divided over devices.
 
@@ -133,21 +156,57 @@ def run_layers(
     [start, stop).
   """
 
-  def body(x, layer):
-    block_params, past, override = layer
-    block_params = parts.gather(block_params, layout, cfg.dtype, of_layer=True)
-    y, outputs = Block(cfg, layout, parent=None).apply(
-      {'params': block_params}, x, allowed, position, past, override
+  def block(cfg, params, x, past, override=None):
+    y, outputs = _apply(
+      cfg, layout, params, x, allowed, position, past, override
     )
     return y, outputs if keep_kv else outputs._replace(kv=None)
 
+  def body(x, layer):
+    params, past, override = layer
+    return block(cfg, params, x, past, override)
+
+  def group(x, layers):
+    params, past, override = layers
+    kv = []
+    for i in range(cfg.sparse_every - 1):
+      own = jax.tree.map(lambda leaf: leaf[i], (params['dense'], past))  # noqa: B023
+      own, own_past = own
+      x, outputs = block(cfg.dense(), own, x, own_past)
+      kv.append(outputs.kv)
+    last = jax.tree.map(lambda leaf: leaf[-1], past)
+    x, outputs = block(cfg, params['sparse'], x, last, override)
+    kv = jax.tree.map(lambda *leaves: jnp.stack(leaves), *kv, outputs.kv)
+    return x, outputs._replace(kv=kv)
+
+  if cfg.sparse_every > 1:
+    if start or stop not in (None, cfg.num_layers):
+      raise ValueError(f'layers {start} to {stop} of two stacks are no slice')
+    body = group
   if cfg.remat != 'none':
     # A scan keeps the compiler from undoing it.
     body = jax.checkpoint(body, policy=REMAT[cfg.remat], prevent_cse=False)
-  segment = jax.tree.map(
-    lambda leaf: leaf[start:stop], (params, past, override)
+  if cfg.sparse_every == 1:
+    segment = jax.tree.map(
+      lambda leaf: leaf[start:stop], (params, past, override)
+    )
+    return jax.lax.scan(body, x, segment)
+  num_groups = cfg.num_layers // cfg.sparse_every
+  by_group = lambda leaf: leaf.reshape(num_groups, -1, *leaf.shape[1:])
+  dense, past = jax.tree.map(by_group, (params['dense'], past))
+  x, outputs = jax.lax.scan(
+    body, x, ({**params, 'dense': dense}, past, override)
   )
-  return jax.lax.scan(body, x, segment)
+  flat = lambda leaf: leaf.reshape(-1, *leaf.shape[2:])
+  return x, outputs._replace(kv=jax.tree.map(flat, outputs.kv))
+
+
+def _apply(cfg, layout, params, x, allowed, position, past, override=None):
+  """One block, with its parameters gathered."""
+  params = parts.gather(params, layout, cfg.dtype, of_layer=True)
+  return Block(cfg, layout, parent=None).apply(
+    {'params': params}, x, allowed, position, past, override
+  )
 
 
 def run_range(
@@ -164,17 +223,29 @@ def run_range(
 ) -> Float[Array, 'B Q D']:
   """The states of `run_layers`, with bounds that may be traced.
 
-  One block is compiled, however many ranges of layers are run in a loop. It
-  cannot be differentiated.
+  One block is compiled, or one of each stack, however many ranges of layers are
+  run in a loop. It cannot be differentiated.
   """
 
+  def take(leaves, i):
+    one = lambda leaf: jax.lax.dynamic_index_in_dim(leaf, i, keepdims=False)
+    return jax.tree.map(one, leaves)
+
   def body(i, x):
-    take = lambda leaf: jax.lax.dynamic_index_in_dim(leaf, i, keepdims=False)
-    block_params, own_past = jax.tree.map(take, (params, past))
-    block_params = parts.gather(block_params, layout, cfg.dtype, of_layer=True)
-    y, _ = Block(cfg, layout, parent=None).apply(
-      {'params': block_params}, x, allowed, position, own_past
-    )
-    return y
+    if cfg.sparse_every == 1:
+      own, own_past = take((params, past), i)
+      return _apply(cfg, layout, own, x, allowed, position, own_past)[0]
+    own_past = take(past, i)
+    group, place = i // cfg.sparse_every, i % cfg.sparse_every
+
+    def sparse(x):
+      own = take(params['sparse'], group)
+      return _apply(cfg, layout, own, x, allowed, position, own_past)[0]
+
+    def dense(x):
+      own = take(params['dense'], group * (cfg.sparse_every - 1) + place)
+      return _apply(cfg.dense(), layout, own, x, allowed, position, own_past)[0]
+
+    return jax.lax.cond(place == cfg.sparse_every - 1, sparse, dense, x)
 
   return jax.lax.fori_loop(start, stop, body, x)

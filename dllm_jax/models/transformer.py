@@ -1,4 +1,4 @@
-"""One transformer for LLaDA, Dream, LLaMA and Qwen, by `ModelConfig`.
+"""One transformer for LLaDA, Dream, LLaMA, Qwen, GPT-2, by `ModelConfig`.
 
 The blocks are `params['layers']` (`models.stack`). Leaf names are Hugging
 Face's. Dims: B rows, S canvas columns, Q queried or new columns, D model, V
@@ -56,7 +56,14 @@ class Transformer(nn.Module):
       self.layers = self.param('layers', stack.init, cfg)
     else:  # `param` would check shapes, which are not gathered yet
       self.layers = self.get_variable('params', 'layers')
-    self.norm = layers.RMSNorm(cfg)
+    if cfg.max_positions:
+      self.embed_positions = self.param(
+        'embed_positions',
+        nn.initializers.normal(cfg.embed_init_std),
+        (cfg.max_positions, cfg.hidden_size),
+        jnp.dtype(cfg.param_dtype),
+      )
+    self.norm = layers.NORMS[cfg.norm](cfg)
     if not cfg.tie_embeddings:
       # The unembedding has no adapters.
       plain = dataclasses.replace(cfg, lora_rank=0)
@@ -107,7 +114,7 @@ class Transformer(nn.Module):
     states, outputs = stack.run_layers(
       self.cfg,
       self.layers,
-      self.embed(own(tokens)),
+      self._at_positions(self.embed(own(tokens)), position),
       allowed,
       position,
       past=kv,
@@ -125,14 +132,16 @@ class Transformer(nn.Module):
   ) -> Float[Array, 'B R D']:
     """States of a clean row and of the same row noised, R = 2 S columns."""
     position = schedules.positions(attention_mask)
+    twice = jnp.concatenate([position, position], axis=1)
+    x = self.embed(jnp.concatenate([context, tokens], axis=1))
     states, _ = stack.run_layers(
       self.cfg,
       self.layers,
-      self.embed(jnp.concatenate([context, tokens], axis=1)),
+      self._at_positions(x, twice),
       attention.visible_to_streams(
         position, attention_mask, block=self.cfg.block_causal
       ),
-      jnp.concatenate([position, position], axis=1),
+      twice,
       layout=self.layout,
     )
     return self.norm(states)
@@ -174,7 +183,7 @@ class Transformer(nn.Module):
     return self.norm(states), cache
 
   def embed(self, tokens: Int[Array, 'B Q']) -> Float[Array, 'B Q D']:
-    """The input of layer 0."""
+    """The input of layer 0, but for the table of positions."""
     return parts.look_up(self.embed_tokens, tokens, self.layout, self.cfg.dtype)
 
   def run_layers(
@@ -187,11 +196,13 @@ class Transformer(nn.Module):
     keep_kv: bool = False,
   ) -> tuple[Float[Array, 'B Q D'], stack.LayerOutputs]:
     """All layers on columns that follow those in the cache, if there is one."""
+    allowed, position = self._reach(attention_mask, cache)
     return stack.run_layers(
       self.cfg,
       self.layers,
-      x,
-      *self._reach(attention_mask, cache),
+      self._at_positions(x, position),
+      allowed,
+      position,
       past=cache and cache.kv,
       override=override,
       keep_kv=keep_kv,
@@ -207,16 +218,30 @@ class Transformer(nn.Module):
     stop: types.Scalar,
   ) -> Float[Array, 'B Q D']:
     """The states of `run_layers` after layers [start, stop)."""
+    allowed, position = self._reach(attention_mask, cache)
+    if self.cfg.max_positions:
+      # Ranges that follow each other may begin with an empty one.
+      has_first = (jnp.asarray(start) == 0) & (jnp.asarray(stop) > 0)
+      x = jnp.where(has_first, self._at_positions(x, position), x)
     return stack.run_range(
       self.cfg,
       self.layers,
       x,
-      *self._reach(attention_mask, cache),
+      allowed,
+      position,
       start,
       stop,
       past=cache and cache.kv,
       layout=self.layout,
     )
+
+  def _at_positions(
+    self, x: Float[Array, 'B Q D'], position: Int[Array, 'B Q']
+  ) -> Float[Array, 'B Q D']:
+    """The input of layer 0 and, if there is a table of positions, its rows."""
+    if not self.cfg.max_positions:
+      return x
+    return x + self.embed_positions[position].astype(self.cfg.dtype)
 
   def _reach(
     self, attention_mask: Bool[Array, 'B Q'], cache: cache_lib.KVCache | None
@@ -453,15 +478,24 @@ class TransformerDenoiser:
   @property
   def num_sparse_layers(self) -> int:
     """See `types.Routed`."""
-    return self.cfg.num_layers if self.cfg.num_experts else 0
+    if not self.cfg.num_experts:
+      return 0
+    return self.cfg.num_layers // self.cfg.sparse_every
 
   def with_routers(
     self, params: types.Params, other: types.Params
   ) -> types.Params:
     """See `types.Routed`."""
-    blocks = params['layers']
-    mlp = {**blocks['mlp'], 'gate': other['layers']['mlp']['gate']}
-    return {**params, 'layers': {**blocks, 'mlp': mlp}}
+
+    def with_own(blocks, other):
+      mlp = {**blocks['mlp'], 'gate': other['mlp']['gate']}
+      return {**blocks, 'mlp': mlp}
+
+    blocks, others = params['layers'], other['layers']
+    if 'sparse' in blocks:
+      sparse = with_own(blocks['sparse'], others['sparse'])
+      return {**params, 'layers': {**blocks, 'sparse': sparse}}
+    return {**params, 'layers': with_own(blocks, others)}
 
   def _of_columns(
     self,

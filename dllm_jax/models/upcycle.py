@@ -4,10 +4,13 @@ import jax
 import jax.numpy as jnp
 
 from dllm_jax import types
+from dllm_jax.models import stack
 
 
 def upcycle(dense: types.Params, fresh: types.Params) -> types.Params:
   """The dense model with its MLP as every expert, and fresh routers.
+
+  Where only some layers of `fresh` have experts, the others stay as they are.
 
   Without a gate (`ModelConfig.gate_scale` 'none') it computes what the dense
   model computes.
@@ -20,11 +23,22 @@ def upcycle(dense: types.Params, fresh: types.Params) -> types.Params:
   References:
     Komatsuzaki et al. 2022 (arXiv:2212.05055).
   """
-  mlp = fresh['layers']['mlp']
+  layers = fresh['layers']
+  if 'sparse' in layers:
+    count = lambda name: len(layers[name]['input_layernorm']['weight'])
+    every = 1 + count('dense') // count('sparse')
+    rest, own = stack.divide(dense['layers'], every)
+    sparse = _with_experts(own, layers['sparse'])
+    return {**dense, 'layers': {'dense': rest, 'sparse': sparse}}
+  return {**dense, 'layers': _with_experts(dense['layers'], layers)}
+
+
+def _with_experts(dense: types.Params, fresh: types.Params) -> types.Params:
+  """`upcycle` of one stack of layers."""
+  mlp = fresh['mlp']
 
   def copies(kernel, like):
     return jnp.broadcast_to(kernel[:, None], like.shape).astype(like.dtype)
 
-  experts = jax.tree.map(copies, dense['layers']['mlp'], mlp['experts'])
-  blocks = {**dense['layers'], 'mlp': {**mlp, 'experts': experts}}
-  return {**dense, 'layers': blocks}
+  experts = jax.tree.map(copies, dense['mlp'], mlp['experts'])
+  return {**dense, 'mlp': {**mlp, 'experts': experts}}

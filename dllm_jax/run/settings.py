@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from dllm_jax import decoding, errors, models, tasks, types
 from dllm_jax.eval import speculation
 from dllm_jax.hf import config as hf_config
+from dllm_jax.models import transformer
 from dllm_jax.rollout import batch
 from dllm_jax.run import arms as arms_lib
 from dllm_jax.run import bounds
@@ -260,7 +261,7 @@ class Settings:
     return _make('model', make, values)
 
   def check_kind(self, denoiser: types.Denoiser, what: str) -> None:
-    """Refuses a model that the rollouts' decoder is not for.
+    """Refuses a model that the rollouts are not for.
 
     Args:
       denoiser: the model.
@@ -268,8 +269,16 @@ class Settings:
 
     Raises:
       errors.UserError: it is causal and the decoder for masked diffusion, or
-        the other way round.
+        the other way round; or it has too few positions.
     """
+    model = transformer.config_of(denoiser)
+    longest = self.rollout.max_prompt_length + self.rollout.decoder.gen_length
+    if model and 0 < model.max_positions < longest:
+      raise errors.UserError(
+        f'config keys rollout.max_prompt_length and rollout.gen_length are '
+        f'{longest} positions together, and {what} has {model.max_positions} '
+        '(max_positions): lower them'
+      )
     is_causal = isinstance(denoiser, types.CausalLM)
     if is_causal == self.is_causal:
       return

@@ -8,20 +8,12 @@ import jax
 import optax
 
 from dllm_jax import types
-from dllm_jax.models import upcycle
+from dllm_jax.models import transformer, upcycle
 from dllm_jax.ops import streams
 from dllm_jax.rollout import context
 from dllm_jax.run import setup
 from dllm_jax.train import loop
 from dllm_jax.train.methods import moe_erl, sft, specialists
-
-# A dense model of the same sizes.
-DENSE = {
-  'feed_forward': 'swiglu',
-  'num_experts': 0,
-  'experts_per_token': 0,
-  'capacity_factor': None,
-}
 
 
 class Start(NamedTuple):
@@ -62,8 +54,8 @@ def of(run: setup.Run, optimizer: optax.GradientTransformation) -> Start:
     return Start(ctx, method, lambda params: params)
   finish = lambda params: params
   if name == 'upcycled':
-    dense = dataclasses.replace(cfg, model={**cfg.model, **DENSE})
-    ctx = dataclasses.replace(ctx, denoiser=dense.denoiser(ctx.vocab))
+    dense = transformer.config_of(ctx.denoiser).dense()
+    ctx = dataclasses.replace(ctx, denoiser=transformer.of_config(dense))
     finish = lambda params: upcycle.upcycle(params, _fresh(run))
   return Start(
     ctx, sft.Sft(ctx=ctx, optimizer=optimizer, cfg=cfg.base_sft), finish

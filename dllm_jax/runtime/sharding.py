@@ -47,17 +47,21 @@ Rules = tuple[tuple[str, P], ...]
 # kernel that it shares.
 RULES = (
   (r'embed_tokens', P('tensor', 'fsdp')),
+  (r'embed_positions', P(None, 'fsdp')),
   (r'lm_head/kernel', P('fsdp', 'tensor')),
   # Experts are divided over `fsdp`, their widths over `tensor`.
   (
-    r'layers/mlp/experts/(gate|up)_proj/kernel',
+    r'layers/.*mlp/experts/(gate|up)_proj/kernel',
     P(None, 'fsdp', None, 'tensor'),
   ),
-  (r'layers/mlp/experts/down_proj/kernel', P(None, 'fsdp', 'tensor', None)),
-  (r'layers/mlp/gate/kernel', P()),
+  (r'layers/.*mlp/experts/down_proj/kernel', P(None, 'fsdp', 'tensor', None)),
+  (r'layers/.*mlp/experts/up_proj/bias', P(None, 'fsdp', 'tensor')),
+  (r'layers/.*mlp/experts/down_proj/bias', P(None, 'fsdp', None)),
+  (r'layers/.*mlp/gate/kernel', P()),
   (r'layers/.*/(q|k|v|gate|up)_proj/kernel', P(None, 'fsdp', 'tensor')),
   (r'layers/.*/(o|down)_proj/kernel', P(None, 'tensor', 'fsdp')),
-  (r'layers/.*/(q|k|v)_proj/bias', P(None, 'tensor')),
+  (r'layers/.*/(q|k|v|up)_proj/bias', P(None, 'tensor')),
+  (r'layers/.*/(o|down)_proj/bias', P()),
   (r'layers/.*/(q|k|v|gate|up)_proj/lora_a', P(None, 'fsdp', None)),
   (r'layers/.*/(q|k|v|gate|up)_proj/lora_b', P(None, None, 'tensor')),
   (r'layers/.*/(o|down)_proj/lora_a', P(None, 'tensor', None)),
@@ -67,9 +71,9 @@ RULES = (
   (r'layers/.*/(q|k|v|gate|up)_proj/(group_)?scale', P(None, None, 'tensor')),
   (r'layers/.*/(o|down)_proj/scale', P()),
   (r'layers/.*/(o|down)_proj/group_scale', P(None, 'tensor', None)),
-  (r'layers/self_attn/(q|k)_norm/weight', P()),
-  (r'layers/(input|post_attention)_layernorm/weight', P()),
-  (r'norm/weight', P()),
+  (r'layers/.*self_attn/(q|k)_norm/weight', P()),
+  (r'layers/.*(input|post_attention)_layernorm/(weight|bias)', P()),
+  (r'norm/(weight|bias)', P()),
 )
 # Of a batch: devices along `tensor` work on the same rows.
 ROWS = P(('data', 'fsdp'))

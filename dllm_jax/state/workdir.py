@@ -223,22 +223,35 @@ def check_data(workdir: str | os.PathLike, digests: Mapping[str, str]) -> None:
     )
 
 
+# What models of older versions were, in keys that they lack.
+_MODEL = {
+  'name': 'transformer',
+  'feed_forward': 'swiglu',
+  'norm': 'rms',
+  'max_positions': 0,
+  'output_bias': False,
+  'sparse_every': 1,
+}
+
+
 def _upgraded(
   old: Mapping[str, Any], config: Mapping[str, Any]
 ) -> dict[str, Any]:
   """The config of an older version as this version writes it.
 
-  Older ones had no `model.name`, and the groups of all methods.
+  Older ones had no `model.name`, fewer kinds of models, and the groups of all
+  methods.
   """
   model, method = old.get('model', {}), old.get('method', {})
   if not (model and method):
     return dict(old)
+  now = config.get('model') or {}
   is_other = lambda k: (
     isinstance(method[k], Mapping) and k not in (config.get('method') or {})
   )
   return {
     **old,
-    'model': {'name': 'transformer', 'feed_forward': 'swiglu'} | model,
+    'model': {k: v for k, v in _MODEL.items() if k in now} | model,
     'method': {k: method[k] for k in method if not is_other(k)},
   }
 

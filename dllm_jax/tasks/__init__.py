@@ -13,6 +13,7 @@ from dllm_jax.tasks import (
   rephrased,
   sudoku,
   tagged_functions,
+  text,
   word_problems,
 )
 
@@ -23,6 +24,7 @@ TASKS = {
   'phrasings': phrasings.Phrasings,
   'paraphrases': paraphrases.Paraphrases,
   'tagged_functions': tagged_functions.TaggedFunctions,
+  'wikitext-2': text.Text,
   'gsm8k': gsm8k.Gsm8k,
   'math': mathematics.Mathematics,
   'aqua': functools.partial(multiple_choice.MultipleChoice, name='aqua'),

@@ -1,6 +1,6 @@
 """What a task is: prompts, demonstrations and a verifier, all on text."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 Row = dict[str, Any]
@@ -64,6 +64,14 @@ class RowSource(Protocol):
 
   def rows(self, split: str) -> Sequence[Row]:
     """The rows of 'train', 'validation' or 'test', the same at every call."""
+
+
+@runtime_checkable
+class Cut(Protocol):
+  """A task whose rows are pieces of those of its data set."""
+
+  def pieces(self, rows: Iterable[Row]) -> list[Row]:
+    """The pieces of all rows, in order."""
 
 
 @runtime_checkable

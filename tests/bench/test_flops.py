@@ -28,6 +28,8 @@ def test_numbers_of_weights_by_hand():
   assert flops.num_params(CFG) == 2 * LAYER + 2 * 28
   tied = dataclasses.replace(CFG, tie_embeddings=True)
   assert flops.num_params(tied) == 2 * LAYER + 28
+  gelu = dataclasses.replace(CFG, feed_forward='gelu')  # up and down alone
+  assert flops.size(gelu).layer == LAYER - 20
 
 
 def test_forward_by_hand():

@@ -7,7 +7,7 @@ import pathlib
 import pytest
 
 from configs import cpc_grpo, moe_erl, presets
-from dllm_jax import types
+from dllm_jax import errors, types
 from dllm_jax.rollout import answer_guided
 from dllm_jax.run import checks, settings, setup, speculation
 from dllm_jax.runtime import sharding
@@ -96,12 +96,24 @@ def test_every_preset_of_moe_erl_becomes_settings(preset):
   json.dumps(config.to_dict())
   assert preset in moe_erl.__doc__
   cfg = settings.from_config(config.to_dict())
-  start = {'': 'merged', 'scratch': '', 'gpu': 'upcycled'}.get(preset, preset)
+  start = {'': 'merged', 'scratch': ''}.get(preset, preset)
+  if preset in ('gpu', 'wikitext', 'gpt2'):
+    start = 'upcycled'
   assert cfg.method.start == start
   ctx = setup.make_context(cfg, None)
   checks.check_shapes(cfg, ctx)
   with pytest.raises(ValueError, match='huge.*merged'):
     moe_erl.get_config('huge')
+
+
+def test_texts_beyond_the_positions_are_one_line():
+  """64 tokens and 256 more, of a table of 320."""
+  config = moe_erl.get_config('gpt2')
+  assert config.model.max_positions == 320
+  config.model.max_positions = 319
+  with pytest.raises(errors.UserError, match='320 positions .* 319') as e:
+    setup.make_context(settings.from_config(config.to_dict()), None)
+  assert '\n' not in str(e.value)
 
 
 @pytest.mark.parametrize('file', WITH_PRESETS)

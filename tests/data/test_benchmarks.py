@@ -152,6 +152,27 @@ def test_instructions_with_their_paraphrases(tmp_path):
   ]
 
 
+def test_articles_by_their_titles(tmp_path, unpinned):
+  text = ' \n = A = \n \n x = y \n = = B = = \n z \n = C = \n \n w \n'
+  _write(tmp_path, 'wikitext-2/test.txt', text)
+  first, second = benchmarks.load('wikitext-2', 'test', tmp_path)
+  assert first == {
+    'id': 'wikitext-2/test.txt:2',
+    'text': '= A = \n \n x = y \n = = B = = \n z',
+  }
+  assert second == {'id': 'wikitext-2/test.txt:7', 'text': '= C = \n \n w'}
+  _write(tmp_path, 'wikitext-2/test.txt', b'\xff\xfe')
+  with pytest.raises(errors.UserError, match="test.txt: 'utf-8' codec"):
+    benchmarks.load('wikitext-2', 'test', tmp_path)
+
+
+def test_articles_of_wikitext(shared_dir):
+  rows = benchmarks.load('wikitext-2', 'train', shared_dir / 'data')
+  assert len(rows) == 60
+  assert rows[0]['text'].startswith('= Homarus gammarus = \n')
+  assert sum(len(row['text']) for row in rows) > 1_119_000
+
+
 GSM8K = json.dumps({'question': 'q', 'answer': 'r\n#### 1'})
 
 

@@ -190,11 +190,15 @@ def test_the_first_call_of_a_block_is_of_the_whole_canvas():
     )
 
 
-def test_a_window_of_the_whole_canvas_is_fresh():
+WITH_TABLE = dataclasses.replace(tiny.MODEL, max_positions=20, norm='layer')
+
+
+@pytest.mark.parametrize('model', [DREAM, WITH_TABLE], ids=['rope', 'table'])
+def test_a_window_of_the_whole_canvas_is_fresh(model):
   """A window that leaves nothing out reads nothing from the cache."""
   plain = dataclasses.replace(FIXED, num_steps=12)
   wide = dataclasses.replace(plain, cache='dual', vicinity=30)
-  same(run(DREAM, wide, scattered()), run(DREAM, plain, scattered()))
+  same(run(model, wide, scattered()), run(model, plain, scattered()))
 
 
 BLOCKS = dataclasses.replace(tiny.MODEL, block_causal=4)

@@ -282,14 +282,19 @@ LONG = {
   'fractal': fractal.Fractal(gen_length=32, num_modules=2),
   'paper': fractal.Fractal(gen_length=32, num_modules=1, use_cache=False),
 }
-QUICK = {('llama', 'fractal'), ('qwen2', 'uncached'), ('qwen3', 'draft')}
+QUICK = {
+  ('llama', 'fractal'),
+  ('qwen2', 'uncached'),
+  ('qwen3', 'draft'),
+  ('gpt2', 'fractal'),
+}
 
 
 @pytest.mark.parametrize(
   ('model', 'name'),
   [
     pytest.param(*case, marks=[] if case in QUICK else [pytest.mark.slow])
-    for case in itertools.product(['llama', 'qwen2', 'qwen3'], LONG)
+    for case in itertools.product(['llama', 'qwen2', 'qwen3', 'gpt2'], LONG)
   ],
 )
 def test_recorded_greedy_tokens(shared_dir, model, name):

@@ -101,6 +101,45 @@ def test_llada_derives_what_is_null():
   assert (record.model.vocab_size, record.model.mlp_size) == (90, 128)
 
 
+GPT2 = {
+  'model_type': 'gpt2',
+  'vocab_size': 50257,
+  'n_embd': 768,
+  'n_layer': 12,
+  'n_head': 12,
+  'n_positions': 1024,
+  'n_ctx': 1024,
+  'layer_norm_epsilon': 1e-5,
+  'eos_token_id': 50256,
+}
+
+
+def test_gpt2_by_hand():
+  """As on the hub, which leaves out what has transformers' default."""
+  model = hf_config.parse(GPT2, 'c').model
+  assert (model.num_kv_heads, model.head_dim, model.mlp_size) == (12, 64, 3072)
+  assert model.tie_embeddings and model.max_positions == 1024
+  assert hf_config.parse(GPT2 | {'n_inner': 96}, 'c').model.mlp_size == 96
+  untied = hf_config.parse(GPT2 | {'tie_word_embeddings': False}, 'c').model
+  assert not untied.tie_embeddings
+
+
+@pytest.mark.parametrize(
+  'changes, line',
+  [
+    ({'activation_function': 'relu'}, "activation_function is 'relu'; only"),
+    ({'scale_attn_weights': False}, 'scale_attn_weights is False; only True'),
+    ({'scale_attn_by_inverse_layer_idx': True}, 'idx is True; only False'),
+    ({'n_positions': 0}, 'n_positions is 0; it must be an integer in'),
+    ({'rope_theta': 1e4}, "the field 'rope_theta' is unknown"),
+    ({'rms_norm_eps': 1e-5}, "the field 'rms_norm_eps' is unknown"),
+  ],
+)
+def test_what_is_not_ours_of_gpt2_is_named(changes, line):
+  with pytest.raises(errors.UserError, match=line):
+    hf_config.parse(GPT2 | changes, 'c')
+
+
 def test_program_code_is_noticed():
   record = hf_config.parse(LLADA | {'auto_map': {'AutoModel': 'm.C'}}, 'c')
   (notice,) = record.notices
@@ -119,6 +158,9 @@ def test_what_we_write_is_read_back(family, tie):
   model = dataclasses.replace(
     tiny.MODEL, tie_embeddings=tie, norm_eps=1e-6, **fixed
   )
+  if family == 'gpt2':
+    fixed = {'num_kv_heads': 4, 'max_positions': 40}
+    model = dataclasses.replace(model, **fixed)
   if family == 'llama':
     scaling = config.RopeScaling(
       factor=2.0,
@@ -213,8 +255,8 @@ def test_a_model_that_is_not_of_the_family_is_refused():
   'changes, line',
   [
     (
-      {'model_type': 'gpt2'},
-      'model_type is .gpt2.; expected one of',
+      {'model_type': 'gptj'},
+      'model_type is .gptj.; expected one of',
     ),
     ({'model_type': ['llama']}, 'model_type is'),
     ({'model_type': None}, 'model_type is missing'),

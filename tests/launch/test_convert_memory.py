@@ -62,14 +62,14 @@ def write_model(folder, cfg, max_bytes=SHARD_BYTES):
   rng = np.random.default_rng(0)
 
   def tensors():
-    for name, slot in wanted.items():
+    for name, (slot,) in wanted.items():
       bits = rng.integers(0, 2**16, slot.shape, np.uint16) & 0xBFFF
       yield name, bits.view(ml_dtypes.bfloat16)
 
   folder.mkdir()
   like = {
     name: jax.ShapeDtypeStruct(slot.shape, 'bfloat16')
-    for name, slot in wanted.items()
+    for name, (slot,) in wanted.items()
   }
   shards.write(folder, like, tensors(), max_bytes=max_bytes)
   text = json.dumps(hf_config.render(record, 'bfloat16'))
@@ -85,7 +85,7 @@ def write_model(folder, cfg, max_bytes=SHARD_BYTES):
   (folder / 'adapter').mkdir()
   arrays = dict(peft.tensors('llada', adapters))
   peft.save(folder / 'adapter', arrays, 'llada', adapted)
-  size = lambda names: sum(2 * math.prod(wanted[n].shape) for n in names)
+  size = lambda names: sum(2 * math.prod(wanted[n][0].shape) for n in names)
   return size(wanted), size(n for n in wanted if '.blocks.0.' in n)
 
 

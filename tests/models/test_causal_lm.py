@@ -47,7 +47,7 @@ def read(lm, params, ids, mask, widths, *, num_slots, first=extend):
   return np.concatenate(logits, 1), cache
 
 
-@pytest.fixture(scope='module', params=['llama', 'qwen2', 'qwen3'])
+@pytest.fixture(scope='module', params=['llama', 'qwen2', 'qwen3', 'gpt2'])
 def recorded(request, shared_dir):
   """(causal model, its parameters, recorded arrays)."""
   folder = shared_dir / 'golden' / f'{request.param}_tiny'
@@ -91,7 +91,12 @@ def test_ragged_rows_in_chunks_give_the_recorded_logits(recorded, side):
 
 @pytest.mark.parametrize(
   'changes',
-  [{}, {'qk_norm': True, 'attention_bias': True}, {'tie_embeddings': True}],
+  [
+    {},
+    {'qk_norm': True, 'attention_bias': True},
+    {'tie_embeddings': True},
+    tiny.GPT2,
+  ],
 )
 def test_cached_equals_uncached(changes):
   cfg = dataclasses.replace(CAUSAL, **changes)
@@ -101,6 +106,23 @@ def test_cached_equals_uncached(changes):
   for first in (extend, prefill):
     got, _ = read(lm, params, ids, mask, [2, 1, 5], num_slots=11, first=first)
     np.testing.assert_allclose(got[mask], want[mask], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('changes', [{}, tiny.GPT2], ids=['llama', 'gpt2'])
+def test_ranges_of_layers_are_the_whole(changes):
+  """Empty ranges too; a table of positions is added once."""
+  cfg = dataclasses.replace(CAUSAL, **changes)
+  lm = transformer.of_config(cfg)
+  params = jax.tree.map(jnp.asarray, tiny.params(cfg))
+  ids, mask = map(jnp.asarray, tiny.pad(ROWS, 8))
+  states = lm.embed(params, ids)
+  run = jax.jit(lm.run_layers)
+  for start, stop in ((0, 0), (0, 1), (1, 1), (1, 2)):
+    states = run(params, states, mask, None, start, stop)
+  got = np.asarray(lm.read_out(params, states))
+  want = np.asarray(uncached(cfg, params, ids, mask))
+  real = np.asarray(mask)
+  np.testing.assert_allclose(got[real], want[real], rtol=1e-5, atol=1e-5)
 
 
 def test_prefill_drops_what_the_cache_holds():
@@ -190,16 +212,20 @@ def test_a_bidirectional_config_is_refused():
     transformer.TransformerCausalLM(cfg=tiny.MODEL)
 
 
+@pytest.mark.parametrize('changes', [{}, tiny.GPT2], ids=['llama', 'gpt2'])
 @pytest.mark.parametrize('sizes', [(2, 1, 2), (1, 2, 2)])
-def test_devices_of_a_mesh_hold_their_heads_and_rows_of_the_cache(sizes):
-  params = tiny.params(CAUSAL)
+def test_devices_of_a_mesh_hold_their_heads_and_rows_of_the_cache(
+  sizes, changes
+):
+  cfg = dataclasses.replace(CAUSAL, **changes)
+  lm, params = transformer.of_config(cfg), tiny.params(cfg)
   ids, mask = map(jnp.asarray, tiny.pad([*ROWS, [4, 4]], 7))
-  want, _ = read(LM, params, ids, mask, [7], num_slots=8)
+  want, _ = read(lm, params, ids, mask, [7], num_slots=8)
   data, fsdp, tensor = sizes
   mesh = sharding.make_mesh(
     sharding.MeshConfig(data=data, fsdp=fsdp, tensor=tensor)
   )
-  part = LM.part(mesh)
+  part = lm.part(mesh)
 
   def step(params, ids, mask):
     cache = part.init_cache(ids.shape[0], 8)

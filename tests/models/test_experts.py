@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from dllm_jax import errors, types
-from dllm_jax.models import feed_forward, stack, transformer
+from dllm_jax.models import attention, feed_forward, stack, transformer
+from dllm_jax.ops import schedules
 from dllm_jax.runtime import sharding
 from tests import tiny
 
@@ -71,6 +72,30 @@ def test_a_layer_equals_numpy(count, gate_scale):
   assert beside['logits'].dtype == jnp.float32
   order = np.argsort(-np.asarray(beside['logits']), axis=-1)
   np.testing.assert_array_equal(beside['chosen'], order[..., :count])
+
+
+GELU = dataclasses.replace(CFG, **tiny.GPT2 | {'feed_forward': 'gelu_experts'})
+
+
+@pytest.mark.parametrize('name', ['dense', 'ragged', 'blocked'])
+def test_gelu_experts_have_biases_of_their_own(name):
+  cfg = dataclasses.replace(GELU, dispatch=name, experts_per_token=2)
+  leaves = tiny.params(GELU)['layers']['mlp']
+  leaves = jax.tree.map(lambda leaf: leaf[0], leaves)
+  x = jax.random.normal(jax.random.key(0), (2, 5, 16))
+  layer = jax.jit(feed_forward.Experts(cfg).apply)
+  y, beside = layer({'params': leaves}, x, REAL)
+  dense = dataclasses.replace(
+    GELU, feed_forward='gelu', num_experts=0, experts_per_token=0
+  )
+  of = lambda e: feed_forward.Gelu(dense).apply(
+    {'params': jax.tree.map(lambda leaf: leaf[e], leaves['experts'])}, x
+  )[0]
+  every = np.stack([of(e) for e in range(4)], axis=2)
+  p = np.asarray(jax.nn.softmax(beside['logits'], axis=-1))
+  hot = np.eye(4)[np.asarray(beside['chosen'])].sum(2)
+  want = np.einsum('bse,bsed->bsd', hot * p, every)
+  np.testing.assert_allclose(y, want, rtol=1e-4, atol=1e-5)
 
 
 def test_the_router_is_float32_in_a_model_of_bfloat16():
@@ -228,18 +253,102 @@ def test_every_dispatch_is_the_same_model(name):
   )
 
 
+@pytest.mark.parametrize(
+  'cfg',
+  [CFG, GELU, dataclasses.replace(GELU, sparse_every=2)],
+  ids=['swiglu', 'gelu', 'two stacks'],
+)
 @pytest.mark.parametrize('sizes', [{'fsdp': 4}, {'fsdp': 2, 'tensor': 2}])
-def test_divided_experts_are_the_same_model(sizes):
+def test_divided_experts_are_the_same_model(sizes, cfg):
   mesh = sharding.make_mesh(sharding.MeshConfig(data=1, **sizes))
-  places = sharding.param_shardings(params(), mesh)
-  experts = places['layers']['mlp']['experts']['up_proj']['kernel']
+  params = tiny.params(cfg)
+  places = sharding.param_shardings(params, mesh)
+  layers = places['layers'].get('sparse', places['layers'])
+  experts = layers['mlp']['experts']['up_proj']['kernel']
   assert experts.spec[1] == 'fsdp'
-  lm = LM.placed(mesh)
+  lm = transformer.of_config(cfg).placed(mesh)
   with jax.set_mesh(mesh):
-    got, _ = routed(
-      jax.device_put(params(), places), IDS, MASK, layout=lm.layout
+    placed = jax.device_put(params, places)
+    got, _ = routed(placed, IDS, MASK, cfg=cfg, layout=lm.layout)
+  want, _ = routed(params, IDS, MASK, cfg=cfg)
+  np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+# Layers 2 and 5 of six have experts.
+MIXED = dataclasses.replace(CFG, num_layers=6, sparse_every=3)
+EVERY_COLUMN = jnp.broadcast_to(jnp.arange(7)[None], IDS.shape)
+
+
+def in_turn(params, override=None):
+  """Logits of `MIXED`, a block at a time."""
+  mask = jnp.asarray(MASK)
+  position = schedules.positions(mask)
+  allowed = attention.visible(position, position, mask, causal=True)
+  states = jnp.asarray(params['embed_tokens'])[IDS]
+  for layer in range(6):
+    kind, i = ('sparse', layer // 3) if layer % 3 == 2 else ('dense', None)
+    i = layer // 3 * 2 + layer % 3 if i is None else i
+    cfg = MIXED if kind == 'sparse' else MIXED.dense()
+    own = jax.tree.map(lambda leaf: leaf[i], params['layers'][kind])  # noqa: B023
+    expert = None
+    if override is not None and kind == 'sparse':
+      expert = types.RouterOverride(expert=override[i])
+    states, _ = jax.jit(stack.Block(cfg).apply)(
+      {'params': own}, states, allowed, position, None, expert
     )
-  np.testing.assert_allclose(got, routed(params(), IDS, MASK)[0], atol=1e-5)
+  lm = transformer.of_config(MIXED)
+  params = jax.tree.map(jnp.asarray, params)
+  return np.asarray(lm.read_out(params, states))
+
+
+def test_layers_with_experts_follow_those_without():
+  params = tiny.params(MIXED)
+  assert params['layers']['dense']['mlp']['up_proj']['kernel'].shape[0] == 4
+  lm = transformer.of_config(MIXED)
+  assert (lm.num_sparse_layers, lm.num_layers) == (2, 6)
+  override = np.random.default_rng(0).integers(-1, 4, (2, 4, 7))
+  override = jnp.asarray(override, jnp.int32)
+  for own in (None, override):
+    given = None if own is None else types.RouterOverride(expert=own)
+    got, routers = routed(params, IDS, MASK, given, cfg=MIXED)
+    assert routers.logits.shape == (2, 4, 7, 4)
+    want = in_turn(params, own)
+    # Column q is read from the state of column q - 1.
+    real = np.asarray(MASK[:, :-1])
+    np.testing.assert_allclose(
+      np.asarray(got)[:, 1:][real], want[:, :-1][real], rtol=1e-4, atol=1e-5
+    )
+  assert np.any(np.asarray(routers.chosen[..., 0]) == np.asarray(override))
+
+
+def test_two_stacks_through_the_cache_and_in_ranges():
+  params = jax.tree.map(jnp.asarray, tiny.params(MIXED))
+  lm, want = transformer.of_config(MIXED), in_turn(params)
+  cache = lm.init_cache(4, 9)
+  first, cache = jax.jit(lm.prefill)(params, IDS[:, :4], MASK[:, :4], cache)
+  last, cache = jax.jit(lm.extend)(params, IDS[:, 4:], MASK[:, 4:], cache)
+  got = np.concatenate([first, last], axis=1)
+  real = np.asarray(MASK)
+  np.testing.assert_allclose(got[real], want[real], rtol=1e-4, atol=1e-5)
+  states, run = lm.embed(params, jnp.asarray(IDS)), jax.jit(lm.run_layers)
+  for start, stop in ((0, 2), (2, 3), (3, 6)):
+    states = run(params, states, jnp.asarray(MASK), None, start, stop)
+  got = np.asarray(lm.read_out(params, states))
+  np.testing.assert_allclose(got[real], want[real], rtol=1e-4, atol=1e-5)
+
+
+def test_new_routers_leave_two_stacks_as_they_are():
+  lm = transformer.of_config(MIXED)
+  old, new = tiny.params(MIXED), tiny.params(MIXED, 1)
+  made = lm.with_routers(old, new)
+  gate = made['layers']['sparse']['mlp'].pop('gate')
+  np.testing.assert_array_equal(
+    gate['kernel'], new['layers']['sparse']['mlp']['gate']['kernel']
+  )
+  sparse = old['layers']['sparse']
+  mlp = {k: v for k, v in sparse['mlp'].items() if k != 'gate'}
+  want = {**old['layers'], 'sparse': {**sparse, 'mlp': mlp}}
+  jax.tree.map(np.testing.assert_array_equal, made['layers'], want)
 
 
 @pytest.mark.parametrize(
@@ -253,6 +362,8 @@ def test_divided_experts_are_the_same_model(sizes):
     ({'gate_scale': 'sum'}, "gate_scale 'sum': expected one of"),
     ({'dispatch': 'fast'}, "dispatch 'fast': expected one of"),
     ({'lora_rank': 4}, 'lora_rank 4: models with experts cannot'),
+    ({'sparse_every': 3}, 'sparse_every 3 does not divide num_layers 2'),
+    ({'sparse_every': 0}, 'sparse_every 0 does not divide num_layers 2'),
   ],
 )
 def test_wrong_fields_are_one_line(changes, line):

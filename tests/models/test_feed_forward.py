@@ -27,6 +27,24 @@ def test_swiglu_equals_numpy():
   np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
 
+def gelu(x):
+  return x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+def test_gelu_equals_numpy():
+  cfg = dataclasses.replace(tiny.MODEL, feed_forward='gelu')
+  params = tiny.params(cfg)['layers']['mlp']
+  params = jax.tree.map(lambda leaf: leaf[0], params)
+  got, beside = feed_forward.Gelu(cfg).apply({'params': params}, X)
+  assert beside == {}
+  own = lambda name: np.float64(params[f'{name}_proj']['kernel'])
+  bias = lambda name: np.float64(params[f'{name}_proj']['bias'])
+  assert np.abs(bias('up')).min() > 0 and np.abs(bias('down')).min() > 0
+  hidden = gelu(np.float64(X) @ own('up') + bias('up'))
+  want = hidden @ own('down') + bias('down')
+  np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
 def test_an_unknown_part_is_refused_with_the_known_ones():
   values = dataclasses.asdict(tiny.MODEL) | {'feed_forward': 'mixture'}
   del values['vocab_size']

@@ -29,6 +29,17 @@ def test_rms_norm_of_zeros_is_finite():
   assert value == 0.0 and np.isfinite(grad).all()
 
 
+def test_layer_norm_by_hand():
+  x = jnp.array([[1.0, 5.0]])  # mean 3, standard deviation 2
+  got = layers.LayerNorm(tiny.MODEL).apply(
+    {
+      'params': {'weight': jnp.array([1.0, 3.0]), 'bias': jnp.array([0.5, 0.0])}
+    },
+    x,
+  )
+  np.testing.assert_allclose(got, [[-0.5, 3.0]], rtol=1e-5)
+
+
 def test_linear():
   kernel, bias = X[0, :, :4], X[1, 0, :4]
   got = layers.Linear(tiny.MODEL, 4, use_bias=True).apply(

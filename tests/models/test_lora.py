@@ -130,6 +130,8 @@ def test_fresh_adapters_are_those_of_a_fresh_model():
   )
   with pytest.raises(ValueError, match='lora_rank is 0'):
     lora.fresh(jax.random.key(0), tiny.MODEL)
+  with pytest.raises(ValueError, match='a table of positions .* adapters'):
+    dataclasses.replace(LORA, max_positions=8)
 
 
 def test_merging_by_hand():

@@ -141,7 +141,7 @@ def test_gradients_equal_recordings(shared_dir):
   for name, want in zip(
     data['grad.norms_names'], data['grad.norms'], strict=True
   ):
-    path, layer, *_ = tensors[name]
+    path, layer, *_ = tensors[name][0]
     leaf = flat[path] if layer is None else flat[path][layer]
     got = jnp.linalg.norm(leaf.ravel())
     np.testing.assert_allclose(got, want, rtol=1e-4, err_msg=name)

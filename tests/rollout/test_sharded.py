@@ -39,12 +39,18 @@ DECODINGS = {
     threshold=0.05,
   ),
   'guidance': dataclasses.replace(SAMPLED, cfg_scale=1.5),
+  'dual': dataclasses.replace(SAMPLED, cache='dual', num_steps=8),
+  'prefix': dataclasses.replace(
+    SAMPLED, cache='prefix', num_steps=8, cfg_scale=1.5
+  ),
 }
 FAST = [
   ('plain', 'sampled', (2, 1, 1)),
   ('plain', 'sampled', (2, 2, 2)),
   ('dream', 'gated', (1, 4, 1)),
   ('qwen3', 'guidance', (1, 1, 2)),
+  ('dream', 'dual', (2, 2, 2)),
+  ('plain', 'prefix', (1, 2, 1)),
 ]
 SLOW = [
   pytest.param(model, decoding, sizes, marks=pytest.mark.slow)

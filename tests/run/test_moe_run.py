@@ -14,7 +14,7 @@ from dllm_jax.models import transformer
 from dllm_jax.run import train as run_lib
 from dllm_jax.runtime import console
 from dllm_jax.state import metrics
-from dllm_jax.tasks import tagged_functions
+from dllm_jax.tasks import tagged_functions, text
 from tests import tiny_run
 
 ARMS = ('aux_equal_compute', 'scaled_gate')
@@ -74,6 +74,45 @@ def test_a_run_trains_and_measures_every_arm(trained):
   assert 'aux_equal_compute' in shown.split('routing on')[1]
   page = (directory / 'report.html').read_text('utf-8')
   assert '<th scope="row">scaled_gate</th>' in page
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('preset', ['wikitext', 'gpt2'])
+def test_a_dense_model_of_text_is_upcycled(
+  preset, shared_dir, tmp_path, monkeypatch
+):
+  """The presets' own path, in a tiny size."""
+  cut = text.Text.pieces
+  monkeypatch.setattr(text.Text, 'pieces', lambda *args: cut(*args)[:200])
+  config = configs.moe_erl.get_config(preset).unlock()
+  config.data_dir = str(shared_dir / 'data')
+  config.model.update(tiny_run.SHAPE | {'num_layers': 2})
+  config.task.update(num_given=8, length=12)
+  config.rollout.update(num_prompts=4, max_prompt_length=8, gen_length=12)
+  config.data.update(num_validation=8, num_test=8)
+  config.base.update(num_steps=2, batch_size=8)
+  config.train.num_steps = 1
+  config.method.study.num_paths = 4
+  config.eval.batch_size = 8
+  config.mesh.data = 1
+  for name in set(config.arms) - {'aux', 'scaled_gate'}:
+    del config.arms[name]
+  directory, screen = tmp_path / 'run', io.StringIO()
+  run_lib.train(config.to_dict(), directory, console.Console(file=screen))
+  models = json.loads((directory / 'routing.json').read_text())['models']
+  assert list(models) == ['base', 'final', 'aux', 'scaled_gate']
+  # All experts of the base are one: no path is better than another.
+  assert models['base']['mrr']['ties'] == 1.0
+  for own in models.values():
+    assert own['perplexity'] == pytest.approx(np.exp(own['loss']))
+    assert 20 < own['perplexity'] < 300  # of 96 characters and the end
+  page = (directory / 'report.html').read_text('utf-8')
+  assert 'perplexity' in page and 'MoE-ERL on WikiText-2' in page
+  base = model_lib.Model.open(directory / 'base').denoiser.cfg
+  kind = {'wikitext': 'experts', 'gpt2': 'gelu_experts'}[preset]
+  every = {'wikitext': 1, 'gpt2': 2}[preset]
+  assert (base.feed_forward, base.sparse_every) == (kind, every)
+  assert all(len(own['load']) == 2 // every for own in models.values())
 
 
 @pytest.mark.parametrize(

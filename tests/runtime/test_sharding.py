@@ -26,6 +26,14 @@ VARIANTS = {
     'num_experts': 4,
     'experts_per_token': 2,
   },
+  'gpt2': tiny.GPT2,
+  'two stacks': tiny.GPT2
+  | {
+    'feed_forward': 'gelu_experts',
+    'num_experts': 4,
+    'experts_per_token': 1,
+    'sparse_every': 2,
+  },
 }
 
 
@@ -80,6 +88,8 @@ def test_every_parameter_is_placed_and_divided(name):
       assert shards == 4, path
     elif last == 'weight':
       assert shards == 1, path
+    elif 'experts' in [key.key for key in path]:  # and their biases
+      assert shards in (2, 4), path
     else:  # biases and adapters split over `tensor`, or not at all
       assert shards in (1, 2), path
 

@@ -3,6 +3,7 @@
 from dllm_jax.hf.families import (
   dream,
   fast_dllm,
+  gpt2,
   llada,
   llama,
   olmoe,
@@ -22,4 +23,5 @@ FAMILIES = {
   'qwen3': qwen3.FAMILY,
   'olmoe': olmoe.FAMILY,
   'qwen3_moe': qwen3_moe.FAMILY,
+  'gpt2': gpt2.FAMILY,
 }

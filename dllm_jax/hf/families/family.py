@@ -1,7 +1,7 @@
 """What a family of models is: its config.json, its tensors, its chat.
 
-Our kernels are [in, out], Hugging Face's are [out, in]. Keys of the tables of
-tensors are paths of our parameter tree, values are their names.
+Our kernels are [in, out], Hugging Face's are [out, in], except for GPT-2's. In
+tables of tensors keys are paths of our parameters, values are their names.
 """
 
 import dataclasses
@@ -19,6 +19,7 @@ LIMITS = {
   'num_kv_heads': 2**12,
   'head_dim': 2**12,
   'mlp_size': 2**20,
+  'max_positions': 2**24,
   'num_experts': 2**12,
   'experts_per_token': 2**12,
   'block_causal': 2**20,
@@ -67,12 +68,32 @@ class Names(NamedTuple):
     top: tensor names of the leaves outside the blocks.
     blocks: prefix of block {layer}.
     block: tensor names of a block's leaves, without the prefix; {expert} is
-      the number of an expert.
+      the number of an expert. Leaves of one name are equal parts of the last
+      axis of that tensor, in this order.
+    prefix: what names of a folder may begin with besides.
+    is_in_out: whether kernels of blocks are [in, out] in the folder too.
+    buffers: ends of names of tensors that are no weights.
   """
 
   top: Mapping[str, str]
   blocks: str
   block: Mapping[str, str]
+  prefix: str = ''
+  is_in_out: bool = False
+  buffers: tuple[str, ...] = ('rotary_emb.inv_freq',)
+
+  def part(self, path: str) -> tuple[int, int]:
+    """(i, n): our leaf is the part i of n of its tensors."""
+    name = self.block.get(path.removeprefix('layers/'))
+    if name is None:
+      return 0, 1
+    own = [f'layers/{k}' for k, v in self.block.items() if v == name]
+    return own.index(path), len(own)
+
+  def is_transposed(self, path: str) -> bool:
+    """Whether the tensors of our leaf `path` are its transpose."""
+    is_same = self.is_in_out and path.startswith('layers/')
+    return path.endswith('kernel') and not is_same
 
   def num_stacked(self, path: str) -> int:
     """Leading axes of our leaf `path` that tensors lack: layers, experts."""
@@ -123,6 +144,7 @@ class Family:
     fixed: `ModelConfig` fields that are the same for all of the family.
     names: names of its tensors.
     tie: the field that ties the unembedding.
+    norm_eps: the field of the norms' epsilon.
     ignored: more fields that change nothing that we compute.
     derive: adds the values of fields that its config.json may leave out.
     head_dim: where config.json does not say; None is hidden_size / num_heads.
@@ -140,6 +162,7 @@ class Family:
     default_factory=dict
   )
   tie: str = 'tie_word_embeddings'
+  norm_eps: str = 'rms_norm_eps'
   ignored: frozenset[str] = frozenset()
   derive: Callable[[Mapping[str, Any]], Mapping[str, Any]] = same
   head_dim: int | None = None
@@ -148,8 +171,14 @@ class Family:
   )
   template: chat.ChatTemplate | None = None
 
+  @property
+  def has_rope(self) -> bool:
+    """Whether positions turn queries and keys; else they have a table."""
+    return 'max_positions' not in self.sizes
+
   def known(self) -> frozenset[str]:
     """The fields of config.json that are read, checked or ignored."""
     own = {*self.sizes.values(), *self.flags, *self.must, self.tie}
-    own |= {'rms_norm_eps', 'head_dim', 'layer_types'}
-    return IGNORED | SPECIAL | ROPE | self.ignored | own
+    own |= {self.norm_eps, 'head_dim', 'layer_types'}
+    own |= ROPE if self.has_rope else set()
+    return IGNORED | SPECIAL | self.ignored | own

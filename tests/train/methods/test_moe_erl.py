@@ -66,7 +66,8 @@ def losses(params, cfg, alpha=0.5):
 
 
 def router(tree):
-  return np.asarray(tree['layers']['mlp']['gate']['kernel'])
+  layers = tree['layers'].get('sparse', tree['layers'])
+  return np.asarray(layers['mlp']['gate']['kernel'])
 
 
 def below(tree):
@@ -205,18 +206,24 @@ def test_experts_of_specialists_see_their_own_label_alone():
   assert np.isfinite(metrics[0]['sft/loss'])
 
 
-def test_an_upcycled_model_computes_what_the_dense_one_does():
-  dense = dataclasses.replace(
-    CFG, feed_forward='swiglu', num_experts=0, experts_per_token=0
-  )
-  own = tiny.params(dense)
-  made_of = upcycle.upcycle(own, params())
+@pytest.mark.parametrize('sparse_every', [1, 2])
+@pytest.mark.parametrize('kind', ['swiglu', 'gelu'])
+def test_an_upcycled_model_computes_what_the_dense_one_does(kind, sparse_every):
+  cfg = dataclasses.replace(CFG, sparse_every=sparse_every)
+  if kind == 'gelu':
+    cfg = dataclasses.replace(
+      cfg, **tiny.GPT2 | {'feed_forward': 'gelu_experts'}
+    )
+  dense = cfg.dense()
+  assert (dense.feed_forward, dense.num_experts) == (kind, 0)
+  own, fresh = tiny.params(dense), tiny.params(cfg)
+  made_of = upcycle.upcycle(own, fresh)
   columns = jnp.broadcast_to(jnp.arange(7)[None], test_experts.IDS.shape)
   args = test_experts.IDS, test_experts.MASK, columns
   want = jax.jit(transformer.of_config(dense))(own, *args)
-  got = jax.jit(LM)(made_of, *args)
+  got = jax.jit(transformer.of_config(cfg))(made_of, *args)
   np.testing.assert_allclose(got, want, atol=1e-5)
-  np.testing.assert_array_equal(router(made_of), router(params()))
+  np.testing.assert_array_equal(router(made_of), router(fresh))
 
 
 def bandit(rl_weight: float) -> float:
