@@ -116,6 +116,7 @@ def get_config(arg: str = '') -> config_dict.ConfigDict:
         'estimator': 'trajectory',
         'mask_prob': 0.15,
         'num_views': 3,
+        'max_sampler_ratio': PLACEHOLDER(float),  # such as 2, with a cache
       },
       'advantage': {
         'baseline': 'shared',

@@ -82,6 +82,10 @@ METRICS = {
   'policy/logp': Metric('log-probability', 'nats'),
   'policy/credited_tokens': Metric('credited tokens', 'tokens'),
   'policy/sampler_gap': Metric('sampler-to-learner gap, answer-free', 'nats'),
+  'policy/sampler_gap_p99': Metric('the same, 99th percentile', 'nats'),
+  'policy/sampler_ess': Metric(
+    'effective sample size of rollouts weighted by the gap', 'share'
+  ),
   'policy/sampler_gap_guided': Metric('sampler-to-learner gap, guided', 'nats'),
   'credit/auc': Metric('path credit, area under the rewards'),
   'credit/push': Metric('path credit, mean push'),
@@ -151,7 +155,11 @@ LEARNING = (
   Chart('Importance ratio', ('policy/ratio_max', 'policy/ratio_mean')),
   Chart(
     'Sampler against learner',
-    ('policy/sampler_gap', 'policy/sampler_gap_guided'),
+    (
+      'policy/sampler_gap',
+      'policy/sampler_gap_p99',
+      'policy/sampler_gap_guided',
+    ),
     'gap of log-probabilities',
   ),
   Chart('Gradient norm', ('policy/grad_norm',), 'before clipping'),

@@ -21,6 +21,7 @@ OPTIONAL = (
   'method.guided.answer_steps',
   'method.policy.guided_beta',
   'method.policy.max_kl_difference',
+  'method.policy.max_sampler_ratio',
 )
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]

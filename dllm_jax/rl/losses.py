@@ -48,6 +48,35 @@ def clipped_surrogate(
   )
 
 
+def sampler_weight(
+  logp: Float[Array, '*n'],
+  sampler_logp: Float[Array, '*n'],
+  *,
+  largest: float,
+) -> Float[Array, '*n']:
+  """The truncated importance weight of each token of another sampler.
+
+  min( exp(logp - sampler_logp), c )
+
+  Rollouts through a cache are drawn from a model that differs from the trained
+  one; the weight makes up for it, and the bound keeps its variance finite.
+
+  Args:
+    logp: log-probability under the rollout policy as the learner computes it
+      (nats); a constant.
+    sampler_logp: that under which the token was drawn; NaN where it is unknown,
+      and the weight 1.
+    largest: c.
+
+  References:
+    Ionides 2008, Truncated importance sampling; Yao et al. 2025, "Your
+    efficient RL framework secretly brings you off-policy RL training".
+  """
+  known = ~jnp.isnan(sampler_logp)
+  weight = jnp.minimum(ratio(logp, sampler_logp), largest)
+  return jnp.where(known, weight, 1.0)
+
+
 def k3(
   logp: Float[Array, '*n'],
   ref_logp: Float[Array, '*n'],

@@ -275,7 +275,12 @@ def _loss(
   guided = jnp.broadcast_to(rows.guided[:, None, None], logp.shape)
   advantage = _at_slots(rows.advantage, views.slot)
 
+  sampler_logp = _at_slots(rows.sampler_logp, views.slot)
   loss = losses.clipped_surrogate(logp, old_logp, advantage, eps=cfg.eps)
+  if cfg.max_sampler_ratio is not None:
+    loss *= losses.sampler_weight(
+      old_logp, sampler_logp, largest=cfg.max_sampler_ratio
+    )
   if ref_logp is not None:
     kl = losses.k3(logp, ref_logp, max_difference=cfg.max_kl_difference)
     beta = jnp.where(guided, cfg.weight_of_guided_kl, cfg.beta)
@@ -283,21 +288,27 @@ def _loss(
   total = losses.token_mean(loss, credit, weight, count)
 
   ratio = losses.ratio(logp, old_logp)
-  gap = jnp.abs(logp - _at_slots(rows.sampler_logp, views.slot))
+  gap = jnp.abs(logp - sampler_logp)
   sampled = ~jnp.isnan(gap)
+  free = credit & sampled & ~guided
+  unbounded = losses.sampler_weight(old_logp, sampler_logp, largest=jnp.inf)
   clipped = losses.is_clipped(logp, old_logp, advantage, eps=cfg.eps)
   aux = {
     'sum/ratio': masked.total(ratio, credit),
     'sum/clipped': masked.total(clipped.astype(jnp.float32), credit),
     'sum/logp': masked.total(logp, credit),
     'sum/entropy': masked.total(reading.entropy, credit),
-    'sum/free_gap': masked.total(gap, credit & sampled & ~guided),
+    'sum/free_gap': masked.total(gap, free),
+    'sum/weight': masked.total(unbounded, free),
+    'sum/squared_weight': masked.total(unbounded**2, free),
     'sum/guided_gap': masked.total(gap, credit & sampled & guided),
     'sum/credit': jnp.sum(credit).astype(jnp.float32),
     'sum/free': jnp.sum(credit & ~guided).astype(jnp.float32),
-    'sum/free_sampled': jnp.sum(credit & sampled & ~guided).astype(jnp.float32),
+    'sum/free_sampled': jnp.sum(free).astype(jnp.float32),
     'sum/guided': jnp.sum(credit & guided).astype(jnp.float32),
     'max/ratio': masked.maximum(ratio, credit),
+    'each/gap': jnp.where(free, gap, 0.0),
+    'each/free': free,
   }
   if ref_logp is not None:
     aux['sum/free_kl'] = masked.total(kl, credit & ~guided)
@@ -338,6 +349,12 @@ def _reduce(aux: dict[str, Any]) -> dict[str, Float[Array, '']]:
     'policy/logp': mean('logp'),
     'policy/entropy': mean('entropy'),
     'policy/sampler_gap': mean('free_gap', 'free_sampled'),
+    'policy/sampler_gap_p99': jnp.nanpercentile(
+      jnp.where(aux['each/free'], aux['each/gap'], jnp.nan), 99
+    ),
+    'policy/sampler_ess': mean('weight', 'free_sampled')
+    * sums['sum/weight']
+    / jnp.maximum(sums['sum/squared_weight'], 1e-30),
     'policy/sampler_gap_guided': mean('guided_gap', 'guided'),
   }
   if 'sum/free_kl' in sums:

@@ -33,6 +33,8 @@ class PolicyConfig:
       models, 'next_token' (`rl.next_token`) of causal ones.
     mask_prob: probability that 'one_step' masks a prompt token.
     num_views: denoising steps that 'trajectory' samples per row.
+    max_sampler_ratio: bound of the weights that correct rollouts through a
+      cache (`losses.sampler_weight`); None: no weights.
   """
 
   num_inner: int
@@ -44,6 +46,7 @@ class PolicyConfig:
   estimator: EstimatorName
   mask_prob: float
   num_views: int
+  max_sampler_ratio: float | None = None
 
   def __post_init__(self):
     if self.num_inner < 1 or self.num_micro < 1:
@@ -56,6 +59,16 @@ class PolicyConfig:
         f'eps {self.eps} must be positive, beta {self.beta} and guided_beta '
         f'{self.guided_beta} not negative'
       )
+    if self.max_sampler_ratio is not None:
+      if self.max_sampler_ratio <= 0:
+        raise ValueError(
+          f'max_sampler_ratio {self.max_sampler_ratio} is not positive'
+        )
+      if self.estimator == 'one_step':
+        raise ValueError(
+          "max_sampler_ratio needs the estimator 'trajectory', whose "
+          "log-probabilities are the sampler's; 'one_step' has others"
+        )
     if self.estimator not in ESTIMATORS:
       raise ValueError(
         f'estimator {self.estimator!r}: expected one of {", ".join(ESTIMATORS)}'

@@ -247,6 +247,53 @@ def test_sampler_logp_is_only_logged():
   jax.tree.map(np.testing.assert_array_equal, got.params, want.params)
 
 
+def test_sampler_weights_by_hand():
+  """The loss is weighted; gap, percentile and sample size are of all rows."""
+  views = views_of(logprobs.SampledSteps(num_steps=L, max_commits=2), 0, 0)
+  ours = np.float64(
+    logprobs.view_logp(
+      TABLE, tiny.table_params(0, L), views, tiny.VOCAB, gen_length=L
+    )
+  )
+  row = np.arange(len(ours))[:, None, None]
+  slot, credit = np.asarray(views.slot), np.asarray(views.credit)
+  sampled = np.zeros(BATCH.tokens.shape, np.float32)
+  noise = np.random.default_rng(0).normal(0, 0.5, ours.shape)
+  np.add.at(
+    sampled, (np.broadcast_to(row, slot.shape), slot), credit * (ours + noise)
+  )
+  batch = BATCH._replace(sampler_logp=jnp.asarray(sampled))
+  common = {'estimator': 'trajectory', 'num_views': L}
+  _, (metrics,) = update(batch, max_sampler_ratio=1.5, **common)
+  _, (before,) = update(batch, **common)
+  theirs = sampled[row, slot]
+  guided = np.asarray(BATCH.guided)[row]
+  advantage = np.asarray(BATCH.advantage)[row, slot]
+  ratio = np.exp(ours - theirs)
+  assert (ratio[credit] > 1.5).any() and (ratio[credit] < 1.5).any()
+  count = np.asarray(BATCH.completion_mask).sum()
+  scale = np.asarray(views.weight)[..., None] * credit / count
+  np.testing.assert_allclose(
+    metrics['policy/loss'],
+    -(np.minimum(ratio, 1.5) * advantage * scale).sum(),
+    rtol=1e-4,
+  )
+  np.testing.assert_allclose(
+    before['policy/loss'], -(advantage * scale).sum(), rtol=1e-4
+  )
+  free = credit & ~guided
+  gap, w = np.abs(ours - theirs)[free], ratio[free]
+  for got in (metrics, before):
+    np.testing.assert_allclose(
+      got['policy/sampler_gap_p99'], np.percentile(gap, 99), rtol=1e-4
+    )
+    np.testing.assert_allclose(
+      got['policy/sampler_ess'],
+      w.sum() ** 2 / (len(w) * (w**2).sum()),
+      rtol=1e-4,
+    )
+
+
 @pytest.mark.parametrize('guided', [False, True])
 def test_kl_by_hand_and_by_kind_of_row(guided):
   weights = {'beta': 0.0, 'guided_beta': 0.3} if guided else {}
