@@ -190,6 +190,8 @@ def _published(config: config_dict.ConfigDict, task: str) -> None:
     block_length=32,
     num_steps=steps,
     temperature=0.9,
+    stop_at_eos=True,  # the text is the same; calls after its end are saved
+    cache='none',  # as published; see docs/decoding.md before a change
   )
   config.method.policy.update(
     num_inner=8 if task in ('countdown', 'sudoku') and not is_guided else 12,

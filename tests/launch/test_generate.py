@@ -24,6 +24,7 @@ RECORDED = {
   'llada_cfg0.5_g32_b16_s16': ['--steps=16', '--cfg_scale=0.5'],
   'fast_thr0.7_g32_b16': ['--decode=gated', '--threshold=0.7'],
   'tagrpo_tau0.5_g64_b32': ['--decode=gated', '--threshold=0.5'],
+  'dual_g32_b8_s16': ['--steps=16', '--cache=dual', '--published=llada'],
 }
 
 
@@ -103,7 +104,9 @@ def test_watch_prints_a_line_a_step(commands, folder, tmp_path):
     f'--model={folder}',
     f'--prompts={tiny_model.write_rows(tmp_path / "in.jsonl", rows)}',
     '--gen_length=8',
+    '--block_length=4',
     '--steps=4',
+    '--cache=dual',
     '--watch',
     f'--out={out}',
   )

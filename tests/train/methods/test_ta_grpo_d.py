@@ -125,3 +125,23 @@ def test_update_changes_parameters_and_reports_metrics(method):
   assert any(jax.tree.leaves(changed))
   assert 0 < metrics['policy/entropy'] < np.log(made.ctx.vocab.size)
   assert metrics['policy/sampler_gap'] < 1e-4  # at T = 1, all its commits
+
+
+def test_rollouts_through_a_cache_have_a_gap_and_weights():
+  """Of two layers: the keys of one layer depend on nothing but the token."""
+  cfg, ctx = tiny_run.parts(
+    'ta_grpo_d',
+    model__num_layers=2,
+    model__embed_init_std=1.0,
+    rollout__cache='dual',
+    rollout__block_length=4,
+    method__policy__max_sampler_ratio=2.0,
+  )
+  made, state = tiny_run.start(cfg, ctx)
+  batch, _ = made.collect(state, ROWS, 0)
+  _, (metrics,) = made.update(state, batch, 0)
+  assert (
+    metrics['policy/sampler_gap_p99'] > metrics['policy/sampler_gap'] > 1e-4
+  )
+  assert 0 < metrics['policy/sampler_ess'] < 1
+  assert metrics['policy/skipped_updates'] == 0
