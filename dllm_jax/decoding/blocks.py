@@ -92,6 +92,13 @@ class BlockDecoder:
     for name in ('refresh_every', 'vicinity'):
       if getattr(self, name) < 0:
         raise ValueError(f'{name} {getattr(self, name)} is negative')
+    for name in ('refresh_every', 'vicinity', 'published'):
+      value = getattr(self, name)
+      if value not in (0, 'none') and self.cache not in ('prefix', 'dual'):
+        raise ValueError(
+          f"{name} {value}: read with cache 'prefix' or 'dual' alone, not "
+          f'{self.cache!r}'
+        )
 
   @property
   def num_blocks(self) -> int:

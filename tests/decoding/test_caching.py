@@ -320,5 +320,14 @@ def test_a_model_without_keys_and_values_is_refused():
   ],
 )
 def test_bad_fields_are_named(name, value):
-  with pytest.raises(ValueError, match=name):
-    dataclasses.replace(FIXED, **{name: value})
+  with pytest.raises(ValueError, match=f'{name} {value} is negative'):
+    dataclasses.replace(FIXED, cache='dual', **{name: value})
+
+
+@pytest.mark.parametrize('cache', ['none', 'block'])
+@pytest.mark.parametrize(
+  'field', [{'vicinity': 2}, {'refresh_every': 1}, {'published': 'dream'}]
+)
+def test_fields_that_a_cache_does_not_read_are_refused(cache, field):
+  with pytest.raises(ValueError, match="read with cache 'prefix' or 'dual'"):
+    dataclasses.replace(FIXED, cache=cache, **field)
