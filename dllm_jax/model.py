@@ -257,15 +257,15 @@ class Model:
     )
 
   def _check_positions(self, needed: int, what: str, advice: str) -> None:
-    """Refuses more positions than a causal model has."""
-    for name, limit in (
-      ('max_positions', self.record.model and self.record.model.max_positions),
-      (
-        'max_position_embeddings',
-        self.record.config.get('max_position_embeddings'),
-      ),
-    ):
-      if self.is_causal and type(limit) is int and 0 < limit < needed:
+    """Refuses more positions than the model has."""
+    cfg, limits = self.record.model, {}
+    if cfg:
+      limits['max_positions'] = cfg.max_positions
+    if self.is_causal:
+      name = 'max_position_embeddings'
+      limits[name] = self.record.config.get(name)
+    for name, limit in limits.items():
+      if type(limit) is int and 0 < limit < needed:
         raise errors.UserError(
           f'{what}, and {self._where} has {limit} ({name}): {advice}'
         )
@@ -529,8 +529,12 @@ def of_words(
 def _default_decoding(denoiser: types.Denoiser) -> dict[str, Any]:
   """The decoders of a model that no run trained."""
   is_causal = isinstance(denoiser, types.CausalLM)
+  values = dict(DECODING)
+  if block := types.block_causal(denoiser):
+    length = max(1, values['gen_length'] // block) * block
+    values |= {'block_length': block, 'gen_length': length, 'num_steps': length}
   return {
-    'decoders': decoding.make_decoders(DECODING, is_causal=is_causal),
+    'decoders': decoding.make_decoders(values, is_causal=is_causal),
     'decode': 'autoregressive' if is_causal else 'fixed',
   }
 

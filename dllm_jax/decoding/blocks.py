@@ -130,6 +130,11 @@ class BlockDecoder:
       raise errors.UserError(
         f'cache {self.cache!r}: the model keeps no keys and values; use none'
       )
+    if self.cache != 'none' and isinstance(denoiser, types.CausalLM):
+      raise errors.UserError(
+        f'cache {self.cache!r}: the model is causal; use none, or --decode '
+        'autoregressive, which has a cache of its own'
+      )
     block = types.block_causal(denoiser)
     if block and self.block_length != block:
       raise errors.UserError(
@@ -197,7 +202,7 @@ class BlockDecoder:
     vocab: types.Vocabulary,
     lockstep: tuple[str, ...] = (),
   ) -> 'DecodeState':
-    """One denoiser call, and the commitments of every row that is not done.
+    """Reads the active blocks, and commits in every row that is not done.
 
     Args:
       denoiser: the model, with guidance if `cfg_scale` is set.
@@ -223,9 +228,8 @@ class BlockDecoder:
       state = state._replace(cache=cache)
     logits = sampling.allowed_logits(logits, vocab)
     choice = self.choose(keys, state, block, logits, vocab=vocab)
-    if (
-      self.published == 'dream'
-    ):  # a block's first call decides its first token
+    if self.published == 'dream':
+      # A window lacks the column that the first token is read from.
       first = schedules.first_true(block.eligible)
       alone = block.eligible & (
         jnp.arange(self.block_length)[None] == first[:, None]
@@ -253,7 +257,8 @@ class BlockDecoder:
         attention_mask,
         block.column,
         state.cache,
-        enters=block.live & enters,
+        unread=jnp.where(enters, state.block - state.last_block, 0),
+        widths=caching.widths_of_next(self.gen_length, self.block_length),
         lockstep=lockstep,
       )
     if self.refresh_every:
@@ -317,6 +322,7 @@ class DecodeState(NamedTuple):
     logp: log-probability of each token when it was committed (nats).
     commit_step: 0-based step that committed each token; -1 while undecided.
     block: index of the row's active block.
+    last_block: the block before it that the row was in; itself at first.
     block_masks: number of masks in that block when the row entered it.
     block_step: steps that the row has taken in that block.
     num_steps: steps that the row has taken.
@@ -329,6 +335,7 @@ class DecodeState(NamedTuple):
   logp: Float[Array, 'B L']
   commit_step: Int[Array, 'B L']
   block: Int[Array, ' B']
+  last_block: Int[Array, ' B']
   block_masks: Int[Array, ' B']
   block_step: Int[Array, ' B']
   num_steps: Int[Array, ' B']
@@ -370,6 +377,7 @@ def init_state(
     logp=completion,
     commit_step=jnp.full(completion.shape, -1, jnp.int32),
     block=zeros - 1,
+    last_block=zeros,
     block_masks=zeros,
     block_step=zeros,
     num_steps=zeros,
@@ -491,8 +499,12 @@ def _enter_block(
   own = number // cfg.block_length == block[:, None]
   left = jnp.sum(masks & own, axis=1)
   moved = block != state.block
+  is_first = state.block < 0
   return state._replace(
     block=block,
+    last_block=jnp.where(
+      is_first, block, jnp.where(moved, state.block, state.last_block)
+    ),
     block_masks=jnp.where(moved, left, state.block_masks).astype(jnp.int32),
     block_step=jnp.where(moved, 0, state.block_step),
   )

@@ -78,6 +78,12 @@ def widths(
   )
 
 
+def widths_of_next(gen_length: int, block_length: int) -> tuple[int, ...]:
+  """The same of `read_next`: any blocks, one finished block, or none."""
+  sizes = {gen_length + block_length, 2 * block_length, block_length}
+  return tuple(sorted(sizes, reverse=True))
+
+
 def read_blocks(
   denoiser: types.CachedDenoiser,
   params: types.Params,
@@ -146,11 +152,10 @@ def read_blocks(
     return jnp.where(stays[:, None, None], own, states)
 
   needed = jnp.max(jnp.where(stays, stop - start, 0))
-  if lockstep:
-    needed = jax.lax.pmax(needed, lockstep)
-  fitting = jnp.sum(jnp.array(widths) >= needed) * (needed > 0)
   calls = [lambda width=width: read_window(width) for width in widths]
-  states = jax.lax.switch(fitting, [lambda: states, *calls])
+  states = jax.lax.switch(
+    _fitting(widths, needed, lockstep), [lambda: states, *calls]
+  )
   return states, cache
 
 
@@ -162,14 +167,16 @@ def read_next(
   column: Int[Array, 'B W'],
   cache: types.Cache,
   *,
-  enters: Bool[Array, ' B'],
+  unread: Int[Array, ' B'],
+  widths: tuple[int, ...],
   lockstep: tuple[str, ...],
 ) -> tuple[Float[Array, 'B W D'], types.Cache]:
   """The states of columns of a model that is causal over blocks of W.
 
-  Rows that enter a block read the block before it as well, which is finished
-  now, and keep its keys and values. Those of later columns may be of anything:
-  they are not visible until they are read again.
+  Rows that enter a block read what precedes it and has changed since it was
+  read: the last block that they were in, finished now, and any that was given
+  after that. Keys and values of later columns may be of anything: they are not
+  visible until they are read again.
 
   Args:
     denoiser: the model.
@@ -177,26 +184,37 @@ def read_next(
     tokens: the canvases; padding lies before the prompts.
     attention_mask: True on their real tokens.
     column: the columns to read, a block; those beyond the canvas are none.
-    cache: exact in all blocks before the one before that.
-    enters: rows at the first call of their block.
+    cache: exact in all blocks before the unread ones.
+    unread: blocks before the block to read with it; 0 in rows that stay.
+    widths: widths of windows to choose from, descending; the last is W.
     lockstep: mesh axes whose devices make the same calls.
 
   Returns:
     The states, and the cache.
   """
-  first, width = column[:, 0], column.shape[1]
+  width = column.shape[1]
+  start = column[:, 0] - unread * width
   query = jnp.clip(column, 0, tokens.shape[1] - 1)
-  args = (params, tokens, attention_mask, query, cache)
 
-  def read_two():
-    start = first - jnp.where(enters, width, 0)
-    return denoiser.read_window(*args, start, 2 * width)
+  def read(size):
+    states, new = denoiser.read_window(
+      params, tokens, attention_mask, query, cache, start, size
+    )
+    return states, (new if size > width else cache)
 
-  def read_one():
-    states, _ = denoiser.read_window(*args, first, width)
-    return states, cache
+  return jax.lax.switch(
+    _fitting(widths, (jnp.max(unread) + 1) * width, lockstep) - 1,
+    [lambda size=size: read(size) for size in widths],
+  )
 
-  any_enters = jnp.any(enters).astype(jnp.int32)
+
+def _fitting(
+  widths: tuple[int, ...], needed: Int[Array, ''], lockstep: tuple[str, ...]
+) -> Int[Array, '']:
+  """The number of the narrowest window that is wide enough, from 1.
+
+  0 if nothing is needed. All devices along `lockstep` get the same.
+  """
   if lockstep:
-    any_enters = jax.lax.psum(any_enters, lockstep)
-  return jax.lax.cond(any_enters > 0, read_two, read_one)
+    needed = jax.lax.pmax(needed, lockstep)
+  return jnp.sum(jnp.array(widths) >= needed) * (needed > 0)

@@ -135,7 +135,8 @@ class Fixed(blocks.BlockDecoder):
     if self.schedule == 'linear':
       quota = schedules.linear_quota(
         jnp.sum(block.eligible, axis=1),
-        jnp.minimum(block_steps, self.block_length),
+        # Never more than its masks, so that L steps are enough for a row.
+        jnp.minimum(block_steps, jnp.maximum(state.block_masks, 1)),
         state.block_step,
       )
     else:

@@ -417,7 +417,7 @@ class TransformerDenoiser:
     rows: Int[Array, ' b'],
   ) -> cache_lib.KeyValues:
     """See `types.CachedDenoiser`."""
-    put = lambda old, new: old.at[:, rows, : new.shape[2]].set(new, mode='drop')
+    put = lambda old, new: old.at[:, rows].set(new, mode='drop')
     return jax.tree.map(put, cache, new)
 
   @property

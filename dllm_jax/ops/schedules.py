@@ -36,7 +36,7 @@ def largest_quota(num_masks: int, num_steps: int) -> int:
 
 def linear_quota(
   left: Int[Array, ' B'],
-  num_steps: Int[Array, ''],
+  num_steps: Int[Array, '*b'],
   step: Int[Array, ' B'],
 ) -> Int[Array, ' B']:
   """Dream's schedule: number of tokens to commit at a linear noise level.

@@ -64,8 +64,8 @@ def sampler_weight(
   Args:
     logp: log-probability under the rollout policy as the learner computes it
       (nats); a constant.
-    sampler_logp: that under which the token was drawn; NaN where it is unknown,
-      and the weight 1.
+    sampler_logp: the same as the sampler computed it, at temperature 1 too; NaN
+      where it is unknown, and the weight 1.
     largest: c.
 
   References:

@@ -223,7 +223,14 @@ def check_data(workdir: str | os.PathLike, digests: Mapping[str, str]) -> None:
     )
 
 
-# What models of older versions were, in keys that they lack.
+# What runs of older versions were, in keys that they lack, by group.
+_ROLLOUT = {
+  'cache': 'none',
+  'refresh_every': 0,
+  'vicinity': 0,
+  'published': 'none',
+}
+_POLICY = {'max_sampler_ratio': None}
 _MODEL = {
   'name': 'transformer',
   'feed_forward': 'swiglu',
@@ -231,6 +238,7 @@ _MODEL = {
   'max_positions': 0,
   'output_bias': False,
   'sparse_every': 1,
+  'block_causal': 0,
 }
 
 
@@ -245,15 +253,26 @@ def _upgraded(
   model, method = old.get('model', {}), old.get('method', {})
   if not (model and method):
     return dict(old)
-  now = config.get('model') or {}
+  completed = lambda known, group, now: (
+    {k: v for k, v in known.items() if k in (now or {})} | group
+  )
   is_other = lambda k: (
     isinstance(method[k], Mapping) and k not in (config.get('method') or {})
   )
-  return {
+  method = {k: method[k] for k in method if not is_other(k)}
+  now = config.get('method') or {}
+  if 'policy' in method:
+    method['policy'] = completed(_POLICY, method['policy'], now.get('policy'))
+  upgraded = {
     **old,
-    'model': {k: v for k, v in _MODEL.items() if k in now} | model,
-    'method': {k: method[k] for k in method if not is_other(k)},
+    'model': completed(_MODEL, model, config.get('model')),
+    'method': method,
   }
+  if 'rollout' in old:
+    upgraded['rollout'] = completed(
+      _ROLLOUT, old['rollout'], config.get('rollout')
+    )
+  return upgraded
 
 
 def _free_changes(

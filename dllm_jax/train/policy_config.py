@@ -60,14 +60,16 @@ class PolicyConfig:
         f'{self.guided_beta} not negative'
       )
     if self.max_sampler_ratio is not None:
-      if self.max_sampler_ratio <= 0:
+      if not 0 < self.max_sampler_ratio < float('inf'):
         raise ValueError(
-          f'max_sampler_ratio {self.max_sampler_ratio} is not positive'
+          f'max_sampler_ratio {self.max_sampler_ratio} must be finite and '
+          'positive'
         )
-      if self.estimator == 'one_step':
+      if self.estimator != 'trajectory':
         raise ValueError(
-          "max_sampler_ratio needs the estimator 'trajectory', whose "
-          "log-probabilities are the sampler's; 'one_step' has others"
+          f"max_sampler_ratio needs the estimator 'trajectory', not "
+          f'{self.estimator!r}: it is of rollouts through a cache, whose '
+          'log-probabilities are computed again without one'
         )
     if self.estimator not in ESTIMATORS:
       raise ValueError(
@@ -132,6 +134,17 @@ class MethodConfig:
         f'config key method.policy.estimator is {self.policy.estimator!r}, and '
         f'the model is {"causal" if is_causal else "a masked diffusion model"}'
         f': use {fitting}'
+      )
+    if types.block_causal(ctx.denoiser) and self.policy.estimator == 'one_step':
+      raise errors.UserError(
+        "config key method.policy.estimator is 'one_step', which puts all "
+        'blocks after blocks of masks, and the model is causal over blocks: '
+        'use trajectory'
+      )
+    if getattr(rollout.decoder, 'published', 'none') != 'none':
+      raise errors.UserError(
+        f'config key rollout.published is {rollout.decoder.published!r}, which '
+        'makes calls that commit nothing: use none in training'
       )
     num_rows = rollout.num_prompts * rollout.group_size
     if rollout.group_size < 2:

@@ -11,6 +11,7 @@ import pytest
 
 from dllm_jax import errors, types
 from dllm_jax.decoding import caching, fixed, gated
+from dllm_jax.models import transformer
 from tests import tiny
 
 L = 12
@@ -58,7 +59,7 @@ def scattered(**kwargs):
   canvas = tiny.canvas(PROMPTS, L, **kwargs)
   rng = np.random.default_rng(3)
   given = rng.random((len(PROMPTS), L)) < 0.4
-  given[1, :5] = given[4, :9] = True
+  given[1, :5] = given[4, :9] = given[3, 2:9] = True
   tokens = np.array(canvas.tokens)
   side = tokens[:, -L:]
   side[given] = rng.integers(0, tiny.EOS, given.sum())
@@ -201,6 +202,7 @@ def test_a_window_of_the_whole_canvas_is_fresh(model):
   same(run(model, wide, scattered()), run(model, plain, scattered()))
 
 
+CAUSAL = dataclasses.replace(tiny.MODEL, causal=True)
 BLOCKS = dataclasses.replace(tiny.MODEL, block_causal=4)
 SHIFTED_BLOCKS = dataclasses.replace(DREAM, block_causal=4)
 
@@ -218,7 +220,7 @@ def test_a_cache_of_finished_blocks_changes_nothing(model, decoder):
   """Prompts of all lengths modulo the block: rows are in different places."""
   plain = DECODERS[decoder]
   cached = dataclasses.replace(plain, cache='block')
-  canvas = tiny.canvas(PROMPTS, L, width=9)
+  canvas = scattered(width=9)  # row 3 has a block between two others
   want, got = run(model, plain, canvas), run(model, cached, canvas)
   same(got, want)
   alone = jax.tree.map(lambda x: x[2:3], canvas)
@@ -234,6 +236,17 @@ def test_blocks_begin_with_the_prompt():
     got = run(BLOCKS, cached, canvas)
     assert got.commit_step.tolist() == [[0] * 3 + [1] * 4 + [2] * 4 + [3]]
     assert got.num_steps.tolist() == [4]
+
+
+def test_shorter_blocks_take_fewer_steps():
+  """Blocks of 3, 4, 4 and 1 tokens, with up to four steps each."""
+  decoder = fixed.Fixed(
+    gen_length=L, block_length=4, num_steps=12, schedule='linear'
+  )
+  canvas = tiny.canvas([PROMPTS[1]], L, width=7)
+  got = run(BLOCKS, decoder, canvas)
+  assert got.num_steps.tolist() == [L]
+  assert np.all(got.commit_step < L)  # none is left to become EOS
 
 
 def test_finished_reasoning_is_in_the_cache_of_blocks():
@@ -252,12 +265,13 @@ def test_finished_reasoning_is_in_the_cache_of_blocks():
     (tiny.MODEL, {'cache': 'block'}, 'not causal over blocks; use none or pre'),
     (BLOCKS, {'cache': 'dual'}, 'is causal over blocks; use none or block'),
     (BLOCKS, {'block_length': 6}, 'block_length 6: the model is causal over'),
+    (CAUSAL, {'cache': 'dual'}, 'the model is causal; use none, or --decode'),
   ],
 )
 def test_a_cache_or_block_of_another_kind_of_model_is_refused(
   model, change, message
 ):
-  denoiser = dataclasses.replace(tiny.DENOISER, cfg=model)
+  denoiser = transformer.of_config(model)
   with pytest.raises(errors.UserError, match=message):
     dataclasses.replace(FIXED, **change).check(denoiser)
 
@@ -283,6 +297,11 @@ def test_window_widths_by_hand():
   assert widths('prefix', 128, 32, 5) == (133, 101, 69, 37)
   # 32 blocks share eight programs.
   assert widths('prefix', 256, 8, 0) == tuple(range(256, 0, -32))
+
+
+def test_windows_of_finished_blocks_by_hand():
+  assert caching.widths_of_next(256, 32) == (288, 64, 32)
+  assert caching.widths_of_next(8, 8) == (16, 8)
 
 
 def test_a_window_overwrites_its_columns_alone():

@@ -23,6 +23,7 @@ MODELS = {
   'dream': dataclasses.replace(
     tiny.MODEL, attention_bias=True, logit_shift=True, lora_rank=2
   ),
+  'blocks': dataclasses.replace(tiny.MODEL, block_causal=4),
   'qwen3': dataclasses.replace(tiny.MODEL, qk_norm=True, tie_embeddings=True),
 }
 SAMPLED = fixed.Fixed(
@@ -40,6 +41,7 @@ DECODINGS = {
   ),
   'guidance': dataclasses.replace(SAMPLED, cfg_scale=1.5),
   'dual': dataclasses.replace(SAMPLED, cache='dual', num_steps=8),
+  'block': dataclasses.replace(SAMPLED, cache='block', num_steps=8),
   'prefix': dataclasses.replace(
     SAMPLED, cache='prefix', num_steps=8, cfg_scale=1.5
   ),
@@ -51,11 +53,13 @@ FAST = [
   ('qwen3', 'guidance', (1, 1, 2)),
   ('dream', 'dual', (2, 2, 2)),
   ('plain', 'prefix', (1, 2, 1)),
+  ('blocks', 'block', (2, 2, 2)),
 ]
 SLOW = [
   pytest.param(model, decoding, sizes, marks=pytest.mark.slow)
   for model in MODELS
   for decoding in DECODINGS
+  if (model == 'blocks') == (decoding == 'block')
   for sizes in [
     (2, 1, 1),
     (4, 1, 1),

@@ -1,5 +1,7 @@
 """A workdir has one owner and one config."""
 
+import copy
+import importlib
 import json
 import os
 import socket
@@ -225,6 +227,24 @@ def test_nonfinite_values_are_strings_and_resume(tmp_path):
   record = json.loads(text, parse_constant=pytest.fail)
   assert record['config'] == {'clip': 'inf', 'dims': ['nan', 1]}
   assert claim_once(tmp_path, config) is True
+
+
+@pytest.mark.parametrize('method', ['ta_grpo_d', 'ag_grpo', 'sft'])
+def test_runs_without_the_newest_keys_are_resumed(tmp_path, method):
+  module = importlib.import_module(f'configs.{method}')
+  now = module.get_config().to_dict()
+  old = copy.deepcopy(now)
+  for name in ('cache', 'refresh_every', 'vicinity', 'published'):
+    del old['rollout'][name]
+  for name in ('block_causal', 'norm', 'max_positions', 'output_bias'):
+    del old['model'][name]
+  del old['method']['policy']['max_sampler_ratio']
+  with workdir.claim(tmp_path, old, extra={}):
+    pass
+  workdir.check_resumable(tmp_path, now, free=())
+  now['rollout']['cache'] = 'dual'
+  with pytest.raises(errors.UserError, match='rollout.cache: "none" -> "dual"'):
+    workdir.check_resumable(tmp_path, now, free=())
 
 
 def test_a_run_of_an_older_version_is_resumed(tmp_path):

@@ -30,11 +30,34 @@ def refused(check, *args) -> str:
     ),
     ({'rollout__decode': 'gated'}, 'decoded by an even, fixed schedule'),
     ({'rollout__schedule': 'linear'}, 'decoded by an even, fixed schedule'),
+    (
+      {'rollout__cache': 'dual', 'rollout__published': 'llada'},
+      "rollout.published is 'llada', which makes calls that commit nothing",
+    ),
+    (
+      {'model__block_causal': 4, 'method__policy__estimator': 'one_step'},
+      'the model is causal over blocks: use trajectory',
+    ),
   ],
 )
 def test_check_refuses_bad_combinations(changes, line):
   cfg, ctx = tiny_run.parts('ag_grpo', **changes)
   assert line in refused(cfg.method.check, ctx, cfg.rollout)
+
+
+@pytest.mark.parametrize('value', [0.0, -1.0, float('nan'), float('inf')])
+def test_a_bound_of_weights_is_finite_and_positive(value):
+  with pytest.raises(errors.UserError, match='max_sampler_ratio'):
+    tiny_run.parts('diffu_grpo', method__policy__max_sampler_ratio=value)
+
+
+def test_weights_need_the_trajectory_estimator():
+  with pytest.raises(errors.UserError, match="needs the estimator 'trajecto"):
+    tiny_run.parts(
+      'diffu_grpo',
+      method__policy__max_sampler_ratio=2.0,
+      method__policy__estimator='one_step',
+    )
 
 
 def test_check_refuses_rows_that_the_mesh_does_not_divide():

@@ -38,7 +38,7 @@ NAMES = family.Names(
   },
   prefix='transformer.',
   is_in_out=True,
-  buffers=('attn.bias', 'attn.masked_bias'),
+  buffers=('.attn.bias', '.attn.masked_bias'),
 )
 
 
