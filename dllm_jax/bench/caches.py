@@ -185,7 +185,10 @@ def compare(
       'kl': None,
       'seconds': taken[name]._asdict(),
       'speedup': {
-        other: taken[other].wall / taken[name].wall
+        other: {
+          'wall': taken[other].wall / taken[name].wall,
+          'cpu': taken[other].cpu / taken[name].cpu,
+        }
         for other in ('none', *(others or {}))
       },
     }

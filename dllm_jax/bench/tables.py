@@ -50,14 +50,13 @@ def measured(rows: list[dict[str, Any]], title: str) -> rich.table.Table:
 
 
 def cached(rows: list[dict[str, Any]], title: str) -> rich.table.Table:
-  """The rows of `caches.compare`; times over those without a cache."""
+  """The rows of `caches.compare`; speed-ups are other times over these."""
   table = rich.table.Table(title=title)
   others = [name for name in rows[0]['speedup'] if name != 'none']
   for name in (
     'cache',
     'tokens/s',
-    'x none',
-    *(f'x {name}' for name in others),
+    *(f'over {name}, wall (CPU)' for name in ('none', *others)),
     'FLOPs / none',
     'calls: whole + window',
     'cache MB',
@@ -71,7 +70,10 @@ def cached(rows: list[dict[str, Any]], title: str) -> rich.table.Table:
     table.add_row(
       row['cache'],
       f'{row["tokens_per_second"]:.1f}',
-      *(f'{row["speedup"][name]:.2f}' for name in ('none', *others)),
+      *(
+        f'{row["speedup"][name]["wall"]:.2f} ({row["speedup"][name]["cpu"]:.2f})'
+        for name in ('none', *others)
+      ),
       f'{row["flops_over_none"]:.3f}',
       f'{calls["whole"]} + {sum(calls["windows"].values())}',
       f'{row["cache_bytes"] / 1e6:.2f}',
