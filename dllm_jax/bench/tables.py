@@ -67,13 +67,11 @@ def cached(rows: list[dict[str, Any]], title: str) -> rich.table.Table:
     table.add_column(name, justify='left' if name == 'cache' else 'right')
   for row in rows:
     calls, time = row['calls'], row['seconds']
+    ratios = [row['speedup'][name] for name in ('none', *others)]
     table.add_row(
       row['cache'],
       f'{row["tokens_per_second"]:.1f}',
-      *(
-        f'{row["speedup"][name]["wall"]:.2f} ({row["speedup"][name]["cpu"]:.2f})'
-        for name in ('none', *others)
-      ),
+      *(f'{each["wall"]:.2f} ({each["cpu"]:.2f})' for each in ratios),
       f'{row["flops_over_none"]:.3f}',
       f'{calls["whole"]} + {sum(calls["windows"].values())}',
       f'{row["cache_bytes"] / 1e6:.2f}',
