@@ -106,6 +106,11 @@ CASES = (
   make_case('0.6M, 32 rows', _SMALL, 32, 17, 36, 36, 18),
   make_case('50M, 4 rows', _MEDIUM, 4, 64, 64, 32, 32),
 )
+# Of the suite of caches: d1's shape on GSM8K, 16 steps in each of 8 blocks.
+CACHED = (
+  make_case('0.2M, 4 rows, 456 columns', _TINY, 4, 200, 256, 32, 128),
+  make_case('50M, 4 rows, 456 columns', _MEDIUM, 4, 200, 256, 32, 128),
+)
 # One device has no room for the moments of all weights: adapters are trained.
 # A few denoising steps suffice, since all of them cost the same.
 _ADAPTED = dataclasses.replace(LLADA, lora_rank=128)
@@ -116,17 +121,22 @@ ON_ACCELERATORS = {
     make_case('LLaDA-8B, 16 rows', LLADA, 16, 200, 256, 32, 16),
   ),
   'update': (make_case('LLaDA-8B, 8 rows', _ADAPTED, 8, 200, 256, 32, 16),),
+  'caches': tuple(
+    make_case(f'LLaDA-8B, {rows} rows', LLADA, rows, 200, 256, 32, 128)
+    for rows in (1, 8)
+  ),
 }
 
 
 def of_suite(suite: str) -> tuple[programs.Case, ...]:
   """The cases of a suite that suit the current device."""
+  small = CACHED if suite == 'caches' else CASES
   if jax.default_backend() == 'cpu':
-    return CASES
+    return small
   large = ON_ACCELERATORS[suite]
   if jax.default_backend() == 'gpu':
     large = tuple(map(_with_cudnn, large))
-  return CASES + large
+  return small + large
 
 
 def _with_cudnn(case: programs.Case) -> programs.Case:

@@ -36,17 +36,21 @@ class Timing(NamedTuple):
 
 
 def in_turns(
-  calls: Mapping[str, Callable[[], object]], rounds: int
+  calls: Mapping[str, Callable[[], object]],
+  rounds: int,
+  *,
+  warm_up: bool = True,
 ) -> dict[str, Timing]:
   """Calls each function once as a warm-up, then all in turn, `rounds` times.
 
   Args:
     calls: functions by name, which return when their work is done.
     rounds: number of measured calls of each.
+    warm_up: False for calls of minutes, which are compiled already.
   """
   walls = {name: [] for name in calls}
   cpus = {name: [] for name in calls}
-  for call in calls.values():
+  for call in calls.values() if warm_up else ():
     call()
   for _ in range(rounds):
     for name, call in calls.items():

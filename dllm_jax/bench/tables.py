@@ -49,6 +49,39 @@ def measured(rows: list[dict[str, Any]], title: str) -> rich.table.Table:
   return table
 
 
+def cached(rows: list[dict[str, Any]], title: str) -> rich.table.Table:
+  """The rows of `caches.compare`; speed-ups are other times over these."""
+  table = rich.table.Table(title=title)
+  others = [name for name in rows[0]['speedup'] if name != 'none']
+  for name in (
+    'cache',
+    'tokens/s',
+    *(f'over {name}, wall (CPU)' for name in ('none', *others)),
+    'FLOPs / none',
+    'calls: whole + window',
+    'cache MB',
+    'same tokens',
+    'KL, nats',
+    'wall s (spread)',
+  ):
+    table.add_column(name, justify='left' if name == 'cache' else 'right')
+  for row in rows:
+    calls, time = row['calls'], row['seconds']
+    ratios = [row['speedup'][name] for name in ('none', *others)]
+    table.add_row(
+      row['cache'],
+      f'{row["tokens_per_second"]:.1f}',
+      *(f'{each["wall"]:.2f} ({each["cpu"]:.2f})' for each in ratios),
+      f'{row["flops_over_none"]:.3f}',
+      f'{calls["whole"]} + {sum(calls["windows"].values())}',
+      f'{row["cache_bytes"] / 1e6:.2f}',
+      f'{row["same_as_none"]:.4f}',
+      _number(row['kl'], '.2e'),
+      f'{time["wall"]:.3f} ({100 * time["spread"]:.0f} %)',
+    )
+  return table
+
+
 def _number(value: float | None, form: str, unit: float = 1.0) -> str:
   return '-' if value is None else format(value / unit, form)
 

@@ -138,16 +138,16 @@ def decode(
 
   Args:
     model: the model with its weights.
-    case: its rollout gives lengths and number of steps.
+    case: its decoder gives lengths and number of steps.
     prompts: token ids without padding.
     tuned: whether to use our optimisations; see the module's docstring.
   """
-  cfg, mask = case.rollout, case.vocab.mask_token
+  cfg, mask = case.decoder, case.vocab.mask_token
   device = model.params['embed_tokens'].device
   blank = np.full((len(prompts), cfg.gen_length), mask, prompts.dtype)
   tokens = torch.tensor(np.concatenate([prompts, blank], 1), device=device)
   tokens = tokens.long()
-  steps = cfg.fixed().steps_per_block(cfg.num_steps)
+  steps = cfg.block_steps()
   for begin in range(prompts.shape[1], tokens.shape[1], cfg.block_length):
     block = slice(begin, begin + cfg.block_length)
     for step in range(steps):

@@ -27,7 +27,17 @@ def test_help(commands):
     ([*PLAN, '--out=nowhere/a.json'], 1, 'its folder does not exist'),
     (['--suite=speculative'], 2, 'needs --model DIR'),
     (['--suite=speculative,decode', '--model=x'], 2, 'measured alone'),
-    (['--suite=decode', '--model=x'], 2, 'read by --suite speculative alone'),
+    (['--suite=decode', '--model=x'], 2, 'speculative and caches alone'),
+    (['--suite=caches,decode'], 2, '--suite caches is measured alone'),
+    (['--suite=caches', '--model=x'], 2, 'both --model DIR and --prompts'),
+    (['--suite=caches', '--threshold=0.9'], 2, 'with --model DIR alone'),
+    (['--suite=caches', '--caches=all'], 2, "unknown --caches 'all'"),
+    (['--suite=caches', '--cases=x'], 2, "match no case of suite 'caches'"),
+    (
+      ['--suite=caches', '--model=x', '--prompts=y', '--cache=dual'],
+      2,
+      '--cache is what --suite caches compares',
+    ),
   ],
 )
 def test_bad_input_is_one_line(commands, args, code, fault):
