@@ -116,7 +116,7 @@ def divergence(
     return state, total, count + block.eligible.sum()
 
   cache = caching.empty(denoiser, params, canvas)
-  start = blocks.init_state(canvas, vocab, decoder, cache)
+  start = blocks.init_state(canvas, vocab, decoder)._replace(cache=cache)
   carry = start, jnp.float32(0), jnp.int32(0)
   _, total, count = jax.lax.while_loop(goes_on, step, carry)
   return total / jnp.maximum(count, 1)
