@@ -193,9 +193,9 @@ MUTATIONS = (
   ),
   Mutation(
     'decoding/fixed.py',
+    'jnp.minimum(block_steps, jnp.maximum(state.block_masks, 1)),',
     'jnp.minimum(block_steps, self.block_length),',
-    'block_steps,',
-    'decoding/test_fixed.py decoding/test_dream.py',
+    'decoding/test_caching.py decoding/test_dream.py',
   ),
   Mutation(
     'decoding/blocks.py',

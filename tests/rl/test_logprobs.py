@@ -316,7 +316,7 @@ def test_tokens_that_no_step_committed_get_no_credit():
 
 @pytest.mark.parametrize('steps', [1, 3])
 @pytest.mark.parametrize('order', ['confidence', 'random'])
-@pytest.mark.parametrize('block', [0, 3], ids=['whole', 'blocks'])
+@pytest.mark.parametrize('block', [0, 4], ids=['whole', 'blocks'])
 def test_learner_logp_equals_sampler_logp(steps, order, block):
   denoiser = transformer.TransformerDenoiser(
     cfg=dataclasses.replace(tiny.MODEL, block_causal=block)
