@@ -347,8 +347,9 @@ def test_learner_logp_equals_sampler_logp(steps, order, block):
     num_steps=trajectory.num_steps,
     completion_mask=jnp.ones((4, L), bool),
   )
+  # Blocks that begin within the prompt are one more.
   estimator = logprobs.SampledSteps(
-    num_steps=2 * steps, max_commits=cfg.largest_commit()
+    num_steps=3 * steps, max_commits=cfg.largest_commit()
   )
   views = views_of(jax.random.key(0), batch, estimator=estimator)
   got = view_logp(denoiser, tiny.params(), views, tiny.VOCAB, gen_length=L)
