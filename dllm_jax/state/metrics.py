@@ -10,11 +10,13 @@ import json
 import math
 import os
 import pathlib
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from typing import SupportsFloat
 
-import tensorboardX
+from tensorboardX import event_file_writer, record_writer, summary
+from tensorboardX.proto import event_pb2
 
 from dllm_jax import errors, metric_names
 
@@ -109,7 +111,13 @@ class MetricsLog:
       board = self._board(phase)
       for name, value in values.items():
         if name not in nonfinite:  # TensorBoard warns and cannot plot it.
-          board.add_scalar(f'{phase}/{name}', float(value), step)
+          board.write_event(
+            event_pb2.Event(
+              step=int(step),
+              wall_time=time.time(),
+              summary=summary.scalar(f'{phase}/{name}', float(value)),
+            )
+          )
       board.flush()
     if self._wandb is not None:
       # No `step`: wandb wants one that increases, and each phase has its own.
@@ -117,22 +125,32 @@ class MetricsLog:
       self._wandb.log(named | {f'{phase}/step': int(step)})
 
   def close(self) -> None:
+    for board in self._boards.values():
+      board.close()
     if self._file is not None:
       self._file.close()
     if self._wandb is not None:
       self._wandb.finish()
-    for board in self._boards.values():
-      board.close()
 
-  def _board(self, phase: str) -> tensorboardX.SummaryWriter:
-    # One writer per phase: `purge_step` hides the steps that a resumed run
-    # writes again, and each phase counts its own steps.
+  def _board(self, phase: str) -> event_file_writer.EventsWriter:
+    """The event file of a phase, as each counts its own steps.
+
+    `SummaryWriter` writes in a thread and at exit, where nobody sees that the
+    disk refuses; this writer raises.
+    """
     if phase not in self._boards:
-      step = self._resume_step.get(phase)
-      self._boards[phase] = tensorboardX.SummaryWriter(
-        str(self._workdir / 'tensorboard' / phase),
-        purge_step=0 if step is None else step + 1,
+      folder = str(self._workdir / 'tensorboard' / phase)
+      record_writer.directory_check(folder)
+      board = event_file_writer.EventsWriter(os.path.join(folder, 'events'))
+      # TensorBoard hides what a resumed run writes again.
+      board.write_event(
+        event_pb2.Event(
+          step=self._resume_step.get(phase, -1) + 1,
+          wall_time=time.time(),
+          session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START),
+        )
       )
+      self._boards[phase] = board
     return self._boards[phase]
 
   @contextlib.contextmanager

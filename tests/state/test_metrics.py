@@ -147,6 +147,22 @@ def test_tensorboard_gets_the_same_scalars(tmp_path):
   ]
 
 
+def test_tensorboard_rows_are_on_disk_and_those_written_again_hidden(tmp_path):
+  log = metrics.MetricsLog(tmp_path, resume_step={'rl': 4})
+  log.write('rl', 5, {'reward/mean': 0.5})
+  assert scalars(tmp_path) == [('rl/reward/mean', 5, 0.5)]
+  (path,) = tmp_path.glob('tensorboard/rl/events*')
+  data, events = path.read_bytes(), []
+  while data:
+    size = int.from_bytes(data[:8], 'little')
+    events.append(event_pb2.Event.FromString(data[12 : 12 + size]))
+    data = data[16 + size :]
+  assert events[0].file_version == 'brain.Event:2'
+  assert events[1].session_log.status == event_pb2.SessionLog.START
+  assert events[1].step == 5
+  log.close()
+
+
 class _FakeWandb:
   """Stands for the wandb module: remembers what it was given."""
 
