@@ -16,7 +16,7 @@ from jaxtyping import Int
 
 from dllm_jax import types
 from dllm_jax.bench import hlo, hlo_counts
-from dllm_jax.decoding import blocks, caching
+from dllm_jax.decoding import block_decoder, caching
 
 
 class Calls(NamedTuple):
@@ -31,7 +31,9 @@ class Calls(NamedTuple):
   windows: dict[int, int]
 
 
-def calls(decoder: blocks.BlockDecoder, steps: Int[np.ndarray, 'B N']) -> Calls:
+def calls(
+  decoder: block_decoder.BlockDecoder, steps: Int[np.ndarray, 'B N']
+) -> Calls:
   """The calls that rows need, each of which decodes on its own.
 
   In a batch, a window of 'prefix' is as wide as its longest row needs.

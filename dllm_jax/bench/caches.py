@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Key
 from dllm_jax import errors, types
 from dllm_jax import model as model_lib
 from dllm_jax.bench import cache_costs, cases, programs, suites
-from dllm_jax.decoding import blocks, caching, guidance
+from dllm_jax.decoding import block_decoder, blocks, caching, guidance
 from dllm_jax.ops import sampling, streams
 from dllm_jax.rollout import answer_free, prompts
 from dllm_jax.run import prompt_file
@@ -26,8 +26,8 @@ NAMES = ('none', 'prefix', 'dual', 'refresh', 'vicinity')
 
 
 def decoders(
-  decoder: blocks.BlockDecoder, names: Sequence[str] = NAMES
-) -> dict[str, blocks.BlockDecoder]:
+  decoder: block_decoder.BlockDecoder, names: Sequence[str] = NAMES
+) -> dict[str, block_decoder.BlockDecoder]:
   """The decoder with each cache, by name.
 
   'refresh' and 'vicinity' are remedies of 'dual' for stale keys and values: a
@@ -74,7 +74,7 @@ def divergence(
   params: types.Params,
   row_keys: Key[Array, ' B'],
   canvas: types.Canvas,
-  decoder: blocks.BlockDecoder,
+  decoder: block_decoder.BlockDecoder,
   *,
   vocab: types.Vocabulary,
 ) -> Float[Array, '']:
@@ -126,7 +126,7 @@ def compare(
   denoiser: types.CachedDenoiser,
   params: types.Params,
   encoded: prompts.RowPrompts,
-  tried: Mapping[str, blocks.BlockDecoder],
+  tried: Mapping[str, block_decoder.BlockDecoder],
   *,
   vocab: types.Vocabulary,
   mesh: Mesh,
@@ -248,7 +248,7 @@ def of_case(
 def of_model(
   model: model_lib.Model,
   requests: Sequence[prompt_file.Request],
-  decoder: blocks.BlockDecoder,
+  decoder: block_decoder.BlockDecoder,
   *,
   rounds: int,
   names: Sequence[str],

@@ -79,7 +79,11 @@ def widths(
 
 
 def widths_of_next(gen_length: int, block_length: int) -> tuple[int, ...]:
-  """The same of `read_next`: any blocks, one finished block, or none."""
+  """The widths of `read_next`'s windows, descending.
+
+  A block with all that may come before it in the completion, with the finished
+  block before it, and alone.
+  """
   sizes = {gen_length + block_length, 2 * block_length, block_length}
   return tuple(sorted(sizes, reverse=True))
 

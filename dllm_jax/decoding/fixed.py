@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from dllm_jax import types
-from dllm_jax.decoding import blocks, fields
+from dllm_jax.decoding import block_decoder, blocks, fields
 from dllm_jax.ops import sampling, schedules
 
 
@@ -44,7 +44,7 @@ SCHEDULES = ('even', 'linear')
 
 
 @fields.decoder
-class Fixed(blocks.BlockDecoder):
+class Fixed(block_decoder.BlockDecoder):
   """Commits a fixed number of tokens per step; a `types.Decoder`.
 
   Orders: 'confidence' commits the most probable proposals first (Dream's

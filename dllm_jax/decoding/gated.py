@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from dllm_jax import types
-from dllm_jax.decoding import blocks, fields
+from dllm_jax.decoding import block_decoder, blocks, fields
 from dllm_jax.ops import sampling
 
 
@@ -43,7 +43,7 @@ def gate_probability(
 
 
 @fields.decoder
-class Gated(blocks.BlockDecoder):
+class Gated(block_decoder.BlockDecoder):
   """Commits the tokens that pass a gate; a `types.Decoder`."""
 
   gate: Literal['bernoulli', 'threshold'] = fields.static(

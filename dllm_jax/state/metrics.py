@@ -10,7 +10,6 @@ import json
 import math
 import os
 import pathlib
-import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from typing import SupportsFloat
@@ -108,13 +107,14 @@ class MetricsLog:
     with self._refusals():
       self._file.write(json.dumps(row, allow_nan=False) + '\n')
       self._file.flush()
-      board = self._board(phase)
+      when = os.fstat(self._file.fileno()).st_mtime
+      board = self._board(phase, when)
       for name, value in values.items():
         if name not in nonfinite:  # TensorBoard warns and cannot plot it.
           board.write_event(
             event_pb2.Event(
               step=int(step),
-              wall_time=time.time(),
+              wall_time=when,
               summary=summary.scalar(f'{phase}/{name}', float(value)),
             )
           )
@@ -132,8 +132,8 @@ class MetricsLog:
     if self._wandb is not None:
       self._wandb.finish()
 
-  def _board(self, phase: str) -> event_file_writer.EventsWriter:
-    """The event file of a phase, as each counts its own steps.
+  def _board(self, phase: str, when: float) -> event_file_writer.EventsWriter:
+    """The event file of a phase, begun at `when`; each phase counts its steps.
 
     `SummaryWriter` writes in a thread and at exit, where nobody sees that the
     disk refuses; this writer raises.
@@ -146,7 +146,7 @@ class MetricsLog:
       board.write_event(
         event_pb2.Event(
           step=self._resume_step.get(phase, -1) + 1,
-          wall_time=time.time(),
+          wall_time=when,
           session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START),
         )
       )

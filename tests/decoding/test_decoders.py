@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dllm_jax import decoding, types
-from dllm_jax.decoding import blocks, fields, fixed, gated
+from dllm_jax.decoding import block_decoder, fields, fixed, gated
 from tests import tiny
 
 FIXED = fixed.Fixed(
@@ -296,7 +296,7 @@ def test_every_field_has_a_help_text():
 
 def test_custom_decoder_is_a_pytree_of_its_traced_fields():
   @fields.decoder
-  class Own(blocks.BlockDecoder):
+  class Own(block_decoder.BlockDecoder):
     gamma: types.Scalar = fields.traced('of it', default=0.25)
     kind: str = fields.static('of it', default='a')
 

@@ -669,6 +669,48 @@ MUTATIONS = (
     'same = answers[:, :, None] == answers[:, None]',
     'eval/test_views.py',
   ),
+  Mutation(
+    'decoding/caching.py',
+    'start = column[:, 0] - unread * width',
+    'start = column[:, 0] - jnp.minimum(unread, 1) * width',
+    'decoding/test_caching.py',
+  ),
+  Mutation(
+    'decoding/caching.py',
+    'return jnp.where(stays[:, None, None], own, states)',
+    'return own',
+    'decoding/test_caching.py',
+  ),
+  Mutation(
+    'decoding/blocks.py',
+    'offset = jnp.sum(prompt, axis=1, dtype=jnp.int32) % block_causal',
+    'offset = zeros',
+    'decoding/test_caching.py',
+  ),
+  Mutation(
+    'decoding/guidance.py',
+    'given, free = logits[::2], logits[1::2]',
+    'free, given = logits[::2], logits[1::2]',
+    'decoding/test_guidance.py',
+  ),
+  Mutation(
+    'models/transformer.py',
+    "kept = attention_mask.at[row, place].set(False, mode='drop')",
+    'kept = attention_mask',
+    'decoding/test_caching.py',
+  ),
+  Mutation(
+    'models/transformer.py',
+    'start, width = start - 1, width + 1',
+    'pass',
+    'decoding/test_caching.py',
+  ),
+  Mutation(
+    'rl/losses.py',
+    'weight = jnp.minimum(ratio(logp, sampler_logp), largest)',
+    'weight = ratio(logp, sampler_logp)',
+    'train/test_policy.py',
+  ),
 )
 
 # (mutation, why no valid input tells it from the original): not applied.
