@@ -283,7 +283,7 @@ def in_turn(params, override=None):
   """Logits of `MIXED`, a block at a time."""
   mask = jnp.asarray(MASK)
   position = schedules.positions(mask)
-  allowed = attention.visible(position, position, mask, causal=True)
+  allowed = attention.visible(position, position, mask, block=1)
   states = jnp.asarray(params['embed_tokens'])[IDS]
   for layer in range(6):
     kind, i = ('sparse', layer // 3) if layer % 3 == 2 else ('dense', None)
