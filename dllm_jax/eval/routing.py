@@ -205,10 +205,11 @@ def summarise(
 ) -> dict[str, Any]:
   """The numbers of a report, from what was measured of every row."""
   num_experts = made.forced.shape[1]
+  loss = float(-made.logp[credit].mean())
   cell = np.broadcast_to(credit[:, None], made.chosen.shape)
   load = share_of_experts(made.chosen, cell, num_experts)  # [N, E]
   return {
-    'loss': (loss := float(-made.logp[credit].mean())),
+    'loss': loss,
     'perplexity': float(np.exp(loss)),
     'row_loss': (-made.own).round(5).tolist(),
     'mrr': ranks(made.own, made.perturbed)._asdict(),
