@@ -63,6 +63,7 @@ def get_config(arg: str = '') -> config_dict.ConfigDict:
       'param_dtype': 'float32',
       'remat': 'none',  # or 'block', 'dots'
       'attention': 'xla',  # or 'cudnn', on NVIDIA GPUs
+      'unroll': 4,  # deeper models are a loop over their layers
       'lora_rank': 0,
       'lora_alpha': 64.0,
       'embed_init_std': 0.3,

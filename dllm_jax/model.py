@@ -19,6 +19,7 @@ from dllm_jax.hf import config as hf_config
 from dllm_jax.hf import folder as folder_lib
 from dllm_jax.hf import hub, load, save, table
 from dllm_jax.hf.families import FAMILIES
+from dllm_jax.models import config as model_config
 from dllm_jax.rollout import completions
 from dllm_jax.runtime import console as console_lib
 from dllm_jax.runtime import sharding
@@ -579,7 +580,7 @@ def _of_run(config: Mapping[str, Any]) -> dict[str, Any]:
   }
   decode = config['rollout']['decode']
   is_causal = decoding.DECODERS[decode].is_causal
-  names = ('dtype', 'param_dtype', 'remat', 'attention')
+  names = model_config.HOW_IT_RUNS
   if config['model']['name'] != 'transformer':
     names = ()
   return {

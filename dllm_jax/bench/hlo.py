@@ -125,7 +125,7 @@ def _closing(text: str) -> int:
   raise ValueError(f'unbalanced parentheses: {text[:80]!r}')
 
 
-def _callees(instruction: Instruction) -> list[str]:
+def callees(instruction: Instruction) -> list[str]:
   """Names of the computations that an instruction calls."""
   branches = _BRANCHES.search(instruction.attributes)
   names = re.findall(r'[\w.\-]+', branches[1]) if branches else []
@@ -145,7 +145,7 @@ def trips(loop: Instruction, program: Program) -> int | None:
   condition = list(program.computations[name].values())
   for each in tuple(condition):
     if each.opcode == 'fusion':
-      for callee in _callees(each):
+      for callee in callees(each):
         condition += program.computations[callee].values()
   compared = any(
     each.opcode == 'compare' and 'direction=LT' in each.attributes
@@ -169,7 +169,7 @@ def runs(program: Program) -> dict[str, int]:
     for each in program.computations[name].values():
       if each.opcode in _CALLERS:
         times = (trips(each, program) or 1) if each.opcode == 'while' else 1
-        for callee in _callees(each):
+        for callee in callees(each):
           count[callee] += count[name] * times
   return count
 
@@ -181,5 +181,5 @@ def fused(program: Program) -> set[str]:
     for instructions in program.computations.values()
     for each in instructions.values()
     if each.opcode == 'fusion'
-    for callee in _callees(each)
+    for callee in callees(each)
   }

@@ -29,6 +29,12 @@ _ARITHMETIC = frozenset(
   'negate not or power rem remainder round-nearest-even rsqrt select '
   'sign sine sqrt subtract tanh xor'.split()
 )
+_MOVES = frozenset(
+  'concatenate copy dynamic-slice dynamic-update-slice slice transpose'.split()
+)
+_NOTHING = frozenset(
+  'bitcast constant get-tuple-element parameter reshape tuple'.split()
+)
 
 Scope = dict[str, hlo.Instruction]  # a computation
 Cost = Callable[[hlo.Instruction, Scope], dict[str, int]]
@@ -140,6 +146,31 @@ def _pairs(out, size, length, *, stride, pad, holes, spread) -> int:
 
 
 _PRODUCTS = {'dot': _dot, 'convolution': _convolution, 'custom-call': _library}
+
+
+def copied(program: hlo.Program, *, at_least: int = 2**16) -> int:
+  """Bytes of arrays that one run on a device only writes in another place.
+
+  Args:
+    program: the compiled program.
+    at_least: bytes of the smallest array that counts.
+  """
+  count, inner, total = hlo.runs(program), hlo.fused(program), 0
+  for name, scope in program.computations.items():
+    for op in scope.values():
+      nbytes = sum(shape.nbytes for shape in op.shapes)
+      if name not in inner and nbytes >= at_least and _moves(op, program):
+        total += nbytes * count[name]
+  return total
+
+
+def _moves(op: hlo.Instruction, program: hlo.Program) -> bool:
+  """Whether it computes nothing; a bitcast moves nothing either."""
+  opcodes = {op.opcode}
+  if op.opcode == 'fusion':
+    (callee,) = hlo.callees(op)
+    opcodes = {each.opcode for each in program.computations[callee].values()}
+  return opcodes <= _MOVES | _NOTHING and bool(opcodes & _MOVES)
 
 
 def collectives(program: hlo.Program) -> dict[str, int]:

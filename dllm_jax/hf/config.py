@@ -286,9 +286,8 @@ def _ids(special: Special) -> dict[str, Any]:
 def plain(model: model_config.ModelConfig) -> model_config.ModelConfig:
   """The model without what only concerns how we run it."""
   default = {f.name: f.default for f in dataclasses.fields(model)}
-  own = ('dtype', 'param_dtype', 'remat', 'attention')
+  own = *model_config.HOW_IT_RUNS, 'lora_rank', 'lora_alpha'
   own += ('embed_init_std', 'router_init_std', 'dispatch')
-  own += ('lora_rank', 'lora_alpha')
   return dataclasses.replace(model, **{name: default[name] for name in own})
 
 

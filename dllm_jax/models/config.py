@@ -33,6 +33,10 @@ class RopeScaling:
       )
 
 
+# Fields of `ModelConfig` that say how a run computes a model, whatever it is.
+HOW_IT_RUNS = ('dtype', 'param_dtype', 'remat', 'attention', 'unroll')
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
   """Shape and variant of a transformer.
@@ -80,6 +84,8 @@ class ModelConfig:
     attention: 'xla', or 'cudnn': fused kernels without a table of scores, for
       bfloat16 or float16 on NVIDIA GPUs. Other devices and calls with a cache
       use 'xla' either way.
+    unroll: a model of at most so many layers is compiled layer by layer, and a
+      deeper one as a loop over its layers: faster to compile, slower to run.
     lora_rank: rank of the adapters of every Linear; 0 is none.
     lora_alpha: adapters are scaled by alpha / rank.
     embed_init_std: standard deviation of the initial embedding table.
@@ -117,6 +123,7 @@ class ModelConfig:
   dispatch: str = 'auto'
   remat: str = 'none'
   attention: str = 'xla'
+  unroll: int = 4
   lora_rank: int = 0
   lora_alpha: float = 64.0
   embed_init_std: float = 0.02
@@ -169,6 +176,8 @@ class ModelConfig:
           "attention 'cudnn' needs a head_dim that is a multiple of 8 and at "
           f'most 128, not {self.head_dim}'
         )
+    if self.unroll < 0:
+      raise ValueError(f'unroll {self.unroll} is negative')
     if self.lora_rank < 0:
       raise ValueError(f'lora_rank {self.lora_rank} is negative')
     self._check_experts()

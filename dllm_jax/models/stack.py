@@ -136,9 +136,13 @@ def run_layers(
 ) -> tuple[Float[Array, 'B Q D'], LayerOutputs]:
   """Applies blocks [start, stop) by `lax.scan` over the stacked parameters.
 
+  Unrolled, parameters and saved states are not copied out of and into their
+  stacks. With `cfg.remat` it stays a loop, which keeps the compiler from
+  undoing it.
+
   Args:
     cfg: config of the part that this device computes; `cfg.remat` says what the
-      backward pass recomputes.
+      backward pass recomputes, `cfg.unroll` which models are no loop.
     params: the stacked blocks, `model_params['layers']`.
     x: input of block `start`.
     allowed: which keys each query reads: those of `past`, then those of `x`.
@@ -183,20 +187,19 @@ def run_layers(
     if start or stop not in (None, cfg.num_layers):
       raise ValueError(f'layers {start} to {stop} of two stacks are no slice')
     body = group
+  unroll = cfg.remat == 'none' and cfg.num_layers <= cfg.unroll
   if cfg.remat != 'none':
-    # A scan keeps the compiler from undoing it.
     body = jax.checkpoint(body, policy=REMAT[cfg.remat], prevent_cse=False)
   if cfg.sparse_every == 1:
     segment = jax.tree.map(
       lambda leaf: leaf[start:stop], (params, past, override)
     )
-    return jax.lax.scan(body, x, segment)
+    return jax.lax.scan(body, x, segment, unroll=unroll)
   num_groups = cfg.num_layers // cfg.sparse_every
   by_group = lambda leaf: leaf.reshape(num_groups, -1, *leaf.shape[1:])
   dense, past = jax.tree.map(by_group, (params['dense'], past))
-  x, outputs = jax.lax.scan(
-    body, x, ({**params, 'dense': dense}, past, override)
-  )
+  groups = {**params, 'dense': dense}, past, override
+  x, outputs = jax.lax.scan(body, x, groups, unroll=unroll)
   flat = lambda leaf: leaf.reshape(-1, *leaf.shape[2:])
   return x, outputs._replace(kv=jax.tree.map(flat, outputs.kv))
 

@@ -79,14 +79,37 @@ def product(
     scale: of the output channels of each of the g groups of input features.
     dtype: of the result and of its accumulation.
   """
-  dot = functools.partial(jnp.dot, preferred_element_type=dtype)
   wide = kernel.astype(x.dtype)
   if scale is None:
-    return dot(x, wide)
+    return _dot(x, wide, dtype)
   # In float16 the sum of whole numbers would overflow before it is scaled.
   if scale.shape[0] == 1 and x.dtype != jnp.float16:
-    y = dot(x, wide)
+    y = _dot(x, wide, dtype)
     return y * jnp.broadcast_to(scale[0], y.shape).astype(y.dtype)
   grouped = wide.reshape(scale.shape[0], -1, scale.shape[1])
   grouped *= scale[:, None].astype(x.dtype)
-  return dot(x, grouped.reshape(kernel.shape))
+  return _dot(x, grouped.reshape(kernel.shape), dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _dot(x, kernel, dtype):
+  """x W, whose gradient dW = x^T dy is a product of two matrices.
+
+  Over several axes of rows XLA would transpose x and dy in memory first.
+  """
+  return jnp.dot(x, kernel, preferred_element_type=dtype)
+
+
+def _dot_forward(x, kernel, dtype):
+  return _dot(x, kernel, dtype), (x, kernel)
+
+
+def _dot_backward(dtype, saved, dy):
+  x, kernel = saved
+  dot = lambda x: jnp.dot(x, kernel, preferred_element_type=dtype)
+  flat = lambda leaf: leaf.reshape(-1, leaf.shape[-1])
+  of_kernel = jnp.dot(flat(x).T, flat(dy), preferred_element_type=dtype)
+  return *jax.vjp(dot, x)[1](dy), of_kernel.astype(kernel.dtype)
+
+
+_dot.defvjp(_dot_forward, _dot_backward)

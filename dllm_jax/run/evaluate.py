@@ -32,6 +32,7 @@ _NOT_OF_MODEL = (
   'task.sandbox_',
   'model.attention',
   'model.remat',
+  'model.unroll',
 )
 
 

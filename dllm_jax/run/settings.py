@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from dllm_jax import decoding, errors, models, tasks, types
 from dllm_jax.eval import speculation
 from dllm_jax.hf import config as hf_config
+from dllm_jax.models import config as model_config
 from dllm_jax.models import transformer
 from dllm_jax.rollout import batch
 from dllm_jax.run import arms as arms_lib
@@ -224,8 +225,8 @@ class Settings:
   ) -> types.Trainable:
     """The model of a folder as a run uses it.
 
-    A transformer has the folder's shape, and dtype, param_dtype, remat and
-    attention of the config group `model`. Any other model must be the one that
+    A transformer has the folder's shape, and `config.HOW_IT_RUNS` of the config
+    group `model`. Any other model must be the one that
     the config describes.
 
     Args:
@@ -243,7 +244,7 @@ class Settings:
           f'folder, which is {record.config["model"]}'
         )
       return record.denoiser
-    names = ('dtype', 'param_dtype', 'remat', 'attention')
+    names = model_config.HOW_IT_RUNS
     names += ('lora_rank', 'lora_alpha') if adapters else ()
     if self.model['name'] != 'transformer':
       raise errors.UserError(

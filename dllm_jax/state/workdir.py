@@ -239,6 +239,7 @@ _MODEL = {
   'output_bias': False,
   'sparse_every': 1,
   'block_causal': 0,
+  'unroll': 4,
 }
 
 
