@@ -40,7 +40,7 @@ import difflib
 
 from ml_collections import config_dict
 
-TINY = ('equations', 'sudoku')
+TINY = ('equations', 'cached', 'sudoku')
 MODELS = ('llada_8b', 'dream_7b')
 CODE = ('kodcode', 'mbpp', 'humaneval')
 TASKS = ('gsm8k', 'math', 'countdown', 'sudoku', *CODE)
@@ -61,6 +61,8 @@ def apply(config: config_dict.ConfigDict, arg: str) -> None:
     )
   if arg == 'equations':
     _equations(config)
+  elif arg == 'cached':
+    _cached(config)
   elif arg == 'sudoku':
     _tiny_sudoku(config)
   elif arg:
@@ -84,6 +86,25 @@ def _equations(config: config_dict.ConfigDict) -> None:
     # The demonstrations fill the window.
     config.method.guided.update(num_steps=10, margin=0, max_anchor=7)
   config.eval.num_steps = (20, 10, 7, 5)
+
+
+def _cached(config: config_dict.ConfigDict) -> None:
+  """Equations in blocks of 4; the arms sample through a dual cache.
+
+  They are evaluated as the run is, without one.
+  """
+  _equations(config)
+  config.data.num_demonstrations = 2000
+  config.rollout.block_length = 4
+  config.train.update(num_steps=100, control=False)
+  config.eval.num_steps = (20, 10, 5)
+  weights = {'policy': {'max_sampler_ratio': 2.0}}
+  config.arms = config_dict.ConfigDict(
+    {
+      'dual': {'rollout': {'cache': 'dual'}},
+      'dual_weighted': {'rollout': {'cache': 'dual'}, 'method': weights},
+    }
+  )
 
 
 def _tiny_sudoku(config: config_dict.ConfigDict) -> None:

@@ -11,6 +11,7 @@ accuracy, of LLaDA-8B; its tables were not readable.
 
 Presets, after a colon:
   equations           reasoning that spells out the equations.
+  cached              the same in blocks of 4; arms sample through a cache.
   sudoku              4x4 Sudoku.
   llada_8b,TASK       hyper-parameters of the release (Kim and Kang 2026) for
   dream_7b,TASK       gsm8k, math, countdown, sudoku, kodcode, mbpp, and, to
