@@ -24,11 +24,16 @@ from dllm_jax.models import (
   layers,
   parts,
 )
+from dllm_jax.ops import quantize
 
 # What the backward pass keeps of a block's forward pass, beside its input.
 REMAT = {
   'block': jax.checkpoint_policies.nothing_saveable,
-  'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  'dots': jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    # A product with its own rule of differentiation is no dot to a policy.
+    jax.checkpoint_policies.save_only_these_names(quantize.PRODUCT),
+  ),
 }
 
 

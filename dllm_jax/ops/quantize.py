@@ -10,12 +10,14 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax import ad_checkpoint
 from jaxtyping import Array, Float
 
 # Name of the scales beside a kernel. They have a leading axis of groups, which
 # is 1 where a scale belongs to a whole output channel.
 CHANNEL_SCALE = 'scale'
 GROUP_SCALE = 'group_scale'
+PRODUCT = 'product'  # what `jax.checkpoint` knows products by
 GROUP = 64  # input features that share a scale, at most
 
 
@@ -81,7 +83,7 @@ def product(
   """
   wide = kernel.astype(x.dtype)
   if scale is None:
-    return _dot(x, wide, dtype)
+    return ad_checkpoint.checkpoint_name(_dot(x, wide, dtype), PRODUCT)
   # In float16 the sum of whole numbers would overflow before it is scaled.
   if scale.shape[0] == 1 and x.dtype != jnp.float16:
     y = _dot(x, wide, dtype)

@@ -221,6 +221,8 @@ def run(
         beat('evaluating', step + 1)
         host |= score(state.params)
         host['time/eval'] = time.perf_counter() - settled
+        if warning := progress_lib.overconfidence(progress, host):
+          screen.line(f'{title}: step {progress.step}: {warning}')
         if cfg.keeps_best:
           accuracy = host['eval/accuracy']
           best = progress_lib.keep_best(progress, accuracy, state, best)

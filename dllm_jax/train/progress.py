@@ -1,6 +1,7 @@
 """The progress of a training loop, and what its checkpoints contain."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -52,6 +53,8 @@ class Progress:
     finished: whether the loop has ended.
     skipped: number of steps with a skipped (non-finite) update.
     skipped_in_a_row: consecutive such steps, up to the last.
+    watched: (accuracy, confidence of the rollouts) of the last evaluations, at
+      most three.
   """
 
   step: int = 0
@@ -64,6 +67,7 @@ class Progress:
   finished: bool = False
   skipped: int = 0
   skipped_in_a_row: int = 0
+  watched: list[list[float]] = dataclasses.field(default_factory=list)
 
   @classmethod
   def from_record(cls, record: Mapping[str, Any]) -> 'Progress':
@@ -116,6 +120,35 @@ def on_one_mesh(state: state_lib.TrainState) -> state_lib.TrainState:
     return leaf if on_mesh else jax.device_put(leaf, whole)
 
   return jax.tree.map(place, state)
+
+
+def overconfidence(progress: Progress, values: Mapping[str, float]) -> str:
+  """Records an evaluation; what to say if the policy grows overconfident.
+
+  It does where over three evaluations the rollouts become surer while fewer
+  answers are right. Among its causes are rollouts that are not the policy's
+  own, such as those of a stale cache.
+
+  Args:
+    progress: remembers the evaluations.
+    values: metrics of the step that was evaluated.
+  """
+  if 'rollout/confidence' not in values:
+    return ''
+  new = [float(values['eval/accuracy']), float(values['rollout/confidence'])]
+  progress.watched = [*progress.watched, new][-3:]
+  pairs = list(itertools.pairwise(progress.watched))
+  if len(pairs) < 2 or not all(
+    new[0] < old[0] and new[1] > old[1] for old, new in pairs
+  ):
+    return ''
+  (first, a), _, (last, b) = progress.watched
+  return (
+    f'confidence rises ({a:.3f} to {b:.3f}) while validation accuracy falls '
+    f'({first:.3f} to {last:.3f}), over three evaluations: lower '
+    'train.optim.learning_rate, or with a cache set '
+    'method.policy.max_sampler_ratio'
+  )
 
 
 def keep_best(

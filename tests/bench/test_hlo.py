@@ -171,6 +171,36 @@ def test_an_all_gather_counts_the_bytes_it_produces():
   assert max(sizes) == 16 * 4
 
 
+COPIES = """HloModule jit_g
+
+%turn (a: f32[4,8]) -> f32[8,4] {
+  %a = f32[4,8]{1,0} parameter(0)
+  %b = f32[4,8]{0,1} copy(%a)
+  ROOT %c = f32[8,4]{1,0} bitcast(%b)
+}
+
+%add (d: f32[4,8]) -> f32[8,4] {
+  %d = f32[4,8]{1,0} parameter(0)
+  %e = f32[8,4]{1,0} transpose(%d), dimensions={1,0}
+  ROOT %f = f32[8,4]{1,0} add(%e, %e)
+}
+
+ENTRY %main (arg: f32[4,8]) -> f32[8,4] {
+  %arg = f32[4,8]{1,0} parameter(0)
+  %g = f32[8,4]{1,0} fusion(%arg), kind=kLoop, calls=%turn
+  %h = f32[8,4]{1,0} fusion(%arg), kind=kLoop, calls=%add
+  %i = f32[2,4]{1,0} slice(%h), slice={[0:2], [0:4]}
+  ROOT %j = f32[8,4]{1,0} bitcast(%g)
+}
+"""
+
+
+@pytest.mark.parametrize('at_least, want', [(0, 128 + 32), (33, 128), (129, 0)])
+def test_copies_count_unless_they_are_part_of_a_computation(at_least, want):
+  program = hlo.parse(COPIES)
+  assert hlo_counts.copied(program, at_least=at_least) == want
+
+
 def test_text_that_is_not_a_program_is_refused():
   with pytest.raises(ValueError, match='ENTRY'):
     hlo.parse(str(np.zeros(3)))

@@ -200,6 +200,36 @@ def test_remat_changes_no_gradient(remat):
   assert max(float(jnp.abs(x).max()) for x in jax.tree.leaves(want)) > 1e-3
 
 
+@pytest.mark.parametrize('sparse_every', [1, 2])
+def test_layers_are_a_loop_or_are_not(sparse_every):
+  sparse = {'feed_forward': 'experts', 'num_experts': 4, 'experts_per_token': 2}
+  cfg = dataclasses.replace(
+    tiny.MODEL,
+    num_layers=4,
+    sparse_every=sparse_every,
+    **(sparse if sparse_every > 1 else {}),
+  )
+  params = jax.jit(transformer.init, static_argnums=1)(jax.random.key(0), cfg)
+
+  @functools.partial(jax.value_and_grad, argnums=0)
+  def loss(params, cfg):
+    logits = forward(params, TOKENS, MASKS, cfg=cfg)
+    return jnp.mean(jnp.where(MASKS[..., None], logits, 0) ** 2)
+
+  unrolled, looped = (
+    loss(params, dataclasses.replace(cfg, unroll=n)) for n in (4, 3)
+  )
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-4, atol=1e-6),
+    unrolled,
+    looped,
+  )
+  text = lambda n: forward.lower(
+    params, TOKENS, MASKS, cfg=dataclasses.replace(cfg, unroll=n)
+  ).as_text()
+  assert 'stablehlo.while' in text(3) and 'stablehlo.while' not in text(4)
+
+
 def test_remat_saves_memory():
   none, dots, block = (gradient(r)[1] for r in ('none', 'dots', 'block'))
   assert block < 0.8 * dots < 0.8 * 0.8 * none
@@ -223,6 +253,7 @@ def test_bfloat16_is_near_and_logits_stay_float32():
     {'head_dim': 5},
     {'lora_rank': -1},
     {'remat': 'all'},
+    {'unroll': -1},
     {'attention': 'flash'},
     {'attention': 'cudnn'},  # in float32
     {'attention': 'cudnn', 'dtype': 'bfloat16'},  # and of 4 columns a head

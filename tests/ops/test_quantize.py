@@ -1,5 +1,6 @@
 """Compressed weights: roundings by hand, a NumPy twin, the controls."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -130,6 +131,27 @@ def test_product_without_a_scale_is_the_plain_one():
   np.testing.assert_allclose(
     got, np.asarray(x, np.float64) @ np.asarray(kernel), rtol=1e-5
   )
+
+
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+def test_gradients_of_a_product_are_those_of_a_plain_one(dtype):
+  x = random_kernel((2, 3, 5, 8), dtype=dtype)
+  kernel = random_kernel((8, 6), seed=1, dtype=dtype)
+  dy = random_kernel((2, 3, 5, 6), seed=2)
+  plain = lambda x, w: jnp.dot(x, w, preferred_element_type=F32)
+  ours = lambda x, w: quantize.product(x, w, None, F32)
+  got, want = (jax.vjp(f, x, kernel)[1](dy) for f in (ours, plain))
+  exact = [np.asarray(a, np.float64) for a in (x, kernel, dy)]
+  by_hand = np.einsum('abci,abco->io', exact[0], exact[2])
+  tolerance = 1e-5 if dtype == jnp.float32 else 2e-2
+  np.testing.assert_allclose(
+    np.asarray(got[1], np.float64), by_hand, rtol=tolerance, atol=tolerance
+  )
+  for a, b in zip(got, want, strict=True):
+    assert a.dtype == b.dtype == dtype
+    np.testing.assert_allclose(
+      np.asarray(a, np.float64), np.asarray(b, np.float64), rtol=tolerance
+    )
 
 
 @settings(max_examples=30, deadline=None)

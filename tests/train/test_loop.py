@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import re
 import time
 
 import jax
@@ -291,6 +292,37 @@ def test_floor_patience_survives_a_restart(tmp_path):
   params, progress = again(Adder(), **FLOOR)
   assert (progress.step, progress.below, progress.best_step) == (12, 3, 2)
   assert float(params['w']) == weight_after(2)
+
+
+class Sure(Adder):
+  """Its rollouts become surer with every step."""
+
+  def collect(self, state, rows, step):
+    batch, host = super().collect(state, rows, step)
+    return batch, host | {'rollout/confidence': 0.5 + 0.01 * step}
+
+
+@pytest.mark.parametrize(
+  'method, scores, said',
+  [
+    (Sure, [0.5, 0.4, 0.3, 0.35, 0.34, 0.33], [6, 12]),
+    (Sure, [0.5, 0.5, 0.4, 0.6, 0.5, 0.5], []),
+    (Adder, [0.5, 0.4, 0.3, 0.2, 0.1, 0.0], []),
+  ],
+)
+def test_overconfidence_is_said(tmp_path, method, scores, said):
+  schedule = {'num_steps': 12, 'eval_every': 2}
+  run = Run(tmp_path, scores=scores)
+  with pytest.raises(loop.Interrupted):
+    run(method(stop=run.stop, stop_at=4), **schedule)  # two evaluations
+  again = Run(tmp_path, scores=scores[2:])
+  again.screen = run.screen
+  again(method(), **schedule)
+  text = ' '.join(run.screen.getvalue().split())
+  steps = re.findall(r'step (\d+): confidence rises', text)
+  assert list(map(int, steps)) == said
+  if said:
+    assert '(0.510 to 0.550) while validation accuracy falls (0.500' in text
 
 
 def test_loop_above_its_floor_returns_the_last(tmp_path):
