@@ -12,7 +12,7 @@ import pytest
 from dllm_jax import errors, types
 from dllm_jax.decoding import caching, fixed, gated
 from dllm_jax.models import transformer
-from tests import tiny
+from tests import recorded, tiny
 
 L = 12
 DREAM = dataclasses.replace(tiny.MODEL, attention_bias=True, logit_shift=True)
@@ -72,67 +72,31 @@ def same(a, b):
   np.testing.assert_allclose(a.logp, b.logp, rtol=1e-4, atol=1e-4)
 
 
-RECORDED = [
-  ('llada', 'prefix_g32_b8_s16'),
-  ('llada', 'prefix_g64_b16_s32'),
-  ('llada', 'prefix_thr0.7_g32_b16'),
-  ('llada', 'dual_g32_b8_s16'),
-  ('llada', 'dual_g64_b16_s32'),
-  ('llada', 'dual_thr0.7_g32_b16'),
-  ('dream', 'block_prefix_thr0.7_g32_b16'),
-  ('dream', 'block_dual_thr0.7_g32_b16'),
-]
-
-
-@pytest.mark.parametrize(('family', 'name'), RECORDED)
+@pytest.mark.parametrize(('family', 'name'), recorded.CACHED)
 def test_recorded_decodes_through_caches(shared_dir, family, name):
-  folder = shared_dir / 'golden' / f'{family}_tiny'
-  case = next(
-    c for c in tiny.cases(folder / 'decode_cases.json') if c['name'] == name
-  )
-  data = tiny.recorded(folder, 'decode.npz')
-  shape = {
-    'gen_length': case['gen_length'],
-    'block_length': case['block_length'],
-    'cache': 'dual' if 'dual' in name else 'prefix',
-    'published': family,
-  }
-  if case['threshold'] is None:
-    decoder = fixed.Fixed(num_steps=case['steps'], **shape)
-  else:
-    decoder = gated.Gated(threshold=case['threshold'], **shape)
-  cfg, vocab, load = {
-    'llada': (tiny.LLADA, tiny.LLADA_VOCAB, tiny.llada),
-    'dream': (tiny.DREAM, tiny.DREAM_VOCAB, tiny.dream),
-  }[family]
-  lengths = data[f'{name}.prompt_len']
-  prompts = [
-    row[:n].tolist()
-    for row, n in zip(data[f'{name}.prompt'], lengths, strict=True)
-  ]
+  want = recorded.read(shared_dir, family, name)
 
   def check(rows, side):
     got = tiny.decode(
-      dataclasses.replace(tiny.DENOISER, cfg=cfg),
-      load(folder),
+      want.denoiser,
+      want.params,
       tiny.row_keys(0, rows),
       tiny.canvas(
-        [prompts[i] for i in rows],
-        case['gen_length'],
-        width=max(lengths),
+        [want.prompts[i] for i in rows],
+        want.decoder.gen_length,
+        width=max(map(len, want.prompts)),
         side=side,
-        mask_token=vocab.mask_token,
+        mask_token=want.vocab.mask_token,
       ),
-      decoder,
-      vocab=vocab,
+      want.decoder,
+      vocab=want.vocab,
     )
-    np.testing.assert_array_equal(got.tokens, data[f'{name}.output'][rows])
-    np.testing.assert_array_equal(
-      got.commit_step, data[f'{name}.unmask_step'][rows]
-    )
-    np.testing.assert_array_equal(got.num_steps, data[f'{name}.nfe'][rows])
+    for name in ('tokens', 'commit_step', 'num_steps'):
+      np.testing.assert_array_equal(
+        getattr(got, name), getattr(want, name)[rows], name
+      )
 
-  everyone = list(range(len(prompts)))
+  everyone = list(range(len(want.prompts)))
   check(everyone, 'left')
   check(everyone[::-1], 'left')
   for row in everyone:

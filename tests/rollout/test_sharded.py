@@ -14,7 +14,7 @@ from dllm_jax.decoding import fixed, gated
 from dllm_jax.models import transformer
 from dllm_jax.rollout import answer_free, answer_guided
 from dllm_jax.runtime import sharding
-from tests import tiny
+from tests import recorded, tiny
 
 L = 8
 TEXTS = tiny.random_prompts(0, [3, 5, 1, 4, 2, 5, 5, 1])
@@ -115,6 +115,43 @@ def test_tokens_are_the_same_on_any_mesh(model, decoding, sizes):
     5 if decoding == 'greedy' else 8
   )
   same(got, want)
+
+
+RECORDED_ON = [
+  pytest.param(
+    sizes,
+    *case,
+    marks=[] if i == 0 and case[1].startswith('dual_thr') else pytest.mark.slow,
+  )
+  for i, sizes in enumerate(
+    [(2, 2, 2), (1, 1, 1), (2, 1, 1), (1, 2, 1), (1, 1, 2)]
+  )
+  for case in recorded.CACHED
+]
+
+
+@pytest.mark.parametrize(('sizes', 'family', 'name'), RECORDED_ON)
+def test_recorded_decodes_on_any_mesh(shared_dir, sizes, family, name):
+  want = recorded.read(shared_dir, family, name)
+  mesh = mesh_of(*sizes)
+  # Ragged rows in different blocks, as many as fill every mesh.
+  rows = np.arange(8) % len(want.prompts)
+  got = answer_free.sample(
+    want.denoiser,
+    jax.device_put(want.params, sharding.param_shardings(want.params, mesh)),
+    jax.random.key(0),
+    tiny.row_prompts(
+      [want.prompts[i] for i in rows], max(map(len, want.prompts)), range(8)
+    ),
+    want.decoder,
+    mesh=mesh,
+    vocab=want.vocab,
+  )
+  for name in ('tokens', 'commit_step', 'num_steps'):
+    expected = getattr(want, name)[rows]
+    if name != 'num_steps':
+      expected = expected[:, -want.decoder.gen_length :]
+    np.testing.assert_array_equal(getattr(got, name), expected, name)
 
 
 @pytest.mark.parametrize('cfg_scale', [0.0, 1.5])
