@@ -24,6 +24,8 @@ OPTIONAL = (
   'method.policy.max_sampler_ratio',
 )
 
+ROWS = 'rows'  # the preset of rows of the user's own
+
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
@@ -32,10 +34,15 @@ def load_config(
 ) -> config_dict.ConfigDict:
   """The locked config of FILE[:preset] with 'a.b=value' overrides applied.
 
+  `data.train`, a file of rows, makes `ROWS` the preset where none is named.
+
   Raises:
     UsageError: a file, preset, key or value is missing or wrong.
   """
   file, _, preset = path.partition(':')
+  overrides = list(overrides)
+  if not preset and any(o.startswith('data.train=') for o in overrides):
+    preset = ROWS
   config = _get_config(file, preset).unlock()
   for override in overrides:
     _override(config, override, file)
