@@ -8,6 +8,7 @@ precedes the next turn. Pieces are tokenized one by one, as a prompt and its
 completion are when the model is used.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from dllm_jax.text import tokenizer as tokenizer_lib
 Conversation = Sequence[Mapping[str, str]]
 ASSISTANT = 'assistant'
 _RUNS = 512  # texts that one process renders
-_TAIL = 32  # characters of an answer that its turn must end with
+_WORD = re.compile(r'\w+')
 
 
 class Tokens(NamedTuple):
@@ -161,12 +162,14 @@ def _tokens(
   completion, learnt = [], []
   for number, index in enumerate(_answers(messages), 1):
     piece, encoding = pieces[number], encoded[number]
-    tail = messages[index]['content'].strip()[-_TAIL:]
-    shown = piece.find(tail)
+    # Templates spell thoughts anew, but keep the last word of an answer.
+    content = messages[index]['content']
+    last_word = (_WORD.findall(content) or [content.strip()])[-1]
+    shown = piece.find(last_word)
     if shown < 0:
       return f"the chat template does not show the assistant's turn {number}"
     ends = [
-      value in tokenizer.special_ids and start >= shown + len(tail)
+      value in tokenizer.special_ids and start >= shown + len(last_word)
       for value, (start, _) in zip(encoding.ids, encoding.offsets, strict=True)
     ]
     if True not in ends:
