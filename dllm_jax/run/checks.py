@@ -88,9 +88,8 @@ def check_shapes(cfg: settings.Settings, ctx: context.Context) -> None:
     ctx.denoiser.part(ctx.mesh)
     setup.param_targets(ctx)
   cfg.rollout.decoder.check(ctx.denoiser)
-  if conversations.applies(cfg):
-    conversations.check(cfg)
-  elif isinstance(ctx.task, task_lib.OpenEnded):
+  is_open_ended = isinstance(ctx.task, task_lib.OpenEnded)
+  if is_open_ended and not conversations.applies(cfg):
     _check_open_ended(cfg)
   speculation.check(cfg.speculation, ctx.denoiser, ctx.mesh)
   routing.check(cfg, ctx)

@@ -46,7 +46,10 @@ def started(
   Raises:
     errors.UserError: something that the user can correct, in one line.
   """
-  cfg = base_model.resolve_base_path(settings.from_config(config))
+  cfg = settings.from_config(config)
+  if conversations.applies(cfg):
+    conversations.check(cfg)
+  cfg = base_model.resolve_base_path(cfg)
   model = base_model.describe_base(cfg)
   if model is not None and not sidecar.read(model.folder.path):
     # No time was spent on demonstrations here.
