@@ -47,9 +47,8 @@ def tokenized(
   encoded = conversations.encode(
     [row['messages'] for row in rows], ctx.template, ctx.tokenizer
   )
-  for row, found in zip(rows, encoded, strict=True):
-    if isinstance(found, str):
-      raise errors.UserError(f'{row["id"]}: {found}')
+  if encoded and isinstance(encoded[-1], str):
+    raise errors.UserError(f'{rows[len(encoded) - 1]["id"]}: {encoded[-1]}')
   return [
     {**row, 'conversation': found}
     for row, found in zip(rows, encoded, strict=True)

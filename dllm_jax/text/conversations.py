@@ -8,8 +8,9 @@ precedes the next turn. Pieces are tokenized one by one, as a prompt and its
 completion are when the model is used.
 """
 
+import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from dllm_jax.text import chat, render
@@ -40,7 +41,7 @@ def encode(
   template: chat.ChatTemplate,
   tokenizer: tokenizer_lib.Tokenizer,
 ) -> list[Tokens | str]:
-  """The tokens of conversations, or why one has none.
+  """The tokens of conversations, up to the first that has none.
 
   Without a template's source a conversation is a message of the user's and an
   answer, which EOS ends.
@@ -52,19 +53,23 @@ def encode(
     tokenizer: encodes text.
 
   Returns:
-    An entry a conversation: its tokens, or in a few words what is wrong.
+    An entry a conversation; if one has no tokens, the last entry says why, and
+    is of that one.
   """
-  if not template.source:
-    return [_plain(messages, template, tokenizer) for messages in conversations]
+  pieces = itertools.repeat([])
+  if template.source:
+    pieces = _all_pieces(conversations, template)
   found = []
-  for messages, pieces in zip(
-    conversations, _all_pieces(conversations, template), strict=True
-  ):
-    wrong = _special_in(messages, tokenizer)
-    if wrong or isinstance(pieces, str):
-      found.append(wrong or pieces)
+  for messages, cut in zip(conversations, pieces, strict=False):
+    if not template.source:
+      entry = _plain(messages, template, tokenizer)
     else:
-      found.append(_tokens(messages, pieces, tokenizer))
+      entry = _special_in(messages, tokenizer) or cut
+    if isinstance(entry, list):
+      entry = _tokens(messages, entry, tokenizer)
+    found.append(entry)
+    if isinstance(entry, str):
+      break
   return found
 
 
@@ -102,21 +107,22 @@ def _special_in(
 
 def _all_pieces(
   conversations: Sequence[Conversation], template: chat.ChatTemplate
-) -> list[list[str] | str]:
-  found, group, count = [], [], 0
+) -> Iterator[list[str] | str]:
+  group, count = [], 0
   for messages in conversations:
     group.append(messages)
-    count += 1 + sum(m['role'] == ASSISTANT for m in messages)
+    count += 1 + len(_answers(messages))
     if count >= _RUNS:
-      found += _pieces(group, template)
+      yield from _pieces(group, template)
       group, count = [], 0
-  return found + (_pieces(group, template) if group else [])
+  if group:
+    yield from _pieces(group, template)
 
 
 def _pieces(
   group: Sequence[Conversation], template: chat.ChatTemplate
 ) -> list[list[str] | str]:
-  """The pieces of some conversations, or why one cannot be rendered."""
+  """The pieces of some conversations, up to the first that has none."""
   variables = dict(template.variables)
   runs = [
     chat.run_of(messages[:end], variables, is_prompt=end < len(messages))
@@ -128,7 +134,11 @@ def _pieces(
   except ValueError as e:
     if len(group) == 1:
       return [str(e)]
-    return [of for messages in group for of in _pieces([messages], template)]
+    half = len(group) // 2
+    found = _pieces(group[:half], template)
+    if isinstance(found[-1], str):
+      return found
+    return found + _pieces(group[half:], template)
   return [_cut([next(texts) for _ in _answers(m)], next(texts)) for m in group]
 
 
