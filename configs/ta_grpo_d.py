@@ -12,6 +12,9 @@ accuracy, of LLaDA-8B; its tables were not readable.
 Presets, after a colon:
   equations           reasoning that spells out the equations.
   sudoku              4x4 Sudoku.
+  rows                rows of your own, with a verifier
+                      (docs/your_own_data.md); llada_8b,rows and dream_7b,rows
+                      with the values of the release.
   llada_8b,TASK       hyper-parameters of the release (Kim and Kang 2026) for
   dream_7b,TASK       gsm8k, math, countdown, sudoku, kodcode, mbpp, and, to
                       evaluate on, humaneval; base.path names a model folder.

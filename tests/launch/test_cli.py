@@ -359,6 +359,27 @@ print(c.is_locked, c.train.double, c.rollout.dims[0], c.train.limit)
   assert in_process(body, checkout) == ['True', '14', '4', '3']
 
 
+def test_a_file_of_rows_makes_the_preset(checkout):
+  """Where none is named, and the config file has presets."""
+  own = str(checkout / 'configs' / 'own.py')
+  pathlib.Path(own).write_text(
+    'from configs import base\n\n\ndef get_config():\n'
+    '  return base.get_config()\n'
+  )
+  body = f"""
+rows = ['data.train=x.jsonl', 'task.name=rows', 'train.num_steps=7']
+c = config_file.load_config('configs/ag_grpo.py', rows)
+print(c.task.name, c.task.verifier, c.data.num_test, c.train.num_steps)
+c = config_file.load_config('configs/ag_grpo.py:llada_8b,rows', rows[:1])
+print(c.task.name, c.method.policy.num_inner)
+c = config_file.load_config('configs/ag_grpo.py:sudoku', rows[:1])
+print(c.task.name)
+print(config_file.load_config({own!r}, rows[:1]).task.name)
+"""
+  want = ['rows', 'exact', '0', '7', 'rows', '12', 'sudoku', 'countdown']
+  assert in_process(body, checkout) == want
+
+
 def test_compilations_are_cached(tmp_path):
   body = """
 cli.setup_jax(3)

@@ -17,6 +17,7 @@ from dllm_jax.run import train as run_lib
 from dllm_jax.runtime import console, sharding
 from dllm_jax.state import metrics
 from tests import tiny_rows, tiny_run
+from tests.docs import pages
 
 QUIET = console.Console(file=io.StringIO())
 SFT = {
@@ -196,6 +197,43 @@ def test_a_python_function_judges_a_run(tmp_path, monkeypatch):
   for row in rows:
     assert row['reward/mean'] == pytest.approx(row['terms/verified'])
     assert 0 <= row['reward/mean'] <= 0.5 and row['reward/correct'] == 0
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_page_run(tmp_path, commands):
+  """At tiny size, and the first one with a causal model too."""
+  sft, rl = pages.commands(pages.REPO / 'docs' / 'your_own_data.md')
+  talk = tiny_rows.conversations(20)
+  sums = [{'prompt': f'{i} + 1?', 'answer': i + 1} for i in range(20)]
+  size = {
+    'rollout.max_prompt_length': 320,
+    'rollout.gen_length': 48,
+    'rollout.block_length': 48,
+    'rollout.num_steps': 4,
+    'eval.num_steps': '(4,)',
+    'train.num_steps': 2,
+  }
+  guided = {'num_steps': 4, 'answer_steps': 2, 'max_anchor': 40}
+  causal = {'rollout.decode': 'autoregressive'}
+  for command, family, rows, own in (
+    (sft, 'llada', talk, {}),
+    (sft, 'qwen3', talk, causal),
+    (rl, 'llada', sums, {f'method.guided.{k}': v for k, v in guided.items()}),
+  ):
+    place = tmp_path / f'{len(own)}'
+    place.mkdir()
+    tiny_rows.write(place / 'FILE.jsonl', rows)
+    tiny_rows.folder(place / 'DIR', family)
+    for name in ('configs', 'launch'):
+      (place / name).symlink_to(pages.REPO / name)
+    _, script, *args = command.split()
+    args += [f'--config.{key}={value}' for key, value in (size | own).items()]
+    done = commands.run(
+      script.removeprefix('launch/'), *args, config=False, cwd=place
+    )
+    assert done.code == 0, done.err
+    found = json.loads((place / 'RUN' / 'eval.json').read_text())
+    assert found['task'] == 'rows' and found['num'] == 2
 
 
 def test_rows_without_the_answers_that_guide(tmp_path, monkeypatch):
