@@ -361,23 +361,23 @@ print(c.is_locked, c.train.double, c.rollout.dims[0], c.train.limit)
 
 def test_a_file_of_rows_makes_the_preset(checkout):
   """Where none is named, and the config file has presets."""
-  own = str(checkout / 'configs' / 'own.py')
-  pathlib.Path(own).write_text(
-    'from configs import base\n\n\ndef get_config():\n'
-    '  return base.get_config()\n'
+  head = 'from ml_collections import config_dict\n\n\n'
+  body = (
+    "  return config_dict.ConfigDict({'name': %s, 'data': {'train': ''}})\n"
   )
-  body = f"""
-rows = ['data.train=x.jsonl', 'task.name=rows', 'train.num_steps=7']
-c = config_file.load_config('configs/ag_grpo.py', rows)
-print(c.task.name, c.task.verifier, c.data.num_test, c.train.num_steps)
-c = config_file.load_config('configs/ag_grpo.py:llada_8b,rows', rows[:1])
-print(c.task.name, c.method.policy.num_inner)
-c = config_file.load_config('configs/ag_grpo.py:sudoku', rows[:1])
-print(c.task.name)
-print(config_file.load_config({own!r}, rows[:1]).task.name)
+  own, bare = (checkout / 'configs' / name for name in ('own.py', 'bare.py'))
+  data = {'train': ''}
+  own.write_text(f"{head}def get_config(arg=''):\n{body % ('arg', data)}")
+  bare.write_text(f'{head}def get_config():\n{body % (repr("bare"), data)}')
+  script = f"""
+rows = ['data.train=x.jsonl']
+for path in ({str(own)!r}, {f'{own}:other'!r}, {str(bare)!r}):
+  c = config_file.load_config(path, rows)
+  print(c.name, c.data.train)
+print(config_file.load_config({str(own)!r}).name or 'none')
 """
-  want = ['rows', 'exact', '0', '7', 'rows', '12', 'sudoku', 'countdown']
-  assert in_process(body, checkout) == want
+  want = ['rows', 'x.jsonl', 'other', 'x.jsonl', 'bare', 'x.jsonl', 'none']
+  assert in_process(script, checkout) == want
 
 
 def test_compilations_are_cached(tmp_path):
