@@ -363,12 +363,13 @@ def test_a_file_of_rows_makes_the_preset(checkout):
   """Where none is named, and the config file has presets."""
   head = 'from ml_collections import config_dict\n\n\n'
   body = (
-    "  return config_dict.ConfigDict({'name': %s, 'data': {'train': ''}})\n"
+    "  return config_dict.ConfigDict({'name': NAME, 'data': {'train': ''}})"
   )
   own, bare = (checkout / 'configs' / name for name in ('own.py', 'bare.py'))
-  data = {'train': ''}
-  own.write_text(f"{head}def get_config(arg=''):\n{body % ('arg', data)}")
-  bare.write_text(f'{head}def get_config():\n{body % (repr("bare"), data)}')
+  own.write_text(
+    f"{head}def get_config(arg=''):\n" + body.replace('NAME', 'arg')
+  )
+  bare.write_text(f'{head}def get_config():\n' + body.replace('NAME', "'bare'"))
   script = f"""
 rows = ['data.train=x.jsonl']
 for path in ({str(own)!r}, {f'{own}:other'!r}, {str(bare)!r}):

@@ -154,8 +154,7 @@ def _loss(
   cfg: SftConfig,
 ) -> tuple[Float[Array, ''], Float[Array, '']]:
   """The sum of the losses of tokens, and their number."""
-  has_context = types.block_causal(denoiser) > 0
-  views, num_tokens = _views(key, batch, vocab, cfg, has_context=has_context)
+  views, num_tokens = _views(key, batch, denoiser, vocab, cfg)
   one = jnp.float32(1)
   total = masked_diffusion.loss(denoiser, params, views, vocab, num_tokens=one)
   return total, num_tokens
@@ -178,8 +177,7 @@ def _update(
   cfg: SftConfig,
   mesh: Mesh,
 ) -> tuple[state_lib.TrainState, dict[str, Any]]:
-  has_context = types.block_causal(denoiser) > 0
-  views, num_tokens = _views(key, batch, vocab, cfg, has_context=has_context)
+  views, num_tokens = _views(key, batch, denoiser, vocab, cfg)
 
   def loss(params, micro):
     share = masked_diffusion.loss(
@@ -206,10 +204,9 @@ def _update(
 def _views(
   key: Key[Array, ''],
   batch: demonstrations.Demonstrations,
+  denoiser: types.Denoiser,
   vocab: types.Vocabulary,
   cfg: SftConfig,
-  *,
-  has_context: bool,
 ) -> tuple[logprobs.Views, Float[Array, '']]:
   """The views of the loss, and the number of tokens that it is a mean over."""
   if vocab.mask_token is None:
@@ -220,6 +217,7 @@ def _views(
       batch.prompt_ids, batch.prompt_mask, batch.tokens, credit
     )
     return views, jnp.sum(credit, dtype=jnp.float32)
+  has_context = types.block_causal(denoiser) > 0
   views = masked_diffusion.masked_views(
     key,
     batch.prompt_ids,
