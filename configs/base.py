@@ -36,6 +36,10 @@ def get_config(arg: str = '') -> config_dict.ConfigDict:
       'num_demonstrations': 1000,
       'num_validation': 512,
       'num_test': 896,
+      # Rows of your own (docs/your_own_data.md); other tasks do not read them.
+      'train': '',  # a file of JSON lines
+      'test': '',  # another one; '' for the rows that are held out
+      'held_out': 0.1,  # share of the rows of `train`
     }
   )
   config.model = config_dict.ConfigDict(
@@ -138,6 +142,7 @@ def get_config(arg: str = '') -> config_dict.ConfigDict:
       'eval_every': 150,
       'patience': 4,
       'min_ratio': 1e-3,
+      'eos_padding': True,  # of masked diffusion: learn the EOS up to the end
       'num_micro': 1,
       'optim': _optim(learning_rate=3e-3, warmup_steps=100, weight_decay=0.01),
     }

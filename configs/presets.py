@@ -4,6 +4,10 @@ Published values are those of the released scripts of d1, AG-GRPO and TA-GRPO-d
 (the papers' tables were not readable). `train.num_steps` counts rollout
 batches: the released optimiser steps over mu.
 
+The preset `rows` is of rows of your own, in a file that data.train names, and
+llada_8b,rows and dream_7b,rows have the published values for them
+(docs/your_own_data.md).
+
 The presets MODEL,TASK, none of which was run here:
 
   python launch/train.py --config configs/METHOD.py:llada_8b,gsm8k \
@@ -43,8 +47,8 @@ from ml_collections import config_dict
 TINY = ('equations', 'cached', 'sudoku')
 MODELS = ('llada_8b', 'dream_7b')
 CODE = ('kodcode', 'mbpp', 'humaneval')
-TASKS = ('gsm8k', 'math', 'countdown', 'sudoku', *CODE)
-NAMES = TINY + tuple(f'{m},{t}' for m in MODELS for t in TASKS)
+TASKS = ('gsm8k', 'math', 'countdown', 'sudoku', *CODE, 'rows')
+NAMES = TINY + ('rows',) + tuple(f'{m},{t}' for m in MODELS for t in TASKS)
 
 
 def apply(config: config_dict.ConfigDict, arg: str) -> None:
@@ -65,6 +69,8 @@ def apply(config: config_dict.ConfigDict, arg: str) -> None:
     _cached(config)
   elif arg == 'sudoku':
     _tiny_sudoku(config)
+  elif arg == 'rows':
+    _rows(config)
   elif arg:
     model, task = arg.split(',')
     _published(config, task)
@@ -121,6 +127,49 @@ def _tiny_sudoku(config: config_dict.ConfigDict) -> None:
   if config.method.name == 'ag_grpo':
     config.method.guided.update(num_steps=18, answer_steps=9, max_anchor=19)
   config.eval.num_steps = (36, 18, 9)
+
+
+def _rows(config: config_dict.ConfigDict) -> None:
+  """Rows of your own (data.train) and a folder (base.path), of any size.
+
+  None of these values was published or tuned.
+  """
+  _own_task(config)
+  config.rollout.update(
+    num_prompts=4,
+    max_prompt_length=512,
+    gen_length=256,
+    block_length=32,
+    num_steps=128,
+    temperature=0.9,
+    stop_at_eos=True,
+  )
+  if config.method.name == 'ag_grpo':
+    config.method.guided.update(
+      num_steps=128, answer_steps=16, margin=2, max_anchor=128
+    )
+  config.base.batch_size = 16
+  config.train.control = False
+  config.train.optim.learning_rate = 1e-5
+  config.eval.num_steps = (128,)
+  config.eval.batch_size = 16
+  config.mesh.cpu_devices = 1
+
+
+def _own_task(config: config_dict.ConfigDict) -> None:
+  """The task of rows of your own, all of which are used."""
+  is_sft = config.method.name == 'sft'
+  config.task = config_dict.ConfigDict(
+    {
+      'name': 'rows',
+      # 'exact', 'number', 'math', 'code' or 'module:function'; '' is for
+      # conversations, which configs/sft.py learns.
+      'verifier': '' if is_sft else 'exact',
+      'prompt_style': 'd1',  # or 'terse', the prompt alone
+    }
+  )
+  config.data.update(num_demonstrations=0, num_validation=0, num_test=0)
+  config.method.reward = config_dict.ConfigDict(_REWARDS['rows'])
 
 
 def _llada_8b(config: config_dict.ConfigDict) -> None:
@@ -200,7 +249,10 @@ def _gated(config: config_dict.ConfigDict, model: str, task: str) -> None:
 
 def _published(config: config_dict.ConfigDict, task: str) -> None:
   """What the released scripts share, whatever the model."""
-  config.task = config_dict.ConfigDict(_task(task))
+  if task == 'rows':
+    _own_task(config)
+  else:
+    config.task = config_dict.ConfigDict(_task(task))
   is_guided = config.method.name == 'ag_grpo'
   steps = 128 if task in CODE or not is_guided else 64
   config.rollout.update(
@@ -237,7 +289,8 @@ def _published(config: config_dict.ConfigDict, task: str) -> None:
     optimizer_steps[task] / config.method.policy.num_inner
   )
   if config.method.name == 'sft':
-    config.train.num_steps = 0  # the folder is evaluated as it is
+    # The folder is evaluated as it is, but it learns rows of your own.
+    config.train.num_steps = 300 if task == 'rows' else 0
   config.train.control = False
   if task in ('gsm8k', 'math'):  # read from files: 0 is all rows
     config.data.update(num_demonstrations=0, num_validation=256, num_test=0)
@@ -247,6 +300,9 @@ def _published(config: config_dict.ConfigDict, task: str) -> None:
   if task in CODE:  # the same, by Qwen's tokenizer; KodCode's is a guess
     config.data.update(num_demonstrations=0, num_validation=0, num_test=0)
     config.rollout.max_prompt_length = {'kodcode': 1024}.get(task, 512)
+  if task == 'rows':
+    config.rollout.max_prompt_length = 512
+    config.base.batch_size = 16
   config.train.optim.update(
     learning_rate=3e-6,
     warmup_steps=1,
@@ -265,6 +321,7 @@ _DIFFU_STEPS = {
   'math': 6600,
   'countdown': 5000,
   'sudoku': 3800,
+  'rows': 5000,
 }
 _GUIDED_STEPS = dict.fromkeys(TASKS, 4000) | dict.fromkeys(CODE, 2000)
 _FORMAT = {'xmlcount': 1.0, 'soft_format': 1.0, 'strict_format': 1.0}
@@ -276,6 +333,12 @@ _REWARDS = {
   **dict.fromkeys(
     CODE, {'tests': 1.0, 'soft_format': 1.0, 'strict_format': 1.0}
   ),
+  'rows': {
+    'verified': 1.0,
+    'xmlcount': 0.0,
+    'soft_format': 0.0,
+    'strict_format': 0.0,
+  },
 }
 
 

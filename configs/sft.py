@@ -8,6 +8,13 @@ or of a model folder, masked or causal, with adapters (RUN/final; not run here):
     --config.base.path=Qwen3-0.6B --config.rollout.decode=autoregressive \
     --config.train.num_steps=200 --config.data_dir=DATA --workdir RUN
 
+or on rows of your own, with the loss of the assistant's turns alone
+(docs/your_own_data.md; not run here on a model of this size):
+
+  python launch/train.py --config configs/sft.py --workdir RUN \
+    --config.data.train=FILE.jsonl --config.base.path=Qwen3-0.6B \
+    --config.rollout.decode=autoregressive
+
 or of a model that is causal over blocks of four tokens:
 
   python launch/train.py --config configs/sft.py:block --workdir runs/block

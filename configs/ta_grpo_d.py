@@ -13,6 +13,9 @@ Presets, after a colon:
   equations           reasoning that spells out the equations.
   cached              the same in blocks of 4; arms sample through a cache.
   sudoku              4x4 Sudoku.
+  rows                rows of your own, with a verifier
+                      (docs/your_own_data.md); llada_8b,rows and dream_7b,rows
+                      with the values of the release.
   llada_8b,TASK       hyper-parameters of the release (Kim and Kang 2026) for
   dream_7b,TASK       gsm8k, math, countdown, sudoku, kodcode, mbpp, and, to
                       evaluate on, humaneval; base.path names a model folder.

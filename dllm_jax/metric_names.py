@@ -104,10 +104,13 @@ METRICS = {
   'sft/grad_norm': Metric('gradient norm'),
   'sft/skipped_updates': Metric('updates that were not finite', 'updates'),
   'eval/accuracy': Metric('accuracy', 'share'),
+  'eval/loss': Metric('held-out loss', 'nats per token'),
   'eval/mean_steps': Metric('denoising steps', 'steps'),
   'base/accuracy': Metric('test accuracy, base', 'share'),
   'control/accuracy': Metric('test accuracy, control', 'share'),
   'final/accuracy': Metric('test accuracy, final', 'share'),
+  'base/loss': Metric('held-out loss, base', 'nats per token'),
+  'final/loss': Metric('held-out loss, final', 'nats per token'),
   'time/step': Metric('time of a step', 's'),
   'time/collect': Metric('time of the rollouts', 's'),
   'time/eval': Metric('time of the evaluation', 's'),
@@ -124,6 +127,7 @@ LIVE = (
   'policy/kl',
   'policy/ratio_max',
   'sft/loss',
+  'eval/loss',
 )
 
 # Sections of the report.
@@ -195,6 +199,7 @@ CONSENSUS = (
 )
 SUPERVISED = (
   Chart('Loss', ('sft/loss',), phase='sft'),
+  Chart('Held-out loss', ('eval/loss',), phase='sft'),
   Chart('Validation accuracy', ('eval/accuracy',), 'greedy', phase='sft'),
 )
 

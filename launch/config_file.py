@@ -24,6 +24,8 @@ OPTIONAL = (
   'method.policy.max_sampler_ratio',
 )
 
+ROWS = 'rows'  # the preset of rows of the user's own
+
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
@@ -32,11 +34,15 @@ def load_config(
 ) -> config_dict.ConfigDict:
   """The locked config of FILE[:preset] with 'a.b=value' overrides applied.
 
+  `data.train`, a file of rows, makes `ROWS` the preset where none is named.
+
   Raises:
     UsageError: a file, preset, key or value is missing or wrong.
   """
   file, _, preset = path.partition(':')
-  config = _get_config(file, preset).unlock()
+  overrides = list(overrides)
+  has_rows = any(o.startswith('data.train=') for o in overrides)
+  config = _get_config(file, preset, ROWS if has_rows else '').unlock()
   for override in overrides:
     _override(config, override, file)
   return config.lock()
@@ -47,7 +53,7 @@ def nearest(name: str, known: Iterable[str], prefix: str = '') -> str:
   return f"; did you mean '{prefix}{near[0]}'?" if near else ''
 
 
-def _get_config(file: str, preset: str) -> config_dict.ConfigDict:
+def _get_config(file: str, preset: str, default: str) -> config_dict.ConfigDict:
   if not pathlib.Path(file).is_file():
     raise errors.UsageError(
       f'config file {file} is missing (looked in {os.getcwd()}); '
@@ -68,6 +74,8 @@ def _get_config(file: str, preset: str) -> config_dict.ConfigDict:
     raise errors.UsageError(f'config file {file} defines no get_config(arg)')
   if preset and not inspect.signature(get_config).parameters:
     raise errors.UsageError(f'{file} has no presets, so no {preset!r}')
+  if not preset and inspect.signature(get_config).parameters:
+    preset = default
   try:
     config = get_config(preset) if preset else get_config()
   except ValueError as e:

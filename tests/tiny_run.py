@@ -81,7 +81,12 @@ def get_config(arg: str = 'ag_grpo'):
 
 def values(arg: str = 'ag_grpo', **changes) -> dict:
   """The config as nested dicts; `rollout__gen_length=16` changes a key."""
-  config = get_config(arg).unlock()
+  return changed(get_config(arg), **changes)
+
+
+def changed(config, **changes) -> dict:
+  """A config as nested dicts, with changes such as those of `values`."""
+  config = config.unlock()
   with config.ignore_type():
     for name, value in changes.items():
       *groups, last = name.split('__')

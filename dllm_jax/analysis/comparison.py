@@ -174,7 +174,7 @@ def summary(
   """
   names = ', '.join(f'{r.name} (seed {r.config["seed"]})' for r in runs)
   if any(run.results is None for run in runs):
-    is_open = all(run.agreements for run in runs)
+    is_open = all(run.agreements or run.losses for run in runs)
     why = 'no right answers' if is_open else 'not finished'
     return Line(name, names, len(runs), None, None, why, None, None, '')
   readings = [gains.readings(run) for run in runs]

@@ -64,6 +64,8 @@ class Run(NamedTuple):
       right answers.
     agreements: `eval.views.agreement` of a finished run, by policy or arm,
       where it was measured.
+    losses: held-out losses of a finished run on conversations, by policy, in
+      nats per token of the assistant.
     verdicts: verdicts.json; None if it does not exist.
     problems: rows of trajectories.jsonl; their completions are hostile text.
     speculation: speculation.json, of `eval.speculation.Study`; None if
@@ -78,6 +80,7 @@ class Run(NamedTuple):
   curves: dict[str, dict[str, Curve]]
   results: dict[str, Any] | None
   agreements: dict[str, dict[str, Any]]
+  losses: dict[str, float]
   verdicts: dict[str, Any] | None
   problems: list[dict[str, Any]]
   speculation: dict[str, Any] | None = None
@@ -124,7 +127,8 @@ def read(directory: pathlib.Path) -> Run:
     about=about,
     curves=_curves(directory),
     results=results if results and 'sweep' in results['base'] else None,
-    agreements=_agreements(results or {}),
+    agreements=_by_policy(results or {}, 'agreement'),
+    losses=_by_policy(results or {}, 'loss'),
     verdicts=_object(directory / VERDICTS_FILE),
     problems=[
       _problem(row, f'{directory / TRAJECTORIES_FILE}, line {number}')
@@ -287,11 +291,11 @@ def _agreement(path: pathlib.Path) -> tuple[dict[str, Any], ...]:
   return tuple(found['problems'])
 
 
-def _agreements(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
-  """By policy and arm, how likely phrasings find what the others wrote."""
+def _by_policy(results: dict[str, Any], key: str) -> dict[str, Any]:
+  """By policy and arm, an entry of eval.json, where there is one."""
   rows = {n: results[n] for n in policies.NAMES if n in results}
   rows |= results.get('arms', {})
-  return {n: of['agreement'] for n, of in rows.items() if 'agreement' in of}
+  return {n: of[key] for n, of in rows.items() if key in of}
 
 
 def _routing(path: pathlib.Path) -> dict[str, Any] | None:

@@ -125,6 +125,7 @@ def of_run(run: record.Run) -> str:
     speculation=speculation_charts.summary(compared) if compared else None,
     phrasings=_phrasings(results, names),
     agreements=run.agreements,
+    losses=run.losses,
     agreement=[_shaded(problem) for problem in run.agreement],
     routing=routing_charts.summary(run.routing) if run.routing else None,
     heats=routing_charts.heats(run.routing) if run.routing else [],
@@ -222,7 +223,7 @@ def _state(run: record.Run) -> str:
   """One line about the progress of the run."""
   curves = run.curves.get('rl', {}).values()
   steps = max((int(curve.steps[-1]) for curve in curves), default=0)
-  if not (run.results or run.speculation or run.agreements):
+  if not (run.results or run.speculation or run.agreements or run.losses):
     return (
       f'not finished: {steps} of {run.config["train"]["num_steps"]} updates'
     )

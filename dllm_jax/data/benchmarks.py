@@ -103,7 +103,7 @@ def load(
     try:
       row = _READERS[name](record)
       if name == 'mbpp':
-        task_id = _field(record, 'task_id', int, 'an integer')
+        task_id = field(record, 'task_id', int, 'an integer')
         if task_id not in _MBPP_IDS[split]:
           continue
     except ValueError as error:
@@ -132,8 +132,12 @@ def _articles(path: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
     yield text.count('\n', 0, start) + 1, {'text': text[start:stop]}
 
 
-def _field(record: dict[str, Any], name: str, kind: type, what: str) -> Any:
-  """A field that must have the type `kind`, called `what` in the message."""
+def field(record: dict[str, Any], name: str, kind: type, what: str) -> Any:
+  """A field that must have the type `kind`, called `what` in the message.
+
+  Raises:
+    ValueError: it is missing, or something else.
+  """
   if name not in record:
     raise ValueError(f'no {name!r}')
   value = record[name]
@@ -142,8 +146,13 @@ def _field(record: dict[str, Any], name: str, kind: type, what: str) -> Any:
   return value
 
 
-def _text(record: dict[str, Any], name: str) -> str:
-  value = _field(record, name, str, 'text')
+def text_field(record: dict[str, Any], name: str) -> str:
+  """A field that must be text of at most `MAX_FIELD_CHARS` characters.
+
+  Raises:
+    ValueError: it is missing, or something else.
+  """
+  value = field(record, name, str, 'text')
   if len(value) > MAX_FIELD_CHARS:
     raise ValueError(f'{name!r} has more than {MAX_FIELD_CHARS} characters')
   try:
@@ -153,26 +162,28 @@ def _text(record: dict[str, Any], name: str) -> str:
   return value.replace('\r\n', '\n')
 
 
-def _list(record: dict[str, Any], name: str) -> list[Any]:
-  return _field(record, name, list, 'a list')
+def list_field(record: dict[str, Any], name: str) -> list[Any]:
+  """A field that must be a list; see `field`."""
+  return field(record, name, list, 'a list')
 
 
-def _texts(record: dict[str, Any], name: str) -> list[str]:
-  return [_text({name: value}, name) for value in _list(record, name)]
+def texts_field(record: dict[str, Any], name: str) -> list[str]:
+  """A field that must be a list of texts; see `text_field`."""
+  return [text_field({name: value}, name) for value in list_field(record, name)]
 
 
-def _optional(record: dict[str, Any], name: str) -> str:
+def optional_text(record: dict[str, Any], name: str) -> str:
   """The text of a field; '' if it is missing or null."""
-  return '' if record.get(name) is None else _text(record, name)
+  return '' if record.get(name) is None else text_field(record, name)
 
 
 def _gsm8k(record: dict[str, Any]) -> task_lib.Row:
-  reasoning, marker, answer = _text(record, 'answer').rpartition('####')
+  reasoning, marker, answer = text_field(record, 'answer').rpartition('####')
   answer = answer.strip()
   if not marker or not re.fullmatch(r'-?[0-9][0-9,]*', answer):
     raise ValueError("'answer' does not end in '#### NUMBER'")
   return {
-    'question': _text(record, 'question').strip(),
+    'question': text_field(record, 'question').strip(),
     'reasoning': _CALCULATION.sub('', reasoning).strip(),
     'answer': answer,
   }
@@ -184,52 +195,55 @@ def _math(record: dict[str, Any]) -> task_lib.Row | None:
   The boxed answer is used first: the `answer` field of the training file has
   lost text and commas.
   """
-  solution = _text(record, 'solution')
-  answer = latex.last_boxed(solution) or _optional(record, 'answer')
+  solution = text_field(record, 'solution')
+  answer = latex.last_boxed(solution) or optional_text(record, 'answer')
   if not answer.strip():
     return None
   level = re.search('[1-5]', str(record.get('level', '')))
   return {
-    'problem': _text(record, 'problem').strip(),
+    'problem': text_field(record, 'problem').strip(),
     'solution': solution.strip(),
     'answer': answer.strip(),
     'level': int(level[0]) if level else 0,
-    'subject': _optional(record, 'subject') or _optional(record, 'type'),
+    'subject': optional_text(record, 'subject')
+    or optional_text(record, 'type'),
   }
 
 
 def _aqua(record: dict[str, Any]) -> task_lib.Row:
   options = []
   letters = multiple_choice.LETTERS
-  for letter, option in zip(letters, _texts(record, 'options'), strict=False):
+  for letter, option in zip(
+    letters, texts_field(record, 'options'), strict=False
+  ):
     if not option.startswith(letter + ')'):
       raise ValueError(f'option {option!r:.40} does not start with {letter})')
     options.append(option[2:].strip())
   return _choice(
-    _text(record, 'question'),
+    text_field(record, 'question'),
     options,
-    _text(record, 'correct'),
-    _text(record, 'rationale').strip(),
+    text_field(record, 'correct'),
+    text_field(record, 'rationale').strip(),
   )
 
 
 def _openbookqa(record: dict[str, Any]) -> task_lib.Row:
   """A row of either file: an instruction, or a question with options."""
   if 'instruction' in record:
-    match = _CHOICES.fullmatch(_text(record, 'instruction'))
-    number = re.fullmatch('answer([1-4])', _text(record, 'answer'))
+    match = _CHOICES.fullmatch(text_field(record, 'instruction'))
+    number = re.fullmatch('answer([1-4])', text_field(record, 'answer'))
     if match is None or number is None:
       raise ValueError('not a question with four answers')
     letter = multiple_choice.LETTERS[int(number[1]) - 1]
     return _choice(match[1], list(match.groups()[1:]), letter, '')
   options = []
-  lines = _text(record, 'options').split('\n')
+  lines = text_field(record, 'options').split('\n')
   for letter, option in zip(multiple_choice.LETTERS, lines, strict=False):
     if not option.startswith(letter + '. '):
       raise ValueError(f'option {option!r:.40} does not start with {letter}.')
     options.append(option[3:].strip())
-  answer = _text(record, 'answer')
-  return _choice(_text(record, 'question'), options, answer[:1], '')
+  answer = text_field(record, 'answer')
+  return _choice(text_field(record, 'question'), options, answer[:1], '')
 
 
 def _choice(
@@ -250,8 +264,8 @@ def _humaneval(record: dict[str, Any]) -> task_lib.Row:
 
   Otherwise the program under test would define part of its own test.
   """
-  prompt, test = _text(record, 'prompt'), _text(record, 'test')
-  entry = _text(record, 'entry_point')
+  prompt, test = text_field(record, 'prompt'), text_field(record, 'test')
+  entry = text_field(record, 'entry_point')
   before = prompt.partition(f'def {entry}(')[0]
   helpers = re.findall(r'^def (\w+)\(', before, re.MULTILINE)
   if any(re.search(rf'\b{name}\(', test) for name in helpers):
@@ -260,7 +274,7 @@ def _humaneval(record: dict[str, Any]) -> task_lib.Row:
     'prompt': prompt,
     'entry_point': entry,
     'test': test,
-    'solution': prompt + _text(record, 'canonical_solution'),
+    'solution': prompt + text_field(record, 'canonical_solution'),
     'setup': '',
   }
 
@@ -270,48 +284,54 @@ def _mbpp(record: dict[str, Any]) -> task_lib.Row:
 
   The first test of `_MAX_EXAMPLE_CHARS` at most is shown, else the shortest.
   """
-  text = _text(record, 'text' if 'text' in record else 'prompt')
-  tests = _texts(record, 'test_list')
+  text = text_field(record, 'text' if 'text' in record else 'prompt')
+  tests = texts_field(record, 'test_list')
   if not tests:
     raise ValueError("'test_list' is empty")
   short = [test for test in tests if len(test) <= _MAX_EXAMPLE_CHARS]
   example = (short or [min(tests, key=len)])[0].strip()
   imports = record.get('test_imports') or []
-  imports = _texts({'test_imports': imports}, 'test_imports')
+  imports = texts_field({'test_imports': imports}, 'test_imports')
   return {
     'prompt': f'{text.strip()}\nFor example: {example}',
     'entry_point': '',
     'test': '\n'.join([*imports, *tests]),
-    'solution': _text(record, 'code'),
-    'setup': _optional(record, 'test_setup_code').strip(),
+    'solution': text_field(record, 'code'),
+    'setup': optional_text(record, 'test_setup_code').strip(),
   }
 
 
-def _kodcode(record: dict[str, Any]) -> task_lib.Row:
-  """A row from 'question' or 'prompt', 'solution', 'test' and 'test_info'."""
-  info = _list({'test_info': record.get('test_info') or [{}]}, 'test_info')
+def kodcode(record: dict[str, Any]) -> task_lib.Row:
+  """A row from 'question' or 'prompt', 'solution', 'test' and 'test_info'.
+
+  Raises:
+    ValueError: what is wrong with the record.
+  """
+  info = list_field({'test_info': record.get('test_info') or [{}]}, 'test_info')
   if not isinstance(info[0], dict):
     raise ValueError(f"'test_info' must contain objects, got {info[0]!r:.60}")
-  test = _text(record, 'test')
+  test = text_field(record, 'test')
   try:
     ast.parse(test)  # parsed, never run
   except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
     raise ValueError(f"'test' is not Python: {error}") from error
   return {
-    'prompt': _text(record, 'question' if 'question' in record else 'prompt'),
-    'entry_point': _optional(info[0], 'function_name'),
+    'prompt': text_field(
+      record, 'question' if 'question' in record else 'prompt'
+    ),
+    'entry_point': optional_text(info[0], 'function_name'),
     'test': test,
-    'solution': _text(record, 'solution'),
+    'solution': text_field(record, 'solution'),
     'setup': '',
   }
 
 
 def _paraphrases(record: dict[str, Any]) -> task_lib.Row:
-  paraphrases = _texts(record, 'paraphrases')
+  paraphrases = texts_field(record, 'paraphrases')
   if not paraphrases:
     raise ValueError("'paraphrases' is empty")
   return {
-    'prompt': _text(record, 'instruction').strip(),
+    'prompt': text_field(record, 'instruction').strip(),
     'paraphrases': [text.strip() for text in paraphrases],
   }
 
@@ -329,7 +349,7 @@ _READERS: dict[str, Callable[[dict[str, Any]], task_lib.Row | None]] = {
   'openbookqa': _openbookqa,
   'humaneval': _humaneval,
   'mbpp': _mbpp,
-  'kodcode': _kodcode,
+  'kodcode': kodcode,
   'paraphrases': _paraphrases,
   'wikitext-2': _article,
 }

@@ -9,7 +9,7 @@ import pathlib
 from collections.abc import Iterable, Sequence
 
 from dllm_jax import errors
-from dllm_jax.data import benchmarks, pipeline, public, text_rows
+from dllm_jax.data import benchmarks, own_rows, pipeline, public, text_rows
 from dllm_jax.tasks import task as task_lib
 
 SPLITS = ('train', 'validation', 'test')
@@ -24,6 +24,7 @@ def rows(
   *,
   data_dir: str | pathlib.Path,
   cache_dir: str | pathlib.Path,
+  files: own_rows.Files | None = None,
 ) -> Sequence[task_lib.Row]:
   """The rows of a split, with random access.
 
@@ -37,6 +38,7 @@ def rows(
     split: 'train', 'validation' or 'test'; see `benchmarks.SPLITS` for more.
     data_dir: the directory of the public data sets; '' for none.
     cache_dir: directory of the built data sets; created if it does not exist.
+    files: of the task 'rows', which is read from them and nothing else.
 
   Raises:
     errors.UserError: the split does not exist, or its file is missing,
@@ -45,6 +47,8 @@ def rows(
   """
   if isinstance(task, task_lib.RowSource):
     return task.rows(split)
+  if files is not None:
+    return own_rows.load(task, files)[split]
   if task.name in pipeline.BUILDERS:
     if split == 'test' and data_dir:
       return public.load(task.name, data_dir)
@@ -78,6 +82,7 @@ def digests(
   *,
   data_dir: str | pathlib.Path,
   cache_dir: str | pathlib.Path,
+  files: own_rows.Files | None = None,
 ) -> dict[str, str]:
   """The digest of the rows of each split that a run reads, in hexadecimal.
 
@@ -91,7 +96,9 @@ def digests(
   if isinstance(task, task_lib.RowSource):
     return {}
   return {
-    split: digest(rows(task, split, data_dir=data_dir, cache_dir=cache_dir))
+    split: digest(
+      rows(task, split, data_dir=data_dir, cache_dir=cache_dir, files=files)
+    )
     for split in SPLITS
   }
 

@@ -9,7 +9,7 @@ its training rows are held out for it, chosen by a hash of the question; of
 import dataclasses
 import hashlib
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -121,16 +121,38 @@ def _divide_paraphrases(
   Which are, is decided by the hash of the instruction. What is tested is the
   validation split too.
   """
-  if len(rows) < 2:
-    raise errors.UserError(
-      f'{rows[0]["id"]} is the only row of its file, and one is held out: add '
-      'rows'
-    )
-  count = max(round(_HELD_OUT_PARAPHRASES * len(rows)), 1)
-  tested = {row['id'] for row in sorted(rows, key=_place)[:count]}
-  test = [row for row in rows if row['id'] in tested]
-  train = [row for row in rows if row['id'] not in tested]
+  train, test = hold_out(rows, map(leaks.question, rows), _HELD_OUT_PARAPHRASES)
   return {'train': train, 'validation': test, 'test': test}
+
+
+def hold_out(
+  rows: Sequence[task_lib.Row], questions: Iterable[str], share: float
+) -> tuple[list[task_lib.Row], list[task_lib.Row]]:
+  """The rows without a share of them, but one at least, and that share.
+
+  It is a function of the rows alone: which are held out is decided by a hash of
+  their questions. Rows with the same question stay together.
+
+  Args:
+    rows: of a file, whose lines their ids name.
+    questions: of each row.
+    share: to hold out, in 0..1.
+
+  Raises:
+    errors.UserError: nothing is left.
+  """
+  places = list(map(_place, questions))
+  count = max(round(share * len(rows)), 1)
+  last = sorted(places)[count - 1]
+  parts = [], []
+  for row, place in zip(rows, places, strict=True):
+    parts[place <= last].append(row)
+  if not parts[0]:
+    raise errors.UserError(
+      f'{rows[0]["id"]} is the only row of its file, or all ask the same, and '
+      'one is held out: add rows'
+    )
+  return parts
 
 
 def split_of(row: task_lib.Row, missing: Sequence[str]) -> str:
@@ -142,12 +164,12 @@ def split_of(row: task_lib.Row, missing: Sequence[str]) -> str:
     row: a training row.
     missing: the splits to hold out rows for.
   """
-  place = _place(row) / _HELD_OUT
+  place = _place(leaks.question(row)) / _HELD_OUT
   return missing[int(place)] if place < len(missing) else 'train'
 
 
-def _place(row: task_lib.Row) -> float:
-  """A number in [0, 1) that the question of a row decides."""
-  text = leaks.normalised(leaks.question(row))
+def _place(question: str) -> float:
+  """A number in [0, 1) that the words of a question decide."""
+  text = leaks.normalised(question)
   digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
   return int.from_bytes(digest, 'little') / 2**64

@@ -21,6 +21,8 @@ def masked_views(
   *,
   min_ratio: float,
   has_context: bool = False,
+  learnt: Bool[Array, 'B L'] | None = None,
+  mask: Bool[Array, 'B L'] | None = None,
 ) -> logprobs.Views:
   """Masks each completion token with probability t; credits the masked tokens.
 
@@ -43,11 +45,16 @@ def masked_views(
     key: random key; consumed.
     prompt_ids: left-padded prompts, which are never masked.
     prompt_mask: True for the real tokens of the prompts.
-    tokens: completions, padded with EOS; the padding is trained as well.
+    tokens: completions, padded with EOS; the padding is trained as well, unless
+      `learnt` leaves it out.
     vocab: special ids.
     min_ratio: smallest masking probability t, in (0, 1].
     has_context: whether the model is causal over blocks, so that a block is
       predicted after clean ones; otherwise after noised ones.
+    learnt: True on the tokens o_k of the sum; the others are never masked, and
+      are read as the prompt is. None: all.
+    mask: True on real tokens, False on padding, which no token reads. None: all
+      are real.
 
   Returns:
     Views with K = 1 and Q = L; `credit` is True for the masked tokens.
@@ -68,14 +75,16 @@ def masked_views(
   draw = lambda key: jax.random.uniform(key, (length,))
   uniform = jax.vmap(draw)(streams.row_keys(mask_key, row))
   masked = uniform < t[:, None]
+  if learnt is not None:
+    masked &= learnt
+  if mask is None:
+    mask = jnp.ones(tokens.shape, bool)
   canvas = jnp.where(masked, vocab.need_mask(), tokens)
   slot = jnp.broadcast_to(jnp.arange(length)[None], tokens.shape)
   clean = jnp.concatenate([prompt_ids, tokens], 1)[:, None]
   return logprobs.Views(
     tokens=jnp.concatenate([prompt_ids, canvas], 1)[:, None],
-    attention_mask=jnp.concatenate(
-      [prompt_mask, jnp.ones(tokens.shape, bool)], 1
-    )[:, None],
+    attention_mask=jnp.concatenate([prompt_mask, mask], 1)[:, None],
     slot=slot[:, None],
     target=tokens[:, None],
     credit=masked[:, None],
@@ -101,7 +110,8 @@ def loss(
     vocab: special ids.
     num_tokens: those of the whole batch, not of this micro-batch: the losses of
       the micro-batches then add up to that of the batch. B * L for
-      `masked_views`, the credited ones for `teacher_forced`.
+      `masked_views` or the number of `learnt`, the credited ones for
+      `teacher_forced`.
   """
   length = views.slot.shape[-1]
   logp = logprobs.view_logp(denoiser, params, views, vocab, gen_length=length)

@@ -8,8 +8,9 @@ import jax
 
 from dllm_jax import errors, types
 from dllm_jax.rollout import context
-from dllm_jax.run import routing, settings, setup, speculation
+from dllm_jax.run import conversations, routing, settings, setup, speculation
 from dllm_jax.runtime import processes, sharding
+from dllm_jax.tasks import rows as rows_lib
 from dllm_jax.tasks import task as task_lib
 from dllm_jax.train import grad
 
@@ -18,6 +19,9 @@ def check_rows(
   cfg: settings.Settings, ctx: context.Context, rows: setup.Rows
 ) -> None:
   """Refuses rows that fit neither the window nor the lexicon nor the reward."""
+  if conversations.applies(cfg):
+    conversations.check_lengths(cfg, rows)
+    return
   asked = [v for row in rows.test for v in setup.all_views(ctx.task, row)]
   parts = [rows.demonstrations, rows.validation, asked]
   if cfg.method is not None:
@@ -35,7 +39,9 @@ def check_rows(
   for name, arm in _trainings(cfg):
     if arm.method is not None:
       with _named(name):
-        if not isinstance(ctx.task, task_lib.Paraphrased):
+        if isinstance(ctx.task, rows_lib.Problems):  # any may lack an answer
+          arm.method.check_rows(ctx, [*rows.prompts, *rows.validation])
+        elif not isinstance(ctx.task, task_lib.Paraphrased):
           arm.method.check_rows(ctx, rows.validation)
         elif isinstance(ctx.task, task_lib.RowSource):
           arm.method.check_rows(ctx, [*rows.validation, *rows.test])
@@ -56,7 +62,13 @@ def check_verifier(ctx: context.Context, rows: Sequence[task_lib.Row]) -> None:
   Raises:
     errors.UserError: the verifier does not run on this host.
   """
-  ctx.task.score(rows[0], ctx.task.demonstration(rows[0]))
+  verdict = ctx.task.score(rows[0], ctx.task.demonstration(rows[0]))
+  is_open_ended = isinstance(ctx.task, task_lib.OpenEnded)
+  if verdict.reason and not verdict.judged and not is_open_ended:
+    raise errors.UserError(
+      f'the verifier of task {ctx.task.name!r} failed on row '
+      f'{rows[0]["id"]}: {verdict.reason}'
+    )
 
 
 def check_shapes(cfg: settings.Settings, ctx: context.Context) -> None:
@@ -76,7 +88,8 @@ def check_shapes(cfg: settings.Settings, ctx: context.Context) -> None:
     ctx.denoiser.part(ctx.mesh)
     setup.param_targets(ctx)
   cfg.rollout.decoder.check(ctx.denoiser)
-  if isinstance(ctx.task, task_lib.OpenEnded):
+  is_open_ended = isinstance(ctx.task, task_lib.OpenEnded)
+  if is_open_ended and not conversations.applies(cfg):
     _check_open_ended(cfg)
   speculation.check(cfg.speculation, ctx.denoiser, ctx.mesh)
   routing.check(cfg, ctx)

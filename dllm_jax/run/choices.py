@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from dllm_jax import types
 from dllm_jax.eval import accuracy, frontier
 from dllm_jax.run import setup
+from dllm_jax.tasks import task as task_lib
 from dllm_jax.train import loop
 
 
@@ -25,7 +26,9 @@ class Choice(NamedTuple):
 def choose_setting(run: setup.Run, base: types.Params) -> Choice:
   """The plain decoder with which the base is best on validation rows."""
   decoders = run.cfg.plain_decoders()
-  if run.cfg.is_causal:  # There is but one, and no gate to compare it with.
+  is_open_ended = isinstance(run.ctx.task, task_lib.OpenEnded)
+  # Of causal models there is but one, and no gate to compare it with.
+  if run.cfg.is_causal or is_open_ended:
     return Choice(next(iter(decoders)), float('nan'))
   evaluations = _validate(run, base, decoders)
   setting = max(evaluations, key=lambda key: evaluations[key].accuracy)

@@ -10,7 +10,13 @@ from dllm_jax import errors, types
 from dllm_jax.analysis import policies as names_lib
 from dllm_jax.eval import accuracy, frontier
 from dllm_jax.rollout import context
-from dllm_jax.run import phrasings, settings, setup, trajectories
+from dllm_jax.run import (
+  conversations,
+  phrasings,
+  settings,
+  setup,
+  trajectories,
+)
 from dllm_jax.runtime import console, processes, signals, watchdog
 from dllm_jax.tasks import task as task_lib
 from dllm_jax.train import loop
@@ -105,8 +111,9 @@ def evaluate_all(
 
   Those of the arms are under 'arms', at the chosen setting alone. Of a task
   with paraphrases, each has 'phrasings' (`eval.views.evaluate`). Of an
-  open-ended task there is 'agreement' (`eval.views.agreement`) alone. Verdicts
-  and a few trajectories are written to files of their own.
+  open-ended task there is 'agreement' (`eval.views.agreement`) alone, and of
+  conversations 'loss'. Verdicts and a few trajectories are written to files of
+  their own.
   """
   decoder = run.cfg.plain_decoders()[chosen.setting]
   models = {name: (run.ctx, params) for name, params in policies.items()}
@@ -118,6 +125,8 @@ def evaluate_all(
     'num': len(run.rows.test),
     'chosen_steps': chosen.setting,
   }
+  if conversations.applies(run.cfg):
+    return about | conversations.evaluate(run, policies) | {'arms': {}}
   if isinstance(run.ctx.task, task_lib.OpenEnded):
     found = phrasings.measure_agreement(run, models | of_arms, decoder)
     made = {name: {'agreement': of} for name, of in found.items()}
@@ -238,6 +247,9 @@ def read(path: pathlib.Path) -> dict[str, Any]:
 
 def show(results: dict[str, Any], screen: console.Console) -> None:
   """The closing tables: every policy at every setting."""
+  if 'loss' in results['base']:
+    conversations.show(results, screen)
+    return
   if 'sweep' not in results['base']:  # an open-ended task
     models = {n: results[n] for n in names_lib.NAMES if n in results}
     phrasings.show_agreement(

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from dllm_jax import decoding, errors, models, tasks, types
+from dllm_jax.data import own_rows
 from dllm_jax.eval import speculation
 from dllm_jax.hf import config as hf_config
 from dllm_jax.models import config as model_config
@@ -43,12 +44,31 @@ class DataConfig:
       training sees; RL draws prompts from all training rows. 0 is all.
     num_validation: rows that settings and the base model are chosen on.
     num_test: held-out rows that are reported.
+    train: file of the task 'rows', '' for other tasks.
+    test: file of its test rows; '' for those that are held out.
+    held_out: share of the rows of `train` that are held out.
   """
 
   cache_dir: str
   num_demonstrations: int
   num_validation: int
   num_test: int
+  train: str
+  test: str
+  held_out: float
+
+  def __post_init__(self):
+    if not 0 < self.held_out < 1:
+      raise ValueError(f'held_out {self.held_out} is not within 0..1')
+
+  @property
+  def files(self) -> own_rows.Files | None:
+    """Those of the task 'rows'; None for other tasks."""
+    if not self.train:
+      return None
+    return own_rows.Files(
+      train=self.train, test=self.test, held_out=self.held_out
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -359,7 +379,7 @@ def from_config(config: Mapping[str, Any]) -> Settings:
     model=config['model'],
     prefill=prefill,
     task_name=config['task']['name'],
-    task=_make_task(dict(config['task'])),
+    task=_make_task(dict(config['task']), config['data']),
     data=_make('data', DataConfig, config['data']),
     rollout=_make('rollout', batch.RolloutConfig, {'decoder': decoder} | sizes),
     decode=decode,
@@ -371,6 +391,7 @@ def from_config(config: Mapping[str, Any]) -> Settings:
       gen_length=rollout['gen_length'],
       min_ratio=base['min_ratio'],
       num_micro=base['num_micro'],
+      eos_padding=base['eos_padding'],
     ),
     base_optim=_make('base.optim', optim.OptimConfig, base['optim']),
     base_loop=schedule('base', base),
@@ -413,8 +434,20 @@ def _make_method(cls: type, values: Mapping[str, Any]) -> Any:
   return _make('method', cls, groups)
 
 
-def _make_task(values: dict[str, Any]) -> task_lib.Task:
+def _make_task(
+  values: dict[str, Any], data: Mapping[str, Any]
+) -> task_lib.Task:
   cls = _choose('task.name', name := values.pop('name'), tasks.TASKS)
+  if name == 'rows' and not data['train']:
+    raise errors.UserError(
+      "config key task.name is 'rows', but data.train is empty: name a file of "
+      'rows, --config.data.train=FILE.jsonl'
+    )
+  if name != 'rows' and (data['train'] or data['test']):
+    raise errors.UserError(
+      f'config keys data.train and data.test are of the task rows, and '
+      f'task.name is {name!r}: take the preset rows, or MODEL,rows'
+    )
   known = set(inspect.signature(cls).parameters)
   if others := sorted(set(values) - known):
     raise errors.UserError(

@@ -235,7 +235,9 @@ def data_digests(cfg: settings.Settings) -> dict[str, str]:
     errors.UserError: as `load_rows`.
   """
   with _cache(cfg) as cache:
-    return sources.digests(cfg.task, data_dir=cfg.data_dir, cache_dir=cache)
+    return sources.digests(
+      cfg.task, data_dir=cfg.data_dir, cache_dir=cache, files=cfg.data.files
+    )
 
 
 def load_test(cfg: settings.Settings) -> Sequence[task_lib.Row]:
@@ -290,7 +292,13 @@ def tell_doubts(
 
 def _split(cfg: settings.Settings, split: str) -> Sequence[task_lib.Row]:
   with _cache(cfg) as cache:
-    return sources.rows(cfg.task, split, data_dir=cfg.data_dir, cache_dir=cache)
+    return sources.rows(
+      cfg.task,
+      split,
+      data_dir=cfg.data_dir,
+      cache_dir=cache,
+      files=cfg.data.files,
+    )
 
 
 @contextlib.contextmanager

@@ -10,7 +10,14 @@ import jax
 
 from dllm_jax import errors
 from dllm_jax.hf import sidecar
-from dllm_jax.run import base_model, checks, results, settings, setup
+from dllm_jax.run import (
+  base_model,
+  checks,
+  conversations,
+  results,
+  settings,
+  setup,
+)
 from dllm_jax.runtime import console, processes, signals, watchdog
 from dllm_jax.state import metrics, provenance, workdir
 
@@ -39,7 +46,10 @@ def started(
   Raises:
     errors.UserError: something that the user can correct, in one line.
   """
-  cfg = base_model.resolve_base_path(settings.from_config(config))
+  cfg = settings.from_config(config)
+  if conversations.applies(cfg):
+    conversations.check(cfg)
+  cfg = base_model.resolve_base_path(cfg)
   model = base_model.describe_base(cfg)
   if model is not None and not sidecar.read(model.folder.path):
     # No time was spent on demonstrations here.
@@ -64,6 +74,8 @@ def started(
   rows, num_long = setup.fit_window(
     cfg, ctx, setup.after_first(setup.load_rows, cfg)
   )
+  if conversations.applies(cfg):
+    rows = conversations.tokenize(ctx, rows)
   checks.check_rows(cfg, ctx, rows)
   if model is not None and not (directory / 'base').exists():
     base_model.check_params(model.folder, ctx)
@@ -98,6 +110,8 @@ def started(
         f'left out {num_long} training prompts of more than '
         f'{cfg.rollout.max_prompt_length} tokens; {len(rows.prompts)} remain'
       )
+    if conversations.applies(cfg):
+      conversations.tell(rows, screen)
     setup.tell_doubts(cfg, [*rows.prompts, *rows.test], screen)
     watch = watchdog.Watchdog(
       directory / f'watchdog{processes.suffix()}.txt',

@@ -20,6 +20,7 @@ from dllm_jax.ops import streams
 from dllm_jax.run import (
   base_model,
   choices,
+  conversations,
   results,
   routing,
   setup,
@@ -224,7 +225,10 @@ def train_policy(
       seed=streams.host_seed(cfg.seed, 'rollout'),
       batch_size=cfg.rollout.num_prompts,
     )
-  score = _scorer(run, cfg.watched_decoder(setting))
+  if conversations.applies(cfg):
+    score = conversations.scorer(run)
+  else:
+    score = _scorer(run, cfg.watched_decoder(setting))
   floor = 0.0
   if cfg.loop.floor_patience:
     run.watch.beat('evaluating the base')

@@ -1,6 +1,6 @@
 """Chat templates: what stands before and after a user's message.
 
-Prompts here are one user turn and the header of the answer, so a template is
+A prompt is one user turn and the header of the answer, so its template is
 two texts. Those of the supported families are written out; any other comes from
 a directory's Jinja source, which is rendered once, with messages that show the
 two texts, in a limited process (`text/render.py`). A template that does more
@@ -9,7 +9,7 @@ to a message than put text around it is refused.
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dllm_jax import errors
@@ -42,11 +42,17 @@ class ChatTemplate:
     before: text before the message.
     after: text after it, the answer's header at its end.
     strip: whether spaces at the message's ends are dropped.
+    source: Jinja source of whole conversations; '' where there is none.
+    variables: of the source, beside the messages; (name, value) pairs.
   """
 
   before: str
   after: str
   strip: bool = False
+  source: str = dataclasses.field(default='', compare=False, repr=False)
+  variables: tuple[tuple[str, Any], ...] = dataclasses.field(
+    default=(), compare=False, repr=False
+  )
 
   def render(self, message: str, prefill: str = '') -> list[pieces.Piece]:
     """The prompt of a message.
@@ -74,12 +80,25 @@ def plain(opening: str) -> ChatTemplate:
   return ChatTemplate(before=opening, after='')
 
 
+_CHATML = (
+  "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+  "{{ message['content'] }}<|im_end|>\n{% endfor %}"
+  '{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}'
+)
+
+
 def chatml(system: str | None) -> ChatTemplate:
   """Qwen's layout, also Dream's."""
   head = f'<|im_start|>system\n{system}<|im_end|>\n' if system else ''
+  opening = (
+    "{% if messages[0]['role'] != 'system' %}" + head + '{% endif %}'
+    if head
+    else ''
+  )
   return ChatTemplate(
     before=f'{head}<|im_start|>user\n',
     after='<|im_end|>\n<|im_start|>assistant\n',
+    source=opening + _CHATML,
   )
 
 
@@ -92,6 +111,14 @@ FAMILIES = {
     before='<|startoftext|>' + _LLADA_HEADER.format('user'),
     after='<|eot_id|>' + _LLADA_HEADER.format('assistant'),
     strip=True,
+    source=(
+      '<|startoftext|>{% for message in messages %}'
+      + _LLADA_HEADER.format("{{ message['role'] }}")
+      + "{{ message['content'] | trim }}<|eot_id|>{% endfor %}"
+      '{% if add_generation_prompt %}'
+      + _LLADA_HEADER.format('assistant')
+      + '{% endif %}'
+    ),
   ),
   'dream': chatml('You are a helpful assistant.'),
   'qwen2': chatml('You are a helpful assistant.'),
@@ -120,28 +147,52 @@ def from_jinja(
   opening = [{'role': 'system', 'content': system}] if system else []
   names = [value for value in variables.values() if isinstance(value, str)]
   probes = [*_PROBES, ' '.join(['a', *names, 'b'])]
-  runs = [
-    {
-      'add_generation_prompt': True,
-      'tools': None,
-      'documents': None,
-      **variables,
-      'messages': [*opening, {'role': 'user', 'content': probe}],
-    }
-    for probe in probes
-  ]
-  texts = render.render(source, runs)
+  texts = render.render(
+    source,
+    [
+      run_of([*opening, {'role': 'user', 'content': probe}], variables)
+      for probe in probes
+    ],
+  )
   before, message, after = texts[0].partition(_PROBES[0])
   if not message or _PROBES[0] in after:
     raise ValueError('the chat template does not show its message once')
   for strip in (False, True):
-    made = ChatTemplate(before=before, after=after, strip=strip)
+    made = ChatTemplate(
+      before=before,
+      after=after,
+      strip=strip,
+      source=source,
+      variables=tuple(variables.items()),
+    )
     if texts == [pieces.joined(made.render(probe)) for probe in probes]:
       return made
   raise ValueError(
     'the chat template rewrites its message, or depends on it; use the one of '
     f'a family: {", ".join(FAMILIES)}'
   )
+
+
+def run_of(
+  messages: Sequence[Mapping[str, str]],
+  variables: Mapping[str, Any],
+  *,
+  is_prompt: bool = True,
+) -> dict[str, Any]:
+  """What a template is rendered with.
+
+  Args:
+    messages: with `role` and `content`.
+    variables: beside them.
+    is_prompt: whether the header of an answer ends the text.
+  """
+  return {
+    'add_generation_prompt': is_prompt,
+    'tools': None,
+    'documents': None,
+    **variables,
+    'messages': list(messages),
+  }
 
 
 def from_directory(

@@ -188,15 +188,32 @@ class Tokenizer:
       encodings = self._parsed(prompts)
     except ValueError:  # what follows names the piece
       return [self._encode_parts(prompt) for prompt in prompts]
-    special_ids = frozenset(self._special_ids.values())
     return [
       self._encode_parts(prompt)
-      if pieces_lib.spells(prompt, encoding, special_ids)
+      if pieces_lib.spells(prompt, encoding, self.special_ids)
       else pieces_lib.Encoded(
         encoding.ids, pieces_lib.content_spans(prompt, encoding.offsets)
       )
       for prompt, encoding in zip(prompts, encodings, strict=True)
     ]
+
+  def encode_templates(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
+    """Ids and offsets of texts whose special tokens are tokens.
+
+    Raises:
+      ValueError: naming the first piece that is not in the vocabulary.
+    """
+    return self._parsed([[pieces_lib.Piece(text, True)] for text in texts])
+
+  def find_special(self, text: str) -> str | None:
+    """The first special token that a text spells, by its name."""
+    found = self._special_pattern.search(text) if self._special_ids else None
+    return found and found[0]
+
+  @functools.cached_property
+  def special_ids(self) -> frozenset[int]:
+    """Ids of all special tokens."""
+    return frozenset(self._special_ids.values())
 
   def decode(self, ids: Iterable[int]) -> str:
     """Text of `ids`, special tokens left out.

@@ -21,6 +21,7 @@ ELSEWHERE = {
   'performance.md': 'launch/test_bench.py',
   'fractal.md': 'configs/test_configs.py',
   'moe_erl.md': 'configs/test_configs.py',
+  'your_own_data.md': 'run/test_own_rows_run.py',
 }
 FAST = ('quick_start.md',)
 SIZE = TINY | {

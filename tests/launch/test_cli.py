@@ -359,6 +359,28 @@ print(c.is_locked, c.train.double, c.rollout.dims[0], c.train.limit)
   assert in_process(body, checkout) == ['True', '14', '4', '3']
 
 
+def test_a_file_of_rows_makes_the_preset(checkout):
+  """Where none is named, and the config file has presets."""
+  head = 'from ml_collections import config_dict\n\n\n'
+  body = (
+    "  return config_dict.ConfigDict({'name': NAME, 'data': {'train': ''}})"
+  )
+  own, bare = (checkout / 'configs' / name for name in ('own.py', 'bare.py'))
+  own.write_text(
+    f"{head}def get_config(arg=''):\n" + body.replace('NAME', 'arg')
+  )
+  bare.write_text(f'{head}def get_config():\n' + body.replace('NAME', "'bare'"))
+  script = f"""
+rows = ['data.train=x.jsonl']
+for path in ({str(own)!r}, {f'{own}:other'!r}, {str(bare)!r}):
+  c = config_file.load_config(path, rows)
+  print(c.name, c.data.train)
+print(config_file.load_config({str(own)!r}).name or 'none')
+"""
+  want = ['rows', 'x.jsonl', 'other', 'x.jsonl', 'bare', 'x.jsonl', 'none']
+  assert in_process(script, checkout) == want
+
+
 def test_compilations_are_cached(tmp_path):
   body = """
 cli.setup_jax(3)

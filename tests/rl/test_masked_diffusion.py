@@ -181,3 +181,29 @@ def test_losses_of_micro_batches_add_up():
     num_tokens=jnp.float32(6 * L),
   )
   np.testing.assert_allclose(part(0, 2) + part(2, 6), part(0, 6), rtol=1e-6)
+
+
+def test_tokens_that_are_not_learnt_are_never_masked():
+  """The draws are those without `learnt`; padding is read by nothing."""
+  batch = tiny.rollouts(0, rows=64, gen_length=L)
+  learnt = np.arange(L)[None] + np.arange(64)[:, None] % 3
+  learnt = learnt % 2 == 0
+  mask = np.broadcast_to(np.arange(L) < L - 2, learnt.shape)
+  make = lambda **own: masked_views(
+    jax.random.key(0),
+    batch.prompt_ids,
+    batch.prompt_mask,
+    batch.tokens,
+    vocab=tiny.VOCAB,
+    min_ratio=0.0,
+    **own,
+  )
+  every, got = make(), make(learnt=learnt, mask=mask)
+  np.testing.assert_array_equal(
+    got.credit[:, 0], np.asarray(every.credit[:, 0]) & learnt
+  )
+  masked = np.asarray(got.tokens[:, 0, -L:]) == tiny.MASK
+  np.testing.assert_array_equal(masked, got.credit[:, 0])
+  np.testing.assert_array_equal(got.weight, every.weight)
+  real = np.concatenate([batch.prompt_mask, mask], axis=1)
+  np.testing.assert_array_equal(got.attention_mask[:, 0], real)

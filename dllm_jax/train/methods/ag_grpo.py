@@ -27,6 +27,7 @@ from dllm_jax.rollout import (
   score,
 )
 from dllm_jax.runtime import process_rows, sharding
+from dllm_jax.tasks import rows as rows_lib
 from dllm_jax.tasks import task as task_lib
 from dllm_jax.train import policy, policy_config
 from dllm_jax.train import state as state_lib
@@ -74,6 +75,14 @@ class AgGrpoConfig(policy_config.GroupConfig):
     super().check_rows(ctx, rows)
     if not self.guided.num_guided:
       return
+    if isinstance(ctx.task, rows_lib.Problems):
+      lacking = [row['id'] for row in rows if not ctx.task.has_answer(row)]
+      if lacking:
+        raise errors.UserError(
+          f'{lacking[0]} has no "answer", and ag_grpo guides with it '
+          f'({len(lacking)} of {len(rows)} rows have none): add it, or use '
+          'configs/diffu_grpo.py'
+        )
     try:
       anchors = answer_guided.anchors(
         ctx.task, ctx.tokenizer, rows, self.guided

@@ -8,7 +8,7 @@ starts from. Dims: B rows, P prompt columns, L completion columns.
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -32,16 +32,19 @@ class SftConfig:
   """Shapes and loss of supervised training.
 
   Attributes:
-    gen_length: completion columns; a demonstration is padded to it with EOS,
-      which is part of the masked diffusion loss. That of the next token ends
-      with the first EOS.
+    gen_length: completion columns; a demonstration is padded to it with EOS.
+      The loss of the next token ends with the first EOS, or the end of a turn.
     min_ratio: smallest masking ratio t, in (0, 1); not read without [MASK].
     num_micro: micro-batches per optimizer step.
+    eos_padding: of masked diffusion models, whether the EOS that fill the
+      columns are learnt, as LLaDA's are; otherwise a completion ends with its
+      first EOS, or the end of its turn, and nothing reads what follows.
   """
 
   gen_length: int
   min_ratio: float
   num_micro: int
+  eos_padding: bool = True
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,7 +69,7 @@ class Sft:
   ) -> tuple[demonstrations.Demonstrations, dict[str, float]]:
     """The demonstrations; see `demonstrations.encode`."""
     del state, step
-    return demonstrations.encode(self.ctx, rows, self.cfg.gen_length), {}
+    return _encode(self.ctx, rows, self.cfg), {}
 
   def update(
     self,
@@ -90,6 +93,73 @@ class Sft:
     return state_lib.with_frozen(state, frozen), [metrics]
 
 
+def held_out_loss(
+  ctx: context.Context,
+  params: types.Params,
+  rows: Sequence[task_lib.Row],
+  cfg: SftConfig,
+  *,
+  batch_size: int,
+  advance: Callable[[int], None],
+) -> float:
+  """The loss of rows, in nats per token that is learnt.
+
+  Exact for a causal model; of masked diffusion an estimate from one masking of
+  each row, the same at every call.
+
+  Args:
+    ctx: the run.
+    params: parameters of the model.
+    rows: conversations.
+    cfg: shapes and loss.
+    batch_size: rows of a call.
+    advance: called after each batch with its number of rows.
+  """
+  total = count = 0.0
+  for start in range(0, len(rows), batch_size):
+    part = rows[start : start + batch_size]
+    sums = _loss(
+      params,
+      _encode(ctx, part, cfg, num_rows=batch_size),
+      streams.step_key(ctx.root, 'eval', start),
+      denoiser=sharded.placed(ctx.denoiser, ctx.mesh),
+      vocab=ctx.vocab,
+      cfg=cfg,
+    )
+    own_total, own_count = jax.device_get(sums)
+    total, count = total + float(own_total), count + float(own_count)
+    advance(len(part))
+  return total / count
+
+
+def _encode(
+  ctx: context.Context,
+  rows: Sequence[task_lib.Row],
+  cfg: SftConfig,
+  num_rows: int | None = None,
+) -> demonstrations.Demonstrations:
+  return demonstrations.encode(
+    ctx, rows, cfg.gen_length, eos_padding=cfg.eos_padding, num_rows=num_rows
+  )
+
+
+@functools.partial(jax.jit, static_argnames=('denoiser', 'vocab', 'cfg'))
+def _loss(
+  params: types.Params,
+  batch: demonstrations.Demonstrations,
+  key: Key[Array, ''],
+  *,
+  denoiser: types.Denoiser,
+  vocab: types.Vocabulary,
+  cfg: SftConfig,
+) -> tuple[Float[Array, ''], Float[Array, '']]:
+  """The sum of the losses of tokens, and their number."""
+  views, num_tokens = _views(key, batch, denoiser, vocab, cfg)
+  one = jnp.float32(1)
+  total = masked_diffusion.loss(denoiser, params, views, vocab, num_tokens=one)
+  return total, num_tokens
+
+
 @functools.partial(
   jax.jit,
   static_argnames=('denoiser', 'vocab', 'optimizer', 'cfg', 'mesh'),
@@ -107,8 +177,7 @@ def _update(
   cfg: SftConfig,
   mesh: Mesh,
 ) -> tuple[state_lib.TrainState, dict[str, Any]]:
-  has_context = types.block_causal(denoiser) > 0
-  views, num_tokens = _views(key, batch, vocab, cfg, has_context=has_context)
+  views, num_tokens = _views(key, batch, denoiser, vocab, cfg)
 
   def loss(params, micro):
     share = masked_diffusion.loss(
@@ -135,16 +204,20 @@ def _update(
 def _views(
   key: Key[Array, ''],
   batch: demonstrations.Demonstrations,
+  denoiser: types.Denoiser,
   vocab: types.Vocabulary,
   cfg: SftConfig,
-  *,
-  has_context: bool,
 ) -> tuple[logprobs.Views, Float[Array, '']]:
   """The views of the loss, and the number of tokens that it is a mean over."""
   if vocab.mask_token is None:
-    credit = vocab.through_stop(batch.tokens)
-    views = next_token.teacher_forced(*batch, credit)
+    credit = batch.learnt
+    if credit is None:
+      credit = vocab.through_stop(batch.tokens)
+    views = next_token.teacher_forced(
+      batch.prompt_ids, batch.prompt_mask, batch.tokens, credit
+    )
     return views, jnp.sum(credit, dtype=jnp.float32)
+  has_context = types.block_causal(denoiser) > 0
   views = masked_diffusion.masked_views(
     key,
     batch.prompt_ids,
@@ -153,5 +226,9 @@ def _views(
     vocab,
     min_ratio=cfg.min_ratio,
     has_context=has_context,
+    learnt=batch.learnt,
+    mask=batch.mask,
   )
-  return views, jnp.float32(batch.tokens.size)
+  if batch.learnt is None:
+    return views, jnp.float32(batch.tokens.size)
+  return views, jnp.sum(batch.learnt, dtype=jnp.float32)

@@ -1,19 +1,25 @@
 """Supervised training: batches by hand, and a loss that falls."""
 
+import io
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import configs.sft
 from dllm_jax import errors
 from dllm_jax.eval import likelihood
+from dllm_jax.hf import load
 from dllm_jax.ops import sampling, streams
 from dllm_jax.rl import masked_diffusion
-from dllm_jax.run import setup
+from dllm_jax.rollout import demonstrations
+from dllm_jax.run import base_model, settings, setup
+from dllm_jax.runtime import console
 from dllm_jax.train import loop, progress
 from dllm_jax.train import state as state_lib
 from dllm_jax.train.methods import sft
-from tests import tiny_run
+from tests import tiny_rows, tiny_run
 
 ROWS = tiny_run.rows(
   '5 + 3 - 1',
@@ -167,6 +173,142 @@ def test_block_loss_is_that_of_each_block_after_clean_ones():
   _, (metrics,) = method.update(state, batch, 0)
   want = total / batch.tokens.size
   np.testing.assert_allclose(metrics['sft/loss'], want, rtol=1e-5)
+
+
+TURNS = tiny_rows.messages(
+  'user: a', 'assistant: bc', 'user: d', 'assistant: e'
+)
+TALK = [
+  {'id': 'a', 'messages': TURNS},
+  {'id': 'b', 'messages': TURNS[:2]},
+  {'id': 'c', 'messages': tiny_rows.messages('user: xyz', 'assistant: wvut')},
+  {'id': 'd', 'messages': TURNS[2:]},
+]
+
+
+def talking(place, family, **changes):
+  """(method, parameters, tokenized rows) of a folder."""
+  folder = tiny_rows.folder(place / family, family)
+  is_causal = family == 'qwen3'
+  cfg = settings.from_config(
+    tiny_rows.values(
+      configs.sft,
+      'own.jsonl',
+      base__path=str(folder),
+      base__batch_size=4,
+      rollout__decode='autoregressive' if is_causal else 'fixed',
+      **changes,
+    )
+  )
+  ctx = setup.make_context(cfg, base_model.describe_base(cfg))
+  screen = console.Console(file=io.StringIO())
+  params = base_model.load_params(load.read(folder), ctx, screen)
+  optimizer = tiny_run.optimizer(cfg.optim)
+  method = sft.Sft(ctx=ctx, optimizer=optimizer, cfg=cfg.base_sft)
+  return method, params, demonstrations.tokenized(ctx, TALK)
+
+
+def loss(method, params, rows, **changes):
+  return sft.held_out_loss(
+    method.ctx,
+    params,
+    rows,
+    method.cfg,
+    **({'batch_size': 4, 'advance': lambda count: None} | changes),
+  )
+
+
+def test_causal_loss_of_turns_by_the_likelihood(tmp_path):
+  """Each turn is a continuation of all before it."""
+  method, params, rows = talking(tmp_path, 'qwen3')
+  pairs = []
+  for row in rows:
+    prompt, completion, learnt = row['conversation']
+    for start, is_first in enumerate(np.diff([0, *learnt]) == 1):
+      if is_first:
+        stop = start + (np.diff([*learnt[start:], 0]) == -1).argmax() + 1
+        pairs.append(([*prompt, *completion[:start]], completion[start:stop]))
+  assert [len(turn) for _, turn in pairs] == [3, 2, 3, 5, 2]
+  exact = likelihood.loglikelihood(
+    method.ctx.denoiser,
+    params,
+    pairs,
+    vocab=method.ctx.vocab,
+    mesh=method.ctx.mesh,
+    num_samples=1,
+    seed=0,
+    batch_size=8,
+  )
+  want = -sum(exact) / 15
+  np.testing.assert_allclose(loss(method, params, rows), want, rtol=1e-5)
+  # Batches, the last of which is filled up, add up to the same.
+  seen = []
+  got = loss(method, params, rows, batch_size=3, advance=seen.append)
+  np.testing.assert_allclose(got, want, rtol=1e-5)
+  assert seen == [3, 1]
+  # It is the loss of the update.
+  state = state_lib.create(params, method.optimizer)
+  batch, _ = method.collect(state, rows, 0)
+  _, (metrics,) = method.update(state, batch, 0)
+  np.testing.assert_allclose(metrics['sft/loss'], want, rtol=1e-5)
+
+
+def test_masked_loss_of_turns_by_hand(tmp_path):
+  """The views are those of the assistant's tokens, and of the padding."""
+  for is_filled in (True, False):
+    place = tmp_path / str(is_filled)
+    method, params, rows = talking(place, 'llada', base__eos_padding=is_filled)
+    state = state_lib.create(params, method.optimizer)
+    batch, _ = method.collect(state, rows, 0)
+    sizes = [sum(row['conversation'].learnt) for row in rows]
+    ends = [len(row['conversation'].completion) for row in rows]
+    count = sum(sizes) + is_filled * sum(48 - end for end in ends)
+    assert np.asarray(batch.learnt).sum() == count
+    views = masked_diffusion.masked_views(
+      streams.step_key(method.ctx.root, 'eval', 0),
+      *map(jnp.asarray, batch[:3]),
+      method.ctx.vocab,
+      min_ratio=method.cfg.min_ratio,
+      learnt=batch.learnt,
+      mask=batch.mask,
+    )
+    total = 0.0
+    for i in range(4):  # row by row, without its padding
+      size = 48 if is_filled else ends[i]
+      first = int(np.argmax(batch.prompt_mask[i]))
+      width = batch.prompt_ids.shape[1]
+      tokens = views.tokens[i, :, first : width + size]
+      logits = method.ctx.denoiser(
+        params,
+        tokens,
+        jnp.ones(tokens.shape, bool),
+        jnp.arange(width - first, width - first + size)[None],
+      )
+      logp = jax.nn.log_softmax(
+        sampling.allowed_logits(logits, method.ctx.vocab)
+      )[0]
+      own = np.asarray(views.credit[i, 0])
+      for k in np.flatnonzero(own):
+        total -= float(logp[k, batch.tokens[i, k]] * views.weight[i, 0])
+    got = loss(method, params, rows)
+    np.testing.assert_allclose(got, total / count, rtol=1e-5)
+
+
+def test_padding_that_is_not_learnt_changes_nothing(tmp_path):
+  """Other ids in it give the same loss."""
+  narrow, params, rows = talking(
+    tmp_path / 'a', 'llada', base__eos_padding=False
+  )
+  state = state_lib.create(params, narrow.optimizer)
+  batch, _ = narrow.collect(state, rows, 0)
+  batch = jax.device_get(batch)
+  other = batch._replace(tokens=np.where(batch.mask, batch.tokens, 7))
+  losses = []
+  for own in (batch, other):
+    state = state_lib.create(jax.tree.map(jnp.copy, params), narrow.optimizer)
+    _, (metrics,) = narrow.update(state, own, 0)
+    losses.append(float(metrics['sft/loss']))
+  assert losses[0] == losses[1] > 0
 
 
 def test_block_loss_decreases():
