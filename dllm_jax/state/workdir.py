@@ -223,57 +223,44 @@ def check_data(workdir: str | os.PathLike, digests: Mapping[str, str]) -> None:
     )
 
 
-# What runs of older versions were, in keys that they lack, by group.
-_ROLLOUT = {
-  'cache': 'none',
-  'refresh_every': 0,
-  'vicinity': 0,
-  'published': 'none',
-}
-_POLICY = {'max_sampler_ratio': None}
-_MODEL = {
-  'name': 'transformer',
-  'feed_forward': 'swiglu',
-  'norm': 'rms',
-  'max_positions': 0,
-  'output_bias': False,
-  'sparse_every': 1,
-  'block_causal': 0,
-  'unroll': 4,
+# What runs of older versions were, in keys that they lack.
+_ADDED = {
+  'base.eos_padding': True,
+  'data.held_out': 0.1,
+  'data.test': '',
+  'data.train': '',
+  'method.policy.max_sampler_ratio': None,
+  'model.block_causal': 0,
+  'model.feed_forward': 'swiglu',
+  'model.max_positions': 0,
+  'model.name': 'transformer',
+  'model.norm': 'rms',
+  'model.output_bias': False,
+  'model.sparse_every': 1,
+  'model.unroll': 4,
+  'rollout.cache': 'none',
+  'rollout.published': 'none',
+  'rollout.refresh_every': 0,
+  'rollout.vicinity': 0,
 }
 
 
 def _upgraded(
   old: Mapping[str, Any], config: Mapping[str, Any]
 ) -> dict[str, Any]:
-  """The config of an older version as this version writes it.
+  """The flat config of an older version as this version writes it.
 
-  Older ones had no `model.name`, fewer kinds of models, and the groups of all
-  methods.
+  Older ones had fewer keys, and the groups of all methods.
   """
-  model, method = old.get('model', {}), old.get('method', {})
-  if not (model and method):
-    return dict(old)
-  completed = lambda known, group, now: (
-    {k: v for k, v in known.items() if k in (now or {})} | group
+  was, now = flatten(old), flatten(config)
+  groups = config.get('method') or {}
+  is_other = lambda key: (
+    key.startswith('method.')
+    and key.count('.') > 1
+    and key.split('.')[1] not in groups
   )
-  is_other = lambda k: (
-    isinstance(method[k], Mapping) and k not in (config.get('method') or {})
-  )
-  method = {k: method[k] for k in method if not is_other(k)}
-  now = config.get('method') or {}
-  if 'policy' in method:
-    method['policy'] = completed(_POLICY, method['policy'], now.get('policy'))
-  upgraded = {
-    **old,
-    'model': completed(_MODEL, model, config.get('model')),
-    'method': method,
-  }
-  if 'rollout' in old:
-    upgraded['rollout'] = completed(
-      _ROLLOUT, old['rollout'], config.get('rollout')
-    )
-  return upgraded
+  kept = {key: value for key, value in was.items() if not is_other(key)}
+  return {k: v for k, v in _ADDED.items() if k in now} | kept
 
 
 def _free_changes(
