@@ -12,7 +12,13 @@ import numpy as np
 from dllm_jax import decoding, errors, types
 from dllm_jax import model as model_lib
 from dllm_jax.analysis import frontier_plot
-from dllm_jax.eval import accuracy, choices, likelihood, pass_at
+from dllm_jax.eval import (
+  accuracy,
+  choices,
+  likelihood,
+  masked_likelihood,
+  pass_at,
+)
 from dllm_jax.rollout import context
 from dllm_jax.run import (
   base_model,
@@ -161,19 +167,19 @@ def evaluate_choices(
     for prompt, option in choices.pairs(clozes)
   ]
   with screen.stage(f'{cfg.task_name}, {name}', len(pairs)) as bar:
-    logp = likelihood.loglikelihood(
+    scored = likelihood.score(
       ctx.denoiser,
       params,
       pairs,
       vocab=ctx.vocab,
       mesh=ctx.mesh,
-      num_samples=num_canvases,
+      estimate=masked_likelihood.Estimate(num_samples=num_canvases),
       seed=cfg.seed,
       batch_size=cfg.eval.batch_size,
       advance=bar.add,
     )
   try:
-    judged = choices.judge(clozes, logp)
+    judged = choices.judge(clozes, scored.logp.tolist())
   except ValueError as e:
     raise errors.UserError(f'{directory} cannot be evaluated: {e}') from e
   summary = {

@@ -7,9 +7,10 @@ two texts, in a limited process (`text/render.py`). A template that does more
 to a message than put text around it is refused.
 """
 
+import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from dllm_jax import errors
@@ -161,27 +162,94 @@ def from_directory(
     errors.UserError: if the template is damaged, hostile or unsuitable.
   """
   path = pathlib.Path(path)
-  try:
-    config = json_file.read_optional(path / 'tokenizer_config.json')
-    token_map = json_file.read_optional(path / 'special_tokens_map.json')
-    source = _source(path, config)
-    if source is None:
+  with _one_line(path):
+    found = _jinja(path)
+    if found is None:
       return None
-    names, _ = special.names(config, token_map)
-    # A class of transformers may have a default for what no file names.
-    plain = config.get('tokenizer_class') in _PLAIN_CLASSES
-    for key in ('bos_token', 'eos_token', 'pad_token', 'unk_token'):
-      if key in source and not plain and not {key} & {*config, *token_map}:
-        raise ValueError(
-          f'the chat template uses {key}, which no file names; set it in '
-          'tokenizer_config.json, to null if there is none'
-        )
+    source, names = found
     return from_jinja(
       source, system=system, variables=names | dict(options or {})
     )
+
+
+def source(path: str | pathlib.Path) -> str | None:
+  """The Jinja source of a directory's chat template; None where it has none.
+
+  Raises:
+    errors.UserError: if the files are damaged.
+  """
+  path = pathlib.Path(path)
+  with _one_line(path):
+    found = _jinja(path)
+  return found and found[0]
+
+
+def conversation(
+  path: str | pathlib.Path,
+  messages: Sequence[Mapping[str, str]],
+  *,
+  add_generation_prompt: bool = True,
+) -> str:
+  """The text of a conversation by a directory's chat template.
+
+  Args:
+    path: as of `from_directory`.
+    messages: turns with 'role' and 'content'.
+    add_generation_prompt: whether the header of an answer follows; if not, the
+      text ends with the last message, which is to be continued.
+
+  Raises:
+    errors.UserError: there is no template, or it is damaged or hostile, or
+      refuses the messages.
+  """
+  path = pathlib.Path(path)
+  with _one_line(path):
+    found = _jinja(path)
+    if found is None:
+      raise ValueError('there is no chat template for a conversation')
+    jinja, names = found
+    run = {
+      **names,
+      'add_generation_prompt': add_generation_prompt,
+      'tools': None,
+      'documents': None,
+      'messages': [dict(message) for message in messages],
+    }
+    [text] = render.render(jinja, [run])
+    if add_generation_prompt:
+      return text
+    last = messages[-1]['content'].strip()
+    before, _, _ = text.rpartition(last)
+    return before + last
+
+
+@contextlib.contextmanager
+def _one_line(path: pathlib.Path) -> Iterator[None]:
+  """Says where a template is that is damaged."""
+  try:
+    yield
   except (ValueError, OSError) as e:
     line = ' '.join(str(e).split())
     raise errors.UserError(f'{path}: {line}') from e
+
+
+def _jinja(path: pathlib.Path) -> tuple[str, dict[str, str]] | None:
+  """A directory's template, and the texts of the special tokens it may use."""
+  config = json_file.read_optional(path / 'tokenizer_config.json')
+  token_map = json_file.read_optional(path / 'special_tokens_map.json')
+  found = _source(path, config)
+  if found is None:
+    return None
+  names, _ = special.names(config, token_map)
+  # A class of transformers may have a default for what no file names.
+  plain = config.get('tokenizer_class') in _PLAIN_CLASSES
+  for key in ('bos_token', 'eos_token', 'pad_token', 'unk_token'):
+    if key in found and not plain and not {key} & {*config, *token_map}:
+      raise ValueError(
+        f'the chat template uses {key}, which no file names; set it in '
+        'tokenizer_config.json, to null if there is none'
+      )
+  return found, names
 
 
 def _source(path: pathlib.Path, config: Mapping[str, Any]) -> str | None:

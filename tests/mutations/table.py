@@ -639,15 +639,15 @@ MUTATIONS = (
     'state/test_checkpoint.py',
   ),
   Mutation(
-    'eval/likelihood.py',
-    'return total * size / jnp.maximum(count, 1)',
+    'eval/masked_likelihood.py',
+    'return total * size / count',
     'return total',
-    'eval/test_likelihood.py',
+    'eval/test_masked_likelihood.py',
   ),
   Mutation(
     'eval/likelihood.py',
-    'return jnp.sum(jnp.where(pairs.mask, logp, 0.0), axis=1)',
-    'return jnp.sum(logp, axis=1)',
+    'jnp.sum(jnp.where(pairs.mask, logp, 0.0), axis=1),',
+    'jnp.sum(logp, axis=1),',
     'eval/test_likelihood.py',
   ),
   Mutation(
