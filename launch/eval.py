@@ -47,6 +47,18 @@ NUM_CANVASES = flags.DEFINE_integer(
   'default: 128',
   lower_bound=1,
 )
+NUM_FEWSHOT = flags.DEFINE_integer(
+  'num_fewshot',
+  0,
+  'examples of the training split before every question',
+  lower_bound=0,
+)
+FEWSHOT_SEED = flags.DEFINE_integer(
+  'fewshot_seed',
+  None,
+  'of their choice; default: the first of the split',
+  lower_bound=0,
+)
 SEED = flags.DEFINE_integer('seed', None, 'of the draws')
 BATCH_SIZE = flags.DEFINE_integer('batch_size', None, 'rows decoded together')
 
@@ -81,27 +93,31 @@ def main(config) -> int:
     values['eval']['batch_size'] = BATCH_SIZE.value
   if SEED.value is not None:
     values['seed'] = SEED.value
+  if FEWSHOT_SEED.value is not None and not NUM_FEWSHOT.value:
+    raise errors.UsageError('--fewshot_seed is read with --num_fewshot alone')
   cli.setup_jax(values['mesh']['cpu_devices'])
   process_flags.start()
+  from dllm_jax.eval import few_shot
   from dllm_jax.hf import hub
   from dllm_jax.run import evaluate  # Late: --help answers at once.
   from dllm_jax.runtime import console, processes
 
   directory = hub.locate(MODEL.value)
-  outlets = {
+  common = {
+    'shots': few_shot.FewShot(num=NUM_FEWSHOT.value, seed=FEWSHOT_SEED.value),
     'out': pathlib.Path(OUT.value) if OUT.value else None,
     'screen': console.Console(quiet=not processes.is_first()),
   }
   name = PARAMS.value if PARAMS.present else None
   if SWEEP.value:
-    evaluate.sweep_models(values, directory, **outlets)
+    evaluate.sweep_models(values, directory, **common)
   elif LIKELIHOOD.value:
     evaluate.evaluate_choices(
       values,
       directory,
       name,
       num_canvases=NUM_CANVASES.value or 128,
-      **outlets,
+      **common,
     )
   else:
     evaluate.evaluate_model(
@@ -110,7 +126,7 @@ def main(config) -> int:
       name,
       decode=decoding_flags.DECODE.value,
       overrides=overrides,
-      **outlets,
+      **common,
     )
   return 0
 

@@ -15,6 +15,7 @@ from dllm_jax.analysis import frontier_plot
 from dllm_jax.eval import (
   accuracy,
   choices,
+  few_shot,
   likelihood,
   masked_likelihood,
   pass_at,
@@ -22,23 +23,15 @@ from dllm_jax.eval import (
 from dllm_jax.rollout import context
 from dllm_jax.run import (
   base_model,
-  checks,
   eval_files,
+  eval_start,
   results,
   settings,
   setup,
 )
-from dllm_jax.runtime import console, processes, sharding, signals
-from dllm_jax.state import provenance, workdir
+from dllm_jax.runtime import console, processes, signals
+from dllm_jax.state import workdir
 from dllm_jax.tasks import task as task_lib
-
-# Config keys that say how models are judged and run, not what they are.
-_NOT_OF_MODEL = (
-  'task.parity',
-  'task.sandbox_',
-  'model.attention',
-  'model.remat',
-)
 
 
 def evaluate_model(
@@ -48,6 +41,7 @@ def evaluate_model(
   *,
   decode: str | None,
   overrides: Mapping[str, Any],
+  shots: few_shot.FewShot = few_shot.NONE,
   out: pathlib.Path | None,
   screen: console.Console,
 ) -> dict[str, Any]:
@@ -60,6 +54,7 @@ def evaluate_model(
       'final', and a folder has but one.
     decode: name of the decoder; None is the config's.
     overrides: fields of the decoder, over those of the config's.
+    shots: examples before every question.
     out: results file; the generations go beside it.
     screen: where progress and accuracy go.
 
@@ -91,7 +86,9 @@ def evaluate_model(
   )
   decoder.check(model.denoiser)
   name = name or 'base'
-  ctx, rows = _open(config, cfg, directory, {name: model}, out)
+  ctx, rows, examples = eval_start.start(
+    config, cfg, directory, {name: model}, out, shots
+  )
   setup.tell_reach(cfg, rows, screen)
   params = base_model.load_params(model.folder, ctx, screen)
   samples = _samples(ctx, params, rows, cfg, decoder, name, screen)
@@ -102,6 +99,7 @@ def evaluate_model(
     'params': name,
     'seed': cfg.seed,
     'decoding': {'decode': decode} | dataclasses.asdict(decoder),
+    'few_shot': eval_start.told(shots, examples),
   } | evaluation.summary()
   if any(evaluation.reasons):
     summary['reasons'] = dict(
@@ -129,6 +127,7 @@ def evaluate_choices(
   name: str | None,
   *,
   num_canvases: int,
+  shots: few_shot.FewShot = few_shot.NONE,
   out: pathlib.Path | None,
   screen: console.Console,
 ) -> dict[str, Any]:
@@ -139,6 +138,7 @@ def evaluate_choices(
     directory: workdir of a run, or a model folder.
     name: as of `evaluate_model`.
     num_canvases: masked canvases of an option; not read for a causal model.
+    shots: examples before every question.
     out: results file; what was chosen goes beside it.
     screen: where progress and accuracy go.
 
@@ -159,9 +159,15 @@ def evaluate_choices(
     model_lib.Model.describe(directory, params=name)
   )
   name = name or 'base'
-  ctx, rows = _open(config, cfg, directory, {name: model}, out, generates=False)
+  ctx, rows, examples = eval_start.start(
+    config, cfg, directory, {name: model}, out, shots, generates=False
+  )
   params = base_model.load_params(model.folder, ctx, screen)
-  clozes = [cfg.task.cloze(row) for row in rows]
+  before = few_shot.cloze_text(cfg.task, examples)
+  clozes = [
+    cloze._replace(prompt=before + cloze.prompt)
+    for cloze in map(cfg.task.cloze, rows)
+  ]
   pairs = [
     (model.encode(prompt, model.plain), model.encode(option))
     for prompt, option in choices.pairs(clozes)
@@ -189,6 +195,7 @@ def evaluate_choices(
     'seed': cfg.seed,
     'by': 'likelihood',
     'num_canvases': None if ctx.vocab.mask_token is None else num_canvases,
+    'few_shot': eval_start.told(shots, examples),
   } | choices.summary(judged)
   screen.line(
     f'{cfg.task_name}, {name}, by likelihood: accuracy '
@@ -209,6 +216,7 @@ def sweep_models(
   config: Mapping[str, Any],
   directory: pathlib.Path,
   *,
+  shots: few_shot.FewShot = few_shot.NONE,
   out: pathlib.Path | None,
   screen: console.Console,
 ) -> dict[str, Any]:
@@ -219,6 +227,7 @@ def sweep_models(
       with a causal model its plain decoder.
     directory: workdir of a run, or a model of it, for all of its models; or
       another model folder: one model, 'base'.
+    shots: examples before every question.
     out: results file; the plot goes beside it.
     screen: where progress and tables go.
 
@@ -244,7 +253,9 @@ def sweep_models(
     )
     for name in names
   }
-  ctx, rows = _open(config, cfg, directory, models, out)
+  ctx, rows, examples = eval_start.start(
+    config, cfg, directory, models, out, shots
+  )
   setup.tell_reach(cfg, rows, screen)
   if 'base' not in models:
     screen.line(f'{directory} has no base model to compare with')
@@ -259,7 +270,11 @@ def sweep_models(
     screen=screen,
     stop=signals.StopRequest(),
   )
-  summary = {'task': cfg.task_name, 'num': len(rows)} | summary
+  summary = {
+    'task': cfg.task_name,
+    'num': len(rows),
+    'few_shot': eval_start.told(shots, examples),
+  } | summary
   results.show_plain(summary, screen)
   if cfg.gated_decoders():
     results.show_thresholds(summary, screen)
@@ -314,62 +329,3 @@ def _pass_at(
     'num_samples': len(samples),
     **{name: known.get(name) for name in estimates},
   }
-
-
-def _open(
-  config: Mapping[str, Any],
-  cfg: settings.Settings,
-  directory: pathlib.Path,
-  models: Mapping[str, model_lib.Model],
-  out: pathlib.Path | None,
-  *,
-  generates: bool = True,
-) -> tuple[context.Context, Sequence[task_lib.Row]]:
-  """The models' context and the held-out rows, once all checks have passed."""
-  if isinstance(cfg.task, task_lib.OpenEnded):
-    raise errors.UserError(
-      f'task {cfg.task_name!r} has no right answers, and so no accuracy: '
-      'launch/train.py measures the agreement of its phrasings'
-    )
-  _check_same_model(config, directory)
-  first = next(iter(models.values()))
-  ctx = setup.make_context(cfg, first, adapters=first.overrides is not None)
-  for model in models.values():
-    base_model.check_params(model.folder, ctx)
-  sharding.check_divides(cfg.eval.batch_size, ctx.mesh, 'eval.batch_size')
-  given = {'--out': 'given' if out is not None else 'not given'}
-  processes.check_same(workdir.flatten(config) | provenance.code() | given)
-  if out is not None:
-    processes.from_first(
-      'the results', lambda: eval_files.check_writable(out, directory)
-    )
-  rows = setup.after_first(setup.load_test, cfg)
-  if generates:
-    ctx.encode(rows)
-    checks.check_verifier(ctx, rows)
-  return ctx, rows
-
-
-def _check_same_model(
-  config: Mapping[str, Any], directory: pathlib.Path
-) -> None:
-  """Refuses a config of another task, model or prefill than the run's.
-
-  Models with a pretrained tokenizer read any task, and have their own shape.
-  """
-  own = workdir.read_config(directory)
-  if own is None:
-    return
-  given, groups = workdir.flatten(config), ('task.', 'model.')
-  if own['base']['path']:
-    groups = ('model.lora_', 'model.param_dtype')
-  groups += ('rollout.prefill',)
-  # Another task is the reason for what follows of it.
-  first = lambda item: item[0] != 'task.name'
-  for key, value in sorted(workdir.flatten(own).items(), key=first):
-    if key.startswith(groups) and not key.startswith(_NOT_OF_MODEL):
-      if given.get(key) != value:
-        raise errors.UserError(
-          f'{directory} was trained with {key}={value}, the config says '
-          f'{given.get(key)}; give the config, preset and overrides of the run'
-        )

@@ -43,11 +43,13 @@ class ChatTemplate:
     before: text before the message.
     after: text after it, the answer's header at its end.
     strip: whether spaces at the message's ends are dropped.
+    examples: text before every message, as a part of it.
   """
 
   before: str
   after: str
   strip: bool = False
+  examples: str = ''
 
   def render(self, message: str, prefill: str = '') -> list[pieces.Piece]:
     """The prompt of a message.
@@ -61,7 +63,7 @@ class ChatTemplate:
       text = text.removeprefix(self.before)  # not twice
     return [
       pieces.Piece(self.before, True),
-      pieces.Piece(text, False),
+      pieces.Piece(self.examples + text, False),
       pieces.Piece(self.after + prefill, True),
     ]
 
