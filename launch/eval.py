@@ -7,7 +7,7 @@
   python launch/eval.py --config configs/cpc_grpo.py:gsm8k --model runs/cpc \
     --config.task.name=openbookqa --config.data_dir=DATA --likelihood
   python launch/eval.py --config configs/ag_grpo.py:llada_8b,countdown \
-    --model LLaDA-8B-Instruct --out results.json
+    --model LLaDA-8B-Instruct --profile d1 --out results.json
 """
 
 import pathlib
@@ -19,6 +19,7 @@ import cli
 import process_flags
 from dllm_jax import errors
 from dllm_jax.analysis import policies
+from dllm_jax.eval import profiles
 
 MODEL = flags.DEFINE_string(
   'model',
@@ -34,6 +35,9 @@ PARAMS = flags.DEFINE_enum(
 TASK = flags.DEFINE_string('task', None, "the task; default: the config's")
 OUT = flags.DEFINE_string('out', None, 'results JSON; generations beside it')
 OVERWRITE = flags.DEFINE_bool('overwrite', False, 'write over the --out file')
+PROFILE = flags.DEFINE_enum(
+  'profile', None, tuple(profiles.PROFILES), 'a published protocol to follow'
+)
 SWEEP = flags.DEFINE_bool(
   'sweep', False, 'all models under eval.num_steps and eval.thresholds'
 )
@@ -49,7 +53,7 @@ NUM_CANVASES = flags.DEFINE_integer(
 )
 NUM_FEWSHOT = flags.DEFINE_integer(
   'num_fewshot',
-  0,
+  None,
   'examples of the training split before every question',
   lower_bound=0,
 )
@@ -89,6 +93,8 @@ def main(config) -> int:
       )
   elif NUM_CANVASES.value is not None:
     raise errors.UsageError('--num_canvases is read with --likelihood alone')
+  if PROFILE.value:
+    values['eval']['profile'] = PROFILE.value
   if BATCH_SIZE.value is not None:
     values['eval']['batch_size'] = BATCH_SIZE.value
   if SEED.value is not None:
@@ -99,12 +105,15 @@ def main(config) -> int:
   process_flags.start()
   from dllm_jax.eval import few_shot
   from dllm_jax.hf import hub
-  from dllm_jax.run import evaluate  # Late: --help answers at once.
+  from dllm_jax.run import evaluate, evaluate_choices  # Late, as --help.
   from dllm_jax.runtime import console, processes
 
   directory = hub.locate(MODEL.value)
+  shots = None
+  if NUM_FEWSHOT.value is not None:
+    shots = few_shot.FewShot(num=NUM_FEWSHOT.value, seed=FEWSHOT_SEED.value)
   common = {
-    'shots': few_shot.FewShot(num=NUM_FEWSHOT.value, seed=FEWSHOT_SEED.value),
+    'shots': shots,
     'out': pathlib.Path(OUT.value) if OUT.value else None,
     'screen': console.Console(quiet=not processes.is_first()),
   }
@@ -112,11 +121,11 @@ def main(config) -> int:
   if SWEEP.value:
     evaluate.sweep_models(values, directory, **common)
   elif LIKELIHOOD.value:
-    evaluate.evaluate_choices(
+    evaluate_choices.evaluate_choices(
       values,
       directory,
       name,
-      num_canvases=NUM_CANVASES.value or 128,
+      num_canvases=NUM_CANVASES.value,
       **common,
     )
   else:

@@ -11,6 +11,7 @@ Texts become ids as in the harness's 'hf' model, special tokens spelled in them
 included, so that both see the same tokens.
 """
 
+import dataclasses
 import json
 import logging
 import sys
@@ -27,7 +28,7 @@ from tqdm import tqdm
 import dllm_jax
 from dllm_jax import decoding, errors, types
 from dllm_jax.decoding import block_decoder
-from dllm_jax.eval import likelihood, masked_likelihood
+from dllm_jax.eval import likelihood, masked_likelihood, profiles
 from dllm_jax.rollout import completions
 from dllm_jax.runtime import cache, sharding
 from dllm_jax.state import provenance
@@ -63,6 +64,9 @@ class HarnessModel(api.TemplateLM):
     likelihood_cfg_scale: scale of their guidance; None for none.
     check_greedy: whether the bounds come with a greedy decoding, one token a
       step, which few tasks ask for (LAMBADA's accuracy); else it is False.
+    profile: NAME:TASK, a published protocol (`eval.profiles`), whose decoder
+      and likelihood are taken where nothing else is given. Its examples and its
+      template are the harness's flags.
     decode: the decoder; None is the model's.
     **decoder: its fields, by the names of the flags of launch/eval.py. Without
       `gen_length`, the tokens that a task allows; without `temperature` and
@@ -88,10 +92,11 @@ class HarnessModel(api.TemplateLM):
     max_length: int | None = None,
     add_bos_token: bool | None = None,
     seed: int = 0,
-    masking: str = 'count',
-    num_samples: int = 128,
+    masking: str | None = None,
+    num_samples: int | None = None,
     likelihood_cfg_scale: float | None = None,
     check_greedy: bool = False,
+    profile: str | None = None,
     decode: str | None = None,
     **decoder: Any,
   ):
@@ -110,12 +115,18 @@ class HarnessModel(api.TemplateLM):
         f'model_args: {unknown[0]} is neither an argument of the model nor a '
         f'field of a decoder: {", ".join(sorted(fields))}'
       )
+    self._profile = _protocol(profile)
+    given = {
+      'masking': masking,
+      'num_samples': num_samples,
+      'cfg_scale': likelihood_cfg_scale,
+    }
+    given = {name: x for name, x in given.items() if x is not None}
+    estimate = masked_likelihood.Estimate()
+    if self._profile and self._profile.likelihood:
+      estimate = self._profile.likelihood
     try:
-      self._estimate = masked_likelihood.Estimate(
-        masking=masking,
-        num_samples=num_samples,
-        cfg_scale=likelihood_cfg_scale,
-      )
+      self._estimate = dataclasses.replace(estimate, **given)
     except ValueError as e:
       raise errors.UsageError(f'model_args: {e}') from e
     self._model = dllm_jax.Model.open(
@@ -123,8 +134,11 @@ class HarnessModel(api.TemplateLM):
     )
     if self._model.tokenizer is None:
       raise errors.UserError(f'{path} has no tokenizer, and tasks are texts')
-    self._decode = decode
-    self._fields = {fields[flag].name: x for flag, x in decoder.items()}
+    self._decode, published = decode, {}
+    if self._profile and self._profile.decode and not decode:
+      self._decode, published = self._profile.decode, self._profile.fields
+    chosen = {fields[flag].name: x for flag, x in decoder.items()}
+    self._fields = dict(published) | chosen
     self._model.decoder(decode, self._fields).check(self._model.denoiser)
     self._max_length = max_length or _max_length(self._model)
     self._batch_size = int(batch_size)
@@ -214,6 +228,7 @@ class HarnessModel(api.TemplateLM):
       'seed': self._seed,
       'decoding': {'decode': self._decode or self._model.decode} | self._fields,
       'likelihood': str(self._estimate),
+      'profile': self._profile and dataclasses.asdict(self._profile),
       'max_length': self.max_length,
     }
 
@@ -374,6 +389,31 @@ class HarnessModel(api.TemplateLM):
         if limit > block or types.block_causal(self._model.denoiser):
           values['gen_length'] = -(-limit // block) * block
     return self._model.decoder(name, values), limit
+
+
+def _protocol(profile: str | None) -> profiles.Protocol | None:
+  """The protocol of NAME:TASK; what the harness's flags should say is logged.
+
+  Raises:
+    errors.UsageError: there is none.
+  """
+  if profile is None:
+    return None
+  name, _, task = profile.partition(':')
+  if name not in profiles.PROFILES:
+    raise errors.UsageError(
+      f'profile={profile}: expected NAME:TASK, of '
+      f'{", ".join(profiles.PROFILES)}'
+    )
+  protocol = profiles.PROFILES[name].protocol(task)
+  chat = '--apply_chat_template' if protocol.chat else 'no chat template'
+  _log.warning(
+    'profile %s goes with --num_fewshot %s and %s',
+    profile,
+    protocol.num_fewshot,
+    chat,
+  )
+  return protocol
 
 
 def _max_length(model: dllm_jax.Model) -> int:

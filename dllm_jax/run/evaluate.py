@@ -9,17 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from dllm_jax import decoding, errors, types
+from dllm_jax import errors, types
 from dllm_jax import model as model_lib
 from dllm_jax.analysis import frontier_plot
-from dllm_jax.eval import (
-  accuracy,
-  choices,
-  few_shot,
-  likelihood,
-  masked_likelihood,
-  pass_at,
-)
+from dllm_jax.eval import accuracy, few_shot, pass_at
 from dllm_jax.rollout import context
 from dllm_jax.run import (
   base_model,
@@ -41,20 +34,21 @@ def evaluate_model(
   *,
   decode: str | None,
   overrides: Mapping[str, Any],
-  shots: few_shot.FewShot = few_shot.NONE,
+  shots: few_shot.FewShot | None = None,
   out: pathlib.Path | None,
   screen: console.Console,
 ) -> dict[str, Any]:
   """Accuracy, steps and speed of one model under one decoding.
 
   Args:
-    config: nested dicts; its `rollout` made greedy is the default decoding.
+    config: nested dicts; its `rollout` made greedy is the default decoding,
+      over which are what its `eval.profile` says, and `overrides`.
     directory: workdir of a run, or a model folder.
     name: which of a run's models: 'base', 'control' or 'final'; None is
       'final', and a folder has but one.
     decode: name of the decoder; None is the config's.
-    overrides: fields of the decoder, over those of the config's.
-    shots: examples before every question.
+    overrides: fields of the decoder.
+    shots: examples before every question; None for the profile's, or none.
     out: results file; the generations go beside it.
     screen: where progress and accuracy go.
 
@@ -64,17 +58,13 @@ def evaluate_model(
   Raises:
     errors.UserError: a model that is missing or of another shape.
   """
-  decode = decode or config['rollout']['decode']
+  config = eval_start.with_profile(config)
+  protocol = eval_start.protocol_of(config)
+  published = protocol.decode if protocol else None
+  decode = decode or published or config['rollout']['decode']
   rollout = config['rollout'] | {'decode': decode}
   cfg = settings.from_config(config | {'rollout': rollout})
-  try:
-    decoder = decoding.apply_overrides(
-      decoding.greedy(cfg.decoders, threshold=cfg.eval.threshold),
-      decode,
-      overrides,
-    )
-  except ValueError as e:
-    raise errors.UsageError(f'{e}; see --help') from e
+  decoder = eval_start.decoder_of(cfg, protocol, decode, overrides)
   if cfg.eval.num_samples > 1 and decoder.temperature == 0:
     raise errors.UserError(
       f'config key eval.num_samples is {cfg.eval.num_samples}, but at '
@@ -86,21 +76,20 @@ def evaluate_model(
   )
   decoder.check(model.denoiser)
   name = name or 'base'
-  ctx, rows, examples = eval_start.start(
+  ctx, rows, _, about = eval_start.start(
     config, cfg, directory, {name: model}, out, shots
   )
+  eval_start.tell(about, screen)
   setup.tell_reach(cfg, rows, screen)
   params = base_model.load_params(model.folder, ctx, screen)
   samples = _samples(ctx, params, rows, cfg, decoder, name, screen)
   evaluation = samples[0]
-  summary = {
-    'task': cfg.task_name,
+  summary = about | {
     'model': str(directory),
     'params': name,
-    'seed': cfg.seed,
     'decoding': {'decode': decode} | dataclasses.asdict(decoder),
-    'few_shot': eval_start.told(shots, examples),
-  } | evaluation.summary()
+  }
+  summary |= evaluation.summary()
   if any(evaluation.reasons):
     summary['reasons'] = dict(
       collections.Counter(r for s in samples for r in s.reasons if r)
@@ -121,102 +110,11 @@ def evaluate_model(
   return summary
 
 
-def evaluate_choices(
-  config: Mapping[str, Any],
-  directory: pathlib.Path,
-  name: str | None,
-  *,
-  num_canvases: int,
-  shots: few_shot.FewShot = few_shot.NONE,
-  out: pathlib.Path | None,
-  screen: console.Console,
-) -> dict[str, Any]:
-  """Accuracy of one model on multiple choice, by the options' likelihood.
-
-  Args:
-    config: nested dicts.
-    directory: workdir of a run, or a model folder.
-    name: as of `evaluate_model`.
-    num_canvases: masked canvases of an option; not read for a causal model.
-    shots: examples before every question.
-    out: results file; what was chosen goes beside it.
-    screen: where progress and accuracy go.
-
-  Returns:
-    What the results file says.
-
-  Raises:
-    errors.UserError: as `evaluate_model`; or the task's rows have no options.
-  """
-  cfg = settings.from_config(config)
-  if not isinstance(cfg.task, task_lib.MultipleChoice):
-    raise errors.UserError(
-      f'task {cfg.task_name!r} has no options to compare: use '
-      '--config.task.name=openbookqa or aqua'
-    )
-  directory, name = model_lib.resolve(directory, name)
-  model = base_model.check_usable(
-    model_lib.Model.describe(directory, params=name)
-  )
-  name = name or 'base'
-  ctx, rows, examples = eval_start.start(
-    config, cfg, directory, {name: model}, out, shots, generates=False
-  )
-  params = base_model.load_params(model.folder, ctx, screen)
-  before = few_shot.cloze_text(cfg.task, examples)
-  clozes = [
-    cloze._replace(prompt=before + cloze.prompt)
-    for cloze in map(cfg.task.cloze, rows)
-  ]
-  pairs = [
-    (model.encode(prompt, model.plain), model.encode(option))
-    for prompt, option in choices.pairs(clozes)
-  ]
-  with screen.stage(f'{cfg.task_name}, {name}', len(pairs)) as bar:
-    scored = likelihood.score(
-      ctx.denoiser,
-      params,
-      pairs,
-      vocab=ctx.vocab,
-      mesh=ctx.mesh,
-      estimate=masked_likelihood.Estimate(num_samples=num_canvases),
-      seed=cfg.seed,
-      batch_size=cfg.eval.batch_size,
-      advance=bar.add,
-    )
-  try:
-    judged = choices.judge(clozes, scored.logp.tolist())
-  except ValueError as e:
-    raise errors.UserError(f'{directory} cannot be evaluated: {e}') from e
-  summary = {
-    'task': cfg.task_name,
-    'model': str(directory),
-    'params': name,
-    'seed': cfg.seed,
-    'by': 'likelihood',
-    'num_canvases': None if ctx.vocab.mask_token is None else num_canvases,
-    'few_shot': eval_start.told(shots, examples),
-  } | choices.summary(judged)
-  screen.line(
-    f'{cfg.task_name}, {name}, by likelihood: accuracy '
-    f'{100 * summary["accuracy"]:.1f} % ± {100 * summary["interval"]:.1f}, per '
-    f'character {100 * summary["accuracy_per_character"]:.1f} % ± '
-    f'{100 * summary["interval_per_character"]:.1f}, on {len(rows)} problems; '
-    f'chance {100 * summary["chance"]:.1f} %'
-  )
-  if out is not None and processes.is_first():
-    workdir.write_json(out, summary)
-    beside = out.with_suffix(eval_files.CHOICES)
-    eval_files.write_choices(beside, rows, clozes, judged)
-    screen.line(f'written: {out}, {beside}')
-  return summary
-
-
 def sweep_models(
   config: Mapping[str, Any],
   directory: pathlib.Path,
   *,
-  shots: few_shot.FewShot = few_shot.NONE,
+  shots: few_shot.FewShot | None = None,
   out: pathlib.Path | None,
   screen: console.Console,
 ) -> dict[str, Any]:
@@ -238,6 +136,11 @@ def sweep_models(
     errors.UserError: as `evaluate_model`.
   """
   cfg = settings.from_config(config)
+  if cfg.eval.profile:
+    raise errors.UsageError(
+      f'profile {cfg.eval.profile} is one decoding, and a sweep has several: '
+      'leave one of them out'
+    )
   if cfg.eval.num_samples > 1:
     raise errors.UserError(
       f'config key eval.num_samples is {cfg.eval.num_samples}, but a sweep is '
@@ -253,7 +156,7 @@ def sweep_models(
     )
     for name in names
   }
-  ctx, rows, examples = eval_start.start(
+  ctx, rows, _, about = eval_start.start(
     config, cfg, directory, models, out, shots
   )
   setup.tell_reach(cfg, rows, screen)
@@ -270,11 +173,7 @@ def sweep_models(
     screen=screen,
     stop=signals.StopRequest(),
   )
-  summary = {
-    'task': cfg.task_name,
-    'num': len(rows),
-    'few_shot': eval_start.told(shots, examples),
-  } | summary
+  summary = about | summary
   results.show_plain(summary, screen)
   if cfg.gated_decoders():
     results.show_thresholds(summary, screen)

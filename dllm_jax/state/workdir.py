@@ -231,6 +231,7 @@ _ROLLOUT = {
   'published': 'none',
 }
 _POLICY = {'max_sampler_ratio': None}
+_EVAL = {'profile': ''}
 _MODEL = {
   'name': 'transformer',
   'feed_forward': 'swiglu',
@@ -268,10 +269,9 @@ def _upgraded(
     'model': completed(_MODEL, model, config.get('model')),
     'method': method,
   }
-  if 'rollout' in old:
-    upgraded['rollout'] = completed(
-      _ROLLOUT, old['rollout'], config.get('rollout')
-    )
+  for group, known in (('rollout', _ROLLOUT), ('eval', _EVAL)):
+    if group in old:
+      upgraded[group] = completed(known, old[group], config.get(group))
   return upgraded
 
 

@@ -10,7 +10,7 @@ from dllm_jax import errors
 from dllm_jax import model as model_lib
 from dllm_jax.data import leaks
 from dllm_jax.eval import few_shot
-from dllm_jax.run import evaluate, settings, setup
+from dllm_jax.run import evaluate_choices, settings, setup
 from dllm_jax.runtime import console
 from dllm_jax.tasks import countdown, gsm8k, multiple_choice
 from dllm_jax.text import chat, pieces
@@ -130,7 +130,7 @@ def test_a_likelihood_evaluation_shows_examples(shared_dir, tmp_path):
     rollout__decode='autoregressive',
   )
   out, shots = tmp_path / 'found.json', few_shot.FewShot(num=2, seed=1)
-  found = evaluate.evaluate_choices(
+  found = evaluate_choices.evaluate_choices(
     values,
     folder,
     None,

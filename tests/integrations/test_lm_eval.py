@@ -407,3 +407,18 @@ def test_a_context_without_room_is_one_line(llada):
   lm = open_model(llada, max_length=8)
   with pytest.raises(errors.UserError, match='leaves no room'):
     lm.generate_until(requests('generate_until', ('the', {'max_gen_toks': 8})))
+
+
+def test_a_profile_gives_decoder_and_likelihood(llada, caplog):
+  lm = open_model(llada, profile='llada_paper:arc_challenge', num_samples=4)
+  estimate = masked_likelihood.Estimate(num_samples=4, cfg_scale=0.5)
+  assert lm._estimate == estimate and lm._decode is None
+  assert '--num_fewshot 0 and no chat template' in caplog.text
+  lm = open_model(llada, profile='d1:gsm8k', gen_length=64, steps=32)
+  decoder, limit = lm._decoder({'max_gen_toks': 300, 'temperature': 1.0})
+  assert (decoder.gen_length, decoder.block_length, limit) == (64, 32, None)
+  assert (decoder.num_steps, decoder.temperature) == (32, 0.0)
+  assert lm.get_model_info()['profile']['prefill'] == '<reasoning>'
+  for name in ('d1', 'd3:gsm8k', 'd1:piqa'):
+    with pytest.raises(errors.UsageError):
+      open_model(llada, profile=name)
