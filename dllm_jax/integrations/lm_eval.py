@@ -29,6 +29,7 @@ import dllm_jax
 from dllm_jax import decoding, errors, types
 from dllm_jax.decoding import block_decoder
 from dllm_jax.eval import likelihood, masked_likelihood, profiles
+from dllm_jax.hf import hub
 from dllm_jax.rollout import completions
 from dllm_jax.runtime import cache, sharding
 from dllm_jax.state import provenance
@@ -225,6 +226,7 @@ class HarnessModel(api.TemplateLM):
     """What the harness's results say of the model."""
     return {
       'dllm_jax': provenance.code(),
+      'weights': hub.origin(self._model.folder.path),
       'seed': self._seed,
       'decoding': {'decode': self._decode or self._model.decode} | self._fields,
       'likelihood': str(self._estimate),

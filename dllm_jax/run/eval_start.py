@@ -156,7 +156,7 @@ def start(
     'seed': cfg.seed,
     'profile': _record(cfg),
     'few_shot': dataclasses.asdict(shots) | {'ids': ids},
-    'weights': {name: _weights(model) for name, model in models.items()},
+    'weights': {n: hub.origin(m.folder.path) for n, m in models.items()},
   }
   return Start(ctx, rows, examples, about | provenance.code())
 
@@ -177,12 +177,6 @@ def _record(cfg: settings.Settings) -> dict[str, Any] | None:
   if not cfg.eval.profile:
     return None
   return profiles.PROFILES[cfg.eval.profile].record(cfg.task_name)
-
-
-def _weights(model: model_lib.Model) -> dict[str, str | None]:
-  """Where a model's weights are from; the commit of a download."""
-  name, _, commit = hub.name_of(model.folder.path).partition('@')
-  return {'name': name, 'commit': commit or None}
 
 
 def _check_same_model(
