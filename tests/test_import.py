@@ -36,7 +36,7 @@ for module in pkgutil.walk_packages(dllm_jax.__path__, 'dllm_jax.'):
   if not module.name.startswith(
     (
       'dllm_jax.bench.torch_reference',
-      'dllm_jax.integrations.',
+      'dllm_jax.integrations.lm_eval',
       'dllm_jax.tasks.sandbox.',
     )
   ):

@@ -13,9 +13,8 @@ included, so that both see the same tokens.
 
 import dataclasses
 import json
-import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from lm_eval import utils as harness
@@ -26,19 +25,14 @@ from lm_eval.models import utils
 from tqdm import tqdm
 
 import dllm_jax
-from dllm_jax import decoding, errors, types
-from dllm_jax.decoding import block_decoder
-from dllm_jax.eval import likelihood, masked_likelihood, profiles
+from dllm_jax import errors, types
+from dllm_jax.eval import likelihood
 from dllm_jax.hf import hub
+from dllm_jax.integrations import options
 from dllm_jax.rollout import completions
 from dllm_jax.runtime import cache, sharding
 from dllm_jax.state import provenance
 from dllm_jax.text import chat, pieces
-
-MAX_LENGTH = 2048  # of a model that names no limit, as in the harness
-# Keys of config.json that name the limit.
-_LIMITS = ('max_position_embeddings', 'max_sequence_length', 'n_positions')
-_log = logging.getLogger(__name__)
 
 
 @registry.register_model('dllm_jax')
@@ -110,38 +104,30 @@ class HarnessModel(api.TemplateLM):
     mesh = sharding.make_mesh(
       sharding.MeshConfig(data=data, fsdp=fsdp, tensor=tensor)
     )
-    fields = decoding.flag_names()
-    if unknown := sorted(decoder.keys() - fields.keys()):
-      raise errors.UsageError(
-        f'model_args: {unknown[0]} is neither an argument of the model nor a '
-        f'field of a decoder: {", ".join(sorted(fields))}'
-      )
-    self._profile = _protocol(profile)
-    given = {
-      'masking': masking,
-      'num_samples': num_samples,
-      'cfg_scale': likelihood_cfg_scale,
-    }
-    given = {name: x for name, x in given.items() if x is not None}
-    estimate = masked_likelihood.Estimate()
-    if self._profile and self._profile.likelihood:
-      estimate = self._profile.likelihood
-    try:
-      self._estimate = dataclasses.replace(estimate, **given)
-    except ValueError as e:
-      raise errors.UsageError(f'model_args: {e}') from e
+    chosen = options.fields_of(decoder)
+    self._profile_name = profile
+    self._profile = options.protocol_of(profile)
+    self._estimate = options.estimate_of(
+      self._profile,
+      masking=masking,
+      num_samples=num_samples,
+      cfg_scale=likelihood_cfg_scale,
+    )
     self._model = dllm_jax.Model.open(
       path, mesh=mesh, params=params, dtype=dtype, param_dtype=param_dtype
     )
     if self._model.tokenizer is None:
       raise errors.UserError(f'{path} has no tokenizer, and tasks are texts')
-    self._decode, published = decode, {}
-    if self._profile and self._profile.decode and not decode:
-      self._decode, published = self._profile.decode, self._profile.fields
-    chosen = {fields[flag].name: x for flag, x in decoder.items()}
-    self._fields = dict(published) | chosen
-    self._model.decoder(decode, self._fields).check(self._model.denoiser)
-    self._max_length = max_length or _max_length(self._model)
+    # Fields of the profile's decoder are not another one's.
+    published = {} if decode else dict(self._profile.fields)
+    self._decoding = options.Decoding(
+      model=self._model,
+      name=decode or self._profile.decode or self._model.decode,
+      published=published,
+      chosen=chosen,
+    )
+    self._decoding.decoder().check(self._model.denoiser)
+    self._max_length = max_length or options.max_length_of(self._model)
     self._batch_size = int(batch_size)
     self._seed = seed
     self._check_greedy = check_greedy
@@ -228,9 +214,9 @@ class HarnessModel(api.TemplateLM):
       'dllm_jax': provenance.code(),
       'weights': hub.origin(self._model.folder.path),
       'seed': self._seed,
-      'decoding': {'decode': self._decode or self._model.decode} | self._fields,
+      'decoding': self._decoding.record(),
       'likelihood': str(self._estimate),
-      'profile': self._profile and dataclasses.asdict(self._profile),
+      'profile': self._profile_name and dataclasses.asdict(self._profile),
       'max_length': self.max_length,
     }
 
@@ -252,7 +238,8 @@ class HarnessModel(api.TemplateLM):
     # All tokens of a canvas are read, but the last of a causal model's are not.
     room = self.max_length + self._model.is_causal
     pairs = [
-      (_last(context, room - len(text)), text) for _, context, text in requests
+      (options.last(context, room - len(text)), text)
+      for _, context, text in requests
     ]
     order = sorted(
       range(len(pairs)),
@@ -346,9 +333,11 @@ class HarnessModel(api.TemplateLM):
         wanted = requests[own[0]].args[1]
         kwargs = utils.normalize_gen_kwargs(wanted, self.max_gen_toks)
         until = utils.handle_stop_sequences(kwargs['until'], eos=None)
-        decoder, limit = self._decoder(kwargs)
+        decoder, limit = self._decoding.of_task(kwargs)
         room = self.max_length - decoder.gen_length
-        rows = [_last(self.tok_encode(requests[i].args[0]), room) for i in own]
+        rows = [
+          options.last(self.tok_encode(requests[i].args[0]), room) for i in own
+        ]
         for i, done in zip(own, self._complete(rows, decoder), strict=True):
           ids = done.completion_ids[:limit]
           text = completions.text(self._model.tokenizer, ids)
@@ -363,82 +352,6 @@ class HarnessModel(api.TemplateLM):
     return self._model.complete(
       rows, decoder, seed=self._seed, batch_size=self._batch_size
     )
-
-  def _decoder(
-    self, kwargs: Mapping[str, Any]
-  ) -> tuple[types.Decoder, int | None]:
-    """The decoder of a task, and how many of its tokens count.
-
-    What the user gave wins over the task. A length that the blocks do not
-    divide is decoded to the end of its last block.
-    """
-    name, values = self._decode or self._model.decode, dict(self._fields)
-    for field in ('temperature', 'top_p'):
-      given = kwargs.get(field)
-      if given is not None and name in decoding.users(field):
-        values.setdefault(field, given)
-    known = {'until', 'max_gen_toks', 'do_sample', 'temperature'}
-    for key in sorted(kwargs.keys() - known - values.keys()):
-      _log.warning('generation argument %s is not read', key)
-    limit = None
-    if 'gen_length' not in values:
-      limit = kwargs['max_gen_toks']
-      blocks = {k: v for k, v in values.items() if k == 'block_length'}
-      decoder = self._model.decoder(name, blocks)
-      values['gen_length'] = limit
-      if isinstance(decoder, block_decoder.BlockDecoder):
-        block = decoder.block_length
-        if limit > block or types.block_causal(self._model.denoiser):
-          values['gen_length'] = -(-limit // block) * block
-    return self._model.decoder(name, values), limit
-
-
-def _protocol(profile: str | None) -> profiles.Protocol | None:
-  """The protocol of NAME:TASK; what the harness's flags should say is logged.
-
-  Raises:
-    errors.UsageError: there is none.
-  """
-  if profile is None:
-    return None
-  name, _, task = profile.partition(':')
-  if name not in profiles.PROFILES:
-    raise errors.UsageError(
-      f'profile={profile}: expected NAME:TASK, of '
-      f'{", ".join(profiles.PROFILES)}'
-    )
-  protocol = profiles.PROFILES[name].protocol(task)
-  chat = '--apply_chat_template' if protocol.chat else 'no chat template'
-  _log.warning(
-    'profile %s goes with --num_fewshot %s and %s',
-    profile,
-    protocol.num_fewshot,
-    chat,
-  )
-  return protocol
-
-
-def _max_length(model: dllm_jax.Model) -> int:
-  values = [model.record.config.get(name) for name in _LIMITS]
-  if model.record.model is not None:
-    values.append(model.record.model.max_positions)
-  return next((x for x in values if type(x) is int and x > 0), MAX_LENGTH)
-
-
-def _last(ids: list[int], room: int) -> list[int]:
-  """The last tokens of a context, as many as there is room for.
-
-  Raises:
-    errors.UserError: there is room for none.
-  """
-  if room < 1:
-    raise errors.UserError(
-      'a continuation, or gen_length, takes all of the max_length of the model '
-      'and leaves no room for a context: shorten it'
-    )
-  if len(ids) > room:
-    _log.warning('a context of %d tokens is cut to its last %d', len(ids), room)
-  return ids[-room:]
 
 
 def main() -> None:

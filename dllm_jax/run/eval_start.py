@@ -192,7 +192,8 @@ def _check_same_model(
   given, groups = workdir.flatten(config), ('task.', 'model.')
   if own['base']['path']:
     groups = ('model.lora_', 'model.param_dtype')
-  groups += ('rollout.prefill',)
+  if not config['eval']['profile']:  # which may have one of its own
+    groups += ('rollout.prefill',)
   # Another task is the reason for what follows of it.
   first = lambda item: item[0] != 'task.name'
   for key, value in sorted(workdir.flatten(own).items(), key=first):

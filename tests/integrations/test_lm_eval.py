@@ -250,7 +250,7 @@ def test_generation_of_a_diffusion_model_is_the_librarys(llada):
 
 def test_what_the_user_gives_wins_over_the_task(llada):
   lm = open_model(llada, gen_length=8, block_length=8, temperature=0.0)
-  asked = lambda **kwargs: lm._decoder({'max_gen_toks': 300} | kwargs)
+  asked = lambda **kwargs: lm._decoding.of_task({'max_gen_toks': 300} | kwargs)
   decoder, limit = asked(temperature=1.0)
   assert (decoder.gen_length, limit, decoder.temperature) == (8, None, 0.0)
   lm = open_model(llada)
@@ -412,13 +412,22 @@ def test_a_context_without_room_is_one_line(llada):
 def test_a_profile_gives_decoder_and_likelihood(llada, caplog):
   lm = open_model(llada, profile='llada_paper:arc_challenge', num_samples=4)
   estimate = masked_likelihood.Estimate(num_samples=4, cfg_scale=0.5)
-  assert lm._estimate == estimate and lm._decode is None
+  assert lm._estimate == estimate and lm._decoding.name == 'fixed'
   assert '--num_fewshot 0 and no chat template' in caplog.text
-  lm = open_model(llada, profile='d1:gsm8k', gen_length=64, steps=32)
-  decoder, limit = lm._decoder({'max_gen_toks': 300, 'temperature': 1.0})
+  # Another length keeps the tokens per step.
+  lm = open_model(llada, profile='d1:gsm8k', gen_length=64)
+  decoder, limit = lm._decoding.of_task(
+    {'max_gen_toks': 300, 'temperature': 1.0}
+  )
   assert (decoder.gen_length, decoder.block_length, limit) == (64, 32, None)
   assert (decoder.num_steps, decoder.temperature) == (32, 0.0)
   assert lm.get_model_info()['profile']['prefill'] == '<reasoning>'
+  lm = open_model(
+    llada, profile='fast_dllm:gsm8k', cache='none', published='none'
+  )
+  decoder, _ = lm._decoding.of_task({'max_gen_toks': 300})
+  assert (decoder.threshold, decoder.inclusive) == (0.9, True)
+  assert decoder.gen_length == 256
   for name in ('d1', 'd3:gsm8k', 'd1:piqa'):
     with pytest.raises(errors.UsageError):
       open_model(llada, profile=name)

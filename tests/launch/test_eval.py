@@ -180,6 +180,8 @@ def test_public_test_files(commands, shared_dir, tmp_path, task, changes):
       '--steps is not read with --likelihood',
     ),
     (['--model={model}', '--num_canvases=3'], 2, 'with --likelihood alone'),
+    (['--model={model}', '--profile=d2'], 2, '--profile'),
+    (['--model={model}', '--profile=fast_dllm'], 2, "protocol for 'countdown'"),
     (['--model={model}', '--fewshot_seed=3'], 2, 'with --num_fewshot alone'),
     (['--model={model}', '--num_fewshot=-1'], 2, '--num_fewshot'),
     (['--model={model}', '--num_fewshot=3'], 1, 'max_prompt_length=6'),
