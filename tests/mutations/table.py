@@ -645,6 +645,36 @@ MUTATIONS = (
     'eval/test_masked_likelihood.py',
   ),
   Mutation(
+    'eval/masked_likelihood.py',
+    'hidden = mask & jnp.broadcast_to((columns >= k)[None], mask.shape)',
+    'hidden = mask & jnp.broadcast_to((columns > k)[None], mask.shape)',
+    'eval/test_masked_likelihood.py',
+  ),
+  Mutation(
+    'eval/few_shot.py',
+    'leaked = {i for i, _ in (found.overlapping if in_words else found.same)}',
+    'leaked = {i for i, _ in found.same}',
+    'eval/test_few_shot.py',
+  ),
+  Mutation(
+    'analysis/evaluations.py',
+    'gained, lost = pick(after > before), pick(after < before)',
+    'gained, lost = pick(after < before), pick(after > before)',
+    'analysis/test_evaluations.py',
+  ),
+  Mutation(
+    'decoding/fixed.py',
+    'judged = choices / scale',
+    'judged = choices',
+    'decoding/test_published_rules.py',
+  ),
+  Mutation(
+    'decoding/gated.py',
+    'passed |= confidence == threshold',
+    'pass',
+    'decoding/test_published_rules.py',
+  ),
+  Mutation(
     'eval/likelihood.py',
     'jnp.sum(jnp.where(pairs.mask, logp, 0.0), axis=1),',
     'jnp.sum(logp, axis=1),',

@@ -179,3 +179,31 @@ def test_real_configurations_are_json(shared_dir):
   path = shared_dir / 'data' / 'tokenizers' / 'qwen2' / 'tokenizer_config.json'
   source = json.loads(path.read_text('utf-8'))['chat_template']
   assert chat.from_jinja(source) == chat.FAMILIES['qwen2']
+
+
+def test_a_conversation_by_hand(tmp_path):
+  """Every turn by the folder's template; a last one may be continued."""
+  config = {'bos_token': '<|b|>', 'chat_template': LLADA}
+  tiny_text.tiny_dir(tmp_path, config=config)
+  assert chat.source(tmp_path) == LLADA
+  turns = [
+    {'role': 'system', 'content': 'Be brief.'},
+    {'role': 'user', 'content': ' 2 + 2? '},
+    {'role': 'assistant', 'content': 'It is 4, it is '},
+  ]
+  header = '<|start_header_id|>{}<|end_header_id|>\n\n'.format
+  begun = (
+    f'<|b|>{header("system")}Be brief.<|eot_id|>'
+    f'{header("user")}2 + 2?<|eot_id|>'
+  )
+  asked = chat.conversation(tmp_path, turns[:2])
+  assert asked == begun + header('assistant')
+  going_on = chat.conversation(tmp_path, turns, add_generation_prompt=False)
+  assert going_on == f'{begun}{header("assistant")}It is 4, it is'
+
+
+def test_a_conversation_without_a_template_is_one_line(tmp_path):
+  tiny_text.tiny_dir(tmp_path)
+  assert chat.source(tmp_path) is None
+  with pytest.raises(errors.UserError, match='no chat template for a conv'):
+    chat.conversation(tmp_path, [{'role': 'user', 'content': 'x'}])
