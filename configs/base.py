@@ -89,7 +89,7 @@ def get_config(arg: str = '') -> config_dict.ConfigDict:
       'vicinity': 0,
       'published': 'none',  # or 'llada', 'dream'
       'prefill': '',  # such as '<reasoning>'; a part of the prompt
-      # 'fixed' or 'gated' (the keys from gate to top_p); of causal models
+      # 'fixed' (also top_p) or 'gated' (from gate to top_p); of causal models
       # 'autoregressive', 'draft' or 'fractal' (the keys from top_p on).
       'decode': 'fixed',
       'order': 'confidence',
@@ -168,6 +168,7 @@ def get_config(arg: str = '') -> config_dict.ConfigDict:
       'batch_size': 128,
       'num_samples': 1,  # of launch/eval.py: completions a prompt
       'pass_at': (1,),  # of launch/eval.py: k of pass@k, up to num_samples
+      'profile': '',  # of launch/eval.py: a key of eval.profiles.PROFILES
     }
   )
   config.speculation = config_dict.ConfigDict(

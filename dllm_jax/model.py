@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from dllm_jax import decoding, errors, types
 from dllm_jax.analysis import policies, record
-from dllm_jax.eval import likelihood
+from dllm_jax.eval import likelihood, masked_likelihood
 from dllm_jax.hf import config as hf_config
 from dllm_jax.hf import folder as folder_lib
 from dllm_jax.hf import hub, load, save, table
@@ -303,41 +303,51 @@ class Model:
     pairs: Sequence[tuple[str | Sequence[int], str | Sequence[int]]],
     *,
     num_samples: int = 128,
+    masking: str = 'count',
+    cfg_scale: float | None = None,
     seed: int = 0,
     batch_size: int = 8,
   ) -> list[float]:
     """log p(continuation | prompt) of (prompt, continuation) pairs, in nats.
 
-    Exact for a causal model; for a masked diffusion model the Monte-Carlo
-    estimate of its lower bound (`eval.likelihood.bound`).
+    Exact for a causal model; for a masked diffusion model what `masking` names:
+    the Monte-Carlo estimate of a lower bound, or the likelihood from left to
+    right (`eval.masked_likelihood`).
 
     Args:
       pairs: texts, or ids; texts get no chat template and no prefill, and
         prompts of a causal model what opens its texts (`plain`).
       num_samples: masked canvases of a pair; not read for a causal model.
+      masking: 'count' (LLaDA's), 'bernoulli' or 'left_to_right'; likewise.
+      cfg_scale: scale of the guidance, None for none; likewise.
       seed: seed of the masks; those of a pair depend on its place.
       batch_size: pairs scored together.
 
     Raises:
       errors.UserError: the model is not loaded, or a text cannot be encoded.
+      ValueError: a value is out of range.
     """
     self._check_loaded()
+    estimate = masked_likelihood.Estimate(
+      num_samples=num_samples, masking=masking, cfg_scale=cfg_scale
+    )
     encoded = [(self.encode(a, self.plain), self.encode(b)) for a, b in pairs]
     if self.record.model and self.record.model.max_positions:
       longest = max((len(a) + len(b) for a, b in encoded), default=0)
       self._check_positions(
         longest, f'a pair of {longest} tokens needs as many', 'shorten it'
       )
-    return likelihood.loglikelihood(
+    scored = likelihood.score(
       self.denoiser,
       self.params,
       encoded,
       vocab=self.vocab,
       mesh=self.mesh,
-      num_samples=num_samples,
+      estimate=estimate,
       seed=seed,
       batch_size=batch_size,
     )
+    return scored.logp.tolist()
 
   def save(
     self, target: str | pathlib.Path, *, kept: Mapping[str, Any] | None = None

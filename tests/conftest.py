@@ -15,9 +15,14 @@ if 'jax' in sys.modules:
   raise RuntimeError('jax was imported before tests/conftest.py set XLA_FLAGS')
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 _flags = os.environ.get('XLA_FLAGS', '')
-if 'xla_force_host_platform_device_count' not in _flags:
-  _flags += ' --xla_force_host_platform_device_count=8'
-  os.environ['XLA_FLAGS'] = _flags.strip()
+for _flag in (
+  '--xla_force_host_platform_device_count=8',
+  # Tests compile far more than they compute: half of the time to compile.
+  '--xla_backend_optimization_level=0',
+):
+  if _flag.partition('=')[0] not in _flags:
+    _flags = f'{_flags} {_flag}'.strip()
+os.environ['XLA_FLAGS'] = _flags
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

@@ -26,6 +26,7 @@ RANK = {
   'eval': 5,
   'model': 6,
   'run': 7,
+  'integrations': 7,
   'bench': 8,
 }
 FORBIDDEN = (
@@ -44,6 +45,7 @@ ONLY_IN = {
   'orbax': ('state/arrays.py',),
   'flax.linen': ('models/',),
   'matplotlib': ('analysis/',),
+  'lm_eval': ('integrations/lm_eval.py',),
 }
 # The one module that may import the library it is measured against.
 TORCH = 'bench/torch_reference.py'

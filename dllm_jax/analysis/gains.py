@@ -6,6 +6,7 @@ wider interval.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -104,6 +105,11 @@ def paired(before: str, after: str) -> Gain:
     after: verdicts of another on the same problems.
   """
   judged = [d for d in zip(before, after, strict=True) if '-' not in d]
-  change = np.array([float(b) - float(a) for a, b in judged] or [0.0])
+  return of_changes([float(b) - float(a) for a, b in judged] or [0.0])
+
+
+def of_changes(changes: Sequence[float]) -> Gain:
+  """mean(d) ± 1.96 s / sqrt(n) over the changes d of items; see `paired`."""
+  change = np.array(changes)
   error = change.std(ddof=1) / math.sqrt(len(change)) if len(change) > 1 else 0
   return Gain(float(change.mean()), float(1.96 * error), True)

@@ -104,7 +104,7 @@ def read(directory: pathlib.Path) -> Run:
   Raises:
     errors.UserError: it is not a workdir, or one of its files is damaged.
   """
-  about = _object(directory / workdir.CONFIG_FILE)
+  about = read_object(directory / workdir.CONFIG_FILE)
   if about is None:
     raise errors.UserError(
       f'{directory} is not the workdir of a run: {workdir.CONFIG_FILE} is '
@@ -117,7 +117,7 @@ def read(directory: pathlib.Path) -> Run:
     raise errors.UserError(
       f'{directory / workdir.CONFIG_FILE} is not the config of a run'
     ) from None
-  results = _object(directory / EVAL_FILE)
+  results = read_object(directory / EVAL_FILE)
   if results is not None and not {'base', 'final', 'num'} <= results.keys():
     raise errors.UserError(
       f'{directory / EVAL_FILE} is not the results of a run'
@@ -129,10 +129,10 @@ def read(directory: pathlib.Path) -> Run:
     results=results if results and 'sweep' in results['base'] else None,
     agreements=_by_policy(results or {}, 'agreement'),
     losses=_by_policy(results or {}, 'loss'),
-    verdicts=_object(directory / VERDICTS_FILE),
+    verdicts=read_object(directory / VERDICTS_FILE),
     problems=[
       _problem(row, f'{directory / TRAJECTORIES_FILE}, line {number}')
-      for number, row in _rows(directory / TRAJECTORIES_FILE)
+      for number, row in read_rows(directory / TRAJECTORIES_FILE)
     ],
     speculation=_speculation(directory / SPECULATION_FILE),
     agreement=_agreement(directory / AGREEMENT_FILE),
@@ -140,7 +140,7 @@ def read(directory: pathlib.Path) -> Run:
   )
 
 
-def _object(path: pathlib.Path) -> dict[str, Any] | None:
+def read_object(path: pathlib.Path) -> dict[str, Any] | None:
   """The JSON object in a file; None if the file does not exist."""
   try:
     content = json.loads(path.read_text('utf-8'))
@@ -153,7 +153,7 @@ def _object(path: pathlib.Path) -> dict[str, Any] | None:
   return content
 
 
-def _rows(path: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_rows(path: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
   """(line number, object) of a file of JSON lines, which may not exist.
 
   A truncated last line is left out.
@@ -231,7 +231,7 @@ def _is_drafted(drafted: Any, length: int) -> bool:
 
 def _speculation(path: pathlib.Path) -> dict[str, Any] | None:
   """The comparison of decoders, if there is one; checks what is shown."""
-  found = _object(path)
+  found = read_object(path)
   if found is None:
     return None
   try:
@@ -262,7 +262,7 @@ def _speculation(path: pathlib.Path) -> dict[str, Any] | None:
 
 def _agreement(path: pathlib.Path) -> tuple[dict[str, Any], ...]:
   """Who agrees with whom, if it was measured; checks what is shown."""
-  found = _object(path)
+  found = read_object(path)
   if found is None:
     return ()
   is_text = lambda values: all(isinstance(value, str) for value in values)
@@ -300,7 +300,7 @@ def _by_policy(results: dict[str, Any], key: str) -> dict[str, Any]:
 
 def _routing(path: pathlib.Path) -> dict[str, Any] | None:
   """The measured routing of each model, if there is any; checks its keys."""
-  found = _object(path)
+  found = read_object(path)
   if found is None:
     return None
   wanted = {'steps', 'seconds', 'loss', 'mrr', 'chance', 'map'}

@@ -42,9 +42,12 @@ def normalised(text: str) -> str:
 
 
 def question(row: task_lib.Row) -> str:
-  """The question of a row, with its options; of an article, all of it."""
+  """The question of a row, with its options; of an article, all of it.
+
+  '' where the row has none in words, as those of Countdown and Sudoku.
+  """
   names = ('question', 'problem', 'prompt', 'text')
-  text = next(row[k] for k in names if k in row)
+  text = next((row[k] for k in names if k in row), '')
   return '\n'.join([text, *row.get('options', [])])
 
 

@@ -4,9 +4,9 @@ LLaDA's semi-autoregressive sampler as diffu-GRPO uses it, with an attention
 mask and a block pointer for each row, float32 confidences, and [MASK] never
 proposed. Dream's samplers are the same with one block, the 'linear' schedule
 and any order. Deviations from Dream's: confidences are those of the model, not
-of the tempered and truncated distribution; with more steps than columns, Dream
-makes calls that commit nothing, whereas 'linear' takes W steps. Dims: B rows,
-W columns of a block, S canvas columns, V vocabulary.
+of the tempered and truncated distribution, unless `tempered`; with more steps
+than columns, Dream makes calls that commit nothing, whereas 'linear' takes W
+steps. Dims: B rows, W columns of a block, S canvas columns, V vocabulary.
 
 References:
   Nie et al. 2025, LLaDA, arXiv:2502.09992; Zhao et al. 2025, d1,
@@ -41,6 +41,7 @@ ORDERS = {
   'margin': lambda keys, logits, logp: sampling.margin(logits),
 }
 SCHEDULES = ('even', 'linear')
+EOS_RULES = ('none', 'logits', 'confidence')
 
 
 @fields.decoder
@@ -50,8 +51,8 @@ class Fixed(block_decoder.BlockDecoder):
   Orders: 'confidence' commits the most probable proposals first (Dream's
   maskgit_plus), 'entropy' the columns with the lowest entropy, 'margin' those
   with the largest gap between the two best tokens (Dream's topk_margin),
-  'random' a random choice. With `suppress_eos`, confidences and `logp` are
-  still those of the distribution that includes the stop tokens.
+  'random' a random choice. `logp` is that of the model's distribution, and so
+  are confidences, unless `eos_rule` or `tempered` say otherwise.
   """
 
   num_steps: types.Scalar = fields.traced('denoising steps in all', kind=int)
@@ -66,6 +67,20 @@ class Fixed(block_decoder.BlockDecoder):
   suppress_eos: bool = fields.static(
     'never propose a stop token', default=False
   )
+  eos_rule: Literal['none', 'logits', 'confidence'] = fields.static(
+    "LLaDA's rules: 'logits' leaves EOS out of the distribution; 'confidence' "
+    'commits stop tokens last, and leaves them out of the confidences',
+    default='none',
+  )
+  tempered: bool = fields.static(
+    'order by the tempered distribution of the nucleus, as Dream does',
+    default=False,
+  )
+  top_p: float = fields.static(
+    'probability of the nucleus that proposals are drawn from; 1 is the whole '
+    'vocabulary',
+    default=1.0,
+  )
 
   def __post_init__(self):
     super().__post_init__()
@@ -75,11 +90,23 @@ class Fixed(block_decoder.BlockDecoder):
       raise ValueError(
         f'schedule {self.schedule!r}: expected one of {SCHEDULES}'
       )
+    if self.eos_rule not in EOS_RULES:
+      raise ValueError(
+        f'eos_rule {self.eos_rule!r}: expected one of {EOS_RULES}'
+      )
+    if not 0.0 < self.top_p <= 1.0:
+      raise ValueError(f'top_p {self.top_p} is outside (0, 1]')
+    if self.tempered and self.eos_rule == 'confidence':
+      raise ValueError("tempered: not with eos_rule 'confidence'")
     if self.num_steps < 1 or self.num_steps % self.num_blocks:
       raise ValueError(
         f'num_steps {self.num_steps} is not a positive multiple of the '
         f'{self.num_blocks} blocks of gen_length {self.gen_length}'
       )
+
+  def greedy(self) -> 'Fixed':
+    """Without randomness, and without the nucleus of what is drawn."""
+    return dataclasses.replace(self, temperature=0.0, tempered=False, top_p=1.0)
 
   def block_steps(self) -> types.Scalar:
     """Denoising steps per block."""
@@ -120,18 +147,33 @@ class Fixed(block_decoder.BlockDecoder):
   ) -> blocks.Choice:
     """The quota of the active block; see `BlockDecoder.choose`.
 
-    Confidence is the untempered probability of the proposal, whatever T is.
+    Confidence is the untempered probability of the proposal, whatever T is,
+    unless `tempered`.
     """
     temperature = jnp.float32(self.temperature)
     block_steps = jnp.int32(self.block_steps())
     pairs = jax.vmap(jax.random.split)(keys)
     order_keys, draw_keys = pairs[:, 0], pairs[:, 1]
-    choices = logits
+    stop = jnp.array(vocab.stop_tokens)
+    scale = jnp.where(temperature > 0, temperature, 1.0)
+    judged = choices = logits
+    if self.eos_rule == 'logits':
+      judged = choices = logits.at[..., vocab.eos_token].set(-jnp.inf)
     if self.suppress_eos:
-      choices = logits.at[..., jnp.array(vocab.stop_tokens)].set(-jnp.inf)
+      choices = choices.at[..., stop].set(-jnp.inf)
+    if self.top_p < 1.0:
+      choices = sampling.nucleus(choices, self.top_p, scale)
     proposal = sampling.gumbel_argmax(draw_keys, choices, temperature)
-    logp = sampling.token_logp(logits, proposal)
-    score = ORDERS[self.order](order_keys, logits, logp)
+    logp = confidence = sampling.token_logp(logits, proposal)
+    if self.tempered:
+      # A probability, of which many tie where T is small, as published.
+      judged = choices / scale
+      confidence = jnp.exp(sampling.token_logp(judged, proposal))
+    elif self.eos_rule != 'none':
+      if self.eos_rule == 'confidence':
+        judged = logits.at[..., stop].set(-jnp.inf)
+      confidence = sampling.token_logp(judged, proposal)
+    score = ORDERS[self.order](order_keys, judged, confidence)
     if self.schedule == 'linear':
       quota = schedules.linear_quota(
         jnp.sum(block.eligible, axis=1),

@@ -55,6 +55,9 @@ class Gated(block_decoder.BlockDecoder):
     'commits min_commits',
     default=1.0,
   )
+  inclusive: bool = fields.static(
+    "'threshold': whether a confidence equal to it passes", default=False
+  )
   exponent: types.Scalar = fields.traced(
     "exponent of the 'bernoulli' gate; 0 makes it the threshold gate",
     default=0.5,
@@ -128,6 +131,8 @@ class Gated(block_decoder.BlockDecoder):
 
     if self.gate == 'threshold':
       passed = confidence > threshold
+      if self.inclusive:
+        passed |= confidence == threshold
     else:
       draw = lambda key: jax.random.uniform(key, (self.block_length,))
       uniform = jax.vmap(draw)(gate_keys)

@@ -20,7 +20,7 @@ RESERVED = frozenset(
   'accuracy interval num unjudged mean_steps tokens_per_step '
   'tokens_per_second num_samples task model params seed decoding reasons '
   'sweep threshold thresholds at_threshold trained_steps kept_step '
-  'phrasings agreement'.split()
+  'phrasings agreement few_shot profile weights git versions'.split()
 )
 
 

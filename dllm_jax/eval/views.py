@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 
 from dllm_jax import types
 from dllm_jax.decoding import rounds
-from dllm_jax.eval import accuracy, likelihood
+from dllm_jax.eval import accuracy, likelihood, masked_likelihood
 from dllm_jax.ops import streams
 from dllm_jax.rollout import context, paraphrase, score
 from dllm_jax.runtime import process_rows, sharding
@@ -105,17 +105,17 @@ def matrices(
   for start in range(0, len(rows), count):
     own = slice(start, start + count)
     pairs = [(x, y) for x in asked[own] for y in written[own]]
-    logp = likelihood.loglikelihood(
+    scored = likelihood.score(
       ctx.denoiser,
       params,
       pairs,
       vocab=ctx.vocab,
       mesh=ctx.mesh,
-      num_samples=1,
+      estimate=masked_likelihood.Estimate(num_samples=1),
       seed=0,
       batch_size=batch_size,
     )
-    mean = np.divide(logp, [len(y) for _, y in pairs])
+    mean = np.divide(scored.logp, [len(y) for _, y in pairs])
     scores.append(mean.reshape(count, count).round(4).tolist())
     if advance is not None:
       advance(1)

@@ -28,6 +28,15 @@ def name_of(path: pathlib.Path) -> str:
   return name if is_name(name) and place(name) == path else str(path)
 
 
+def origin(path: pathlib.Path) -> dict[str, str | None]:
+  """Where weights are from: 'name', and the 'commit' of a download, or None."""
+  name = name_of(path)
+  if not is_name(name):
+    return {'name': name, 'commit': None}
+  repo, _, commit = name.partition('@')
+  return {'name': repo, 'commit': commit}
+
+
 def place(name: str) -> pathlib.Path:
   """Where the folder of a model is, or would be once it is downloaded."""
   path = pathlib.Path(name)

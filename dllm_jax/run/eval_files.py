@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dllm_jax import errors
+from dllm_jax.analysis import evaluations
 from dllm_jax.eval import accuracy, recordings
 from dllm_jax.rollout import context, score
 from dllm_jax.tasks import task as task_lib
 
 # Endings of what lies beside the results.
-GENERATIONS, PICTURE = '.generations.jsonl', '.png'
-CHOICES = '.choices.jsonl'
+GENERATIONS, CHOICES = evaluations.GENERATIONS, evaluations.CHOICES
+PICTURE = '.png'
 
 
 def write_generations(

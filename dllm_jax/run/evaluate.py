@@ -9,31 +9,22 @@ from typing import Any
 
 import numpy as np
 
-from dllm_jax import decoding, errors, types
+from dllm_jax import errors, types
 from dllm_jax import model as model_lib
 from dllm_jax.analysis import frontier_plot
-from dllm_jax.eval import accuracy, choices, likelihood, pass_at
+from dllm_jax.eval import accuracy, few_shot, pass_at
 from dllm_jax.rollout import context
 from dllm_jax.run import (
   base_model,
-  checks,
   eval_files,
+  eval_start,
   results,
   settings,
   setup,
 )
-from dllm_jax.runtime import console, processes, sharding, signals
-from dllm_jax.state import provenance, workdir
+from dllm_jax.runtime import console, processes, signals
+from dllm_jax.state import workdir
 from dllm_jax.tasks import task as task_lib
-
-# Config keys that say how models are judged and run, not what they are.
-_NOT_OF_MODEL = (
-  'task.parity',
-  'task.sandbox_',
-  'model.attention',
-  'model.remat',
-  'model.unroll',
-)
 
 
 def evaluate_model(
@@ -43,18 +34,21 @@ def evaluate_model(
   *,
   decode: str | None,
   overrides: Mapping[str, Any],
+  shots: few_shot.FewShot | None = None,
   out: pathlib.Path | None,
   screen: console.Console,
 ) -> dict[str, Any]:
   """Accuracy, steps and speed of one model under one decoding.
 
   Args:
-    config: nested dicts; its `rollout` made greedy is the default decoding.
+    config: nested dicts; its `rollout` made greedy is the default decoding,
+      over which are what its `eval.profile` says, and `overrides`.
     directory: workdir of a run, or a model folder.
     name: which of a run's models: 'base', 'control' or 'final'; None is
       'final', and a folder has but one.
     decode: name of the decoder; None is the config's.
-    overrides: fields of the decoder, over those of the config's.
+    overrides: fields of the decoder.
+    shots: examples before every question; None for the profile's, or none.
     out: results file; the generations go beside it.
     screen: where progress and accuracy go.
 
@@ -64,17 +58,13 @@ def evaluate_model(
   Raises:
     errors.UserError: a model that is missing or of another shape.
   """
-  decode = decode or config['rollout']['decode']
+  config = eval_start.with_profile(config)
+  protocol = eval_start.protocol_of(config)
+  published = protocol.decode if protocol else None
+  decode = decode or published or config['rollout']['decode']
   rollout = config['rollout'] | {'decode': decode}
   cfg = settings.from_config(config | {'rollout': rollout})
-  try:
-    decoder = decoding.apply_overrides(
-      decoding.greedy(cfg.decoders, threshold=cfg.eval.threshold),
-      decode,
-      overrides,
-    )
-  except ValueError as e:
-    raise errors.UsageError(f'{e}; see --help') from e
+  decoder = eval_start.decoder_of(cfg, protocol, decode, overrides)
   if cfg.eval.num_samples > 1 and decoder.temperature == 0:
     raise errors.UserError(
       f'config key eval.num_samples is {cfg.eval.num_samples}, but at '
@@ -86,18 +76,20 @@ def evaluate_model(
   )
   decoder.check(model.denoiser)
   name = name or 'base'
-  ctx, rows = _open(config, cfg, directory, {name: model}, out)
+  ctx, rows, _, about = eval_start.start(
+    config, cfg, directory, {name: model}, out, shots
+  )
+  eval_start.tell(about, screen)
   setup.tell_reach(cfg, rows, screen)
   params = base_model.load_params(model.folder, ctx, screen)
   samples = _samples(ctx, params, rows, cfg, decoder, name, screen)
   evaluation = samples[0]
-  summary = {
-    'task': cfg.task_name,
+  summary = about | {
     'model': str(directory),
     'params': name,
-    'seed': cfg.seed,
     'decoding': {'decode': decode} | dataclasses.asdict(decoder),
-  } | evaluation.summary()
+  }
+  summary |= evaluation.summary()
   if any(evaluation.reasons):
     summary['reasons'] = dict(
       collections.Counter(r for s in samples for r in s.reasons if r)
@@ -118,92 +110,11 @@ def evaluate_model(
   return summary
 
 
-def evaluate_choices(
-  config: Mapping[str, Any],
-  directory: pathlib.Path,
-  name: str | None,
-  *,
-  num_canvases: int,
-  out: pathlib.Path | None,
-  screen: console.Console,
-) -> dict[str, Any]:
-  """Accuracy of one model on multiple choice, by the options' likelihood.
-
-  Args:
-    config: nested dicts.
-    directory: workdir of a run, or a model folder.
-    name: as of `evaluate_model`.
-    num_canvases: masked canvases of an option; not read for a causal model.
-    out: results file; what was chosen goes beside it.
-    screen: where progress and accuracy go.
-
-  Returns:
-    What the results file says.
-
-  Raises:
-    errors.UserError: as `evaluate_model`; or the task's rows have no options.
-  """
-  cfg = settings.from_config(config)
-  if not isinstance(cfg.task, task_lib.MultipleChoice):
-    raise errors.UserError(
-      f'task {cfg.task_name!r} has no options to compare: use '
-      '--config.task.name=openbookqa or aqua'
-    )
-  directory, name = model_lib.resolve(directory, name)
-  model = base_model.check_usable(
-    model_lib.Model.describe(directory, params=name)
-  )
-  name = name or 'base'
-  ctx, rows = _open(config, cfg, directory, {name: model}, out, generates=False)
-  params = base_model.load_params(model.folder, ctx, screen)
-  clozes = [cfg.task.cloze(row) for row in rows]
-  pairs = [
-    (model.encode(prompt, model.plain), model.encode(option))
-    for prompt, option in choices.pairs(clozes)
-  ]
-  with screen.stage(f'{cfg.task_name}, {name}', len(pairs)) as bar:
-    logp = likelihood.loglikelihood(
-      ctx.denoiser,
-      params,
-      pairs,
-      vocab=ctx.vocab,
-      mesh=ctx.mesh,
-      num_samples=num_canvases,
-      seed=cfg.seed,
-      batch_size=cfg.eval.batch_size,
-      advance=bar.add,
-    )
-  try:
-    judged = choices.judge(clozes, logp)
-  except ValueError as e:
-    raise errors.UserError(f'{directory} cannot be evaluated: {e}') from e
-  summary = {
-    'task': cfg.task_name,
-    'model': str(directory),
-    'params': name,
-    'seed': cfg.seed,
-    'by': 'likelihood',
-    'num_canvases': None if ctx.vocab.mask_token is None else num_canvases,
-  } | choices.summary(judged)
-  screen.line(
-    f'{cfg.task_name}, {name}, by likelihood: accuracy '
-    f'{100 * summary["accuracy"]:.1f} % ± {100 * summary["interval"]:.1f}, per '
-    f'character {100 * summary["accuracy_per_character"]:.1f} % ± '
-    f'{100 * summary["interval_per_character"]:.1f}, on {len(rows)} problems; '
-    f'chance {100 * summary["chance"]:.1f} %'
-  )
-  if out is not None and processes.is_first():
-    workdir.write_json(out, summary)
-    beside = out.with_suffix(eval_files.CHOICES)
-    eval_files.write_choices(beside, rows, clozes, judged)
-    screen.line(f'written: {out}, {beside}')
-  return summary
-
-
 def sweep_models(
   config: Mapping[str, Any],
   directory: pathlib.Path,
   *,
+  shots: few_shot.FewShot | None = None,
   out: pathlib.Path | None,
   screen: console.Console,
 ) -> dict[str, Any]:
@@ -214,6 +125,7 @@ def sweep_models(
       with a causal model its plain decoder.
     directory: workdir of a run, or a model of it, for all of its models; or
       another model folder: one model, 'base'.
+    shots: examples before every question.
     out: results file; the plot goes beside it.
     screen: where progress and tables go.
 
@@ -224,6 +136,11 @@ def sweep_models(
     errors.UserError: as `evaluate_model`.
   """
   cfg = settings.from_config(config)
+  if cfg.eval.profile:
+    raise errors.UsageError(
+      f'profile {cfg.eval.profile} is one decoding, and a sweep has several: '
+      'leave one of them out'
+    )
   if cfg.eval.num_samples > 1:
     raise errors.UserError(
       f'config key eval.num_samples is {cfg.eval.num_samples}, but a sweep is '
@@ -239,7 +156,9 @@ def sweep_models(
     )
     for name in names
   }
-  ctx, rows = _open(config, cfg, directory, models, out)
+  ctx, rows, _, about = eval_start.start(
+    config, cfg, directory, models, out, shots
+  )
   setup.tell_reach(cfg, rows, screen)
   if 'base' not in models:
     screen.line(f'{directory} has no base model to compare with')
@@ -254,7 +173,7 @@ def sweep_models(
     screen=screen,
     stop=signals.StopRequest(),
   )
-  summary = {'task': cfg.task_name, 'num': len(rows)} | summary
+  summary = about | summary
   results.show_plain(summary, screen)
   if cfg.gated_decoders():
     results.show_thresholds(summary, screen)
@@ -309,62 +228,3 @@ def _pass_at(
     'num_samples': len(samples),
     **{name: known.get(name) for name in estimates},
   }
-
-
-def _open(
-  config: Mapping[str, Any],
-  cfg: settings.Settings,
-  directory: pathlib.Path,
-  models: Mapping[str, model_lib.Model],
-  out: pathlib.Path | None,
-  *,
-  generates: bool = True,
-) -> tuple[context.Context, Sequence[task_lib.Row]]:
-  """The models' context and the held-out rows, once all checks have passed."""
-  if isinstance(cfg.task, task_lib.OpenEnded):
-    raise errors.UserError(
-      f'task {cfg.task_name!r} has no right answers, and so no accuracy: '
-      'launch/train.py measures the agreement of its phrasings'
-    )
-  _check_same_model(config, directory)
-  first = next(iter(models.values()))
-  ctx = setup.make_context(cfg, first, adapters=first.overrides is not None)
-  for model in models.values():
-    base_model.check_params(model.folder, ctx)
-  sharding.check_divides(cfg.eval.batch_size, ctx.mesh, 'eval.batch_size')
-  given = {'--out': 'given' if out is not None else 'not given'}
-  processes.check_same(workdir.flatten(config) | provenance.code() | given)
-  if out is not None:
-    processes.from_first(
-      'the results', lambda: eval_files.check_writable(out, directory)
-    )
-  rows = setup.after_first(setup.load_test, cfg)
-  if generates:
-    ctx.encode(rows)
-    checks.check_verifier(ctx, rows)
-  return ctx, rows
-
-
-def _check_same_model(
-  config: Mapping[str, Any], directory: pathlib.Path
-) -> None:
-  """Refuses a config of another task, model or prefill than the run's.
-
-  Models with a pretrained tokenizer read any task, and have their own shape.
-  """
-  own = workdir.read_config(directory)
-  if own is None:
-    return
-  given, groups = workdir.flatten(config), ('task.', 'model.')
-  if own['base']['path']:
-    groups = ('model.lora_', 'model.param_dtype')
-  groups += ('rollout.prefill',)
-  # Another task is the reason for what follows of it.
-  first = lambda item: item[0] != 'task.name'
-  for key, value in sorted(workdir.flatten(own).items(), key=first):
-    if key.startswith(groups) and not key.startswith(_NOT_OF_MODEL):
-      if given.get(key) != value:
-        raise errors.UserError(
-          f'{directory} was trained with {key}={value}, the config says '
-          f'{given.get(key)}; give the config, preset and overrides of the run'
-        )

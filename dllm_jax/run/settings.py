@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from dllm_jax import decoding, errors, models, tasks, types
 from dllm_jax.data import own_rows
-from dllm_jax.eval import speculation
+from dllm_jax.eval import profiles, speculation
 from dllm_jax.hf import config as hf_config
 from dllm_jax.models import config as model_config
 from dllm_jax.models import transformer
@@ -84,6 +84,8 @@ class EvalConfig:
     batch_size: rows decoded together.
     num_samples: n, completions of a prompt where one model is evaluated.
     pass_at: k of pass@k, each up to n.
+    profile: key of `profiles.PROFILES`, the protocol by which one model is
+      evaluated; '' is this config's.
   """
 
   num_steps: tuple[int, ...]
@@ -92,6 +94,7 @@ class EvalConfig:
   batch_size: int
   num_samples: int = 1
   pass_at: tuple[int, ...] = (1,)
+  profile: str = ''
 
   def __post_init__(self):
     if not self.num_steps or min(self.num_steps) < 1:
@@ -103,6 +106,11 @@ class EvalConfig:
         )
     if self.num_samples < 1:
       raise ValueError(f'num_samples {self.num_samples} is not positive')
+    if self.profile and self.profile not in profiles.PROFILES:
+      raise ValueError(
+        f'profile {self.profile!r}: expected one of '
+        f'{", ".join(profiles.PROFILES)}'
+      )
     for k in self.pass_at:
       if not 1 <= k <= self.num_samples:
         raise ValueError(

@@ -10,7 +10,7 @@ import jax
 
 from dllm_jax import errors, types
 from dllm_jax import model as model_lib
-from dllm_jax.data import pipeline, public, sources
+from dllm_jax.data import benchmarks, pipeline, public, sources
 from dllm_jax.hf import config as hf_config
 from dllm_jax.models import attention, transformer
 from dllm_jax.ops import streams
@@ -250,6 +250,16 @@ def load_test(cfg: settings.Settings) -> Sequence[task_lib.Row]:
   if not cfg.data_dir:
     return _pick(cfg, rows, 'num_test', SPLIT_SEED)
   return pipeline.pick(rows, min(cfg.data.num_test, len(rows)), seed=SPLIT_SEED)
+
+
+def load_examples(cfg: settings.Settings) -> Sequence[task_lib.Row]:
+  """The rows that examples are taken from: MBPP has a split for them.
+
+  Raises:
+    errors.UserError: as `load_rows`.
+  """
+  splits = benchmarks.SPLITS.get(cfg.task.name, ())
+  return _split(cfg, 'prompt' if 'prompt' in splits else 'train')
 
 
 def tell_reach(

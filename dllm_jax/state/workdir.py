@@ -229,6 +229,7 @@ _ADDED = {
   'data.held_out': 0.1,
   'data.test': '',
   'data.train': '',
+  'eval.profile': '',
   'method.policy.max_sampler_ratio': None,
   'model.block_causal': 0,
   'model.feed_forward': 'swiglu',

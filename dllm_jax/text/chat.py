@@ -44,6 +44,7 @@ class ChatTemplate:
     strip: whether spaces at the message's ends are dropped.
     source: Jinja source of whole conversations; '' where there is none.
     variables: of the source, beside the messages; (name, value) pairs.
+    examples: text before every message, as a part of it.
   """
 
   before: str
@@ -53,6 +54,7 @@ class ChatTemplate:
   variables: tuple[tuple[str, Any], ...] = dataclasses.field(
     default=(), compare=False, repr=False
   )
+  examples: str = ''
 
   def render(self, message: str, prefill: str = '') -> list[pieces.Piece]:
     """The prompt of a message.
@@ -66,9 +68,35 @@ class ChatTemplate:
       text = text.removeprefix(self.before)  # not twice
     return [
       pieces.Piece(self.before, True),
-      pieces.Piece(text, False),
+      pieces.Piece(self.examples + text, False),
       pieces.Piece(self.after + prefill, True),
     ]
+
+  def conversation(
+    self, messages: Sequence[Mapping[str, str]], *, is_prompt: bool = True
+  ) -> str:
+    """The text of a conversation.
+
+    Args:
+      messages: turns with 'role' and 'content'.
+      is_prompt: whether the header of an answer follows; if not, the text ends
+        with the last message, which is to be continued.
+
+    Raises:
+      errors.UserError: there is no source, or it refuses the messages.
+    """
+    try:
+      if not self.source:
+        raise ValueError('there is none for a conversation')
+      run = run_of(messages, dict(self.variables), is_prompt=is_prompt)
+      [text] = render.render(self.source, [run])
+    except ValueError as e:
+      line = ' '.join(str(e).split())
+      raise errors.UserError(f'the chat template: {line}') from e
+    if is_prompt:
+      return text
+    last = messages[-1]['content'].strip()
+    return text.rpartition(last)[0] + last
 
 
 # No template: the message itself.

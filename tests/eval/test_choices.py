@@ -9,7 +9,7 @@ import pytest
 from dllm_jax import errors
 from dllm_jax import model as model_lib
 from dllm_jax.eval import choices
-from dllm_jax.run import evaluate
+from dllm_jax.run import evaluate_choices
 from dllm_jax.runtime import console
 from dllm_jax.tasks import multiple_choice, task
 from tests import tiny_pretrained, tiny_run
@@ -68,7 +68,7 @@ def test_an_evaluation(shared_dir, tmp_path, is_causal):
     **(own if is_causal else {'method__reward': {}}),
   )
   out, screen = tmp_path / 'found.json', io.StringIO()
-  found = evaluate.evaluate_choices(
+  found = evaluate_choices.evaluate_choices(
     values,
     folder,
     None,
@@ -91,7 +91,7 @@ def test_an_evaluation(shared_dir, tmp_path, is_causal):
 
 def test_a_task_without_options_is_refused(tmp_path):
   with pytest.raises(errors.UserError, match='has no options to compare'):
-    evaluate.evaluate_choices(
+    evaluate_choices.evaluate_choices(
       tiny_run.values(),
       tmp_path,
       None,

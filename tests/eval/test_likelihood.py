@@ -1,8 +1,6 @@
-"""Log-likelihoods: hand-computed, enumerated, recorded, and of rows alone."""
+"""Log-likelihoods: recorded, of rows alone, and of shared prompts."""
 
 import dataclasses
-import itertools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +8,7 @@ import numpy as np
 import pytest
 
 import dllm_jax
-from dllm_jax.eval import likelihood
+from dllm_jax.eval import likelihood, masked_likelihood
 from dllm_jax.models import transformer
 from dllm_jax.runtime import sharding
 from tests import tiny
@@ -22,85 +20,6 @@ MESH = sharding.make_mesh(sharding.MeshConfig(data=1))
 PROMPT, ANSWER = [5, 9], [7, 2, 11]
 
 
-def bound(params, answer, *, num_samples, seed=0, padding=0):
-  """The estimate for `PROMPT` and one continuation, both padded."""
-  width = padding + len(PROMPT)
-  ids = np.full((1, width), tiny.EOS, np.int32)
-  ids[0, padding:] = PROMPT
-  tokens = np.full((1, L), tiny.EOS, np.int32)
-  tokens[0, : len(answer)] = answer
-  [value] = likelihood.bound(
-    TABLE,
-    params,
-    tiny.row_keys(seed, [0]),
-    likelihood.Pairs(
-      jnp.asarray(ids),
-      jnp.arange(width)[None] >= padding,
-      jnp.asarray(tokens),
-      jnp.arange(L)[None] < len(answer),
-    ),
-    vocab=tiny.VOCAB,
-    num_samples=num_samples,
-  )
-  return float(value)
-
-
-def weighted_logp(hidden):
-  """(n / l) sum of log p over the l hidden columns of `ANSWER`."""
-  canvas = [
-    tiny.MASK if k in hidden else token for k, token in enumerate(ANSWER)
-  ]
-  seen = PARAMS['context'][PROMPT + canvas].sum(0)
-  logp = tiny.allowed_logp(PARAMS['table'] + seen)
-  return L / len(hidden) * sum(logp[k, ANSWER[k]] for k in hidden)
-
-
-@pytest.mark.parametrize('size', [1, 2, 3])
-@pytest.mark.parametrize('num_samples', [1, 8])
-def test_uniform_logits_give_the_number_of_tokens_times_log_v(
-  size, num_samples
-):
-  params = jax.tree.map(np.zeros_like, PARAMS)
-  value = bound(params, ANSWER[:size], num_samples=num_samples)
-  assert value == pytest.approx(-size * math.log(tiny.MASK), rel=1e-6)
-
-
-def test_one_token_is_exact_with_any_number_of_samples():
-  seen = PARAMS['context'][[*PROMPT, tiny.MASK]].sum(0)
-  want = tiny.allowed_logp(PARAMS['table'][0] + seen)[7]
-  for num_samples in (1, 3):
-    value = bound(PARAMS, [7], num_samples=num_samples)
-    assert value == pytest.approx(want, rel=1e-5)
-
-
-def test_many_samples_converge_to_the_enumeration_of_all_masks():
-  """l is uniform in 1..3, and a mask uniform among those with l columns."""
-  mean, square = 0.0, 0.0
-  for size in range(1, L + 1):
-    masks = list(itertools.combinations(range(L), size))
-    values = np.array([weighted_logp(mask) for mask in masks])
-    mean += values.mean() / L
-    square += (values**2).mean() / L
-  num = 20_000
-  error = math.sqrt((square - mean**2) / num)
-  assert abs(bound(PARAMS, ANSWER, num_samples=num) - mean) < 5 * error
-
-
-def test_stratified_samples_try_every_number_of_masks_equally_often():
-  """Where masks of a size are worth the same, 3 samples are the mean."""
-  params = PARAMS | {'table': np.repeat(PARAMS['table'][:1], L, axis=0)}
-  same = [7, 7, 7]
-  values = [bound(params, same, num_samples=3, seed=s) for s in range(4)]
-  np.testing.assert_allclose(values, values[0], rtol=1e-6)
-  alone = {bound(params, same, num_samples=1, seed=s) for s in range(12)}
-  assert len({round(x, 3) for x in alone}) == 3
-
-
-def test_padding_of_a_prompt_changes_nothing():
-  values = [bound(PARAMS, ANSWER[:2], num_samples=4, padding=p) for p in (0, 6)]
-  assert values[0] == values[1]
-
-
 def test_a_pair_does_not_depend_on_its_batch():
   """Neither on the pairs beside it, nor on their lengths."""
   table = tiny.Table(gen_length=2 * likelihood.WIDTH)
@@ -110,15 +29,17 @@ def test_a_pair_does_not_depend_on_its_batch():
     (rng.integers(0, 28, before).tolist(), rng.integers(0, 28, 40).tolist())
     for before in (3, 40, 1, 7, 5)
   ]
-  score = lambda batch_size: likelihood.loglikelihood(
-    table,
-    params,
-    pairs,
-    vocab=tiny.VOCAB,
-    mesh=MESH,
-    num_samples=4,
-    seed=3,
-    batch_size=batch_size,
+  score = lambda batch_size: (
+    likelihood.score(
+      table,
+      params,
+      pairs,
+      vocab=tiny.VOCAB,
+      mesh=MESH,
+      estimate=masked_likelihood.Estimate(num_samples=4),
+      seed=3,
+      batch_size=batch_size,
+    ).logp
   )
   np.testing.assert_allclose(score(2), score(1), rtol=1e-6)
   np.testing.assert_allclose(score(5), score(1), rtol=1e-6)
@@ -127,15 +48,17 @@ def test_a_pair_does_not_depend_on_its_batch():
 def test_ragged_continuations_of_a_transformer_are_scored_as_alone():
   """A wider batch draws the same masks."""
   pairs = [([1, 2, 3], [4, 5]), ([6], list(range(7, 27)) * 2), ([8] * 9, [3])]
-  score = lambda batch_size: likelihood.loglikelihood(
-    tiny.DENOISER,
-    tiny.params(),
-    pairs,
-    vocab=tiny.VOCAB,
-    mesh=MESH,
-    num_samples=4,
-    seed=0,
-    batch_size=batch_size,
+  score = lambda batch_size: (
+    likelihood.score(
+      tiny.DENOISER,
+      tiny.params(),
+      pairs,
+      vocab=tiny.VOCAB,
+      mesh=MESH,
+      estimate=masked_likelihood.Estimate(num_samples=4),
+      seed=0,
+      batch_size=batch_size,
+    ).logp
   )
   np.testing.assert_allclose(score(3), score(1), rtol=1e-5)
 
@@ -146,62 +69,19 @@ def test_ragged_continuations_of_a_transformer_are_scored_as_alone():
 def test_a_mesh_changes_nothing(sizes):
   """Where it does not divide the batch either."""
   pairs = [([1, 2, 3], [4, 5]), ([6], [7, 9, 2]), ([8] * 9, [3])] * 2
-  score = lambda **sizes: likelihood.loglikelihood(
-    tiny.DENOISER,
-    tiny.params(),
-    pairs,
-    vocab=tiny.VOCAB,
-    mesh=sharding.make_mesh(sharding.MeshConfig(**{'data': 1, **sizes})),
-    num_samples=2,
-    seed=0,
-    batch_size=5,
+  score = lambda **sizes: (
+    likelihood.score(
+      tiny.DENOISER,
+      tiny.params(),
+      pairs,
+      vocab=tiny.VOCAB,
+      mesh=sharding.make_mesh(sharding.MeshConfig(**{'data': 1, **sizes})),
+      estimate=masked_likelihood.Estimate(num_samples=2),
+      seed=0,
+      batch_size=5,
+    ).logp
   )
   np.testing.assert_allclose(score(**sizes), score(), rtol=1e-5)
-
-
-def test_blocks_are_scored_after_clean_ones():
-  """Blocks of two: each by itself over the orders of its tokens.
-
-  The first block of the continuation has both its tokens, of which one, chosen
-  at random, is predicted with the other unknown, and the other after it; the
-  second block has one token.
-  """
-  denoiser = transformer.TransformerDenoiser(
-    cfg=dataclasses.replace(tiny.MODEL, block_causal=2)
-  )
-  params = jax.tree.map(jnp.asarray, tiny.params())
-
-  def logp(canvas, k):
-    logits = denoiser(
-      params,
-      jnp.int32([PROMPT + canvas]),
-      jnp.ones((1, len(PROMPT + canvas)), bool),
-      jnp.int32([[len(PROMPT) + k]]),
-    )
-    return tiny.allowed_logp(np.asarray(logits[0]))[0, ANSWER[k]]
-
-  (a, b, _), hidden = ANSWER, tiny.MASK
-  first = logp([hidden, hidden], 0) + logp([hidden, hidden], 1)
-  second = logp([hidden, b], 0) + logp([a, hidden], 1)
-  want = (first + second) / 2 + logp([a, b, hidden], 2)
-  width = 7
-  ids, mask = tiny.pad([PROMPT], width)
-  got = likelihood.bound(
-    denoiser,
-    params,
-    tiny.row_keys(0, range(64)),
-    likelihood.Pairs(
-      jnp.tile(ids, (64, 1)),
-      jnp.tile(mask, (64, 1)),
-      jnp.tile(jnp.int32([ANSWER]), (64, 1)),
-      jnp.ones((64, L), bool),
-    ),
-    vocab=tiny.VOCAB,
-    num_samples=48,
-  )
-  error = np.std(got, ddof=1) / 8
-  assert abs(np.mean(got) - want) < 4 * error
-  assert error < 0.02 * abs(want)
 
 
 CAUSAL = transformer.of_config(dataclasses.replace(tiny.MODEL, causal=True))
@@ -211,16 +91,16 @@ CAUSAL_VOCAB = dataclasses.replace(tiny.VOCAB, mask_token=None)
 def scored(pairs, batch_size, **sizes):
   """Exact log-likelihoods of a tiny causal model."""
   params = jax.tree.map(jnp.asarray, tiny.params(CAUSAL.cfg))
-  return likelihood.loglikelihood(
+  return likelihood.score(
     CAUSAL,
     params,
     pairs,
     vocab=CAUSAL_VOCAB,
     mesh=sharding.make_mesh(sharding.MeshConfig(**{'data': 1, **sizes})),
-    num_samples=1,
+    estimate=masked_likelihood.Estimate(num_samples=1),
     seed=0,
     batch_size=batch_size,
-  )
+  ).logp
 
 
 def uncached(pair):

@@ -51,6 +51,16 @@ def test_a_commit_is_fetched_without_code_or_pickles(calls, tmp_path):
     assert not allowed(name), name
 
 
+def test_weights_say_where_they_are_from(calls, tmp_path):
+  path = hub.locate(f'GSAI-ML/LLaDA-8B-Instruct@{COMMIT}')
+  assert hub.origin(path) == {
+    'name': 'GSAI-ML/LLaDA-8B-Instruct',
+    'commit': COMMIT,
+  }
+  own = tmp_path / f'a@{COMMIT}'
+  assert hub.origin(own) == {'name': str(own), 'commit': None}
+
+
 def test_a_folder_is_itself(calls, tmp_path):
   assert hub.locate(str(tmp_path)) == tmp_path
   assert not calls

@@ -180,6 +180,11 @@ def test_public_test_files(commands, shared_dir, tmp_path, task, changes):
       '--steps is not read with --likelihood',
     ),
     (['--model={model}', '--num_canvases=3'], 2, 'with --likelihood alone'),
+    (['--model={model}', '--profile=d2'], 2, '--profile'),
+    (['--model={model}', '--profile=fast_dllm'], 2, "protocol for 'countdown'"),
+    (['--model={model}', '--fewshot_seed=3'], 2, 'with --num_fewshot alone'),
+    (['--model={model}', '--num_fewshot=-1'], 2, '--num_fewshot'),
+    (['--model={model}', '--num_fewshot=3'], 1, 'max_prompt_length=6'),
     (['--model={model}', '--likelihood'], 1, 'has no options to compare'),
     (['--model={model}', '--out={model}'], 1, 'is a folder; name a file'),
     (['--model={model}', '--out=x.png'], 1, 'does not end in .json'),
@@ -251,3 +256,26 @@ def test_a_sweep_of_a_final_is_one_of_its_run(model, changes, line):
   screen = console.Console(file=io.StringIO())
   with pytest.raises(errors.UserError, match=line):
     evaluate_lib.sweep_models(config, model / 'final', out=None, screen=screen)
+
+
+def test_examples_come_before_the_questions(commands, model, tmp_path):
+  """The model reads them: what it writes is another thing."""
+  flags = tiny_run.flags(rollout__max_prompt_length=64)
+  plain = evaluate(commands, model, tmp_path / 'plain.json', *flags)
+  found, shown = evaluate(
+    commands, model, tmp_path / 'shown.json', *flags, '--num_fewshot=2'
+  )
+  assert found['few_shot']['num'] == 2 and len(found['few_shot']['ids']) == 2
+  assert found['few_shot']['seed'] is None
+  assert plain[0]['few_shot'] == {'num': 0, 'seed': None, 'ids': []}
+  written = lambda rows: [row['completion_ids'] for row in rows]
+  assert written(shown) != written(plain[1])
+  drawn, _ = evaluate(
+    commands,
+    model,
+    tmp_path / 'drawn.json',
+    *flags,
+    '--num_fewshot=2',
+    '--fewshot_seed=5',
+  )
+  assert drawn['few_shot']['ids'] != found['few_shot']['ids']

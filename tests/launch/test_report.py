@@ -1,5 +1,7 @@
 """launch/report.py: a page, or one line."""
 
+import json
+
 import pytest
 
 from dllm_jax.analysis import report
@@ -66,3 +68,26 @@ def test_sensible_digits():
     '2 min 6 s',
     '2 h 3 min',
   ]
+
+
+def test_two_evaluations_are_compared(commands, tmp_path):
+  for name, verdicts in (('a', (True, False)), ('b', (True, True))):
+    content = {'task': 'gsm8k', 'accuracy': 0.5, 'seed': 0}
+    (tmp_path / f'{name}.json').write_text(json.dumps(content))
+    rows = [{'id': i, 'correct': v} for i, v in enumerate(verdicts)]
+    lines = ''.join(f'{json.dumps(row)}\n' for row in rows)
+    (tmp_path / f'{name}.generations.jsonl').write_text(lines)
+  files = [tmp_path / 'a.json', tmp_path / 'b.json']
+  out = tmp_path / 'both.json'
+  done = command(commands, *files, '--out', out)
+  assert (done.code, done.err) == (0, '')
+  assert 'second - first = +50.0' in done.out
+  kept = json.loads(out.read_text())
+  assert kept['gained'] == ['1'] and kept['gain']['paired']
+  for args, line in (
+    (files[:1], 'two results files are compared'),
+    ([*files, '--out=x.html'], 'is written as .json'),
+    ([files[0], tmp_path], 'two results files are compared'),
+  ):
+    done = command(commands, *args)
+    assert done.code == 2 and line in done.err

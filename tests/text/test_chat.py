@@ -179,3 +179,37 @@ def test_real_configurations_are_json(shared_dir):
   path = shared_dir / 'data' / 'tokenizers' / 'qwen2' / 'tokenizer_config.json'
   source = json.loads(path.read_text('utf-8'))['chat_template']
   assert chat.from_jinja(source) == chat.FAMILIES['qwen2']
+
+
+def test_a_conversation_by_hand(tmp_path):
+  """Every turn by the folder's template; a last one may be continued."""
+  config = {'bos_token': '<|b|>', 'chat_template': LLADA}
+  tiny_text.tiny_dir(tmp_path, config=config)
+  template = chat.from_directory(tmp_path)
+  assert template.source == LLADA
+  turns = [
+    {'role': 'system', 'content': 'Be brief.'},
+    {'role': 'user', 'content': ' 2 + 2? '},
+    {'role': 'assistant', 'content': 'It is 4, it is '},
+  ]
+  header = '<|start_header_id|>{}<|end_header_id|>\n\n'.format
+  begun = (
+    f'<|b|>{header("system")}Be brief.<|eot_id|>'
+    f'{header("user")}2 + 2?<|eot_id|>'
+  )
+  asked = template.conversation(turns[:2])
+  assert asked == begun + header('assistant')
+  going_on = template.conversation(turns, is_prompt=False)
+  assert going_on == f'{begun}{header("assistant")}It is 4, it is'
+
+
+@pytest.mark.parametrize(
+  'template, line',
+  [
+    (chat.PLAIN, 'there is none'),
+    (chat.ChatTemplate(before='', after='', source='{{ 1 / 0 }}'), 'division'),
+  ],
+)
+def test_a_conversation_that_cannot_be_rendered_is_one_line(template, line):
+  with pytest.raises(errors.UserError, match=f'the chat template: .*{line}'):
+    template.conversation([{'role': 'user', 'content': 'x'}])
