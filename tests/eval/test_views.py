@@ -8,7 +8,7 @@ import pytest
 
 import configs.cpc_grpo
 from dllm_jax import model as model_lib
-from dllm_jax.eval import accuracy, likelihood, views
+from dllm_jax.eval import accuracy, likelihood, masked_likelihood, views
 from dllm_jax.run import base_model, settings, setup
 from dllm_jax.runtime import console
 from tests import tiny_run
@@ -86,16 +86,16 @@ def test_matrices_score_what_every_view_wrote():
     tokens = made.tokens[8 * n + m].tolist()
     at = [k for k, token in enumerate(tokens) if token in stop]
     tokens = tokens[: at[0] + 1] if at else tokens
-    [want] = likelihood.loglikelihood(
+    [want] = likelihood.score(
       ctx.denoiser,
       params,
       [(asked[8 * n + i], tokens)],
       vocab=ctx.vocab,
       mesh=ctx.mesh,
-      num_samples=1,
+      estimate=masked_likelihood.Estimate(num_samples=1),
       seed=0,
       batch_size=1,
-    )
+    ).logp
     np.testing.assert_allclose(
       got[n]['scores'][i][m], want / len(tokens), atol=2e-4
     )

@@ -56,7 +56,7 @@ def test_the_sum_is_the_exact_likelihood():
   logp = logprobs.view_logp(lm, params, views(), VOCAB, gen_length=4)
   pairs = likelihood.Pairs(PROMPT, PROMPT_MASK, TOKENS, CREDIT)
   own = jnp.arange(len(TOKENS))
-  want = likelihood.exact(lm, params, pairs, own, vocab=VOCAB)  # of each row
+  want = likelihood.exact(lm, params, pairs, own, vocab=VOCAB).logp
   np.testing.assert_allclose(logp.sum((1, 2)), want, rtol=1e-5)
   loss = masked_diffusion.loss(
     lm, params, views(), VOCAB, num_tokens=jnp.float32(5)

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from dllm_jax import errors
-from dllm_jax.eval import likelihood
+from dllm_jax.eval import likelihood, masked_likelihood
 from dllm_jax.rl import consensus
 from dllm_jax.rollout import paraphrase
 from dllm_jax.tasks import paraphrases
@@ -99,16 +99,16 @@ def test_scores_equal_a_loop_over_pairs():
   for at in range(0, N * K * M, 13):
     ids = batch.prompt_ids[at][batch.prompt_mask[at]].tolist()
     tokens = batch.tokens[at][batch.completion_mask[at]].tolist()
-    [want] = likelihood.loglikelihood(
+    [want] = likelihood.score(
       method.ctx.denoiser,
       params,
       [(ids, tokens)],
       vocab=vocab,
       mesh=method.ctx.mesh,
-      num_samples=1,
+      estimate=masked_likelihood.Estimate(num_samples=1),
       seed=0,
       batch_size=1,
-    )
+    ).logp
     got = logp[at][batch.completion_mask[at]].sum()
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
@@ -337,16 +337,16 @@ def test_an_unrelated_prompt_is_subtracted():
     ids = ctx.tokenizer.encode(ctx.task.prompt(prompt))
     for m in range(M):
       y = tokens[n, m][mask[n, m]].tolist()
-      [logp] = likelihood.loglikelihood(
+      [logp] = likelihood.score(
         ctx.denoiser,
         state.params,
         [(ids, y)],
         vocab=ctx.vocab,
         mesh=ctx.mesh,
-        num_samples=1,
+        estimate=masked_likelihood.Estimate(num_samples=1),
         seed=0,
         batch_size=1,
-      )
+      ).logp
       total += logp / len(y)
   got = plain['reward/mean'] - metrics['reward/mean']
   np.testing.assert_allclose(got, total / (N * M), rtol=1e-4)
