@@ -57,6 +57,10 @@ class Command:
     return self._log.with_suffix('.err').read_text()
 
 
+# As of every test, but for the devices, which are those of the config.
+XLA_FLAGS = '--xla_backend_optimization_level=0'
+
+
 class Server:
   """Starts commands, one at a time."""
 
@@ -66,7 +70,7 @@ class Server:
       'PYTHONPATH': os.pathsep.join([str(REPO), str(REPO / 'launch')]),
       'OPENBLAS_NUM_THREADS': '1',  # no thread may be there to be forked
     }
-    env.pop('XLA_FLAGS', None)  # the devices are those of the config
+    env['XLA_FLAGS'] = XLA_FLAGS
     self._process = subprocess.Popen(
       [sys.executable, __file__],
       stdin=subprocess.PIPE,

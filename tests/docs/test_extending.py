@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from tests import commands
 from tests.docs import pages
 
 # The run of a page, over in seconds.
@@ -37,11 +38,11 @@ TINY = {
 
 def run(place: pathlib.Path, *command: str) -> str:
   """The standard output of a command in the copy of the repository."""
-  env = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
+  env = os.environ | {'XLA_FLAGS': commands.XLA_FLAGS, 'PYTHONPATH': str(place)}
   done = subprocess.run(
     [sys.executable, *command],
     cwd=place,
-    env=env | {'PYTHONPATH': str(place)},
+    env=env,
     capture_output=True,
     text=True,
   )
