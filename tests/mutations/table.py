@@ -741,6 +741,24 @@ MUTATIONS = (
     'weight = ratio(logp, sampler_logp)',
     'train/test_policy.py',
   ),
+  Mutation(
+    'ops/quantize.py',
+    'of_kernel = jnp.dot(flat(x).T, flat(dy), preferred_element_type=dtype)',
+    'of_kernel = jnp.dot(flat(x).T, flat(dy)[::-1])',
+    'ops/test_quantize.py',
+  ),
+  Mutation(
+    'models/stack.py',
+    "unroll = cfg.remat == 'none' and cfg.num_layers <= cfg.unroll",
+    "unroll = cfg.remat == 'none' and cfg.num_layers < cfg.unroll",
+    'models/test_transformer.py',
+  ),
+  Mutation(
+    'train/progress.py',
+    'new[0] < old[0] and new[1] > old[1] for old, new in pairs',
+    'new[1] > old[1] for old, new in pairs',
+    'train/test_loop.py',
+  ),
 )
 
 # (mutation, why no valid input tells it from the original): not applied.
