@@ -79,6 +79,11 @@ def _get_config(file: str, preset: str, default: str) -> config_dict.ConfigDict:
   try:
     config = get_config(preset) if preset else get_config()
   except ValueError as e:
+    if preset == default:
+      raise errors.UsageError(
+        f'data.train names rows of your own, for which {file} has no preset: '
+        'use configs/sft.py, diffu_grpo.py, ag_grpo.py or ta_grpo_d.py'
+      ) from e
     raise errors.UsageError(f'{file}:{preset}: {e}') from e
   return config
 

@@ -11,6 +11,7 @@ import functools
 import json
 import os
 import pathlib
+import unicodedata
 from collections.abc import Callable
 from typing import Any
 
@@ -73,9 +74,12 @@ def _load(
   if not files.test:
     return {'train': train, 'validation': held, 'test': held}
   test = _read(task, pathlib.Path(files.test))
-  asked = {leaks.normalised(_question(row)): row['id'] for row in test}
+  same = lambda row: ' '.join(
+    unicodedata.normalize('NFKC', _question(row)).casefold().split()
+  )
+  asked = {same(row): row['id'] for row in test}
   for row in own:
-    if twin := asked.get(leaks.normalised(_question(row))):
+    if twin := asked.get(same(row)):
       raise errors.UserError(
         f'{row["id"]} asks what {twin} asks: remove one, for test rows must '
         'not be trained on'
@@ -168,9 +172,11 @@ def _problem(verifier: str, record: dict[str, Any]) -> task_lib.Row:
   prompt = _filled(record, 'prompt')
   needed = verifier in ('exact', 'number', 'math')
   answer = record.get('answer')
+  if type(answer) in (int, float):
+    answer = _canonical_json(answer)
+  if ':' in verifier and not isinstance(answer, str):
+    answer = None  # of any form; the function reads the record
   if needed or answer is not None:
-    if type(answer) in (int, float):
-      answer = _canonical_json(answer)
     answer = _filled({**record, 'answer': answer}, 'answer')
   if verifier == 'number' and gsm8k.read_number(answer) is None:
     raise ValueError(f"'answer' must be one number, got {answer!r:.60}")

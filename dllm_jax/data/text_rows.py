@@ -142,7 +142,7 @@ def hold_out(
     errors.UserError: nothing is left.
   """
   places = list(map(_place, questions))
-  count = max(round(share * len(rows)), 1)
+  count = max(min(round(share * len(rows)), len(rows) - 1), 1)
   last = sorted(places)[count - 1]
   parts = [], []
   for row, place in zip(rows, places, strict=True):

@@ -21,7 +21,8 @@ class BlockDecoder(blocks.BlockConfig):
   """Base of the decoders here: a `types.Decoder` with a choice to define.
 
   A subclass is a frozen dataclass and a pytree (`fields.decoder`), whose fields
-  are also config keys and flags. It defines `choose` and `largest_commit`.
+  are also flags, and keys where the config group `rollout` has them. It defines
+  `choose` and `largest_commit`.
   """
 
   is_causal: ClassVar[bool] = False

@@ -1,4 +1,4 @@
-"""The fields of a decoder, which are config keys and flags as well."""
+"""The fields of a decoder, which are flags and config keys as well."""
 
 import dataclasses
 from typing import Any

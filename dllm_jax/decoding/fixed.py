@@ -96,8 +96,12 @@ class Fixed(block_decoder.BlockDecoder):
       )
     if not 0.0 < self.top_p <= 1.0:
       raise ValueError(f'top_p {self.top_p} is outside (0, 1]')
-    if self.tempered and self.eos_rule == 'confidence':
-      raise ValueError("tempered: not with eos_rule 'confidence'")
+    if self.eos_rule == 'confidence' and (
+      self.tempered or self.order != 'confidence'
+    ):
+      raise ValueError(
+        "eos_rule 'confidence' is read with order 'confidence', not tempered"
+      )
     if self.num_steps < 1 or self.num_steps % self.num_blocks:
       raise ValueError(
         f'num_steps {self.num_steps} is not a positive multiple of the '
@@ -162,7 +166,10 @@ class Fixed(block_decoder.BlockDecoder):
     if self.suppress_eos:
       choices = choices.at[..., stop].set(-jnp.inf)
     if self.top_p < 1.0:
-      choices = sampling.nucleus(choices, self.top_p, scale)
+      nucleus = lambda x: sampling.nucleus(x, self.top_p, scale)
+      choices = jax.lax.cond(
+        (temperature > 0) | self.tempered, nucleus, lambda x: x, choices
+      )
     proposal = sampling.gumbel_argmax(draw_keys, choices, temperature)
     logp = confidence = sampling.token_logp(logits, proposal)
     if self.tempered:

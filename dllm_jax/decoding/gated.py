@@ -77,6 +77,8 @@ class Gated(block_decoder.BlockDecoder):
       raise ValueError(
         f"gate {self.gate!r}: expected one of 'bernoulli', 'threshold'"
       )
+    if self.inclusive and self.gate != 'threshold':
+      raise ValueError("inclusive is read with gate 'threshold' alone")
     if self.min_commits < 1:
       raise ValueError(f'min_commits {self.min_commits} is not positive')
     if not 0.0 < self.top_p <= 1.0:

@@ -37,7 +37,7 @@ class CausalDecoder:
   """Base of the decoders of causal models: a `types.Decoder`.
 
   A subclass is a frozen dataclass and a pytree (`fields.decoder`), whose fields
-  are also config keys and flags. One that drafts defines `num_drafts`, `draft`
+  are also flags and config keys. One that drafts defines `num_drafts`, `draft`
   and, where its drafter has parameters of its own, `prepare`.
   """
 

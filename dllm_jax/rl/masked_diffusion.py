@@ -23,6 +23,8 @@ def masked_views(
   has_context: bool = False,
   learnt: Bool[Array, 'B L'] | None = None,
   mask: Bool[Array, 'B L'] | None = None,
+  row_id: Int[Array, ' B'] | None = None,
+  ratio: Float[Array, ' B'] | None = None,
 ) -> logprobs.Views:
   """Masks each completion token with probability t; credits the masked tokens.
 
@@ -55,6 +57,8 @@ def masked_views(
       are read as the prompt is. None: all.
     mask: True on real tokens, False on padding, which no token reads. None: all
       are real.
+    row_id: numbers by which the rows draw. None: their places in the batch.
+    ratio: t of each row. None: stratified over the batch, as above.
 
   Returns:
     Views with K = 1 and Q = L; `credit` is True for the masked tokens.
@@ -70,10 +74,12 @@ def masked_views(
   rows, length = tokens.shape
   shift_key, mask_key = jax.random.split(key)
   row = jnp.arange(rows)
-  t = (row + jax.random.uniform(shift_key)) / rows
-  t = jnp.maximum(t, min_ratio)
+  if ratio is None:
+    ratio = (row + jax.random.uniform(shift_key)) / rows
+  t = jnp.maximum(ratio, min_ratio)
   draw = lambda key: jax.random.uniform(key, (length,))
-  uniform = jax.vmap(draw)(streams.row_keys(mask_key, row))
+  own = row if row_id is None else row_id
+  uniform = jax.vmap(draw)(streams.row_keys(mask_key, own))
   masked = uniform < t[:, None]
   if learnt is not None:
     masked &= learnt

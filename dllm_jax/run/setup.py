@@ -348,9 +348,10 @@ def fit_window(
 ) -> tuple[Rows, int]:
   """Leaves out training rows from files whose prompt is too long; how many.
 
-  Held-out rows are never left out: `check_rows` refuses them.
+  Held-out rows and the user's own are never left out: `check_rows` refuses
+  them.
   """
-  if not cfg.data_dir:
+  if not cfg.data_dir or cfg.data.files:
     return rows, 0
   window = cfg.rollout.max_prompt_length
 

@@ -23,7 +23,13 @@ from dllm_jax.state import metrics, provenance, workdir
 
 # Config keys that may change when an unfinished run is resumed: they change at
 # most the last bits.
-FREE = ('checkpoint', 'mesh', 'train.watchdog_seconds', 'wandb_project')
+FREE = (
+  'checkpoint',
+  'mesh',
+  'model.unroll',
+  'train.watchdog_seconds',
+  'wandb_project',
+)
 
 
 @contextlib.contextmanager

@@ -168,7 +168,7 @@ class Problems:
 
   def has_answer(self, row: task.Row) -> bool:
     """Whether the row has a gold answer."""
-    return bool(row['record'].get('answer'))
+    return bool(row.get('answer') or row.get('solution'))
 
   def reasoning_has_gold(self, row: task.Row, completion: str) -> bool:
     """Whether the row has an answer and the reasoning spells it."""

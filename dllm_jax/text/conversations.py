@@ -160,6 +160,25 @@ def _cut(prompts: Sequence[str], text: str) -> list[str] | str:
   return [*pieces, text[start:]]
 
 
+def _end_of_answer(
+  piece: str,
+  message: Mapping[str, str],
+  following: Mapping[str, str] | None = None,
+) -> int | None:
+  """Where the answer ends in a piece; None if it is not there.
+
+  Templates may spell its thoughts anew, but keep its last word.
+  """
+  content = message['content'].strip()
+  if (shown := piece.find(content)) >= 0:
+    return shown + len(content)
+  if following:
+    piece = piece.partition(following['content'].strip())[0]
+  last_word = (_WORD.findall(content) or [content])[-1]
+  shown = piece.rfind(last_word)
+  return shown + len(last_word) if shown >= 0 else None
+
+
 def _tokens(
   messages: Conversation,
   pieces: Sequence[str],
@@ -172,14 +191,11 @@ def _tokens(
   completion, learnt = [], []
   for number, index in enumerate(_answers(messages), 1):
     piece, encoding = pieces[number], encoded[number]
-    # Templates spell thoughts anew, but keep the last word of an answer.
-    content = messages[index]['content']
-    last_word = (_WORD.findall(content) or [content.strip()])[-1]
-    shown = piece.find(last_word)
-    if shown < 0:
+    stop = _end_of_answer(piece, *messages[index : index + 2])
+    if stop is None:
       return f"the chat template does not show the assistant's turn {number}"
     ends = [
-      value in tokenizer.special_ids and start >= shown + len(last_word)
+      value in tokenizer.special_ids and start >= stop
       for value, (start, _) in zip(encoding.ids, encoding.offsets, strict=True)
     ]
     if True not in ends:

@@ -126,8 +126,8 @@ def overconfidence(progress: Progress, values: Mapping[str, float]) -> str:
   """Records an evaluation; what to say if the policy grows overconfident.
 
   It does where over three evaluations the rollouts become surer while fewer
-  answers are right. Among its causes are rollouts that are not the policy's
-  own, such as those of a stale cache.
+  answers are right, at the end by more than a tenth. Among its causes are
+  rollouts that are not the policy's own, such as those of a stale cache.
 
   Args:
     progress: remembers the evaluations.
@@ -143,6 +143,8 @@ def overconfidence(progress: Progress, values: Mapping[str, float]) -> str:
   ):
     return ''
   (first, a), _, (last, b) = progress.watched
+  if last > 0.9 * first:  # may well be chance
+    return ''
   return (
     f'confidence rises ({a:.3f} to {b:.3f}) while validation accuracy falls '
     f'({first:.3f} to {last:.3f}), over three evaluations: lower '

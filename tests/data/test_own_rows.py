@@ -101,6 +101,27 @@ def test_a_test_file_is_the_test_split(tmp_path):
   assert 'train.jsonl:4 asks what' in line and 'test.jsonl:2 asks' in line
 
 
+def test_questions_that_differ_by_a_sign_are_two(tmp_path):
+  talk = [{'prompt': f'{i}!', 'completion': 'a'} for i in range(8)]
+  test = [{'prompt': '3', 'completion': 'a'}]
+  assert len(own_rows.load(TALK, files(tmp_path, talk, test))['test']) == 1
+
+
+def test_a_large_share_leaves_a_row(tmp_path):
+  talk = [{'prompt': f'{i}', 'completion': 'a'} for i in range(3)]
+  made = files(tmp_path, talk, held_out=0.9)
+  assert len(own_rows.load(TALK, made)['train']) == 1
+
+
+def test_a_function_reads_answers_of_any_form(tmp_path):
+  task = rows.Problems(verifier='math:gcd')
+  of = lambda answer: {'prompt': f'{answer}', 'answer': answer}
+  for answer, gold in ((0, '0'), ([1, 2], ''), (True, ''), ('x', 'x')):
+    [one, _] = every(task, tmp_path, of(answer), of('other'))
+    assert (one['answer'], one['record']['answer']) == (gold, answer)
+    assert task.has_answer(one) == bool(gold)
+
+
 def test_a_file_that_changes_is_read_again(tmp_path):
   talk = [{'prompt': f'{i}', 'completion': 'a'} for i in range(8)]
   made = files(tmp_path, talk)

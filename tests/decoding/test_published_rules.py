@@ -194,7 +194,8 @@ def test_a_gate_may_include_its_threshold():
   ('changes', 'line'),
   [
     ({'top_p': 0.0}, 'top_p 0.0 is outside'),
-    ({'tempered': True, 'eos_rule': 'confidence'}, 'tempered: not with'),
+    ({'tempered': True, 'eos_rule': 'confidence'}, 'not tempered'),
+    ({'order': 'margin', 'eos_rule': 'confidence'}, "order 'confidence'"),
   ],
 )
 def test_rules_that_make_no_sense_are_refused(changes, line):

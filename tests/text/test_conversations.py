@@ -141,6 +141,15 @@ def test_what_cannot_be_trained_on_is_said(qwen3, source, turns, line):
   assert isinstance(found, str) and line in found and '\n' not in found
 
 
+def test_an_answer_ends_behind_its_text_not_its_last_word(qwen3):
+  """Though the template writes that word, and a special token, before it."""
+  source = CHATML.replace('\n{{ message', '\nso<|im_end|>{{ message')
+  assert source != CHATML
+  found = encode(qwen3, 'user: a', 'assistant: is so', source=source)
+  text = qwen3[0].decode(found.completion)
+  assert 'is so' in text and all(found.learnt)
+
+
 def test_the_first_bad_conversation_ends_the_work(qwen3):
   made, template = qwen3
   refusing = "{% if messages[0]['content'] == 'no' %}{{ 1 / 0 }}{% endif %}"

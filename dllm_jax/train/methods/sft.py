@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from dllm_jax import types
 from dllm_jax.ops import streams
@@ -25,6 +25,8 @@ from dllm_jax.runtime import sharding
 from dllm_jax.tasks import task as task_lib
 from dllm_jax.train import grad
 from dllm_jax.train import state as state_lib
+
+HELD_OUT_MASKS = 8  # of a row whose held-out loss is estimated
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,8 +106,9 @@ def held_out_loss(
 ) -> float:
   """The loss of rows, in nats per token that is learnt.
 
-  Exact for a causal model; of masked diffusion an estimate from one masking of
-  each row, the same at every call.
+  Exact for a causal model; of masked diffusion an estimate from
+  `HELD_OUT_MASKS` maskings of each row, t stratified over them. They are the
+  same at every call, and do not depend on the batch.
 
   Args:
     ctx: the run.
@@ -115,19 +118,24 @@ def held_out_loss(
     batch_size: rows of a call.
     advance: called after each batch with its number of rows.
   """
+  num_masks = 1 if ctx.vocab.mask_token is None else HELD_OUT_MASKS
   total = count = 0.0
   for start in range(0, len(rows), batch_size):
     part = rows[start : start + batch_size]
-    sums = _loss(
-      params,
-      _encode(ctx, part, cfg, num_rows=batch_size),
-      streams.step_key(ctx.root, 'eval', start),
-      denoiser=sharded.placed(ctx.denoiser, ctx.mesh),
-      vocab=ctx.vocab,
-      cfg=cfg,
-    )
-    own_total, own_count = jax.device_get(sums)
-    total, count = total + float(own_total), count + float(own_count)
+    batch = _encode(ctx, part, cfg, num_rows=batch_size)
+    for stratum in range(num_masks):
+      sums = _loss(
+        params,
+        batch,
+        streams.step_key(ctx.root, 'eval', stratum),
+        jnp.int32(start),
+        jnp.int32(stratum),
+        denoiser=sharded.placed(ctx.denoiser, ctx.mesh),
+        vocab=ctx.vocab,
+        cfg=cfg,
+      )
+      own_total, own_count = jax.device_get(sums)
+      total, count = total + float(own_total), count + float(own_count)
     advance(len(part))
   return total / count
 
@@ -148,13 +156,25 @@ def _loss(
   params: types.Params,
   batch: demonstrations.Demonstrations,
   key: Key[Array, ''],
+  start: Int[Array, ''],
+  stratum: Int[Array, ''],
   *,
   denoiser: types.Denoiser,
   vocab: types.Vocabulary,
   cfg: SftConfig,
 ) -> tuple[Float[Array, ''], Float[Array, '']]:
-  """The sum of the losses of tokens, and their number."""
-  views, num_tokens = _views(key, batch, denoiser, vocab, cfg)
+  """The sum of the losses of tokens, and their number.
+
+  The rows are those from number `start` on; their t is in one of
+  `HELD_OUT_MASKS` strata.
+  """
+  ratio_key, mask_key = jax.random.split(key)
+  row_id = start + jnp.arange(len(batch.tokens))
+  draws = jax.vmap(jax.random.uniform)(streams.row_keys(ratio_key, row_id))
+  ratio = (stratum + draws) / HELD_OUT_MASKS
+  views, num_tokens = _views(
+    mask_key, batch, denoiser, vocab, cfg, row_id=row_id, ratio=ratio
+  )
   one = jnp.float32(1)
   total = masked_diffusion.loss(denoiser, params, views, vocab, num_tokens=one)
   return total, num_tokens
@@ -207,8 +227,12 @@ def _views(
   denoiser: types.Denoiser,
   vocab: types.Vocabulary,
   cfg: SftConfig,
+  **draws: Array,
 ) -> tuple[logprobs.Views, Float[Array, '']]:
-  """The views of the loss, and the number of tokens that it is a mean over."""
+  """The views of the loss, and the number of tokens that it is a mean over.
+
+  `draws` are arguments of `masked_views`.
+  """
   if vocab.mask_token is None:
     credit = batch.learnt
     if credit is None:
@@ -228,6 +252,7 @@ def _views(
     has_context=has_context,
     learnt=batch.learnt,
     mask=batch.mask,
+    **draws,
   )
   if batch.learnt is None:
     return views, jnp.float32(batch.tokens.size)

@@ -9,7 +9,7 @@ import pytest
 
 import configs.sft
 from dllm_jax import errors
-from dllm_jax.eval import likelihood
+from dllm_jax.eval import likelihood, masked_likelihood
 from dllm_jax.hf import load
 from dllm_jax.ops import sampling, streams
 from dllm_jax.rl import masked_diffusion
@@ -229,16 +229,16 @@ def test_causal_loss_of_turns_by_the_likelihood(tmp_path):
         stop = start + (np.diff([*learnt[start:], 0]) == -1).argmax() + 1
         pairs.append(([*prompt, *completion[:start]], completion[start:stop]))
   assert [len(turn) for _, turn in pairs] == [3, 2, 3, 5, 2]
-  exact = likelihood.loglikelihood(
+  exact = likelihood.score(
     method.ctx.denoiser,
     params,
     pairs,
     vocab=method.ctx.vocab,
     mesh=method.ctx.mesh,
-    num_samples=1,
+    estimate=masked_likelihood.Estimate(),
     seed=0,
     batch_size=8,
-  )
+  ).logp
   want = -sum(exact) / 15
   np.testing.assert_allclose(loss(method, params, rows), want, rtol=1e-5)
   # Batches, the last of which is filled up, add up to the same.
@@ -254,7 +254,7 @@ def test_causal_loss_of_turns_by_the_likelihood(tmp_path):
 
 
 def test_masked_loss_of_turns_by_hand(tmp_path):
-  """The views are those of the assistant's tokens, and of the padding."""
+  """Of the update: of the assistant's tokens, and of the padding."""
   for is_filled in (True, False):
     place = tmp_path / str(is_filled)
     method, params, rows = talking(place, 'llada', base__eos_padding=is_filled)
@@ -265,7 +265,7 @@ def test_masked_loss_of_turns_by_hand(tmp_path):
     count = sum(sizes) + is_filled * sum(48 - end for end in ends)
     assert np.asarray(batch.learnt).sum() == count
     views = masked_diffusion.masked_views(
-      streams.step_key(method.ctx.root, 'eval', 0),
+      streams.step_key(method.ctx.root, 'sft', 0),
       *map(jnp.asarray, batch[:3]),
       method.ctx.vocab,
       min_ratio=method.cfg.min_ratio,
@@ -290,8 +290,25 @@ def test_masked_loss_of_turns_by_hand(tmp_path):
       own = np.asarray(views.credit[i, 0])
       for k in np.flatnonzero(own):
         total -= float(logp[k, batch.tokens[i, k]] * views.weight[i, 0])
-    got = loss(method, params, rows)
-    np.testing.assert_allclose(got, total / count, rtol=1e-5)
+    _, (metrics,) = method.update(state, batch, 0)
+    np.testing.assert_allclose(metrics['sft/loss'], total / count, rtol=1e-5)
+
+
+def test_held_out_loss_does_not_depend_on_the_batch(tmp_path):
+  method, params, rows = talking(tmp_path, 'llada')
+  want = loss(method, params, rows)
+  for size in (1, 3, 16):
+    got = loss(method, params, rows, batch_size=size)
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+def test_held_out_loss_of_a_model_that_knows_nothing(tmp_path):
+  """log V a token, but for the draws, though most rows of a batch are none."""
+  method, params, rows = talking(tmp_path, 'llada')
+  params = jax.tree.map(jnp.zeros_like, params)
+  got = loss(method, params, rows, batch_size=32)
+  # [MASK] is never proposed.
+  np.testing.assert_allclose(got, np.log(method.ctx.vocab.size - 1), rtol=0.15)
 
 
 def test_padding_that_is_not_learnt_changes_nothing(tmp_path):
