@@ -352,8 +352,8 @@ MUTATIONS = (
   ),
   Mutation(
     'rl/masked_diffusion.py',
-    't = jnp.maximum(t, min_ratio)',
-    't = jnp.maximum(t, 0.0)',
+    't = jnp.maximum(ratio, min_ratio)',
+    't = jnp.maximum(ratio, 0.0)',
     'rl/test_masked_diffusion.py',
   ),
   Mutation(
