@@ -126,6 +126,21 @@ def test_the_same_run_again_shows_its_results(tmp_path):
     run_lib.train(config, tmp_path / 'run', QUIET)
 
 
+def test_conversations_have_no_accuracy(tmp_path):
+  """And no phrasings, but a loss."""
+  config = supervised(tmp_path, 'llada')
+  with pytest.raises(errors.UserError, match='^conversations .* held-out loss'):
+    evaluate.evaluate_model(
+      config,
+      tmp_path / 'llada',
+      None,
+      decode=None,
+      overrides={},
+      out=None,
+      screen=QUIET,
+    )
+
+
 @pytest.mark.parametrize(
   ('changes', 'line'),
   [
