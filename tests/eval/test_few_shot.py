@@ -10,7 +10,7 @@ from dllm_jax import errors
 from dllm_jax import model as model_lib
 from dllm_jax.data import leaks
 from dllm_jax.eval import few_shot
-from dllm_jax.run import evaluate_choices, settings, setup
+from dllm_jax.run import base_model, evaluate_choices, settings, setup
 from dllm_jax.runtime import console
 from dllm_jax.tasks import countdown, gsm8k, multiple_choice, phrasings
 from dllm_jax.tasks import rows as rows_lib
@@ -169,9 +169,13 @@ def test_no_number_of_examples_is_negative():
     few_shot.FewShot(num=-1)
 
 
-def test_pairs_beyond_a_table_of_positions_are_one_line(shared_dir, tmp_path):
+def test_pairs_beyond_a_table_of_positions_are_one_line(
+  shared_dir, tmp_path, monkeypatch
+):
   """Before a parameter is read."""
-  folder = tiny_pretrained.llada(tmp_path / 'model', 'dllm_jax', max_positions=64)
+  folder = tiny_pretrained.llada(
+    tmp_path / 'model', 'dllm_jax', max_positions=64
+  )
   values = tiny_run.values(
     'diffu_grpo',
     task={'name': 'openbookqa'},
@@ -181,8 +185,10 @@ def test_pairs_beyond_a_table_of_positions_are_one_line(shared_dir, tmp_path):
     rollout__max_prompt_length=40,
     mesh__data=1,
   )
-  (folder / 'model.safetensors').unlink()
-  with pytest.raises(errors.UserError, match='64 .max_pos.*lower --num_fewshot 2'):
+  monkeypatch.delattr(base_model, 'load_params')
+  with pytest.raises(
+    errors.UserError, match='64 .max_pos.*lower --num_fewshot 2'
+  ):
     evaluate_choices.evaluate_choices(
       values,
       folder,

@@ -13,6 +13,7 @@ import configs.ta_grpo_d
 from dllm_jax import errors
 from dllm_jax import model as model_lib
 from dllm_jax.analysis import record, report
+from dllm_jax.run import evaluate
 from dllm_jax.run import train as run_lib
 from dllm_jax.runtime import console, sharding
 from dllm_jax.state import metrics

@@ -163,7 +163,9 @@ def test_the_first_answer_counts_where_examples_have_no_template(
   wrong = tags.answer_block('1 + 1')
   texts = [
     f'{a}\n\n{task.prompt(row)}{b}'
-    for a, b, row in zip([right[0], wrong], [wrong, right[1]], rows, strict=True)
+    for a, b, row in zip(
+      [right[0], wrong], [wrong, right[1]], rows, strict=True
+    )
   ]
   written = tokenizer.encode_batch(texts)
   longest = max(map(len, written))
