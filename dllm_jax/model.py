@@ -257,6 +257,24 @@ class Model:
       'lower --gen_length',
     )
 
+  def check_pairs(
+    self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], advice: str
+  ) -> None:
+    """Refuses encoded pairs that exceed a table of positions.
+
+    Args:
+      pairs: (prompt, continuation).
+      advice: what to do, in the error.
+
+    Raises:
+      errors.UserError: names the tokens and the model's positions.
+    """
+    if self.record.model and self.record.model.max_positions:
+      longest = max((len(a) + len(b) for a, b in pairs), default=0)
+      self._check_positions(
+        longest, f'a pair of {longest} tokens needs as many', advice
+      )
+
   def _check_positions(self, needed: int, what: str, advice: str) -> None:
     """Refuses more positions than the model has."""
     cfg, limits = self.record.model, {}
@@ -332,11 +350,7 @@ class Model:
       num_samples=num_samples, masking=masking, cfg_scale=cfg_scale
     )
     encoded = [(self.encode(a, self.plain), self.encode(b)) for a, b in pairs]
-    if self.record.model and self.record.model.max_positions:
-      longest = max((len(a) + len(b) for a, b in encoded), default=0)
-      self._check_positions(
-        longest, f'a pair of {longest} tokens needs as many', 'shorten it'
-      )
+    self.check_pairs(encoded, 'shorten it')
     scored = likelihood.score(
       self.denoiser,
       self.params,

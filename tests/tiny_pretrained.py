@@ -58,7 +58,7 @@ def tokenizer_json() -> str:
   return made.to_str()
 
 
-def llada(path: pathlib.Path, **changes) -> pathlib.Path:
+def llada(path: pathlib.Path, family: str = 'llada', **changes) -> pathlib.Path:
   """A LLaDA folder with the tokenizer above; `changes` are of its model."""
   path.mkdir(parents=True)
   (path / 'tokenizer.json').write_text(tokenizer_json(), encoding='utf-8')
@@ -71,8 +71,13 @@ def llada(path: pathlib.Path, **changes) -> pathlib.Path:
     mask_token=known.token_to_id('<|mdm_mask|>'),
     eos_tokens=(known.token_to_id('<|endoftext|>'),),
   )
-  save(path, 'llada', special, {'vocab_size': 320} | changes)
+  save(path, family, special, {'vocab_size': 320} | changes)
   return path
+
+
+def sdar(path: pathlib.Path) -> pathlib.Path:
+  """The same, causal over blocks of four."""
+  return llada(path, 'sdar', block_causal=4, qk_norm=True)
 
 
 def dream(shared: pathlib.Path, path: pathlib.Path) -> pathlib.Path:

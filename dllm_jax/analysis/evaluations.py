@@ -181,4 +181,4 @@ def lines(comparison: Comparison) -> list[str]:
 def _named(ids: Sequence[str]) -> str:
   more = f' and {len(ids) - _SHOWN} more' if len(ids) > _SHOWN else ''
   shown = f': {", ".join(ids[:_SHOWN])}{more}' if ids else ''
-  return f'{len(ids)} items that the other does not{shown}'
+  return f'{len(ids)} items more often{shown}'

@@ -11,9 +11,11 @@ import numpy as np
 
 from dllm_jax import errors
 from dllm_jax.data import leaks
+from dllm_jax.tasks import tags
 from dllm_jax.tasks import task as task_lib
 
 SEPARATOR = '\n\n'
+_OPEN, _CLOSE = tags.ANSWER_OPEN.strip(), tags.ANSWER_CLOSE.strip()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,6 +90,79 @@ def text(task: task_lib.Task, rows: Sequence[task_lib.Row]) -> str:
   return ''.join(
     task.prompt(row) + task.demonstration(row) + SEPARATOR for row in rows
   )
+
+
+def ending(task: task_lib.Task, rows: Sequence[task_lib.Row]) -> str:
+  """What ends an answer that is written as the examples are.
+
+  Where all of them close an answer block, that; else what separates them, if
+  none of them has it inside; else nothing, ''.
+  """
+  shown = [task.demonstration(row) for row in rows]
+  if all(_CLOSE in answer for answer in shown):
+    return _CLOSE
+  return '' if any(SEPARATOR in answer for answer in shown) else SEPARATOR
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FirstAnswer:
+  """A task that judges completions up to the end of their answer.
+
+  A model without a chat template goes on after its answer as the prompt does:
+  with an example of its own, whose answer is not one to the question.
+
+  Attributes:
+    task: asks and judges.
+    ending: what an answer ends with, or is followed by; '' to judge all.
+  """
+
+  task: task_lib.Task
+  ending: str
+
+  @property
+  def name(self) -> str:
+    """That of the task."""
+    return self.task.name
+
+  def words(self) -> tuple[str, ...]:
+    """Those of the task."""
+    return self.task.words()
+
+  def prompt(self, row: task_lib.Row) -> str:
+    """The task's."""
+    return self.task.prompt(row)
+
+  def demonstration(self, row: task_lib.Row) -> str:
+    """The task's."""
+    return self.task.demonstration(row)
+
+  def gold(self, row: task_lib.Row) -> str:
+    """The task's."""
+    return self.task.gold(row)
+
+  def reasoning_has_gold(self, row: task_lib.Row, completion: str) -> bool:
+    """Whether the reasoning of the first answer has it."""
+    return self.task.reasoning_has_gold(row, self.cut(completion))
+
+  def score(self, row: task_lib.Row, completion: str) -> task_lib.Score:
+    """The verdict on the first answer."""
+    return self.task.score(row, self.cut(completion))
+
+  def score_batch(
+    self, rows: Sequence[task_lib.Row], completions: Sequence[str]
+  ) -> list[task_lib.Score]:
+    """`score` of each completion with its row."""
+    return task_lib.score_all(self.task, rows, list(map(self.cut, completions)))
+
+  def cut(self, completion: str) -> str:
+    """The completion up to its first answer's end; all of it without one."""
+    start = len(completion) - len(completion.lstrip())
+    if self.ending == _CLOSE:
+      start = completion.find(_OPEN)
+    end = completion.find(self.ending, start)
+    if not self.ending or start < 0 or end < 0:
+      return completion
+    return completion[: end + len(self.ending)].removesuffix(SEPARATOR)
 
 
 def cloze_text(

@@ -27,6 +27,7 @@ class Protocol:
     fields: its fields, as pairs of a name and a value.
     num_fewshot: examples before the question.
     chat: whether the question is put into the chat template.
+    bos: whether a prompt without that template begins with BOS.
     prefill: text that the answer begins with, as part of the prompt.
     parity: whether the verdicts are those of d1's evaluation (`task.parity`).
     likelihood: how the likelihood of options is estimated; None where they are
@@ -37,6 +38,7 @@ class Protocol:
   fields: tuple[tuple[str, Any], ...] = ()
   num_fewshot: int | None = None
   chat: bool = False
+  bos: bool = False
   prefill: str = ''
   parity: bool = False
   likelihood: Estimate | None = None
@@ -84,8 +86,15 @@ def _fields(base: Mapping[str, Any], **values: Any) -> tuple:
   return tuple((dict(base) | values).items())
 
 
+# Every call reads the whole canvas.
+_UNCACHED = {
+  'cache': 'none',
+  'refresh_every': 0,
+  'vicinity': 0,
+  'published': 'none',
+}
 # Greedy, the most confident tokens first, equally many a step.
-_LLADA = {
+_LLADA = _UNCACHED | {
   'order': 'confidence',
   'schedule': 'even',
   'temperature': 0.0,
@@ -94,18 +103,16 @@ _LLADA = {
   'suppress_eos': False,
   'eos_rule': 'none',
   'cfg_scale': 0.0,
-  'cache': 'none',
 }
 # One block, by the entropy of the tempered nucleus, Dream's schedule.
 _DREAM = _LLADA | {'order': 'entropy', 'schedule': 'linear', 'tempered': True}
 # All above the threshold, at least one.
-_GATED = {
+_GATED = _UNCACHED | {
   'gate': 'threshold',
   'min_commits': 1,
   'temperature': 0.0,
   'top_p': 1.0,
   'cfg_scale': 0.0,
-  'cache': 'none',
 }
 
 
@@ -155,14 +162,22 @@ def _d1(prefill: str) -> Protocol:
   )
 
 
-def _dream(length: int, shots: int, temperature: float, top_p: float, **how):
+def _dream(
+  length: int,
+  shots: int,
+  temperature: float,
+  top_p: float,
+  *,
+  chat: bool = False,
+) -> Protocol:
   return Protocol(
     decode='fixed',
     fields=_fields(
       _DREAM, **_length(length), temperature=temperature, top_p=top_p
     ),
     num_fewshot=shots,
-    **how,
+    chat=chat,
+    bos=not chat,
   )
 
 

@@ -11,7 +11,6 @@ Texts become ids as in the harness's 'hf' model, special tokens spelled in them
 included, so that both see the same tokens.
 """
 
-import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -50,19 +49,21 @@ class HarnessModel(api.TemplateLM):
     batch_size: rows together.
     device: not read: JAX chooses, by JAX_PLATFORMS.
     max_length: tokens of a text; None is what config.json names.
-    add_bos_token: whether a text begins with BOS; None is as the tokenizer
-      does.
+    add_bos_token: whether a text begins with BOS; None is as the profile says,
+      or else as the tokenizer does.
     seed: of the draws.
     masking: likelihoods of a masked diffusion model: 'count', 'bernoulli' or
       'left_to_right' (`masked_likelihood.Estimate`).
     num_samples: masked canvases of a continuation.
     likelihood_cfg_scale: scale of their guidance; None for none.
     check_greedy: whether the bounds come with a greedy decoding, one token a
-      step, which few tasks ask for (LAMBADA's accuracy); else it is False.
-    profile: NAME:TASK, a published protocol (`eval.profiles`), whose decoder
-      and likelihood are taken where nothing else is given. Its examples and its
-      template are the harness's flags.
-    decode: the decoder; None is the model's.
+      step, which few tasks ask for (LAMBADA's accuracy); else it is False. Not
+      for a model that is causal over blocks.
+    profile: NAME:TASK, a published protocol (`eval.profiles`), whose decoder,
+      likelihood and BOS are taken where nothing else is given. Its examples and
+      its template are the harness's flags; its prefill and its verdicts are not
+      followed.
+    decode: the decoder; None is the profile's, or else the model's.
     **decoder: its fields, by the names of the flags of launch/eval.py. Without
       `gen_length`, the tokens that a task allows; without `temperature` and
       `top_p`, the task's.
@@ -107,6 +108,7 @@ class HarnessModel(api.TemplateLM):
     chosen = options.fields_of(decoder)
     self._profile_name = profile
     self._profile = options.protocol_of(profile)
+    published = options.published_of(profile, self._profile, decode)
     self._estimate = options.estimate_of(
       self._profile,
       masking=masking,
@@ -118,8 +120,15 @@ class HarnessModel(api.TemplateLM):
     )
     if self._model.tokenizer is None:
       raise errors.UserError(f'{path} has no tokenizer, and tasks are texts')
-    # Fields of the profile's decoder are not another one's.
-    published = {} if decode else dict(self._profile.fields)
+    if (
+      check_greedy
+      and types.block_causal(self._model.denoiser)
+      and self._estimate.masking != 'left_to_right'  # which finds it by itself
+    ):
+      raise errors.UsageError(
+        'check_greedy: the model is causal over blocks, and a continuation is '
+        'no number of whole blocks; use masking=left_to_right'
+      )
     self._decoding = options.Decoding(
       model=self._model,
       name=decode or self._profile.decode or self._model.decode,
@@ -131,6 +140,8 @@ class HarnessModel(api.TemplateLM):
     self._batch_size = int(batch_size)
     self._seed = seed
     self._check_greedy = check_greedy
+    if add_bos_token is None and self._profile.bos:
+      add_bos_token = True
     self._opening = self._opening_ids(add_bos_token)
 
   def _opening_ids(self, add_bos_token: bool | None) -> list[int]:
@@ -211,7 +222,7 @@ class HarnessModel(api.TemplateLM):
       'seed': self._seed,
       'decoding': self._decoding.record(),
       'likelihood': str(self._estimate),
-      'profile': self._profile_name and dataclasses.asdict(self._profile),
+      'profile': options.record_of(self._profile_name, self._profile),
       'max_length': self.max_length,
     }
 

@@ -99,7 +99,7 @@ def fields_of(flags: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def protocol_of(profile: str | None) -> profiles.Protocol:
-  """The protocol of NAME:TASK, empty for None; says what harness flags it has.
+  """The protocol of NAME:TASK, empty for None; says what is left to the user.
 
   Raises:
     errors.UsageError: there is none.
@@ -120,7 +120,45 @@ def protocol_of(profile: str | None) -> profiles.Protocol:
     protocol.num_fewshot,
     chat,
   )
+  ignored = [f'prefill {protocol.prefill!r}'] * bool(protocol.prefill)
+  ignored += ["d1's verdicts"] * protocol.parity
+  if ignored:
+    _log.warning(
+      'profile %s: not followed here: %s', profile, ' and '.join(ignored)
+    )
   return protocol
+
+
+def published_of(
+  profile: str | None, protocol: profiles.Protocol, decode: str | None
+) -> dict[str, Any]:
+  """The protocol's fields of the decoder.
+
+  Raises:
+    errors.UsageError: another decoder is wanted than the protocol's.
+  """
+  if decode and protocol.decode and decode != protocol.decode:
+    raise errors.UsageError(
+      f'profile={profile} decodes with {protocol.decode}, not with {decode}: '
+      'leave decode out'
+    )
+  return dict(protocol.fields)
+
+
+def record_of(
+  profile: str | None, protocol: profiles.Protocol
+) -> dict[str, Any] | None:
+  """What is followed of a protocol; None without one."""
+  if profile is None:
+    return None
+  estimate = protocol.likelihood
+  return {
+    'name': profile,
+    'decode': protocol.decode,
+    'fields': dict(protocol.fields),
+    'bos': protocol.bos,
+    'likelihood': estimate and dataclasses.asdict(estimate),
+  }
 
 
 def estimate_of(

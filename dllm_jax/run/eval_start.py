@@ -10,10 +10,18 @@ from dllm_jax import model as model_lib
 from dllm_jax.eval import few_shot, profiles
 from dllm_jax.hf import hub
 from dllm_jax.rollout import context
-from dllm_jax.run import base_model, checks, eval_files, settings, setup
+from dllm_jax.run import (
+  base_model,
+  checks,
+  conversations,
+  eval_files,
+  settings,
+  setup,
+)
 from dllm_jax.runtime import console, processes, sharding
 from dllm_jax.state import provenance, workdir
 from dllm_jax.tasks import task as task_lib
+from dllm_jax.text import chat, json_file, special
 
 # Config keys that say how models are judged and run, not what they are.
 _NOT_OF_MODEL = (
@@ -116,22 +124,40 @@ def start(
   out: pathlib.Path | None,
   shots: few_shot.FewShot | None,
   *,
+  given: Mapping[str, Any],
   generates: bool = True,
 ) -> Start:
-  """Everything but the parameters, once all checks have passed."""
-  if isinstance(cfg.task, task_lib.OpenEnded):
-    raise errors.UserError(
-      f'task {cfg.task_name!r} has no right answers, and so no accuracy: '
-      'launch/train.py measures the agreement of its phrasings'
-    )
+  """Everything but the parameters, once all checks have passed.
+
+  Args:
+    config: nested dicts.
+    cfg: the same.
+    directory: of the models.
+    models: by name; no parameters are read.
+    out: results file.
+    shots: the user's wish for examples.
+    given: what else the user gave, JSON values by the name of a flag or field;
+      the same in all processes.
+    generates: whether completions are judged.
+
+  Raises:
+    errors.UserError: as `evaluate.evaluate_model`.
+  """
+  _check_has_answers(cfg)
   _check_same_model(config, directory)
   first = next(iter(models.values()))
   ctx = setup.make_context(cfg, first, adapters=first.overrides is not None)
   for model in models.values():
     base_model.check_params(model.folder, ctx)
   sharding.check_divides(cfg.eval.batch_size, ctx.mesh, 'eval.batch_size')
-  given = {'--out': 'given' if out is not None else 'not given'}
-  processes.check_same(workdir.flatten(config) | provenance.code() | given)
+  own = {
+    '--out': 'given' if out is not None else 'not given',
+    '--num_fewshot': shots and shots.num,
+    '--fewshot_seed': shots and shots.seed,
+  }
+  processes.check_same(
+    workdir.flatten(config) | provenance.code() | own | given
+  )
   if out is not None:
     processes.from_first(
       'the results', lambda: eval_files.check_writable(out, directory)
@@ -143,11 +169,7 @@ def start(
     train = setup.after_first(setup.load_examples, cfg)
     examples = few_shot.choose(cfg.task, train, rows, shots)
   if generates:
-    text = few_shot.text(cfg.task, examples)
-    is_plain = protocol is not None and not protocol.chat
-    template = first.plain if is_plain else ctx.template
-    template = dataclasses.replace(template, examples=text)
-    ctx = dataclasses.replace(ctx, template=template)
+    ctx = _with_examples(ctx, _template(ctx, first, protocol), examples)
     ctx.encode(rows)
     checks.check_verifier(ctx, rows)
   ids = [row['id'] for row in examples]
@@ -160,6 +182,52 @@ def start(
     'weights': {n: hub.origin(m.folder.path) for n, m in models.items()},
   }
   return Start(ctx, rows, examples, about | provenance.code())
+
+
+def _template(
+  ctx: context.Context,
+  model: model_lib.Model,
+  protocol: profiles.Protocol | None,
+) -> chat.ChatTemplate:
+  """The template that the protocol wants, or that of training.
+
+  Raises:
+    errors.UserError: the folder has none, or no BOS.
+  """
+  if protocol is None:
+    return ctx.template
+  if protocol.chat:
+    return model.prompt_template(True)
+  return chat.plain(_bos(model)) if protocol.bos else model.plain
+
+
+def _bos(model: model_lib.Model) -> str:
+  """The text of BOS in the model's folder."""
+  files = ('tokenizer_config.json', 'special_tokens_map.json')
+  try:
+    found = [json_file.read_optional(model.folder.text / f) for f in files]
+    return special.names(*found)[0]['bos_token']
+  except (KeyError, ValueError) as e:
+    raise errors.UserError(
+      f'the profile begins prompts with BOS, and {model.folder.text} names no '
+      'bos_token in tokenizer_config.json: leave --profile out'
+    ) from e
+
+
+def _with_examples(
+  ctx: context.Context,
+  template: chat.ChatTemplate,
+  examples: Sequence[task_lib.Row],
+) -> context.Context:
+  """The context that shows the examples, and judges what answers them."""
+  text = few_shot.text(ctx.task, examples)
+  template = dataclasses.replace(template, examples=text)
+  ctx = dataclasses.replace(ctx, template=template)
+  if not examples or template.after:  # which ends the model's turn
+    return ctx
+  ending = few_shot.ending(ctx.task, examples)
+  task = few_shot.FirstAnswer(task=ctx.task, ending=ending)
+  return dataclasses.replace(ctx, task=task)
 
 
 def tell(about: Mapping[str, Any], screen: console.Console) -> None:
@@ -178,6 +246,21 @@ def _record(cfg: settings.Settings) -> dict[str, Any] | None:
   if not cfg.eval.profile:
     return None
   return profiles.PROFILES[cfg.eval.profile].record(cfg.task_name)
+
+
+def _check_has_answers(cfg: settings.Settings) -> None:
+  """Refuses tasks without right answers."""
+  if not isinstance(cfg.task, task_lib.OpenEnded):
+    return
+  if conversations.applies(cfg):
+    raise errors.UserError(
+      'conversations have no right answers, and so no accuracy: their held-out '
+      "loss is in the run's eval.json; set task.verifier for problems"
+    )
+  raise errors.UserError(
+    f'task {cfg.task_name!r} has no right answers, and so no accuracy: '
+    'launch/train.py measures the agreement of its phrasings'
+  )
 
 
 def _check_same_model(

@@ -76,8 +76,9 @@ def evaluate_model(
   )
   decoder.check(model.denoiser)
   name = name or 'base'
+  given = {'--params': name, '--decode': decode, **overrides}
   ctx, rows, _, about = eval_start.start(
-    config, cfg, directory, {name: model}, out, shots
+    config, cfg, directory, {name: model}, out, shots, given=given
   )
   eval_start.tell(about, screen)
   setup.tell_reach(cfg, rows, screen)
@@ -157,7 +158,7 @@ def sweep_models(
     for name in names
   }
   ctx, rows, _, about = eval_start.start(
-    config, cfg, directory, models, out, shots
+    config, cfg, directory, models, out, shots, given={'--sweep': True}
   )
   setup.tell_reach(cfg, rows, screen)
   if 'base' not in models:

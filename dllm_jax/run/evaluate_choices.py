@@ -62,10 +62,16 @@ def evaluate_choices(
   )
   name = name or 'base'
   ctx, rows, examples, about = eval_start.start(
-    config, cfg, directory, {name: model}, out, shots, generates=False
+    config,
+    cfg,
+    directory,
+    {name: model},
+    out,
+    shots,
+    given={'--params': name, '--num_canvases': num_canvases},
+    generates=False,
   )
   eval_start.tell(about, screen)
-  params = base_model.load_params(model.folder, ctx, screen)
   before = few_shot.cloze_text(cfg.task, examples)
   clozes = [
     cloze._replace(prompt=before + cloze.prompt)
@@ -75,6 +81,11 @@ def evaluate_choices(
     (model.encode(prompt, model.plain), model.encode(option))
     for prompt, option in choices.pairs(clozes)
   ]
+  advice = f'lower --num_fewshot {len(examples)}'
+  if not examples:
+    advice = 'use another model'
+  model.check_pairs(pairs, advice)
+  params = base_model.load_params(model.folder, ctx, screen)
   with screen.stage(f'{cfg.task_name}, {name}', len(pairs)) as bar:
     scored = likelihood.score(
       ctx.denoiser,

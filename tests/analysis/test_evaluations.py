@@ -62,7 +62,7 @@ def test_a_comparison_by_hand(tmp_path):
   assert found.differing == [('decoding.num_steps', 8, 4)]
   told = '\n'.join(evaluations.lines(found))
   assert 'second - first = +40.0 ± 78.4 points' in told
-  assert '3 items that the other does not: q0, q1, q2' in told
+  assert 'the second solves 3 items more often: q0, q1, q2' in told
   assert 'decoding.num_steps: 8 -> 4' in told
 
 
@@ -72,6 +72,12 @@ def test_several_completions_of_an_item_are_one_change(tmp_path):
   found = compared(first, second)
   assert found.num == 2 and found.gained == ['x'] and found.lost == []
   assert found.gain.difference == pytest.approx(0.25)
+  # The first solves x too, once of two times.
+  told = evaluations.lines(found)
+  assert told[1:3] == [
+    'the second solves 1 items more often: x',
+    'the first solves 0 items more often',
+  ]
 
 
 def test_choices_are_compared_too(tmp_path):

@@ -10,9 +10,10 @@ from dllm_jax import errors
 from dllm_jax import model as model_lib
 from dllm_jax.data import leaks
 from dllm_jax.eval import few_shot
-from dllm_jax.run import evaluate_choices, settings, setup
+from dllm_jax.run import base_model, evaluate_choices, settings, setup
 from dllm_jax.runtime import console
-from dllm_jax.tasks import countdown, gsm8k, multiple_choice
+from dllm_jax.tasks import countdown, gsm8k, multiple_choice, phrasings
+from dllm_jax.tasks import rows as rows_lib
 from dllm_jax.text import chat, pieces
 from tests import tiny_pretrained, tiny_run
 
@@ -110,9 +111,92 @@ def test_examples_are_a_part_of_the_message():
   assert pieces.joined(plain.render('3?')) == '<s>1? 2\n\n3?'
 
 
+RIGHT = GSM8K.demonstration(TRAIN[0])  # the answer is 7
+
+
+@pytest.mark.parametrize(
+  ('completion', 'kept'),
+  [
+    (RIGHT, RIGHT),
+    (f'{RIGHT}\n\nAnd 4 + 4?\n{RIGHT.replace("7", "8")}', RIGHT),
+    (f'{RIGHT}\n\n<answer>', RIGHT),
+    (
+      'Count.\n\nThen\n<answer>7</answer>.',
+      'Count.\n\nThen\n<answer>7</answer>',
+    ),
+    ('</answer> <answer>7</answer> 8', '</answer> <answer>7</answer>'),
+    ('<answer>7', '<answer>7'),
+    ('7\n\n8', '7\n\n8'),
+  ],
+)
+def test_the_first_answer_is_judged(completion, kept):
+  """Not one to a question that the model asks itself."""
+  ending = few_shot.ending(GSM8K, TRAIN[:2])
+  task = few_shot.FirstAnswer(task=GSM8K, ending=ending)
+  assert task.cut(completion) == kept
+  want = GSM8K.score(TRAIN[0], kept)
+  assert task.score(TRAIN[0], completion) == want
+  assert task.score_batch(TRAIN[:1], [completion]) == [want]
+  assert want.correct == ('<answer>' in kept and '</answer>' in kept[8:])
+
+
+def test_answers_without_a_block_end_before_the_next_example():
+  task = phrasings.Phrasings()
+  rows = [task.rows('train')[i] for i in range(2)]
+  ending = few_shot.ending(task, rows)
+  assert ending == few_shot.SEPARATOR
+  first = few_shot.FirstAnswer(task=task, ending=ending)
+  gold = task.gold(rows[0])
+  written = f'{gold}\n\n{task.prompt(rows[1])}{task.gold(rows[1])}'
+  assert (
+    first.cut(written) == gold and first.cut(f'\n\n{gold}') == f'\n\n{gold}'
+  )
+  assert first.score(rows[0], written).correct
+  assert not task.score(rows[0], written).correct
+
+
+def test_answers_of_several_paragraphs_are_judged_whole():
+  task = rows_lib.Problems(verifier='exact')
+  example = {'completion': 'One.\n\nTwo.', 'answer': '2'}
+  assert few_shot.ending(task, [example]) == ''
+  first = few_shot.FirstAnswer(task=task, ending='')
+  assert first.cut('One.\n\nTwo.\n\nThree.') == 'One.\n\nTwo.\n\nThree.'
+  assert first.name == 'rows'
+
+
 def test_no_number_of_examples_is_negative():
   with pytest.raises(ValueError, match='num_fewshot -1'):
     few_shot.FewShot(num=-1)
+
+
+def test_pairs_beyond_a_table_of_positions_are_one_line(
+  shared_dir, tmp_path, monkeypatch
+):
+  """Before a parameter is read."""
+  folder = tiny_pretrained.llada(
+    tmp_path / 'model', 'dllm_jax', max_positions=64
+  )
+  values = tiny_run.values(
+    'diffu_grpo',
+    task={'name': 'openbookqa'},
+    data_dir=str(shared_dir / 'data'),
+    base__path=str(folder),
+    data__num_test=2,
+    rollout__max_prompt_length=40,
+    mesh__data=1,
+  )
+  monkeypatch.delattr(base_model, 'load_params')
+  with pytest.raises(
+    errors.UserError, match='64 .max_pos.*lower --num_fewshot 2'
+  ):
+    evaluate_choices.evaluate_choices(
+      values,
+      folder,
+      None,
+      shots=few_shot.FewShot(num=2),
+      out=None,
+      screen=console.Console(file=io.StringIO()),
+    )
 
 
 def test_a_likelihood_evaluation_shows_examples(shared_dir, tmp_path):

@@ -104,8 +104,8 @@ def test_every_record_is_complete(profile, task):
     # What a protocol is silent about would be the config's.
     told = {name for name, _ in protocol.fields}
     known = {f.name for f in dataclasses.fields(decoder)}
-    silent = {'stop_at_eos', 'refresh_every', 'vicinity', 'published'}
-    assert known - told <= silent | {'exponent', 'inclusive'}
+    # The one leaves the text as it is, the other is not read.
+    assert known - told <= {'stop_at_eos', 'exponent'}
 
 
 def test_tasks_with_decoders_are_ours():
@@ -115,7 +115,9 @@ def test_tasks_with_decoders_are_ours():
 
 def test_thresholds_are_as_strict_as_published():
   fields = lambda name: dict(profiles.PROFILES[name].protocol('gsm8k').fields)
-  assert fields('fast_dllm')['inclusive'] and fields('fast_dllm')['cache']
+  assert fields('fast_dllm')['inclusive']
+  assert fields('fast_dllm')['cache'] == 'dual'
+  assert fields('fast_dllm')['published'] == 'llada'
   assert not fields('ta_grpo_d')['inclusive']
 
 

@@ -21,10 +21,10 @@ from lm_eval.api import instance  # noqa: E402
 
 import dllm_jax  # noqa: E402
 from dllm_jax import errors  # noqa: E402
-from dllm_jax.eval import masked_likelihood  # noqa: E402
+from dllm_jax.eval import masked_likelihood, profiles  # noqa: E402
 from dllm_jax.integrations import lm_eval as adapter  # noqa: E402
 from dllm_jax.runtime import sharding  # noqa: E402
-from tests import tiny  # noqa: E402
+from tests import tiny, tiny_pretrained  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings('default')
 WORDS = 'the cat sat on the mat and the dog ran to the old red barn'
@@ -272,6 +272,25 @@ def test_greedy_continuations_of_a_diffusion_model_are_found(llada):
     assert [x for _, x in found] == [check, False]
 
 
+def test_a_model_of_blocks_is_asked_for_no_greedy_continuation(tmp_path):
+  """Whose lengths are no multiples of the block; before any bound."""
+  folder = tiny_pretrained.sdar(tmp_path / 'sdar')
+  open_model(folder)
+  open_model(folder, check_greedy=True, masking='left_to_right')
+  with pytest.raises(errors.UsageError, match='check_greedy.*over blocks'):
+    open_model(folder, check_greedy=True)
+
+
+def test_texts_of_dreams_release_begin_with_bos(llada):
+  lm = open_model(llada, profile='dream_release:gsm8k')
+  bos = lm._model.tokenizer.special.bos
+  assert lm.tok_encode('the cat')[0] == bos
+  assert lm.tok_encode('<s>the cat').count(bos) == 1
+  lm = open_model(llada, profile='dream_release:gsm8k', add_bos_token=False)
+  assert bos not in lm.tok_encode('the cat')
+  assert bos not in open_model(llada).tok_encode('the cat')
+
+
 def test_recorded_bounds_through_the_harness(llada, shared_dir, monkeypatch):
   """LLaDA's Monte-Carlo estimate, with its own masks."""
   data = tiny.recorded(shared_dir / 'golden' / 'llada_tiny', 'loglik.npz')
@@ -421,7 +440,19 @@ def test_a_profile_gives_decoder_and_likelihood(llada, caplog):
   )
   assert (decoder.gen_length, decoder.block_length, limit) == (64, 32, None)
   assert (decoder.num_steps, decoder.temperature) == (32, 0.0)
-  assert lm.get_model_info()['profile']['prefill'] == '<reasoning>'
+  # What is the harness's, or is not followed, is not said to be.
+  protocol = profiles.PROFILES['d1'].protocol('gsm8k')
+  assert lm.get_model_info()['profile'] == {
+    'name': 'd1:gsm8k',
+    'decode': 'fixed',
+    'fields': dict(protocol.fields),
+    'bos': False,
+    'likelihood': None,
+  }
+  same = open_model(llada, profile='d1:gsm8k', decode='fixed', gen_length=64)
+  assert same._decoding.decoder() == decoder
+  with pytest.raises(errors.UsageError, match='leave decode out'):
+    open_model(llada, profile='d1:gsm8k', decode='gated')
   lm = open_model(
     llada, profile='fast_dllm:gsm8k', cache='none', published='none'
   )

@@ -69,9 +69,25 @@ def test_a_protocol_is_named_with_its_task(caplog):
   protocol = options.protocol_of('fast_dllm:gsm8k')
   assert protocol == profiles.PROFILES['fast_dllm'].protocol('gsm8k')
   assert '--num_fewshot 5 and --apply_chat_template' in caplog.text
+  assert 'not followed' not in caplog.text
+  options.protocol_of('d1:gsm8k')
+  assert caplog.messages[-1] == (
+    "profile d1:gsm8k: not followed here: prefill '<reasoning>' and d1's "
+    'verdicts'
+  )
   for name in ('fast_dllm', 'fast:gsm8k', 'fast_dllm:math'):
     with pytest.raises(errors.UsageError):
       options.protocol_of(name)
+
+
+def test_fields_are_of_the_profiles_decoder_alone():
+  d1 = profiles.PROFILES['d1'].protocol('gsm8k')
+  of = lambda protocol, decode: options.published_of('p:t', protocol, decode)
+  assert of(d1, None) == of(d1, 'fixed') == dict(d1.fields)
+  with pytest.raises(errors.UsageError, match='decodes with fixed, not with g'):
+    of(d1, 'gated')
+  choices = profiles.PROFILES['llada_paper'].protocol('piqa')
+  assert of(choices, 'gated') == of(profiles.Protocol(), 'gated') == {}
 
 
 def test_given_values_are_over_a_protocols_likelihood():

@@ -13,6 +13,7 @@ import configs.ta_grpo_d
 from dllm_jax import errors
 from dllm_jax import model as model_lib
 from dllm_jax.analysis import record, report
+from dllm_jax.run import evaluate
 from dllm_jax.run import train as run_lib
 from dllm_jax.runtime import console, sharding
 from dllm_jax.state import metrics
@@ -124,6 +125,21 @@ def test_the_same_run_again_shows_its_results(tmp_path):
   tiny_rows.write(tmp_path / 'own.jsonl', tiny_rows.conversations(20))
   with pytest.raises(errors.UserError, match='train'):
     run_lib.train(config, tmp_path / 'run', QUIET)
+
+
+def test_conversations_have_no_accuracy(tmp_path):
+  """And no phrasings, but a loss."""
+  config = supervised(tmp_path, 'llada')
+  with pytest.raises(errors.UserError, match='^conversations .* held-out loss'):
+    evaluate.evaluate_model(
+      config,
+      tmp_path / 'llada',
+      None,
+      decode=None,
+      overrides={},
+      out=None,
+      screen=QUIET,
+    )
 
 
 @pytest.mark.parametrize(
