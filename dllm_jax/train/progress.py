@@ -122,7 +122,7 @@ def on_one_mesh(state: state_lib.TrainState) -> state_lib.TrainState:
   return jax.tree.map(place, state)
 
 
-def overconfidence(progress: Progress, values: Mapping[str, float]) -> str:
+def overconfidence(progress: Progress, values: Mapping[str, Any]) -> str:
   """Records an evaluation; what to say if the policy grows overconfident.
 
   It does where over three evaluations the rollouts become surer while fewer

@@ -206,7 +206,7 @@ def test_overrides_of_the_default_decoder(folder):
   'changes, fault',
   [
     ({'threshold': 0.5}, '--threshold is not read by the fixed decoder'),
-    ({'top_p': 0.5}, '--top_p is not read by the fixed decoder; give --decode'),
+    ({'exponent': 0.5}, '--exponent is not read by the fixed decoder; give'),
     ({**GATED, 'num_steps': 5}, '--steps is not read by the gated decoder'),
     ({**GATED, 'order': 'random'}, '--order is not read by the gated'),
     ({**GATED, 'schedule': 'linear'}, '--schedule is not read by the gated'),
