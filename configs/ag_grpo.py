@@ -9,6 +9,8 @@ docs/results.md). The paper has no CPU figures; its tables are of LLaDA-8B.
 Presets, after a colon:
   equations           reasoning that spells out the equations, few
                       demonstrations (docs/results.md, second table).
+  cached              equations in blocks of 4; arms sample through a cache
+                      (docs/decoding.md).
   sudoku              4x4 Sudoku.
   rows                rows of your own, with a verifier
                       (docs/your_own_data.md); llada_8b,rows and dream_7b,rows

@@ -452,7 +452,10 @@ class Model:
     if wanted or self.overrides is not None:
       template = template or self._family_template
     if wanted and template in (None, chat.PLAIN):
-      raise errors.UsageError(f'--chat: {self._where} has no chat template')
+      raise errors.UsageError(
+        f'{self._where} has no chat template; decode without: --nochat, or '
+        'another --profile'
+      )
     return template or self.plain
 
   def _check_loaded(self) -> None:

@@ -214,10 +214,9 @@ def left_to_right(
     hidden = mask & jnp.broadcast_to((columns >= k)[None], mask.shape)
     canvas = jnp.where(hidden, vocab.mask_token, tokens)
     at = jnp.full((len(tokens), 1), k)
-    [logits, token, counts] = (
-      _logits(denoiser, params, pairs, canvas, at, vocab)[:, 0],
-      jnp.take_along_axis(tokens, at, axis=1)[:, 0],
-      jnp.take_along_axis(mask, at, axis=1)[:, 0],
+    logits = _logits(denoiser, params, pairs, canvas, at, vocab)[:, 0]
+    token, counts = (
+      jnp.take_along_axis(x, at, axis=1)[:, 0] for x in (tokens, mask)
     )
     logp = sampling.token_logp(logits, token)
     is_best = jnp.argmax(logits, axis=-1) == token

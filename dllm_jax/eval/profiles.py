@@ -302,3 +302,16 @@ PROFILES = {
     ),
   )
 }
+
+
+def find(name: str, task: str) -> Protocol:
+  """The protocol of a profile for a task.
+
+  Raises:
+    errors.UsageError: there is no such profile, or it has none.
+  """
+  if name not in PROFILES:
+    raise errors.UsageError(
+      f'profile {name!r}: expected one of {", ".join(PROFILES)}'
+    )
+  return PROFILES[name].protocol(task)

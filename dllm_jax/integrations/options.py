@@ -107,12 +107,9 @@ def protocol_of(profile: str | None) -> profiles.Protocol:
   if profile is None:
     return profiles.Protocol()
   name, _, task = profile.partition(':')
-  if name not in profiles.PROFILES:
-    raise errors.UsageError(
-      f'profile={profile}: expected NAME:TASK, of '
-      f'{", ".join(profiles.PROFILES)}'
-    )
-  protocol = profiles.PROFILES[name].protocol(task)
+  if not task:
+    raise errors.UsageError(f'profile={profile}: expected NAME:TASK')
+  protocol = profiles.find(name, task)
   chat = '--apply_chat_template' if protocol.chat else 'no chat template'
   _log.warning(
     'profile %s goes with --num_fewshot %s and %s',

@@ -56,8 +56,10 @@ class Linear(nn.Module):
         'lora_b', nn.initializers.zeros, (cfg.lora_rank, self.features)
       )
       scale = cfg.lora_alpha / cfg.lora_rank
-      inner = x @ lora_a.astype(x.dtype)
-      y += (inner @ (scale * lora_b).astype(x.dtype)).astype(y.dtype)
+      inner = quantize.product(x, lora_a, None, x.dtype)
+      y += quantize.product(inner, scale * lora_b, None, x.dtype).astype(
+        y.dtype
+      )
     return y
 
 

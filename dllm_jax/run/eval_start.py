@@ -72,13 +72,7 @@ def protocol_of(config: Mapping[str, Any]) -> profiles.Protocol | None:
     errors.UsageError: as `with_profile`.
   """
   name = config['eval']['profile']
-  if not name:
-    return None
-  if name not in profiles.PROFILES:
-    raise errors.UsageError(
-      f'profile {name!r}: expected one of {", ".join(profiles.PROFILES)}'
-    )
-  return profiles.PROFILES[name].protocol(config['task']['name'])
+  return profiles.find(name, config['task']['name']) if name else None
 
 
 def decoder_of(
