@@ -12,7 +12,7 @@ import pytest
 from jax.sharding import AxisType
 
 from dllm_jax.bench import cases, hlo, hlo_counts, programs
-from dllm_jax.models import transformer
+from dllm_jax.models import network, transformer
 from dllm_jax.rollout import answer_free, prompts
 from dllm_jax.runtime import sharding
 from dllm_jax.train import optim, policy
@@ -127,9 +127,7 @@ def test_cudnn_mixes_what_xla_mixes(columns, changes):
   real = jnp.arange(columns)[None] >= jnp.array([[0], [5]])
 
   def loss(params, attention):
-    model = transformer.Transformer(
-      dataclasses.replace(cfg, attention=attention)
-    )
+    model = network.Transformer(dataclasses.replace(cfg, attention=attention))
     logits = model.apply({'params': params}, tokens, real)
     logits = jnp.where(real[..., None], logits, 0.0)
     return jnp.sum(logits**2), logits
@@ -166,7 +164,7 @@ def test_narrow_weights_stay_close(meshes):
   tokens = np.arange(64, dtype=np.int32).reshape(2, 32)
 
   def logits(mesh):
-    made = jax.jit(transformer.Transformer(WIDE.model).apply)(
+    made = jax.jit(network.Transformer(WIDE.model).apply)(
       {'params': put(params, mesh)},
       *put((tokens, np.ones(tokens.shape, bool)), mesh),
     )

@@ -20,7 +20,7 @@ from dllm_jax import decoding, errors, types
 from dllm_jax import model as model_lib
 from dllm_jax.decoding import autoregressive, fixed
 from dllm_jax.hf import load
-from dllm_jax.models import lora, transformer
+from dllm_jax.models import lora, network, transformer
 from dllm_jax.run import generate, prompt_file
 from dllm_jax.runtime import console, processes, sharding
 from dllm_jax.text import chat
@@ -31,7 +31,7 @@ from tests.launch import test_eval
 @functools.partial(jax.jit, static_argnames='denoiser')
 def logits(denoiser, params, tokens):
   mask = jnp.ones(tokens.shape, bool)
-  return transformer.Transformer(denoiser.cfg).apply(
+  return network.Transformer(denoiser.cfg).apply(
     {'params': params}, tokens, mask
   )
 

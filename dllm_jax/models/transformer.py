@@ -1,8 +1,6 @@
-"""One transformer for LLaDA, Dream, LLaMA, Qwen, GPT-2, by `ModelConfig`.
+"""What decoders and losses see of a transformer (`models.network`).
 
-The blocks are `params['layers']` (`models.stack`). Leaf names are Hugging
-Face's. Dims: B rows, S canvas columns, Q queried or new columns, D model, V
-vocabulary.
+Dims: B rows, S canvas columns, Q queried or new columns, D model, V vocabulary.
 """
 
 import dataclasses
@@ -10,7 +8,6 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import traverse_util
@@ -18,265 +15,10 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from dllm_jax import errors, types
-from dllm_jax.models import (
-  attention,
-  config,
-  feed_forward,
-  layers,
-  parts,
-  stack,
-)
 from dllm_jax.models import cache as cache_lib
+from dllm_jax.models import config, feed_forward, network, parts
 from dllm_jax.ops import quantize, schedules
 from dllm_jax.runtime import sharding
-
-
-class Transformer(nn.Module):
-  """Token ids to float32 logits. No sampling, no loss, no randomness inside.
-
-  Attributes:
-    cfg: config of the part that this device computes
-      (`parts.local_config`).
-    layout: of the model; its parameters are gathered over `fsdp` already,
-      except for those of its layers.
-  """
-
-  cfg: config.ModelConfig
-  layout: parts.Layout = parts.WHOLE
-
-  def setup(self):
-    cfg = self.cfg
-    self.embed_tokens = self.param(
-      'embed_tokens',
-      nn.initializers.normal(cfg.embed_init_std),
-      (cfg.vocab_size, cfg.hidden_size),
-      jnp.dtype(cfg.param_dtype),
-    )
-    if self.is_initializing():
-      self.layers = self.param('layers', stack.init, cfg)
-    else:  # `param` would check shapes, which are not gathered yet
-      self.layers = self.get_variable('params', 'layers')
-    if cfg.max_positions:
-      self.embed_positions = self.param(
-        'embed_positions',
-        nn.initializers.normal(cfg.embed_init_std),
-        (cfg.max_positions, cfg.hidden_size),
-        jnp.dtype(cfg.param_dtype),
-      )
-    self.norm = layers.NORMS[cfg.norm](cfg)
-    if not cfg.tie_embeddings:
-      # The unembedding has no adapters.
-      plain = dataclasses.replace(cfg, lora_rank=0)
-      self.lm_head = layers.Linear(plain, cfg.vocab_size, wide=True)
-
-  def hidden(
-    self, tokens: Int[Array, 'B S'], attention_mask: Bool[Array, 'B S']
-  ) -> Float[Array, 'B S D']:
-    """States after the final norm, of every column."""
-    states, _ = self.run_layers(self.embed(tokens), attention_mask, None)
-    return self.norm(states)
-
-  def read(
-    self, tokens: Int[Array, 'B S'], attention_mask: Bool[Array, 'B S']
-  ) -> tuple[Float[Array, 'B S D'], cache_lib.KeyValues]:
-    """`hidden`, and the keys and values of every column and layer."""
-    states, outputs = self.run_layers(
-      self.embed(tokens), attention_mask, None, keep_kv=True
-    )
-    return self.norm(states), outputs.kv
-
-  def read_window(
-    self,
-    tokens: Int[Array, 'B S'],
-    attention_mask: Bool[Array, 'B S'],
-    kv: cache_lib.KeyValues,
-    column: Int[Array, 'B Q'],
-  ) -> tuple[Float[Array, 'B Q D'], cache_lib.KeyValues]:
-    """`hidden` of some columns, and `kv` with their keys and values anew.
-
-    The other columns are as `kv` has them. Columns beyond either end of the
-    canvas do not exist.
-    """
-    size = tokens.shape[1]
-    exists = (column >= 0) & (column < size)
-    place = jnp.where(exists, column, size)
-    own = lambda x: jnp.take_along_axis(x, jnp.clip(column, 0, size - 1), 1)
-    row = jnp.arange(len(tokens))[:, None]
-    kept = attention_mask.at[row, place].set(False, mode='drop')
-    positions = schedules.positions(attention_mask)
-    mask, position = own(attention_mask) & exists, own(positions)
-    allowed = attention.visible(
-      position,
-      jnp.concatenate([positions, position], axis=1),
-      jnp.concatenate([kept, mask], axis=1),
-      block=self.cfg.attention_block,
-    )
-    states, outputs = stack.run_layers(
-      self.cfg,
-      self.layers,
-      self._at_positions(self.embed(own(tokens)), position),
-      allowed,
-      position,
-      past=kv,
-      keep_kv=True,
-      layout=self.layout,
-    )
-    put = lambda old, new: old.at[:, row, place].set(new, mode='drop')
-    return self.norm(states), jax.tree.map(put, kv, outputs.kv)
-
-  def two_streams(
-    self,
-    context: Int[Array, 'B S'],
-    tokens: Int[Array, 'B S'],
-    attention_mask: Bool[Array, 'B S'],
-  ) -> Float[Array, 'B R D']:
-    """States of a clean row and of the same row noised, R = 2 S columns."""
-    position = schedules.positions(attention_mask)
-    twice = jnp.concatenate([position, position], axis=1)
-    x = self.embed(jnp.concatenate([context, tokens], axis=1))
-    states, _ = stack.run_layers(
-      self.cfg,
-      self.layers,
-      self._at_positions(x, twice),
-      attention.visible_to_streams(
-        position, attention_mask, block=self.cfg.block_causal
-      ),
-      twice,
-      layout=self.layout,
-    )
-    return self.norm(states)
-
-  def routed(
-    self,
-    tokens: Int[Array, 'B S'],
-    attention_mask: Bool[Array, 'B S'],
-    override: types.RouterOverride | None,
-  ) -> tuple[Float[Array, 'B S D'], types.RouterOutputs]:
-    """`hidden` under an override, and what the routers said."""
-    states, outputs = self.run_layers(
-      self.embed(tokens), attention_mask, None, override=override
-    )
-    said = outputs.feed_forward
-    return self.norm(states), types.RouterOutputs(
-      said['logits'], said['chosen']
-    )
-
-  def extend(
-    self,
-    tokens: Int[Array, 'B Q'],
-    attention_mask: Bool[Array, 'B Q'],
-    cache: cache_lib.KVCache,
-    *,
-    is_empty: bool,
-  ) -> tuple[Float[Array, 'B Q D'], cache_lib.KVCache]:
-    """`hidden` of columns that follow those in the cache, and both as a cache.
-
-    `is_empty` says that the cache holds no tokens, so that it is not read.
-    """
-    states, outputs = self.run_layers(
-      self.embed(tokens),
-      attention_mask,
-      None if is_empty else cache,
-      keep_kv=True,
-    )
-    cache = cache_lib.append(cache, outputs.kv, attention_mask)
-    return self.norm(states), cache
-
-  def embed(self, tokens: Int[Array, 'B Q']) -> Float[Array, 'B Q D']:
-    """The input of layer 0, but for the table of positions."""
-    return parts.look_up(self.embed_tokens, tokens, self.layout, self.cfg.dtype)
-
-  def run_layers(
-    self,
-    x: Float[Array, 'B Q D'],
-    attention_mask: Bool[Array, 'B Q'],
-    cache: cache_lib.KVCache | None,
-    *,
-    override: types.RouterOverride | None = None,
-    keep_kv: bool = False,
-  ) -> tuple[Float[Array, 'B Q D'], stack.LayerOutputs]:
-    """All layers on columns that follow those in the cache, if there is one."""
-    allowed, position = self._reach(attention_mask, cache)
-    return stack.run_layers(
-      self.cfg,
-      self.layers,
-      self._at_positions(x, position),
-      allowed,
-      position,
-      past=cache and cache.kv,
-      override=override,
-      keep_kv=keep_kv,
-      layout=self.layout,
-    )
-
-  def run_range(
-    self,
-    x: Float[Array, 'B Q D'],
-    attention_mask: Bool[Array, 'B Q'],
-    cache: cache_lib.KVCache | None,
-    start: types.Scalar,
-    stop: types.Scalar,
-  ) -> Float[Array, 'B Q D']:
-    """The states of `run_layers` after layers [start, stop)."""
-    allowed, position = self._reach(attention_mask, cache)
-    if self.cfg.max_positions:
-      # Ranges that follow each other may begin with an empty one.
-      has_first = (jnp.asarray(start) == 0) & (jnp.asarray(stop) > 0)
-      x = jnp.where(has_first, self._at_positions(x, position), x)
-    return stack.run_range(
-      self.cfg,
-      self.layers,
-      x,
-      allowed,
-      position,
-      start,
-      stop,
-      past=cache and cache.kv,
-      layout=self.layout,
-    )
-
-  def _at_positions(
-    self, x: Float[Array, 'B Q D'], position: Int[Array, 'B Q']
-  ) -> Float[Array, 'B Q D']:
-    """The input of layer 0 and, if there is a table of positions, its rows."""
-    if not self.cfg.max_positions:
-      return x
-    return x + self.embed_positions[position].astype(self.cfg.dtype)
-
-  def _reach(
-    self, attention_mask: Bool[Array, 'B Q'], cache: cache_lib.KVCache | None
-  ) -> tuple[Bool[Array, 'B Q T'], Int[Array, 'B Q']]:
-    """Which keys new columns read, the cache first; and their positions."""
-    position = schedules.positions(attention_mask)
-    key_position, key_mask = position, attention_mask
-    if cache is not None:
-      position += cache.length[:, None]
-      slot, is_written = cache_lib.slots(cache)
-      key_position = jnp.concatenate([slot, position], axis=1)
-      key_mask = jnp.concatenate([is_written, attention_mask], axis=1)
-    allowed = attention.visible(
-      position, key_position, key_mask, block=self.cfg.attention_block
-    )
-    return allowed, position
-
-  def read_out(self, x: Float[Array, 'B Q D']) -> Float[Array, 'B Q V']:
-    """Float32 logits from the output of the last layer."""
-    return self.unembed(self.norm(x))
-
-  def unembed(self, hidden: Float[Array, 'B Q D']) -> Float[Array, 'B Q V']:
-    """Float32 logits of the given states."""
-    if self.cfg.tie_embeddings:
-      table = self.embed_tokens.astype(hidden.dtype)
-      logits = jnp.dot(hidden, table.T, preferred_element_type=jnp.float32)
-    else:
-      logits = self.lm_head(hidden)
-    return parts.join(logits, self.layout)
-
-  def __call__(
-    self, tokens: Int[Array, 'B S'], attention_mask: Bool[Array, 'B S']
-  ) -> Float[Array, 'B S V']:
-    """Float32 logits of every column."""
-    return self.unembed(self.hidden(tokens, attention_mask))
 
 
 def _previous_real(
@@ -362,7 +104,7 @@ class TransformerDenoiser:
     """See `types.SplitDenoiser`."""
     model, variables = self._whole(params)
     hidden = model.apply(
-      variables, tokens, attention_mask, method=Transformer.hidden
+      variables, tokens, attention_mask, method=network.Transformer.hidden
     )
     return self._of_columns(hidden, attention_mask, query)
 
@@ -376,7 +118,7 @@ class TransformerDenoiser:
     """See `types.CachedDenoiser`."""
     model, variables = self._whole(params)
     hidden, kv = model.apply(
-      variables, tokens, attention_mask, method=Transformer.read
+      variables, tokens, attention_mask, method=network.Transformer.read
     )
     return self._of_columns(hidden, attention_mask, query), kv
 
@@ -405,7 +147,7 @@ class TransformerDenoiser:
       attention_mask,
       cache,
       start[:, None] + jnp.arange(width)[None],
-      method=Transformer.read_window,
+      method=network.Transformer.read_window,
     )
     place = jnp.clip(query - start[:, None], 0, width - 1)
     return jnp.take_along_axis(hidden, place[..., None], axis=1), cache
@@ -444,7 +186,7 @@ class TransformerDenoiser:
       context,
       tokens,
       attention_mask,
-      method=Transformer.two_streams,
+      method=network.Transformer.two_streams,
     )
     source = query
     if self._is_shifted:
@@ -466,7 +208,11 @@ class TransformerDenoiser:
     """See `types.Routed`."""
     model, variables = self._whole(params)
     hidden, routers = model.apply(
-      variables, tokens, attention_mask, override, method=Transformer.routed
+      variables,
+      tokens,
+      attention_mask,
+      override,
+      method=network.Transformer.routed,
     )
     return self._of_columns(hidden, attention_mask, query), routers
 
@@ -513,15 +259,19 @@ class TransformerDenoiser:
   ) -> Float[Array, 'B Q V']:
     """See `types.SplitDenoiser`."""
     model, variables = self._whole(params)
-    return model.apply(variables, states, method=Transformer.unembed)
+    return model.apply(variables, states, method=network.Transformer.unembed)
 
   @property
   def _is_shifted(self) -> bool:
     return self.cfg.logit_shift
 
-  def _whole(self, params: types.Params) -> tuple[Transformer, types.Params]:
+  def _whole(
+    self, params: types.Params
+  ) -> tuple[network.Transformer, types.Params]:
     """The model, and its variables, gathered except for the layers."""
-    model = Transformer(parts.local_config(self.cfg, self.layout), self.layout)
+    model = network.Transformer(
+      parts.local_config(self.cfg, self.layout), self.layout
+    )
     outer = {k: v for k, v in params.items() if k != 'layers'}
     outer = parts.gather(outer, self.layout, self.cfg.dtype)
     return model, {'params': {**outer, 'layers': params['layers']}}
@@ -589,7 +339,7 @@ class TransformerCausalLM(TransformerDenoiser):
       attention_mask,
       cache,
       is_empty=is_empty,
-      method=Transformer.extend,
+      method=network.Transformer.extend,
     )
     return self.unembed(params, states), cache
 
@@ -603,7 +353,7 @@ class TransformerCausalLM(TransformerDenoiser):
   ) -> Float[Array, 'B Q D']:
     """See `types.LayeredLM`."""
     model, variables = self._whole(params)
-    return model.apply(variables, tokens, method=Transformer.embed)
+    return model.apply(variables, tokens, method=network.Transformer.embed)
 
   def run_layers(
     self,
@@ -623,7 +373,7 @@ class TransformerCausalLM(TransformerDenoiser):
       cache,
       start,
       stop,
-      method=Transformer.run_range,
+      method=network.Transformer.run_range,
     )
 
   def read_out(
@@ -631,7 +381,7 @@ class TransformerCausalLM(TransformerDenoiser):
   ) -> Float[Array, 'B Q V']:
     """See `types.LayeredLM`."""
     model, variables = self._whole(params)
-    return model.apply(variables, states, method=Transformer.read_out)
+    return model.apply(variables, states, method=network.Transformer.read_out)
 
   def compress(self, params: types.Params, how: str) -> types.Params:
     """See `types.LayeredLM`; replaces the kernels of all layers.
@@ -666,7 +416,9 @@ def init(key: Key[Array, ''], cfg: config.ModelConfig) -> types.Params:
   # mask under vmap over queries.
   cfg = dataclasses.replace(cfg, attention='xla')
   tokens = jnp.zeros((1, 2), jnp.int32)
-  return Transformer(cfg).init(key, tokens, jnp.ones((1, 2), bool))['params']
+  return network.Transformer(cfg).init(key, tokens, jnp.ones((1, 2), bool))[
+    'params'
+  ]
 
 
 def of_config(cfg: config.ModelConfig) -> TransformerDenoiser:

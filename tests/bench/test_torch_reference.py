@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dllm_jax.bench import cases, suites
-from dllm_jax.models import transformer
+from dllm_jax.models import network
 from dllm_jax.runtime import sharding
 from tests import tiny
 
@@ -31,7 +31,7 @@ ADAPTED = cases.make_case(
 def test_logits():
   params = jax.tree.map(np.asarray, tiny.params())
   tokens = jnp.arange(12, dtype=jnp.int32).reshape(2, 6)
-  want = transformer.Transformer(tiny.MODEL).apply(
+  want = network.Transformer(tiny.MODEL).apply(
     {'params': jax.tree.map(jnp.asarray, params)},
     tokens,
     jnp.ones(tokens.shape, bool),
@@ -64,7 +64,7 @@ def test_adapters_act():
   got = model.logits(model.hidden(torch_reference.torch.tensor(tokens).long()))
 
   def ours(params):
-    return transformer.Transformer(ADAPTED.model).apply(
+    return network.Transformer(ADAPTED.model).apply(
       {'params': params}, jnp.asarray(tokens), jnp.ones(tokens.shape, bool)
     )
 

@@ -15,7 +15,7 @@ from dllm_jax import errors
 from dllm_jax.hf import config as hf_config
 from dllm_jax.hf import load as load_lib
 from dllm_jax.hf import save, shards, table
-from dllm_jax.models import attention, stack, transformer
+from dllm_jax.models import attention, network, stack, transformer
 from dllm_jax.ops import schedules
 from dllm_jax.runtime import sharding
 from tests import tiny
@@ -55,7 +55,7 @@ def load(folder, places=None, **how):
 
 @functools.partial(jax.jit, static_argnames='cfg')
 def forward(params, tokens, mask, *, cfg):
-  return transformer.Transformer(cfg).apply({'params': params}, tokens, mask)
+  return network.Transformer(cfg).apply({'params': params}, tokens, mask)
 
 
 def test_recorded_logits(folder):
@@ -84,8 +84,8 @@ def test_recorded_hidden_states(folder):
     0,
     1,
   )
-  final = transformer.Transformer(cfg).apply(
-    {'params': params}, tokens, mask, method=transformer.Transformer.hidden
+  final = network.Transformer(cfg).apply(
+    {'params': params}, tokens, mask, method=network.Transformer.hidden
   )
   assert len(want['hidden_states']) == cfg.num_layers + 1 == 3
   close(middle[0], want['hidden_states'][1])

@@ -14,7 +14,7 @@ from dllm_jax import errors
 from dllm_jax.hf import config as hf_config
 from dllm_jax.hf import load, peft
 from dllm_jax.hf.families import FAMILIES as RECORDS
-from dllm_jax.models import lora, transformer
+from dllm_jax.models import lora, network
 from dllm_jax.runtime import sharding
 from tests import tiny
 
@@ -39,7 +39,7 @@ def save(folder, adapters, family, cfg, **how):
 @functools.partial(jax.jit, static_argnames='cfg')
 def forward(params, tokens, *, cfg):
   mask = jax.numpy.ones(tokens.shape, bool)
-  return transformer.Transformer(cfg).apply({'params': params}, tokens, mask)
+  return network.Transformer(cfg).apply({'params': params}, tokens, mask)
 
 
 @pytest.mark.parametrize('family', FAMILIES)

@@ -20,7 +20,7 @@ from safetensors.numpy import load_file
 from dllm_jax import errors
 from dllm_jax.hf import config as hf_config
 from dllm_jax.hf import folder, load, peft, save, shards, sidecar
-from dllm_jax.models import lora, transformer
+from dllm_jax.models import lora, network, transformer
 from dllm_jax.runtime import sharding
 from dllm_jax.text import chat, tokenizer
 from tests import tiny
@@ -36,7 +36,7 @@ def mesh(**sizes):
 @functools.partial(jax.jit, static_argnames='cfg')
 def forward(params, tokens, *, cfg):
   mask = jnp.ones(tokens.shape, bool)
-  return transformer.Transformer(cfg).apply({'params': params}, tokens, mask)
+  return network.Transformer(cfg).apply({'params': params}, tokens, mask)
 
 
 def golden(shared_dir, family):

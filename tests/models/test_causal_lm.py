@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from dllm_jax import types
 from dllm_jax.hf import load
-from dllm_jax.models import attention, stack, transformer
+from dllm_jax.models import attention, network, stack, transformer
 from dllm_jax.ops import schedules
 from dllm_jax.runtime import sharding
 from tests import tiny
@@ -31,7 +31,7 @@ extend, prefill = (
 
 @functools.partial(jax.jit, static_argnums=0)
 def uncached(cfg, params, tokens, mask):
-  return transformer.Transformer(cfg).apply({'params': params}, tokens, mask)
+  return network.Transformer(cfg).apply({'params': params}, tokens, mask)
 
 
 def read(lm, params, ids, mask, widths, *, num_slots, first=extend):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dllm_jax.models import layers, lora, transformer
+from dllm_jax.models import layers, lora, network, transformer
 from dllm_jax.train import state
 from tests import tiny
 
@@ -20,7 +20,7 @@ MASK = jnp.ones_like(TOKENS, bool)
 
 @functools.partial(jax.jit, static_argnames='cfg')
 def logits(params, cfg):
-  return transformer.Transformer(cfg).apply({'params': params}, TOKENS, MASK)
+  return network.Transformer(cfg).apply({'params': params}, TOKENS, MASK)
 
 
 def without(tree):

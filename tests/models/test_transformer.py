@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dllm_jax.models import attention, config, stack, transformer
+from dllm_jax.models import attention, config, network, stack, transformer
 from dllm_jax.ops import schedules
 from tests import tiny
 
@@ -25,7 +25,7 @@ def dream(shared_dir):
 
 @functools.partial(jax.jit, static_argnames='cfg')
 def forward(params, tokens, mask, *, cfg):
-  return transformer.Transformer(cfg).apply({'params': params}, tokens, mask)
+  return network.Transformer(cfg).apply({'params': params}, tokens, mask)
 
 
 def everywhere(tokens):
@@ -58,8 +58,8 @@ def test_llada_hidden_states(llada):
   middle = run(x, 0, 1)
   close = functools.partial(np.testing.assert_allclose, atol=5e-4, rtol=0)
   close(middle[0], want['hidden_states'][1])
-  final = transformer.Transformer(cfg).apply(
-    {'params': params}, tokens, mask, method=transformer.Transformer.hidden
+  final = network.Transformer(cfg).apply(
+    {'params': params}, tokens, mask, method=network.Transformer.hidden
   )
   close(final[0], want['hidden_states'][2])
   # A run of layers is a slice of the stack.
@@ -177,7 +177,7 @@ def gradient(remat):
   def grads(params):
     @jax.grad
     def of(params):
-      logits = transformer.Transformer(cfg).apply(
+      logits = network.Transformer(cfg).apply(
         {'params': params}, jnp.tile(TOKENS, (16, 1)), jnp.tile(MASKS, (16, 1))
       )
       return jnp.mean(logits**2)

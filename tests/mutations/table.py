@@ -459,7 +459,7 @@ MUTATIONS = (
     'models/test_transformer.py models/test_experts.py',
   ),
   Mutation(
-    'models/transformer.py',
+    'models/network.py',
     'position += cache.length[:, None]',
     'position += 0',
     'models/test_transformer.py models/test_causal_lm.py',
@@ -724,7 +724,7 @@ MUTATIONS = (
     'decoding/test_guidance.py',
   ),
   Mutation(
-    'models/transformer.py',
+    'models/network.py',
     "kept = attention_mask.at[row, place].set(False, mode='drop')",
     'kept = attention_mask',
     'decoding/test_caching.py',

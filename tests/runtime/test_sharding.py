@@ -12,7 +12,7 @@ import optax
 import pytest
 
 from dllm_jax import errors
-from dllm_jax.models import transformer
+from dllm_jax.models import network, transformer
 from dllm_jax.runtime import sharding
 from tests import tiny
 
@@ -205,7 +205,7 @@ def test_model_is_the_same_on_a_mesh():
   mesh = mesh_of(-1, 2, 2)
   params = tiny.params()
   ids, mask = tiny.pad(tiny.random_prompts(0, [3, 5, 1, 4]), 5)
-  model = transformer.Transformer(tiny.MODEL)
+  model = network.Transformer(tiny.MODEL)
   forward = jax.jit(
     lambda params, *args: model.apply({'params': params}, *args)
   )
