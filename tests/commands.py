@@ -57,8 +57,12 @@ class Command:
     return self._log.with_suffix('.err').read_text()
 
 
-# As of every test, but for the devices, which are those of the config.
-XLA_FLAGS = '--xla_backend_optimization_level=0'
+# As in tests, but for the devices, which are those of the config.
+XLA_FLAGS = ' '.join(
+  flag
+  for flag in os.environ.get('XLA_FLAGS', '').split()
+  if 'device_count' not in flag
+)
 
 
 class Server:

@@ -25,13 +25,8 @@ VOCAB = types.Vocabulary(size=30, mask_token=None, eos_token=EOS)
 CFG = dataclasses.replace(tiny.MODEL, causal=True, num_layers=4)
 LM = transformer.TransformerCausalLM(cfg=CFG)
 
-# LLVM's optimisations take half of the time that these tests would take.
-FAST = {'xla_backend_optimization_level': 0}
 
-
-@functools.partial(
-  jax.jit, static_argnames=('lm', 'vocab'), compiler_options=FAST
-)
+@functools.partial(jax.jit, static_argnames=('lm', 'vocab'))
 def decode(lm, params, keys, canvas, decoder, *, vocab=VOCAB):
   """What a decoder makes of a canvas; `params` come from `prepare`."""
   return decoder(lm, params, keys, canvas, vocab=vocab)

@@ -15,7 +15,7 @@ import pytest
 
 from dllm_jax.runtime import distributed, processes
 from dllm_jax.state import metrics
-from tests import process_child, tiny_run
+from tests import commands, process_child, tiny_run
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
 COUNT = process_child.COUNT
@@ -33,7 +33,7 @@ def environment(**more) -> dict[str, str]:
   return os.environ | {
     'PYTHONPATH': str(REPO),
     'JAX_PLATFORMS': 'cpu',
-    'XLA_FLAGS': f'{flag}={process_child.DEVICES}',
+    'XLA_FLAGS': f'{commands.XLA_FLAGS} {flag}={process_child.DEVICES}',
     'JAX_COMPILATION_CACHE_DIR': jax.config.jax_compilation_cache_dir,
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
     'JAX_DEFAULT_MATMUL_PRECISION': 'highest',
