@@ -145,8 +145,14 @@ def _mix(
   num_kv = parts[0].k.shape[2]
   shared = num_heads // num_kv  # query heads that a key head serves
   q = q.reshape(rows, size, num_kv, shared, width)
+  # Axes are in the order of the products below: else XLA for CPU would
+  # transpose the table, which is the largest array, and not the heads.
+  q = jnp.transpose(q, (0, 2, 3, 1, 4))
+  by_head = lambda x: jnp.swapaxes(x, 1, 2)
   scores = [
-    jnp.einsum('bqkgd,bskd->bkgqs', q, k, preferred_element_type=jnp.float32)
+    jnp.einsum(
+      'bkgqd,bksd->bkgqs', q, by_head(k), preferred_element_type=jnp.float32
+    )
     for k, _ in parts
   ]
   scores = scores[0] if len(scores) == 1 else jnp.concatenate(scores, -1)
@@ -156,8 +162,9 @@ def _mix(
   for _, v in parts:
     stop = start + v.shape[1]
     own = weights if len(parts) == 1 else weights[..., start:stop]
-    part = jnp.einsum('bkgqs,bskd->bqkgd', own, v)
+    part = jnp.einsum('bkgqs,bksd->bkgqd', own, by_head(v))
     mixed, start = part if mixed is None else mixed + part, stop
+  mixed = jnp.transpose(mixed, (0, 3, 1, 2, 4))
   return mixed.reshape(rows, size, num_heads, width)
 
 

@@ -75,7 +75,7 @@ def test_an_update_moves_few_bytes(mesh):
 
 def test_a_decode_step_moves_few_bytes(mesh):
   program = compiled(programs.rollout(CASE, mesh))
-  assert hlo_counts.copied(program) < 48e6  # 43 MB at the time of writing
+  assert hlo_counts.copied(program) < 36e6  # 34 MB at the time of writing
 
 
 @pytest.mark.parametrize('sizes', [{'data': 8}, {'data': 2, 'fsdp': 4}])
