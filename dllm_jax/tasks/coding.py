@@ -15,17 +15,10 @@ import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from dllm_jax.tasks import programs, tags, task
+from dllm_jax.tasks import programs, styles, tags, task
 
 # Words of a code block, which stand in every demonstration.
 _BLOCK_WORDS = ('```python\n', '\n```')
-
-_D1_PROMPT = (
-  tags.XML_DIRECTIVE
-  + 'You write Python programs. Reason about the problem first, then put the '
-  'whole program into one ```python code block inside the answer tags.'
-  '\n\n{prompt}\n'
-)
 
 
 class Submission(NamedTuple):
@@ -66,34 +59,30 @@ class CodeJudge(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Coding:
+class Coding(styles.Styled):
   """One of the code tasks.
 
   Attributes:
     name: the key in `tasks.TASKS`.
     judge: of the programs.
-    prompt_style: 'terse' is the problem alone; 'd1' asks for the layout too.
     reading: how a program is read out of a completion.
   """
 
   name: str
   judge: CodeJudge
-  prompt_style: str = 'd1'
   reading: programs.Reading = 'layout'
 
-  def __post_init__(self):
-    if self.prompt_style not in ('terse', 'd1'):
-      raise ValueError(f'prompt_style must be terse or d1: {self.prompt_style}')
+  request = (
+    'You write Python programs. Reason about the problem first, then put the '
+    'whole program into one ```python code block inside the answer tags.'
+  )
 
   def words(self) -> tuple[str, ...]:
-    """Tags, code blocks, ASCII, and for 'd1' the words of the prompt."""
-    texts = [_D1_PROMPT.format(prompt='')] * (self.prompt_style == 'd1')
-    return (*tags.lexicon(*texts), *_BLOCK_WORDS)
+    """Those of any text, and code blocks."""
+    return (*super().words(), *_BLOCK_WORDS)
 
-  def prompt(self, row: task.Row) -> str:
+  def question(self, row: task.Row) -> str:
     """The problem; a head of a program keeps its own lines."""
-    if self.prompt_style == 'd1':
-      return _D1_PROMPT.format(prompt=row['prompt'].strip())
     return row['prompt'].strip() + '\n'
 
   def demonstration(self, row: task.Row) -> str:

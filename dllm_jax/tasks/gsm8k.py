@@ -20,7 +20,7 @@ import dataclasses
 import re
 from fractions import Fraction
 
-from dllm_jax.tasks import latex, spelling, tags, task, units
+from dllm_jax.tasks import latex, spelling, styles, tags, task, units
 
 _MAX_ANSWER_CHARS = 256
 _MAX_BLOCK_CHARS = 8192  # of a block, its end
@@ -46,42 +46,23 @@ _TOKEN = re.compile(r"[a-z]+(?:['\u2019][a-z]+)?")
 _TIMES = re.compile(r'\btimes\b(?!\s*[.!]?\s*(?:\Z|(?:a|an|per|each|every)\b))')
 _D1_NUMBER = re.compile(r'-?[0-9]+\.?[0-9]*')
 
-_D1_PROMPT = (
-  tags.XML_DIRECTIVE
-  + 'Reason step by step, and put the final number alone inside the answer '
-  'tags, without a unit.\n\n{question}\n'
-)
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Gsm8k:
+class Gsm8k(styles.Styled):
   """The GSM8K task.
 
   Attributes:
-    prompt_style: 'terse' is the question alone; 'd1' asks for the layout too.
     parity: judge as the public d1 code does: the terms are those of its
       reward, correct is the verdict of its evaluation.
   """
 
-  prompt_style: str = 'd1'
   parity: bool = False
 
   name = 'gsm8k'
-
-  def __post_init__(self):
-    tags.check_style(self.prompt_style)
-
-  def words(self) -> tuple[str, ...]:
-    """Tags, ASCII characters, and for 'd1' the words of the prompt."""
-    if self.prompt_style == 'terse':
-      return tags.lexicon()
-    return tags.lexicon(_D1_PROMPT.format(question=''))
-
-  def prompt(self, row: task.Row) -> str:
-    """The question."""
-    if self.prompt_style == 'd1':
-      return _D1_PROMPT.format(question=row['question'])
-    return row['question'] + '\n'
+  request = (
+    'Reason step by step, and put the final number alone inside the answer '
+    'tags, without a unit.'
+  )
 
   def demonstration(self, row: task.Row) -> str:
     """The written solution of the data set, then its answer."""

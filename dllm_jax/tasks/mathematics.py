@@ -17,43 +17,28 @@ layout in words of our own.
 import dataclasses
 from collections.abc import Sequence
 
-from dllm_jax.tasks import claims, latex, math_equal, tags, task
-
-_D1_PROMPT = (
-  tags.XML_DIRECTIVE
-  + 'You solve problems of mathematics. Reason step by step, and put the final '
-  'answer into \\boxed{{}} inside the answer tags.\n\n{problem}\n'
-)
+from dllm_jax.tasks import claims, latex, math_equal, styles, tags, task
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Mathematics:
+class Mathematics(styles.Styled):
   """The MATH task.
 
   Attributes:
-    prompt_style: 'terse' is the problem alone; 'd1' asks for the layout too.
     parity: judge as the public d1 code does: the terms are those of its
       reward, correct is the verdict of its evaluation.
   """
 
-  prompt_style: str = 'd1'
   parity: bool = False
 
   name = 'math'
+  request = (
+    'You solve problems of mathematics. Reason step by step, and put the final '
+    'answer into \\boxed{} inside the answer tags.'
+  )
 
-  def __post_init__(self):
-    tags.check_style(self.prompt_style)
-
-  def words(self) -> tuple[str, ...]:
-    """Tags, ASCII characters, and for 'd1' the words of the prompt."""
-    if self.prompt_style == 'terse':
-      return tags.lexicon()
-    return tags.lexicon(_D1_PROMPT.format(problem=''))
-
-  def prompt(self, row: task.Row) -> str:
+  def question(self, row: task.Row) -> str:
     """The problem."""
-    if self.prompt_style == 'd1':
-      return _D1_PROMPT.format(problem=row['problem'])
     return row['problem'] + '\n'
 
   def demonstration(self, row: task.Row) -> str:

@@ -13,7 +13,7 @@ words of our own.
 import dataclasses
 import re
 
-from dllm_jax.tasks import latex, spelling, tags, task
+from dllm_jax.tasks import latex, spelling, styles, tags, task
 
 LETTERS = 'ABCDEFGHIJ'
 _MAX_ANSWER_CHARS = 512
@@ -28,44 +28,29 @@ _LETTER = re.compile(
   r'(?:[.):,]| [-\u2013\u2014=] |\s)*(.*)'
 )
 
-_D1_PROMPT = (
-  tags.XML_DIRECTIVE
-  + 'Reason step by step, and put the letter of the right option alone inside '
-  'the answer tags.\n\n{question}\n{options}\n'
-)
-_TERSE_PROMPT = '{question}\n{options}\n'
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MultipleChoice:
+class MultipleChoice(styles.Styled):
   """One of the multiple-choice tasks.
 
   Attributes:
     name: the key in `tasks.TASKS`.
-    prompt_style: 'terse' is the question and its options; 'd1' asks for the
-      layout too.
   """
 
   name: str
-  prompt_style: str = 'd1'
 
-  def __post_init__(self):
-    tags.check_style(self.prompt_style)
+  request = (
+    'Reason step by step, and put the letter of the right option alone inside '
+    'the answer tags.'
+  )
 
-  def words(self) -> tuple[str, ...]:
-    """Tags, ASCII characters, and for 'd1' the words of the prompt."""
-    if self.prompt_style == 'terse':
-      return tags.lexicon()
-    return tags.lexicon(_D1_PROMPT.format(question='', options=''))
-
-  def prompt(self, row: task.Row) -> str:
+  def question(self, row: task.Row) -> str:
     """The question and its options, one a line."""
-    options = '\n'.join(
-      f'{letter}) {option}'
+    options = ''.join(
+      f'{letter}) {option}\n'
       for letter, option in zip(LETTERS, row['options'], strict=False)
     )
-    template = _D1_PROMPT if self.prompt_style == 'd1' else _TERSE_PROMPT
-    return template.format(question=row['question'], options=options)
+    return f'{row["question"]}\n{options}'
 
   def cloze(self, row: task.Row) -> task.Cloze:
     """The question, to be continued by the text of an option."""

@@ -17,13 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dllm_jax import errors
-from dllm_jax.tasks import code_judge, gsm8k, mathematics, tags, task
-
-_D1_PROMPT = (
-  tags.XML_DIRECTIVE
-  + 'Reason step by step, and put the final answer alone inside the answer '
-  'tags.\n\n{question}\n'
-)
+from dllm_jax.tasks import code_judge, gsm8k, mathematics, styles, tags, task
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,31 +55,14 @@ class Conversations:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Exact:
-  """Answers that must be spelled as the row spells them.
-
-  Attributes:
-    prompt_style: 'terse' is the prompt alone; 'd1' asks for the layout too.
-  """
-
-  prompt_style: str = 'd1'
+class Exact(styles.Styled):
+  """Answers that must be spelled as the row spells them."""
 
   name = 'exact'
-
-  def __post_init__(self):
-    tags.check_style(self.prompt_style)
-
-  def words(self) -> tuple[str, ...]:
-    """Tags, ASCII characters, and for 'd1' the words of the prompt."""
-    if self.prompt_style == 'terse':
-      return tags.lexicon()
-    return tags.lexicon(_D1_PROMPT.format(question=''))
-
-  def prompt(self, row: task.Row) -> str:
-    """The row's prompt."""
-    if self.prompt_style == 'd1':
-      return _D1_PROMPT.format(question=row['question'])
-    return row['question'] + '\n'
+  request = (
+    'Reason step by step, and put the final answer alone inside the answer '
+    'tags.'
+  )
 
   def demonstration(self, row: task.Row) -> str:
     """The answer, without reasoning."""
