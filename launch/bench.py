@@ -1,6 +1,7 @@
 """Measures speed, or plans what a step costs on devices that one lacks.
 
   python launch/bench.py --suite decode,update --out bench.json
+  python launch/bench.py --suite update --cases 50M --kernels 20
   python launch/bench.py --suite speculative --model SmolLM2-135M-Instruct
   python launch/bench.py --suite caches --cases 50M --rounds 3
   python launch/bench.py --suite caches --model RUN --prompts FILE.jsonl \
@@ -43,6 +44,12 @@ CASES = flags.DEFINE_string(
 )
 LARGEST = flags.DEFINE_float(
   'largest', None, 'skip models of more parameters, such as 1e6'
+)
+KERNELS = flags.DEFINE_integer(
+  'kernels',
+  0,
+  'of decode and update: profile our program, and show as many operations',
+  0,
 )
 TORCH = flags.DEFINE_bool('torch', True, 'compare with PyTorch, if installed')
 PLAN = flags.DEFINE_string(
@@ -192,12 +199,18 @@ def _measure(overrides: list[str]) -> dict[str, list[dict[str, Any]]]:
       results[suite] = [end_to_end.end_to_end(cfg, **shared)]
     else:
       chosen = _cases(suite)
+      profiled = KERNELS.value > 0
       results[suite] = [
-        suites.SUITES[suite](case, mesh, **shared) for case in chosen
+        suites.SUITES[suite](case, mesh, **shared, profiled=profiled)
+        for case in chosen
       ]
     screen.print(
       tables.measured(results[suite], f'{suite}, {len(cores)} cores')
     )
+    for row in results[suite]:
+      if 'kernels' in row:
+        screen.print(tables.profiled(row, KERNELS.value))
+        row['kernels'] = [kernel._asdict() for kernel in row['kernels']]
   return results
 
 

@@ -125,6 +125,12 @@ def _closing(text: str) -> int:
   raise ValueError(f'unbalanced parentheses: {text[:80]!r}')
 
 
+def op_name(instruction: Instruction) -> str:
+  """The path of JAX operations that it was compiled from; '' if unknown."""
+  match = re.search(r'op_name="([^"]*)"', instruction.attributes)
+  return match[1] if match else ''
+
+
 def callees(instruction: Instruction) -> list[str]:
   """Names of the computations that an instruction calls."""
   branches = _BRANCHES.search(instruction.attributes)

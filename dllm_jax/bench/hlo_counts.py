@@ -173,6 +173,31 @@ def _moves(op: hlo.Instruction, program: hlo.Program) -> bool:
   return opcodes <= _MOVES | _NOTHING and bool(opcodes & _MOVES)
 
 
+def kind(op: hlo.Instruction, scope: Scope, program: hlo.Program) -> str:
+  """'products', 'copies', 'collectives', 'control' or 'others'.
+
+  A fusion with a product counts as products; control is loops, branches and
+  calls without what is inside them.
+
+  Args:
+    op: an instruction that is not inside a fusion.
+    scope: its computation.
+    program: the program.
+  """
+  if op.opcode in ('while', 'conditional', 'call'):
+    return 'control'
+  if re.sub('-(start|done)$', '', op.opcode) in COLLECTIVES:
+    return 'collectives'
+  inside, ops = scope, [op]
+  if op.opcode == 'fusion':
+    (callee,) = hlo.callees(op)
+    inside = program.computations[callee]
+    ops = inside.values()
+  if any('products' in _flops(each, inside) for each in ops):
+    return 'products'
+  return 'copies' if _moves(op, program) else 'others'
+
+
 def collectives(program: hlo.Program) -> dict[str, int]:
   """Bytes produced by each kind of collective on a device in one run.
 

@@ -15,7 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from dllm_jax.bench import capacity, cases, flops, hardware, programs
+from dllm_jax.bench import (
+  capacity,
+  cases,
+  flops,
+  hardware,
+  kernels,
+  programs,
+)
 from dllm_jax.rollout import prompts
 from dllm_jax.train import optim
 from dllm_jax.train import state as state_lib
@@ -138,7 +145,12 @@ def reference_calls(
 
 
 def decode(
-  case: programs.Case, mesh: Mesh, *, reference: Any, rounds: int
+  case: programs.Case,
+  mesh: Mesh,
+  *,
+  reference: Any,
+  rounds: int,
+  profiled: bool = False,
 ) -> dict[str, Any]:
   """Greedy decoding of a batch under the fixed schedule.
 
@@ -147,6 +159,7 @@ def decode(
     mesh: a mesh of one device.
     reference: the module `torch_reference`, or None.
     rounds: number of measured calls.
+    profiled: whether to record the operations of our program.
   """
   params, ids = cases.weights(case.model), cases.prompts(case)
   compiled, cost = capacity.cost(case, mesh, 'rollout')
@@ -185,6 +198,8 @@ def decode(
     minimum=steps * case.minimum()['rollout'],
     facts=_facts(cost),
   )
+  if profiled:
+    row['kernels'] = kernels.profile(ours, compiled)
   own = completions.pop('ours')
   for name, tokens in completions.items():
     row[f'same_as_{name}'] = float(np.mean(tokens == own))
@@ -192,7 +207,12 @@ def decode(
 
 
 def update(
-  case: programs.Case, mesh: Mesh, *, reference: Any, rounds: int
+  case: programs.Case,
+  mesh: Mesh,
+  *,
+  reference: Any,
+  rounds: int,
+  profiled: bool = False,
 ) -> dict[str, Any]:
   """One inner step: all views forward and backward, and AdamW.
 
@@ -242,6 +262,8 @@ def update(
     minimum=case.minimum()['inner_step'],
     facts=_facts(cost),
   )
+  if profiled:
+    row['kernels'] = kernels.profile(ours, compiled)
   for name, norm in norms.items():
     row[f'same_as_{name}'] = norm / held['norms'][0]
   return row

@@ -4,7 +4,7 @@ from typing import Any
 
 import rich.table
 
-from dllm_jax.bench import programs
+from dllm_jax.bench import kernels, programs
 
 
 def measured(rows: list[dict[str, Any]], title: str) -> rich.table.Table:
@@ -45,6 +45,31 @@ def measured(rows: list[dict[str, Any]], title: str) -> rich.table.Table:
       f'{ours["cpu"]:.4f}',
       *ratios,
       _number(row.get('same_as_published'), '.6f'),
+    )
+  return table
+
+
+def profiled(row: dict[str, Any], most: int) -> rich.table.Table:
+  """The costliest operations of a row of a suite; see `kernels.profile`."""
+  found = row['kernels']
+  total = sum(kernel.seconds for kernel in found)
+  share = lambda seconds: f'{100 * seconds / total:.1f}'
+  kinds = kernels.by_kind(found)
+  table = rich.table.Table(
+    title=f'{row["case"]}: {1000 * total:.2f} ms of operations a call',
+    caption=', '.join(f'{kind} {share(s)} %' for kind, s in kinds.items()),
+  )
+  for name in ('operation', 'kind', 'ms', '%', 'runs', 'traced from'):
+    is_text = name in ('operation', 'kind', 'traced from')
+    table.add_column(name, justify='left' if is_text else 'right')
+  for kernel in found[:most]:
+    table.add_row(
+      kernel.name,
+      kernel.kind,
+      f'{1000 * kernel.seconds:.3f}',
+      share(kernel.seconds),
+      f'{kernel.runs:g}',
+      kernel.source,
     )
   return table
 

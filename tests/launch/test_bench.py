@@ -75,12 +75,15 @@ def test_a_suite(commands, tmp_path):
     '--largest=3e5',
     '--rounds=2',
     '--notorch',
+    '--kernels=3',
     f'--out={out}',
     config=False,
   )
   assert ran.code == 0, ran.err
+  assert 'Block/mlp' in ran.out
   found = json.loads(out.read_text())
   for row in (*found['decode'], *found['update']):
+    assert 'products' in {kernel['kind'] for kernel in row['kernels']}
     assert row['tokens_per_second'] > 0
     assert 1 <= row['flops_over_minimum'] < 1.2
     assert row['speedup'] == {}
