@@ -2,6 +2,7 @@
 
 python launch/convert.py --from runs/lora/final --to exported --merge_lora
 python launch/convert.py --from models/llada --to models/half --dtype bfloat16
+python launch/convert.py --from models/gpt2 --to gpt2_moe --upcycle 8
 """
 
 import pathlib
@@ -20,14 +21,27 @@ MERGE = flags.DEFINE_bool('merge_lora', False, 'add adapters to the kernels')
 DTYPE = flags.DEFINE_enum(
   'dtype', None, ['float32', 'bfloat16', 'float16'], 'default: as it is stored'
 )
+UPCYCLE = flags.DEFINE_integer(
+  'upcycle', None, 'make so many experts of the MLP of a dense model', 2
+)
+SPARSE_EVERY = flags.DEFINE_integer(
+  'sparse_every', 1, 'of --upcycle: the last of every so many layers', 1
+)
 
 
 def main() -> int:
   if not FROM.value or not TO.value:
     raise errors.UsageError('--from DIR and --to DIR are needed; see --help')
+  if UPCYCLE.value and (LORA.value or MERGE.value):
+    raise errors.UsageError(
+      '--upcycle takes a model without adapters: merge them first, into a '
+      'folder of their own'
+    )
+  if SPARSE_EVERY.present and not UPCYCLE.value:
+    raise errors.UsageError('--sparse_every is read with --upcycle alone')
   cli.setup_jax(1)
   from dllm_jax import model as model_lib
-  from dllm_jax.hf import hub, save
+  from dllm_jax.hf import hub, save, upcycled
   from dllm_jax.runtime import (
     console,
     sharding,  # Late: --help answers at once.
@@ -35,15 +49,26 @@ def main() -> int:
 
   screen = console.Console()
   source = hub.locate(FROM.value)
-  save.convert(
-    source,
-    pathlib.Path(TO.value),
-    sharding.make_mesh(sharding.MeshConfig()),
-    dtype=DTYPE.value,
-    adapter=pathlib.Path(LORA.value) if LORA.value else None,
-    merge=MERGE.value,
-    screen=screen,
-  )
+  mesh = sharding.make_mesh(sharding.MeshConfig())
+  shared = {'dtype': DTYPE.value, 'screen': screen}
+  if UPCYCLE.value:
+    upcycled.convert(
+      source,
+      pathlib.Path(TO.value),
+      mesh,
+      num_experts=UPCYCLE.value,
+      sparse_every=SPARSE_EVERY.value,
+      **shared,
+    )
+  else:
+    save.convert(
+      source,
+      pathlib.Path(TO.value),
+      mesh,
+      adapter=pathlib.Path(LORA.value) if LORA.value else None,
+      merge=MERGE.value,
+      **shared,
+    )
   screen.line(f'written: {TO.value}')
   if model_lib.resolve(source)[1]:
     screen.line(
