@@ -48,7 +48,7 @@ LARGEST = flags.DEFINE_float(
 KERNELS = flags.DEFINE_integer(
   'kernels',
   0,
-  'of decode and update: profile our program, and show as many operations',
+  'of decode and update: profile our program, and show this many operations',
   0,
 )
 TORCH = flags.DEFINE_bool('torch', True, 'compare with PyTorch, if installed')
@@ -129,6 +129,11 @@ def _check_flags() -> None:
   if SUITE.value == [CACHES] and bool(MODEL.value) != bool(PROMPTS.value):
     raise errors.UsageError(
       '--suite caches takes both --model DIR and --prompts FILE, or neither'
+    )
+  is_profiled = PLAN.value is None and {'decode', 'update'} & set(SUITE.value)
+  if KERNELS.value and not is_profiled:
+    raise errors.UsageError(
+      '--kernels is read by --suite decode and update alone'
     )
   given = decoding_flags.given()
   if given and not has_model:

@@ -12,7 +12,7 @@ import pytest
 from jax.sharding import AxisType
 
 from dllm_jax.bench import cases, hlo, hlo_counts, programs
-from dllm_jax.models import network, transformer
+from dllm_jax.models import network
 from dllm_jax.rollout import answer_free, prompts
 from dllm_jax.runtime import sharding
 from dllm_jax.train import optim, policy
@@ -122,7 +122,7 @@ def test_cudnn_mixes_what_xla_mixes(columns, changes):
   cfg = dataclasses.replace(
     WIDE.model, num_kv_heads=2, param_dtype='float32', **changes
   )
-  params = jax.jit(transformer.init, static_argnums=1)(jax.random.key(0), cfg)
+  params = jax.jit(network.init, static_argnums=1)(jax.random.key(0), cfg)
   tokens = jnp.arange(2 * columns, dtype=jnp.int32).reshape(2, columns)
   real = jnp.arange(columns)[None] >= jnp.array([[0], [5]])
 
@@ -159,7 +159,7 @@ def test_products_are_counted_whoever_computes_them(meshes, name, attention):
 def test_narrow_weights_stay_close(meshes):
   params = jax.tree.map(
     np.asarray,
-    jax.jit(transformer.init, static_argnums=1)(jax.random.key(0), WIDE.model),
+    jax.jit(network.init, static_argnums=1)(jax.random.key(0), WIDE.model),
   )
   tokens = np.arange(64, dtype=np.int32).reshape(2, 32)
 

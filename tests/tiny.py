@@ -16,7 +16,7 @@ import numpy as np
 
 from dllm_jax import types
 from dllm_jax.hf import load, save, sidecar
-from dllm_jax.models import config, transformer
+from dllm_jax.models import config, network, transformer
 from dllm_jax.rollout import context, prompts
 from dllm_jax.runtime import sharding
 from dllm_jax.tasks import task
@@ -85,7 +85,7 @@ def table_params(
 @functools.cache
 def params(cfg: config.ModelConfig = MODEL, seed: int = 0):
   """Random parameters with norms that are not 1; adapters that act."""
-  init = jax.jit(transformer.init, static_argnames='cfg')
+  init = jax.jit(network.init, static_argnames='cfg')
   leaves, tree = jax.tree.flatten_with_path(init(jax.random.key(seed), cfg))
   rng = np.random.default_rng(seed)
 

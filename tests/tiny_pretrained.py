@@ -11,7 +11,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from dllm_jax.hf import config as hf_config
 from dllm_jax.models import config as model_config
-from dllm_jax.models import transformer
+from dllm_jax.models import network, transformer
 from dllm_jax.tasks import countdown
 from tests import tiny, tiny_run, tiny_text
 
@@ -110,7 +110,7 @@ def qwen3(shared: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
 def save(path, family, special, changes) -> None:
   """Random weights of a tiny model, and its config.json."""
   cfg = model_config.ModelConfig(**(tiny_run.SHAPE | changes))
-  params = jax.jit(transformer.init, static_argnums=1)(jax.random.key(5), cfg)
+  params = jax.jit(network.init, static_argnums=1)(jax.random.key(5), cfg)
   # Nearly uniform logits: every text has its chance.
   params['lm_head']['kernel'] *= 0.2
   record = hf_config.Record(family, transformer.of_config(cfg), special)

@@ -10,7 +10,7 @@ import numpy as np
 from dllm_jax import types
 from dllm_jax.bench import programs
 from dllm_jax.decoding import fixed
-from dllm_jax.models import config, transformer
+from dllm_jax.models import config, network
 from dllm_jax.rollout import batch
 from dllm_jax.train import policy_config
 
@@ -161,7 +161,7 @@ def weights(model: config.ModelConfig) -> types.Params:
     return leaf + 0.01 if path[-1].key == 'lora_b' else leaf
 
   def make():
-    params = transformer.init(jax.random.key(0), model)
+    params = network.init(jax.random.key(0), model)
     return jax.tree_util.tree_map_with_path(perturb, params)
 
   return jax.jit(make)()

@@ -174,28 +174,33 @@ def _moves(op: hlo.Instruction, program: hlo.Program) -> bool:
 
 
 def kind(op: hlo.Instruction, scope: Scope, program: hlo.Program) -> str:
-  """'products', 'copies', 'collectives', 'control' or 'others'.
+  """'products', 'collectives', 'copies', 'control' or 'others'.
 
-  A fusion with a product counts as products; control is loops, branches and
-  calls without what is inside them.
+  A fusion or a call is the first of these that it has inside it. Control is
+  loops and branches without what is inside them.
 
   Args:
-    op: an instruction that is not inside a fusion.
+    op: an instruction.
     scope: its computation.
     program: the program.
   """
-  if op.opcode in ('while', 'conditional', 'call'):
+  opcode = re.sub('-(start|done)$', '', op.opcode)
+  if opcode in ('while', 'conditional'):
     return 'control'
-  if re.sub('-(start|done)$', '', op.opcode) in COLLECTIVES:
+  if opcode in COLLECTIVES:
     return 'collectives'
-  inside, ops = scope, [op]
-  if op.opcode == 'fusion':
+  if 'products' in _flops(op, scope):
+    return 'products'
+  if opcode in _MOVES or _moves(op, program):
+    return 'copies'
+  if opcode in ('fusion', 'call'):
     (callee,) = hlo.callees(op)
     inside = program.computations[callee]
-    ops = inside.values()
-  if any('products' in _flops(each, inside) for each in ops):
-    return 'products'
-  return 'copies' if _moves(op, program) else 'others'
+    kinds = {kind(each, inside, program) for each in inside.values()}
+    for name in ('products', 'collectives', 'control'):
+      if name in kinds:
+        return name
+  return 'others'
 
 
 def collectives(program: hlo.Program) -> dict[str, int]:

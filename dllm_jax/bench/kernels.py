@@ -4,11 +4,19 @@ import collections
 import pathlib
 import tempfile
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
+from dllm_jax import errors
 from dllm_jax.bench import hlo, hlo_counts
+
+_PS = (
+  1e-12  # times are whole picoseconds, so that sums and comparisons are exact
+)
+
+# (operation, start, end)
+Event = tuple[str, int, int]
 
 
 class Kernel(NamedTuple):
@@ -18,9 +26,9 @@ class Kernel(NamedTuple):
     name: of the instruction in the compiled program.
     kind: see `hlo_counts.kind`; 'unknown' for an instruction that the program
       does not have.
-    seconds: time of a call without that of operations inside it, summed over
-      the threads or streams that ran it.
-    runs: how often it ran.
+    seconds: time without that of the operations inside it, summed over threads,
+      streams and devices: the sum of all operations may exceed the wall time.
+    runs: recorded events; on a GPU an operation may be several.
     source: what it was traced from, such as 'mlp/up_proj/dot_general'.
   """
 
@@ -36,73 +44,91 @@ def profile(
 ) -> list[Kernel]:
   """The operations of one call, the costliest first.
 
+  A GPU runs a profiled program without CUDA graphs, so that the sum may exceed
+  what an unprofiled call takes.
+
   Args:
     call: runs the program once, and returns when it is done; compiled already.
     compiled: the program.
     calls: number of calls that are recorded; the result is their mean.
+
+  Raises:
+    errors.UserError: the profiler recorded no operation of the program.
   """
+  options = jax.profiler.ProfileOptions()
+  options.python_tracer_level = 0
   with tempfile.TemporaryDirectory() as place:
-    with jax.profiler.trace(place):
+    with jax.profiler.trace(place, profiler_options=options):
       for _ in range(calls):
         call()
     (path,) = pathlib.Path(place).rglob('*.xplane.pb')
     data = jax.profiler.ProfileData.from_file(str(path))
   text = compiled.as_text()
   module = text.split(',', 1)[0].split()[-1]
-  seconds, runs = collections.Counter(), collections.Counter()
+  time, runs = collections.Counter(), collections.Counter()
   for events in _lines(data, module):
     for name, own in _own_times(events):
-      seconds[name] += own / calls
+      time[name] += own
       runs[name] += 1
+  if not time:
+    raise errors.UserError(
+      f"JAX's profiler recorded no operation of {module} on "
+      f'{jax.devices()[0].device_kind}: run without --kernels'
+    )
   program = hlo.parse(text)
   known = {
     name: (hlo_counts.kind(op, scope, program), hlo.op_name(op))
     for scope in program.computations.values()
     for name, op in scope.items()
-    if name in seconds
+    if name in time
   }
   kernels = []
-  for name, time in seconds.most_common():
+  for name, own in time.most_common():
     kind, path = known.get(name, ('unknown', ''))
     source = '/'.join(path.split('/')[-3:])
-    kernels.append(Kernel(name, kind, time, runs[name] / calls, source))
+    seconds = own * _PS / calls
+    kernels.append(Kernel(name, kind, seconds, runs[name] / calls, source))
   return kernels
 
 
-def _lines(data: Any, module: str) -> Iterable[list[tuple[str, float, float]]]:
-  """(operation, start, end) in seconds of each thread or stream.
+def _lines(data: jax.profiler.ProfileData, module: str) -> list[list[Event]]:
+  """The program's events of each thread or stream.
 
-  On an accelerator the host's threads only start what the device runs.
+  On an accelerator those of the host are left out: its threads only start what
+  the device runs. A TPU has its operations in one line and says nothing of
+  their program; what runs while it is profiled is that program.
   """
-  planes = list(data.planes)
-  on_device = [plane for plane in planes if plane.name.startswith('/device:')]
-  for plane in on_device or planes:
-    for line in plane.lines:
+  on_host, on_device = [], []
+  for plane in data.planes:
+    is_device = plane.name.startswith('/device:')
+    lines = list(plane.lines)
+    lines = [line for line in lines if line.name == 'XLA Ops'] or lines
+    for line in lines:
       events = []
       for event in line.events:
         stats = dict(event.stats)
-        if 'hlo_op' in stats and stats.get('hlo_module') == module:
-          start = event.start_ns / 1e9
-          end = start + event.duration_ns / 1e9
+        if 'hlo_op' in stats and stats.get('hlo_module', module) == module:
+          start = round(1000 * event.start_ns)
+          end = start + round(1000 * event.duration_ns)
           events.append((stats['hlo_op'], start, end))
-      yield events
+      if events:
+        (on_device if is_device else on_host).append(events)
+  return on_device or on_host
 
 
-def _own_times(
-  events: list[tuple[str, float, float]],
-) -> Iterable[tuple[str, float]]:
+def _own_times(events: list[Event]) -> Iterable[tuple[str, int]]:
   """Each event's time without that of the events inside it.
 
   A loop has its body's operations inside it.
   """
-  open_events = []  # [name, end, own time]
+  inside = []  # [name, end, own time] of events that are not over
   for name, start, end in sorted(events, key=lambda e: (e[1], -e[2])):
-    while open_events and open_events[-1][1] <= start:
-      yield open_events[-1][0], open_events.pop()[2]
-    if open_events:
-      open_events[-1][2] -= end - start
-    open_events.append([name, end, end - start])
-  for name, _, own in open_events:
+    while inside and inside[-1][1] <= start:
+      yield inside[-1][0], inside.pop()[2]
+    if inside:
+      inside[-1][2] -= min(end, inside[-1][1]) - start
+    inside.append([name, end, end - start])
+  for name, _, own in inside:
     yield name, own
 
 

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from dllm_jax import errors, types
 from dllm_jax.bench import flops
-from dllm_jax.models import config, transformer
+from dllm_jax.models import config, network, transformer
 from dllm_jax.rollout import answer_free, prompts, sharded
 from dllm_jax.rollout import batch as batch_lib
 from dllm_jax.runtime import sharding
@@ -116,7 +116,7 @@ def model_of(denoiser: types.Denoiser) -> config.ModelConfig:
 @functools.cache
 def params(case: Case, mesh: Mesh) -> types.Params:
   """Shape, dtype and sharding of every parameter."""
-  return sharding.targets(transformer.shapes(case.model), mesh)
+  return sharding.targets(network.shapes(case.model), mesh)
 
 
 @functools.cache
@@ -125,7 +125,7 @@ def state(case: Case, mesh: Mesh) -> state_lib.TrainState:
   optimizer = optim.make(case.optimizer)
   shapes = jax.eval_shape(
     lambda params: state_lib.create(params, optimizer),
-    transformer.shapes(case.model),
+    network.shapes(case.model),
   )
   return sharding.targets(shapes, mesh)
 

@@ -72,7 +72,7 @@ def _rotate(x, cos, sin):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Model:
-  """The transformer of `models.transformer`, bidirectional, without a mask."""
+  """The transformer of `models.network`, bidirectional, without a mask."""
 
   cfg: config.ModelConfig
   params: Any

@@ -146,7 +146,7 @@ def _mix(
   shared = num_heads // num_kv  # query heads that a key head serves
   q = q.reshape(rows, size, num_kv, shared, width)
   # Axes are in the order of the products below: else XLA for CPU would
-  # transpose the table, which is the largest array, and not the heads.
+  # transpose the table of scores too, the largest array with many queries.
   q = jnp.transpose(q, (0, 2, 3, 1, 4))
   by_head = lambda x: jnp.swapaxes(x, 1, 2)
   scores = [

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from dllm_jax import types
-from dllm_jax.models import config, transformer
+from dllm_jax.models import config, network
 
 Adapters = dict[str, Any]  # arrays, by '/'-joined path
 
@@ -43,7 +43,7 @@ def fresh(key: Key[Array, ''], cfg: config.ModelConfig) -> Adapters:
   """
   if not cfg.lora_rank:
     raise ValueError('lora_rank is 0, so there are no adapters')
-  return split(transformer.init(key, cfg))[0]
+  return split(network.init(key, cfg))[0]
 
 
 def merge(

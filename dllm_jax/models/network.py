@@ -10,7 +10,7 @@ import dataclasses
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from dllm_jax import types
 from dllm_jax.models import attention, config, layers, parts, stack
@@ -264,3 +264,17 @@ class Transformer(nn.Module):
   ) -> Float[Array, 'B S V']:
     """Float32 logits of every column."""
     return self.unembed(self.hidden(tokens, attention_mask))
+
+
+def init(key: Key[Array, ''], cfg: config.ModelConfig) -> types.Params:
+  """Fresh parameters. `key` is consumed; jit this, eager init is slow."""
+  # Parameters do not depend on it, and JAX's call of cuDNN does not keep the
+  # mask under vmap over queries.
+  cfg = dataclasses.replace(cfg, attention='xla')
+  tokens = jnp.zeros((1, 2), jnp.int32)
+  return Transformer(cfg).init(key, tokens, jnp.ones((1, 2), bool))['params']
+
+
+def shapes(cfg: config.ModelConfig) -> types.Params:
+  """Shape and dtype of every parameter; nothing is computed."""
+  return jax.eval_shape(lambda: init(jax.random.key(0), cfg))

@@ -4,13 +4,11 @@ Dims: B rows, S canvas columns, Q queried or new columns, D model, V vocabulary.
 """
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import traverse_util
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Key
 
@@ -19,17 +17,6 @@ from dllm_jax.models import cache as cache_lib
 from dllm_jax.models import config, feed_forward, network, parts
 from dllm_jax.ops import quantize, schedules
 from dllm_jax.runtime import sharding
-
-
-def _previous_real(
-  attention_mask: Bool[Array, 'B S'], query: Int[Array, 'B Q']
-) -> Int[Array, 'B Q']:
-  """The nearest real column before each query; column 0 if there is none."""
-  columns = jnp.broadcast_to(
-    jnp.arange(attention_mask.shape[1])[None], attention_mask.shape
-  )
-  latest = jax.lax.cummax(jnp.where(attention_mask, columns, 0), axis=1)
-  return jnp.take_along_axis(latest, jnp.maximum(query - 1, 0), axis=1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,7 +59,7 @@ class TransformerDenoiser:
 
   def init(self, key: Key[Array, '']) -> types.Params:
     """See `types.Trainable`."""
-    return init(key, self.cfg)
+    return network.init(key, self.cfg)
 
   def part(self, mesh: Mesh) -> 'TransformerDenoiser':
     """See `types.Divisible`."""
@@ -138,7 +125,7 @@ class TransformerDenoiser:
     state its first token is read.
     """
     if self._is_shifted:
-      query = _previous_real(attention_mask, query)
+      query = schedules.previous_real(attention_mask, query)
       start, width = start - 1, width + 1
     model, variables = self._whole(params)
     hidden, cache = model.apply(
@@ -190,7 +177,7 @@ class TransformerDenoiser:
     )
     source = query
     if self._is_shifted:
-      source = _previous_real(attention_mask, query)
+      source = schedules.previous_real(attention_mask, query)
     number = schedules.positions(attention_mask) // self.cfg.block_causal
     number_at = lambda column: jnp.take_along_axis(number, column, axis=1)
     is_noised = number_at(source) == number_at(query)
@@ -251,7 +238,7 @@ class TransformerDenoiser:
   ) -> Float[Array, 'B Q D']:
     """The states that the tokens at columns `query` are read from."""
     if self._is_shifted:
-      query = _previous_real(attention_mask, query)
+      query = schedules.previous_real(attention_mask, query)
     return jnp.take_along_axis(hidden, query[..., None], axis=1)
 
   def unembed(
@@ -394,31 +381,7 @@ class TransformerCausalLM(TransformerDenoiser):
         'models with experts cannot be compressed: decode without draft or '
         'fractal'
       )
-    return {**params, 'layers': _compress(params['layers'], how)}
-
-
-# Only what is new goes through jit, which would copy the other parameters.
-@functools.partial(jax.jit, static_argnames=('how',))
-def _compress(blocks: types.Params, how: str) -> types.Params:
-  made = {}
-  for path, leaf in traverse_util.flatten_dict(blocks).items():
-    if path[-1] == 'kernel':
-      leaves = quantize.COMPRESSIONS[how](leaf)
-      made |= {(*path[:-1], name): value for name, value in leaves.items()}
-    else:
-      made[path] = leaf
-  return traverse_util.unflatten_dict(made)
-
-
-def init(key: Key[Array, ''], cfg: config.ModelConfig) -> types.Params:
-  """Fresh parameters. `key` is consumed; jit this, eager init is slow."""
-  # Parameters do not depend on it, and JAX's call of cuDNN does not keep the
-  # mask under vmap over queries.
-  cfg = dataclasses.replace(cfg, attention='xla')
-  tokens = jnp.zeros((1, 2), jnp.int32)
-  return network.Transformer(cfg).init(key, tokens, jnp.ones((1, 2), bool))[
-    'params'
-  ]
+    return {**params, 'layers': quantize.compress(params['layers'], how)}
 
 
 def of_config(cfg: config.ModelConfig) -> TransformerDenoiser:
@@ -430,8 +393,3 @@ def config_of(denoiser: types.Denoiser) -> config.ModelConfig | None:
   """The config of one of this module's models; None for any other model."""
   is_own = type(denoiser) in (TransformerDenoiser, TransformerCausalLM)
   return denoiser.cfg if is_own else None
-
-
-def shapes(cfg: config.ModelConfig) -> types.Params:
-  """Shape and dtype of every parameter; nothing is computed."""
-  return jax.eval_shape(lambda: init(jax.random.key(0), cfg))

@@ -10,8 +10,11 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from flax import traverse_util
 from jax import ad_checkpoint
 from jaxtyping import Array, Float
+
+from dllm_jax import types
 
 # Name of the scales beside a kernel. They have a leading axis of groups, which
 # is 1 where a scale belongs to a whole output channel.
@@ -65,6 +68,20 @@ COMPRESSIONS: dict[str, Callable[[Array], dict[str, Array]]] = {
   'noise': noise,
   'zeros': lambda kernel: {'kernel': jnp.zeros_like(kernel)},
 }
+
+
+# Only what is new goes through jit, which would copy the other parameters.
+@functools.partial(jax.jit, static_argnames=('how',))
+def compress(params: types.Params, how: str) -> types.Params:
+  """The parameters with every kernel replaced as `COMPRESSIONS[how]` says."""
+  made = {}
+  for path, leaf in traverse_util.flatten_dict(params).items():
+    if path[-1] == 'kernel':
+      leaves = COMPRESSIONS[how](leaf)
+      made |= {(*path[:-1], name): value for name, value in leaves.items()}
+    else:
+      made[path] = leaf
+  return traverse_util.unflatten_dict(made)
 
 
 def product(

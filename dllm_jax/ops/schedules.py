@@ -1,8 +1,9 @@
-"""Schedules: how many tokens each denoising step commits, and when.
+"""Schedules: how many tokens each denoising step commits, and when; positions.
 
 Dims: B rows, L completion columns, S canvas columns.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
@@ -103,3 +104,14 @@ def positions(attention_mask: Bool[Array, 'B S']) -> Int[Array, 'B S']:
   """
   count = jnp.cumsum(attention_mask.astype(jnp.int32), axis=-1)
   return jnp.maximum(count - 1, 0)
+
+
+def previous_real(
+  attention_mask: Bool[Array, 'B S'], query: Int[Array, 'B Q']
+) -> Int[Array, 'B Q']:
+  """The nearest real column before each query; column 0 if there is none."""
+  columns = jnp.broadcast_to(
+    jnp.arange(attention_mask.shape[1])[None], attention_mask.shape
+  )
+  latest = jax.lax.cummax(jnp.where(attention_mask, columns, 0), axis=1)
+  return jnp.take_along_axis(latest, jnp.maximum(query - 1, 0), axis=1)

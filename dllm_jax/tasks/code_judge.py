@@ -97,7 +97,7 @@ def make_task(
   Args:
     name: the key in `tasks.TASKS`.
     reading: of completions; see `programs`.
-    prompt_style: see `coding.Coding`.
+    prompt_style: see `styles.Styled`.
     sandbox_tier: see `SandboxJudge`, as the rest.
     sandbox_workers: programs at a time.
     sandbox_cpu_seconds: of a program.

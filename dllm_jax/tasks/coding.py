@@ -78,7 +78,7 @@ class Coding(styles.Styled):
   )
 
   def words(self) -> tuple[str, ...]:
-    """Those of any text, and code blocks."""
+    """The words of plain English, and those of a code block."""
     return (*super().words(), *_BLOCK_WORDS)
 
   def question(self, row: task.Row) -> str:

@@ -8,7 +8,9 @@ from dllm_jax.tasks import tags, task
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Styled:
-  """What such tasks have in common: they differ in `question` and `request`.
+  """A task with the prompt styles 'terse' and 'd1'.
+
+  A subclass gives `request`, and `question` where its rows have no 'question'.
 
   Attributes:
     prompt_style: 'terse' is the question alone; 'd1' asks for the layout too.
@@ -31,7 +33,7 @@ class Styled:
     return self._preface() + self.question(row)
 
   def words(self) -> tuple[str, ...]:
-    """Tags, ASCII characters, and the words of the request."""
+    """Tags, ASCII characters, and in style 'd1' the words of the request."""
     return tags.lexicon(self._preface())
 
   def _preface(self) -> str:

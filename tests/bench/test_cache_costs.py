@@ -12,7 +12,7 @@ import pytest
 from dllm_jax import types
 from dllm_jax.bench import cache_costs, caches, cases, hlo, hlo_counts, programs
 from dllm_jax.decoding import fixed, gated
-from dllm_jax.models import transformer
+from dllm_jax.models import network
 from dllm_jax.runtime import sharding
 from tests import tiny
 from tests.bench import buffers
@@ -44,7 +44,7 @@ def compiled(lowered):
 )
 def test_operations_of_8b(cache, least, most):
   """At least those of the columns alone, and not much more."""
-  params = transformer.shapes(LLADA.model)
+  params = network.shapes(LLADA.model)
   steps = np.full((1, 8), 16)
 
   def total(cache):

@@ -75,6 +75,33 @@ def test_a_program_of_the_tpu_compiler_is_counted_by_hand():
   assert hlo_counts.collectives(program) == {'all-gather': 3 * 4 * 8 * 4}
 
 
+def test_kinds_of_a_program_of_the_tpu_compiler_by_hand():
+  program = hlo.parse(TPU)
+  kind = lambda name, where: hlo_counts.kind(
+    program.computations[where][name], program.computations[where], program
+  )
+  assert kind('y', 'body') == 'products'  # a fusion
+  assert kind('part', 'body') == 'copies'
+  assert kind('s.1', 'body') == 'collectives'
+  assert kind('loop', 'main') == 'control'
+  assert kind('lt', 'cond') == 'others'
+
+
+@pytest.mark.parametrize(
+  ('instruction', 'want'),
+  [
+    ('f32[4] copy-start(%a)', 'copies'),
+    ('f32[4] all-reduce-done(%a)', 'collectives'),
+    ('f32[4] add(%a, %b)', 'others'),
+  ],
+)
+def test_kinds_of_one_instruction(instruction, want):
+  program = _one(instruction, a='f32[4]', b='f32[4]')
+  scope = program.computations[program.entry]
+  *_, op = scope.values()
+  assert hlo_counts.kind(op, scope, program) == want
+
+
 def test_buffers_are_outside_of_fusions():
   inner = hlo.Shape('f32', (8, 16))  # a parameter of `product`, and `w`
   assert [

@@ -1,11 +1,13 @@
 """Profiles of compiled programs."""
 
+import os
 import time
 
 import jax
 import jax.numpy as jnp
 import pytest
 
+from dllm_jax import errors
 from dllm_jax.bench import kernels, tables
 
 
@@ -35,8 +37,8 @@ def test_a_loop_is_divided_into_its_operations(profile):
   assert product.runs == 3 and product.source.endswith('dot_general')
   (loop,) = [k for k in found if k.kind == 'control']
   # Without what is inside it.
-  assert loop.runs == 1 and loop.seconds < product.seconds
-  assert 0 < sum(k.seconds for k in found) < wall / 2
+  assert loop.runs == 1 and loop.seconds < 3 * product.seconds
+  assert 0 < sum(k.seconds for k in found) < wall * os.cpu_count()
   assert [k.seconds for k in found] == sorted(
     (k.seconds for k in found), reverse=True
   )
@@ -47,15 +49,29 @@ def test_a_loop_is_divided_into_its_operations(profile):
 
 def test_own_times_by_hand():
   """A loop of 10 with two operations inside it, and one after it."""
-  events = [('b', 5.0, 9.0), ('loop', 0.0, 10.0), ('a', 1.0, 3.0)]
-  events += [('inner', 6.0, 7.0), ('after', 10.0, 11.0)]
+  events = [('b', 5, 9), ('loop', 0, 10), ('a', 1, 3)]
+  events += [('inner', 6, 7), ('after', 10, 11)]
   assert dict(kernels._own_times(events)) == {
-    'a': 2.0,
-    'inner': 1.0,
-    'b': 3.0,
-    'loop': 4.0,
-    'after': 1.0,
+    'a': 2,
+    'inner': 1,
+    'b': 3,
+    'loop': 4,
+    'after': 1,
   }
+
+
+def test_touching_and_overlapping_events_by_hand():
+  touching = [('a', 0, 3), ('b', 3, 5)]
+  assert dict(kernels._own_times(touching)) == {'a': 3, 'b': 2}
+  # What they share counts once.
+  overlapping = [('a', 0, 3), ('b', 2, 5)]
+  assert dict(kernels._own_times(overlapping)) == {'a': 2, 'b': 3}
+
+
+def test_a_program_that_did_not_run_is_an_error():
+  compiled = jax.jit(lambda x: x + 1).lower(1.0).compile()
+  with pytest.raises(errors.UserError, match='recorded no operation of jit_'):
+    kernels.profile(lambda: None, compiled)
 
 
 def test_the_table_shows_the_costliest(profile):

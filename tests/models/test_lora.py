@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dllm_jax.models import layers, lora, network, transformer
+from dllm_jax.models import layers, lora, network
 from dllm_jax.train import state
 from tests import tiny
 
@@ -65,7 +65,7 @@ def test_adapters_are_used_in_the_dtype_of_the_activations():
 
 
 def test_a_new_adapter_changes_nothing():
-  fresh = jax.jit(transformer.init, static_argnames='cfg')(
+  fresh = jax.jit(network.init, static_argnames='cfg')(
     jax.random.key(0), cfg=LORA
   )
   names = {path[-1].key for path, _ in jax.tree.leaves_with_path(fresh)}
@@ -117,7 +117,7 @@ def fresh(key, cfg):
 
 
 def test_fresh_adapters_are_those_of_a_fresh_model():
-  init = jax.jit(transformer.init, static_argnames='cfg')
+  init = jax.jit(network.init, static_argnames='cfg')
   adapters, plain = lora.split(init(jax.random.key(4), LORA))
   jax.tree.map(
     np.testing.assert_array_equal, fresh(jax.random.key(4), LORA), adapters

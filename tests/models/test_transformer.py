@@ -209,7 +209,7 @@ def test_layers_are_a_loop_or_are_not(sparse_every):
     sparse_every=sparse_every,
     **(sparse if sparse_every > 1 else {}),
   )
-  params = jax.jit(transformer.init, static_argnums=1)(jax.random.key(0), cfg)
+  params = jax.jit(network.init, static_argnums=1)(jax.random.key(0), cfg)
 
   @functools.partial(jax.value_and_grad, argnums=0)
   def loss(params, cfg):

@@ -465,7 +465,7 @@ MUTATIONS = (
     'models/test_transformer.py models/test_causal_lm.py',
   ),
   Mutation(
-    'models/transformer.py',
+    'ops/schedules.py',
     'latest = jax.lax.cummax(jnp.where(attention_mask, columns, 0), axis=1)',
     'latest = columns',
     'models/test_transformer.py models/test_causal_lm.py',

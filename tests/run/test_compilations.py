@@ -13,20 +13,21 @@ REPO = pathlib.Path(__file__).resolve().parents[2]
 
 
 def test_a_run_compiles_each_large_program_once(tmp_path):
-  """Base, AG-GRPO, control and evaluation, from an empty cache."""
+  """Base, AG-GRPO, control and evaluation."""
   done = subprocess.run(
     [sys.executable, REPO / 'launch' / 'train.py']
-    + ['--config', commands.CONFIG, '--workdir', tmp_path / 'run'],
+    + ['--config', commands.CONFIG, '--config.train.control=True']
+    + ['--workdir', tmp_path / 'run'],
     cwd=REPO,
     env=os.environ
     | {
-      'DLLM_JAX_CACHE': str(tmp_path / 'cache'),
       'JAX_LOG_COMPILES': '1',
       'PYTHONPATH': str(REPO),
       'XLA_FLAGS': commands.XLA_FLAGS,
     },
     capture_output=True,
     text=True,
+    timeout=commands.SECONDS,
   )
   assert done.returncode == 0, done.stderr[-1000:]
   compiled = collections.Counter(
@@ -36,4 +37,5 @@ def test_a_run_compiles_each_large_program_once(tmp_path):
   assert compiled['sample'] == 2
   for name in ('init', 'inner_step', '_update', 'assemble'):
     assert compiled[name] == 1
-  assert compiled.total() <= 60  # 55 at the time of writing
+  # 55 at the time of writing, most of them JAX's own small ones.
+  assert compiled.total() <= 80, compiled

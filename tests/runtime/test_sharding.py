@@ -71,9 +71,7 @@ def test_mesh_that_does_not_fit(sizes):
 @pytest.mark.parametrize('name', VARIANTS)
 def test_every_parameter_is_placed_and_divided(name):
   cfg = dataclasses.replace(tiny.MODEL, **VARIANTS[name])
-  shapes = jax.eval_shape(
-    lambda key: transformer.init(key, cfg), jax.random.key(0)
-  )
+  shapes = jax.eval_shape(lambda key: network.init(key, cfg), jax.random.key(0))
   params = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
   placed = jax.device_put(
     params, sharding.param_shardings(params, mesh_of(-1, 2, 2))
@@ -97,13 +95,13 @@ def test_every_parameter_is_placed_and_divided(name):
 def test_every_rule_is_the_first_for_some_parameter():
   used = set()
   variants = [
-    transformer.shapes(dataclasses.replace(tiny.MODEL, **changes))
+    network.shapes(dataclasses.replace(tiny.MODEL, **changes))
     for changes in VARIANTS.values()
   ]
   lm = transformer.of_config(dataclasses.replace(tiny.MODEL, causal=True))
   for how in ('int8', 'int4'):
     compress = functools.partial(lm.compress, how=how)
-    variants.append(jax.eval_shape(compress, transformer.shapes(lm.cfg)))
+    variants.append(jax.eval_shape(compress, network.shapes(lm.cfg)))
   for shapes in variants:
     for path, leaf in jax.tree.leaves_with_path(shapes):
       name = jax.tree_util.keystr(path, simple=True, separator='/')
