@@ -43,6 +43,9 @@ def get_config(arg: str = '') -> config_dict.ConfigDict:
       'max_anchor': 8,
       'template': 'wanted',
       'suppress_eos': False,
+      'groups': 'all',  # 'failed': those without a right answer (IGPO)
+      'anneal_steps': 0,  # steps until no row is guided; 0 is never
+      'credit': 'all',  # 'reasoning': not the answer
     }
   )
   presets.apply(config, arg)

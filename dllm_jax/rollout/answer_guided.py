@@ -14,7 +14,7 @@ References:
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +54,16 @@ class GuidedConfig:
       prompts with a longer anchor get answer-free rows instead.
     suppress_eos: never propose a stop token in the reasoning; after an early
       one the answer would get no gradient.
+    groups: 'all', or 'failed': guided rows take the place of answer-free ones
+      only in groups whose answer-free rows are all wrong. All rows of all
+      groups are then sampled without an answer first.
+    anneal_steps: number of steps over which the guided rows of a group become
+      fewer, linearly, down to none; 0 keeps them.
+    credit: tokens of guided rows that have an advantage: 'all', or those of the
+      'reasoning' and not of the answer that is predicted from it.
+
+  References:
+    The groups 'failed': Zhao et al. 2025, IGPO (arXiv:2509.10396).
   """
 
   num_guided: int
@@ -63,6 +73,9 @@ class GuidedConfig:
   max_anchor: int
   template: str = 'wanted'
   suppress_eos: bool = False
+  groups: Literal['all', 'failed'] = 'all'
+  anneal_steps: int = 0
+  credit: Literal['all', 'reasoning'] = 'all'
 
   def __post_init__(self):
     if self.num_guided < 0:
@@ -76,8 +89,25 @@ class GuidedConfig:
         f'num_steps {self.num_steps}, max_anchor {self.max_anchor} and margin '
         f'{self.margin} must be positive, positive and not negative'
       )
+    if self.anneal_steps < 0:
+      raise ValueError(f'anneal_steps {self.anneal_steps} is negative')
+    for name, known in (
+      ('groups', ('all', 'failed')),
+      ('credit', ('all', 'reasoning')),
+    ):
+      if getattr(self, name) not in known:
+        raise ValueError(
+          f'{name} {getattr(self, name)!r}: expected one of {known}'
+        )
     if self.answer_steps is not None and self.answer_steps < 1:
       raise ValueError(f'answer_steps {self.answer_steps} is not positive')
+
+  def num_at(self, step: int) -> int:
+    """Guided rows of a group in a step: ceil((1 - t / n) k), not below 0."""
+    if not self.anneal_steps:
+      return self.num_guided
+    left = max(0, self.anneal_steps - step)
+    return -(-self.num_guided * left // self.anneal_steps)
 
   def steps_of_answer(self, gen_length: int) -> int:
     """Denoising steps of the re-prediction pass."""

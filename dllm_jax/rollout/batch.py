@@ -174,9 +174,21 @@ def merge(
   second: types.Trajectory,
   is_second: Bool[np.ndarray, ' B'],
   mesh: Mesh,
+  *,
+  is_first_whole: bool = False,
 ) -> types.Trajectory:
-  """Interleaves the rows of two trajectories, in order, by `is_second`."""
+  """Interleaves the rows of two trajectories, in order, by `is_second`.
+
+  Args:
+    first: its rows, those where `is_second` is False.
+    second: its rows, those where it is True.
+    is_second: which trajectory each row is from.
+    mesh: device mesh.
+    is_first_whole: whether `first` has the other rows too, which are left out.
+  """
   of_first = np.cumsum(~is_second) - 1
+  if is_first_whole:
+    of_first = np.arange(len(is_second))
   of_second = np.cumsum(is_second) - 1 + first.num_steps.shape[0]
   index = np.where(is_second, of_second, of_first)
   return _take(sharding.rows(mesh))((first, second), index)

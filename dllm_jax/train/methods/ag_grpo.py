@@ -12,8 +12,10 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from dllm_jax import errors, types
 from dllm_jax.decoding import fixed
@@ -112,34 +114,39 @@ class AgGrpo(policy.PolicyMethod):
   ) -> tuple[types.RolloutBatch, dict[str, Any]]:
     """Samples both kinds of rows of every group, and rewards them together."""
     ctx, size = self.ctx, self.rollout.group_size
-    num_guided = self.cfg.guided.num_guided
+    cfg, decoder = self.cfg.guided, self.rollout.decoder
     requests = batch.request_groups(ctx, rows, size)
-    anchors = answer_guided.anchors(
-      ctx.task, ctx.tokenizer, rows, self.cfg.guided
-    )
+    anchors = answer_guided.anchors(ctx.task, ctx.tokenizer, rows, cfg)
     row_id = np.arange(len(requests.prompt_id))
-    last = row_id % size >= size - num_guided
+    last = row_id % size >= size - cfg.num_at(step)
     has_anchor = np.array([a is not None for a in anchors])
     guided = last & has_anchor[requests.prompt_id]
     key = streams.step_key(ctx.root, 'rollout', step)
 
     # The two kinds are sampled separately, then merged in row order. There are
-    # two shapes of answer-free rows: if every anchor fits, and if any does not.
-    num_last = len(rows) * num_guided
-    num_free = len(row_id) - (num_last if guided.sum() == num_last else 0)
+    # two shapes of answer-free rows: without the guided ones, if every anchor
+    # fits, and with them.
+    num_last = len(rows) * cfg.num_guided
+    without = cfg.groups == 'all' and guided.sum() == num_last
     parts = []
-    if not guided.all():
-      free = batch.take(requests.prompts, row_id[~guided], num_free, ctx.mesh)
+    if cfg.groups == 'failed':
       parts.append(
-        answer_free.rollout(ctx, state.params, key, free, self.rollout.decoder)
+        answer_free.rollout(ctx, state.params, key, requests.prompts, decoder)
       )
+      guided &= self._has_failed(rows, requests, parts[0])[requests.group_id]
+    elif not guided.all():
+      num_free = len(row_id) - (num_last if without else 0)
+      free = batch.take(requests.prompts, row_id[~guided], num_free, ctx.mesh)
+      parts.append(answer_free.rollout(ctx, state.params, key, free, decoder))
     if guided.any():
       parts.append(
         self._guided(state, key, requests, anchors, row_id[guided], num_last)
       )
     trajectory = parts[0]
     if len(parts) == 2:
-      trajectory = batch.merge(*parts, guided, ctx.mesh)
+      trajectory = batch.merge(
+        *parts, guided, ctx.mesh, is_first_whole=cfg.groups == 'failed'
+      )
     judged = batch.judge(
       ctx,
       rows,
@@ -147,7 +154,43 @@ class AgGrpo(policy.PolicyMethod):
       reward=score.task_reward(ctx, self.cfg.reward),
       advantage=self.cfg.advantage,
     )
-    return judged.batch, judged.metrics
+    made = judged.batch
+    if cfg.credit == 'reasoning' and guided.any():
+      length = np.array([len(anchor or ()) for anchor in anchors])
+      is_answer = np.arange(decoder.gen_length) >= (
+        decoder.gen_length - length[requests.prompt_id, None]
+      )
+      made = made._replace(
+        advantage=self._without(made.advantage, guided[:, None] & is_answer)
+      )
+    return made, judged.metrics
+
+  def _has_failed(
+    self,
+    rows: Sequence[task_lib.Row],
+    requests: batch.Requests,
+    trajectory: types.Trajectory,
+  ) -> Bool[np.ndarray, ' N']:
+    """Whether no completion of each group is right."""
+    mesh, num_rows = self.ctx.mesh, len(requests.prompt_id)
+    own = process_rows.share(mesh, num_rows)
+    scored = score.task_reward(self.ctx, self.cfg.reward)(
+      score.Samples(
+        rows=[rows[i] for i in requests.prompt_id[own]],
+        trajectory=process_rows.fetch(trajectory),
+        group_id=requests.group_id[own],
+      )
+    ).arrays()
+    right = process_rows.gather(scored.judged & scored.correct, own, num_rows)
+    return np.bincount(requests.group_id, weights=right) == 0
+
+  def _without(
+    self, advantage: Float[Array, 'B L'], masked: Bool[np.ndarray, 'B L']
+  ) -> Float[Array, 'B L']:
+    """The advantages with zeros where `masked`."""
+    mesh, num_rows = self.ctx.mesh, len(masked)
+    own = process_rows.share(mesh, num_rows)
+    return _zero(advantage, process_rows.place(masked[own], mesh, num_rows))
 
   def _guided(
     self,
@@ -185,3 +228,8 @@ class AgGrpo(policy.PolicyMethod):
     if self.cfg.guided.num_guided:
       decoders += answer_guided.passes(decoders[0], self.cfg.guided)
     return max(decoder.largest_commit() for decoder in decoders)
+
+
+@jax.jit
+def _zero(x: Array, where: Array) -> Array:
+  return jnp.where(where, 0, x)

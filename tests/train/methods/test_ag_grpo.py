@@ -198,6 +198,63 @@ def test_num_guided_from_none_to_all_rows(num_guided, plain, free):
     np.testing.assert_array_equal(batch.tokens[same], other.tokens[same])
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FirstIsRight(countdown.Countdown):
+  """Every completion of the first problem is right, and no other one is."""
+
+  def score(self, row, completion):
+    found = super().score(row, completion)
+    return found._replace(correct=row['id'] == ROWS[0]['id'])
+
+
+@pytest.mark.parametrize('devices', [1, 8])
+def test_only_groups_without_a_right_answer_are_guided(plain, free, devices):
+  cfg, ctx = tiny_run.parts(devices=devices, method__guided__groups='failed')
+  task = FirstIsRight(**dataclasses.asdict(ctx.task))
+  method, state = tiny_run.start(cfg, dataclasses.replace(ctx, task=task))
+  batch, metrics = method.collect(state, ROWS, 0)
+  batch = jax.device_get(batch)
+  solved = PROMPT == 0
+  np.testing.assert_array_equal(batch.guided, plain[0].guided & ~solved)
+  assert_same_rollouts(batch, plain[0], ~solved)
+  assert_same_rollouts(batch, free[0], solved)
+  assert metrics['rollout/guided_fraction'] == 6 / 16
+
+
+def test_without_a_failed_group_no_row_is_guided(free):
+  rows = [row | {'id': ROWS[0]['id']} for row in ROWS]
+  cfg, ctx = tiny_run.parts(method__guided__groups='failed')
+  task = FirstIsRight(**dataclasses.asdict(ctx.task))
+  method, state = tiny_run.start(cfg, dataclasses.replace(ctx, task=task))
+  batch, _ = method.collect(state, rows, 0)
+  assert not batch.guided.any()
+  np.testing.assert_array_equal(batch.tokens, free[0].tokens)
+
+
+def test_guided_rows_become_fewer(plain):
+  changes = {'method__guided__anneal_steps': 10}
+  for step, num in ((0, 2), (4, 2), (5, 1), (9, 1), (10, 0), (99, 0)):
+    cfg, _ = tiny_run.parts(**changes)
+    assert cfg.method.guided.num_at(step) == num
+  batch, _ = collect(step=5, **changes)
+  np.testing.assert_array_equal(batch.guided, np.arange(16) % G == G - 1)
+  batch, metrics = collect(step=10, **changes)
+  assert not batch.guided.any() and 'guided/mean' not in metrics
+
+
+def test_only_reasoning_has_credit(plain):
+  batch, _ = collect(method__guided__credit='reasoning')
+  # Anchors: two tags, five tokens.
+  is_answer = plain[0].guided[:, None] & (np.arange(L) >= L - A)
+  assert (batch.advantage[is_answer] == 0).all()
+  np.testing.assert_array_equal(
+    batch.advantage[~is_answer], plain[0].advantage[~is_answer]
+  )
+  assert (plain[0].advantage[is_answer] != 0).any()
+  for name in ('tokens', 'completion_mask', 'guided', 'sampler_logp'):
+    np.testing.assert_array_equal(getattr(batch, name), getattr(plain[0], name))
+
+
 def test_steps_draw_different_completions(plain):
   other, _ = collect(step=1)
   assert (other.tokens != plain[0].tokens).any(1).mean() > 0.9
