@@ -52,6 +52,7 @@ METRICS = {
   'reward/correct': Metric('right answers', 'share'),
   'reward/not_finite': Metric('rows without a finite reward', 'share'),
   'group/zero_variance': Metric('groups without variance', 'share'),
+  'group/failed': Metric('groups without a right answer-free row', 'share'),
   'rollout/length': Metric('completion length', 'tokens'),
   'rollout/num_steps': Metric('denoising steps', 'steps'),
   'rollout/tokens_per_step': Metric('tokens per step', 'tokens'),
@@ -147,8 +148,8 @@ LEARNING = (
   ),
   Chart(
     'Groups without variance',
-    ('group/zero_variance',),
-    'all completions earn the same',
+    ('group/zero_variance', 'group/failed'),
+    'all completions earn the same, or none is right',
   ),
   Chart('Denoising steps', ('rollout/num_steps',), 'mean of the rollouts'),
   Chart('Tokens per step', ('rollout/tokens_per_step',)),

@@ -186,6 +186,7 @@ def test_metrics_by_hand(judged):
     'guided/length': 12.0,
     'guided/leaked_gold': 0.0,
     'group/zero_variance': 0.0,
+    'group/failed': 0.5,
     'reward/not_finite': 0.0,
   }
   for name, value in want.items():
