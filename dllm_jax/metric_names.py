@@ -147,7 +147,7 @@ LEARNING = (
     'first and last inner step',
   ),
   Chart(
-    'Groups without variance',
+    'Groups without a signal',
     ('group/zero_variance', 'group/failed'),
     'all completions earn the same, or none is right',
   ),

@@ -130,8 +130,9 @@ def _check_flags() -> None:
     raise errors.UsageError(
       '--suite caches takes both --model DIR and --prompts FILE, or neither'
     )
-  is_profiled = PLAN.value is None and {'decode', 'update'} & set(SUITE.value)
-  if KERNELS.value and not is_profiled:
+  if KERNELS.value and PLAN.value is not None:
+    raise errors.UsageError('--kernels is not read by --plan')
+  if KERNELS.value and not {'decode', 'update'} & set(SUITE.value):
     raise errors.UsageError(
       '--kernels is read by --suite decode and update alone'
     )

@@ -27,6 +27,7 @@ UPCYCLE = flags.DEFINE_integer(
 SPARSE_EVERY = flags.DEFINE_integer(
   'sparse_every', 1, 'of --upcycle: the last of every so many layers', 1
 )
+SEED = flags.DEFINE_integer('seed', 0, 'of the routers of --upcycle')
 
 
 def main() -> int:
@@ -37,8 +38,9 @@ def main() -> int:
       '--upcycle takes a model without adapters: merge them first, into a '
       'folder of their own'
     )
-  if SPARSE_EVERY.present and not UPCYCLE.value:
-    raise errors.UsageError('--sparse_every is read with --upcycle alone')
+  for flag in (SPARSE_EVERY, SEED):
+    if flag.present and not UPCYCLE.value:
+      raise errors.UsageError(f'--{flag.name} is read with --upcycle alone')
   cli.setup_jax(1)
   from dllm_jax import model as model_lib
   from dllm_jax.hf import hub, save, upcycled
@@ -58,6 +60,7 @@ def main() -> int:
       mesh,
       num_experts=UPCYCLE.value,
       sparse_every=SPARSE_EVERY.value,
+      seed=SEED.value,
       **shared,
     )
   else:

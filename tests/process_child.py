@@ -136,6 +136,17 @@ def train(process: int) -> dict[str, np.ndarray]:
   )
 
 
+def train_failed(process: int) -> dict[str, np.ndarray]:
+  """AG-GRPO that guides failed groups, with fewer and fewer rows."""
+  return updates(
+    'ag_grpo',
+    devices=COUNT * DEVICES,
+    method__guided__groups='failed',
+    method__guided__credit='reasoning',
+    method__guided__anneal_steps=2,
+  )
+
+
 def train_gated(process: int) -> dict[str, np.ndarray]:
   """TA-GRPO-d: gated rollouts, with the rewards of their steps."""
   return updates('ta_grpo_d', devices=COUNT * DEVICES)
@@ -198,6 +209,7 @@ MODES = {
   for f in (
     agree,
     train,
+    train_failed,
     train_gated,
     train_fsdp,
     train_tensor,

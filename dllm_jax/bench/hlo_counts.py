@@ -176,8 +176,8 @@ def _moves(op: hlo.Instruction, program: hlo.Program) -> bool:
 def kind(op: hlo.Instruction, scope: Scope, program: hlo.Program) -> str:
   """'products', 'collectives', 'copies', 'control' or 'others'.
 
-  A fusion or a call is the first of these that it has inside it. Control is
-  loops and branches without what is inside them.
+  A fusion or a call is the first of these that it has inside it; copies if it
+  does nothing else. Control is loops and branches without what is inside them.
 
   Args:
     op: an instruction.
@@ -191,15 +191,19 @@ def kind(op: hlo.Instruction, scope: Scope, program: hlo.Program) -> str:
     return 'collectives'
   if 'products' in _flops(op, scope):
     return 'products'
-  if opcode in _MOVES or _moves(op, program):
+  if opcode in _MOVES:
     return 'copies'
-  if opcode in ('fusion', 'call'):
-    (callee,) = hlo.callees(op)
-    inside = program.computations[callee]
-    kinds = {kind(each, inside, program) for each in inside.values()}
+  if opcode in ('fusion', 'call', 'async'):
+    kinds, moves = set(), set()
+    for callee in hlo.callees(op):
+      inside = program.computations[callee]
+      kinds |= {kind(each, inside, program) for each in inside.values()}
+      moves |= {each.opcode for each in inside.values()} - _NOTHING
     for name in ('products', 'collectives', 'control'):
       if name in kinds:
         return name
+    if moves and moves <= _MOVES:
+      return 'copies'
   return 'others'
 
 

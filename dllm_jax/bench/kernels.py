@@ -11,9 +11,8 @@ import jax
 from dllm_jax import errors
 from dllm_jax.bench import hlo, hlo_counts
 
-_PS = (
-  1e-12  # times are whole picoseconds, so that sums and comparisons are exact
-)
+# Times are whole picoseconds, so that events that touch do not overlap.
+_PS = 1e-12
 
 # (operation, start, end)
 Event = tuple[str, int, int]
@@ -95,22 +94,25 @@ def _lines(data: jax.profiler.ProfileData, module: str) -> list[list[Event]]:
   """The program's events of each thread or stream.
 
   On an accelerator those of the host are left out: its threads only start what
-  the device runs. A TPU has its operations in one line and says nothing of
-  their program; what runs while it is profiled is that program.
+  the device runs. A TPU has its operations in one line and names them by their
+  text; what runs while it is profiled is taken for the program.
   """
   on_host, on_device = [], []
   for plane in data.planes:
     is_device = plane.name.startswith('/device:')
     lines = list(plane.lines)
-    lines = [line for line in lines if line.name == 'XLA Ops'] or lines
-    for line in lines:
+    of_tpu = [line for line in lines if line.name == 'XLA Ops']
+    for line in of_tpu or lines:
       events = []
       for event in line.events:
         stats = dict(event.stats)
-        if 'hlo_op' in stats and stats.get('hlo_module', module) == module:
+        name = stats.get('hlo_op')
+        if of_tpu:
+          name = event.name.partition(' = ')[0].lstrip('%')
+        if name and stats.get('hlo_module', module) == module:
           start = round(1000 * event.start_ns)
           end = start + round(1000 * event.duration_ns)
-          events.append((stats['hlo_op'], start, end))
+          events.append((name, start, end))
       if events:
         (on_device if is_device else on_host).append(events)
   return on_device or on_host

@@ -80,6 +80,16 @@ def short(what: Any, room: int = 120) -> str:
   return text if len(text) <= room else f'{text[:room]}...'
 
 
+def check_new(target: pathlib.Path) -> None:
+  """Refuses a path at which there is something.
+
+  Raises:
+    UserError: there is.
+  """
+  if os.path.lexists(target):
+    raise errors.UserError(f'{target} already exists; name a new folder')
+
+
 @contextlib.contextmanager
 def new(target: pathlib.Path) -> Iterator[pathlib.Path]:
   """A folder to fill, which becomes `target` when the block ends well.
@@ -90,8 +100,7 @@ def new(target: pathlib.Path) -> Iterator[pathlib.Path]:
   Raises:
     UserError: the target exists, or the disk refuses.
   """
-  if os.path.lexists(target):
-    raise errors.UserError(f'{target} already exists; name a new folder')
+  check_new(target)
   try:
     target.parent.mkdir(parents=True, exist_ok=True)
     # Not of tempfile, whose folders are private: this one is to stay.

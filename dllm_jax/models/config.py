@@ -202,6 +202,28 @@ class ModelConfig:
       capacity_factor=None,
     )
 
+  def with_experts(self, num_experts: int, sparse_every: int) -> 'ModelConfig':
+    """The inverse of `dense`: copies of one MLP compute what it computes.
+
+    Raises:
+      ValueError: the model has experts or another feed-forward part, or a value
+        is out of range.
+    """
+    kinds = {'swiglu': 'experts', 'gelu': 'gelu_experts'}
+    if self.feed_forward not in kinds:
+      raise ValueError(
+        f'feed_forward {self.feed_forward!r}: only a dense transformer, with '
+        f'one of {tuple(kinds)}, can be upcycled'
+      )
+    return dataclasses.replace(
+      self,
+      feed_forward=kinds[self.feed_forward],
+      num_experts=num_experts,
+      sparse_every=sparse_every,
+      experts_per_token=1,
+      gate_scale='none',
+    )
+
   def _check_experts(self):
     if self.feed_forward.endswith('experts') != (self.num_experts > 0):
       raise ValueError(

@@ -381,6 +381,7 @@ class TransformerCausalLM(TransformerDenoiser):
         'models with experts cannot be compressed: decode without draft or '
         'fractal'
       )
+    # Only layers go through jit, which would copy the other parameters.
     return {**params, 'layers': quantize.compress(params['layers'], how)}
 
 

@@ -70,12 +70,11 @@ COMPRESSIONS: dict[str, Callable[[Array], dict[str, Array]]] = {
 }
 
 
-# Only what is new goes through jit, which would copy the other parameters.
 @functools.partial(jax.jit, static_argnames=('how',))
-def compress(params: types.Params, how: str) -> types.Params:
-  """The parameters with every kernel replaced as `COMPRESSIONS[how]` says."""
+def compress(layers: types.Params, how: str) -> types.Params:
+  """Layers with every kernel replaced as `COMPRESSIONS[how]` says."""
   made = {}
-  for path, leaf in traverse_util.flatten_dict(params).items():
+  for path, leaf in traverse_util.flatten_dict(layers).items():
     if path[-1] == 'kernel':
       leaves = COMPRESSIONS[how](leaf)
       made |= {(*path[:-1], name): value for name, value in leaves.items()}

@@ -54,16 +54,17 @@ class GuidedConfig:
       prompts with a longer anchor get answer-free rows instead.
     suppress_eos: never propose a stop token in the reasoning; after an early
       one the answer would get no gradient.
-    groups: 'all', or 'failed': guided rows take the place of answer-free ones
-      only in groups whose answer-free rows are all wrong. All rows of all
-      groups are then sampled without an answer first.
+    groups: 'all', or 'failed': guided rows take the place of the last
+      answer-free ones only in groups whose answer-free rows are all wrong. All
+      rows of all groups are then sampled without an answer first, and judged.
     anneal_steps: number of steps over which the guided rows of a group become
       fewer, linearly, down to none; 0 keeps them.
     credit: tokens of guided rows that have an advantage: 'all', or those of the
       'reasoning' and not of the answer that is predicted from it.
 
   References:
-    The groups 'failed': Zhao et al. 2025, IGPO (arXiv:2509.10396).
+    Guidance where all rows fail: Zhao et al. 2025, IGPO (arXiv:2509.10396),
+    which gives parts of a reasoning, and keeps right completions alone.
   """
 
   num_guided: int

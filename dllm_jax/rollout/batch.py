@@ -267,23 +267,26 @@ def judge(
   metrics['reward/not_finite'] = jnp.mean(~group.counted)
   scored = measured.scored
   correct = np.where(scored.judged, scored.correct, np.nan)
-  metrics['group/failed'] = _failed_share(correct, requests.group_id, ~guided)
+  metrics['group/failed'] = score.finite_mean(
+    failed(correct, requests.group_id, ~guided)
+  )
   return Judged(made, samples, correct, metrics)
 
 
-def _failed_share(
+def failed(
   correct: Float[np.ndarray, ' B'],
   group_id: Int[np.ndarray, ' B'],
   counted: Bool[np.ndarray, ' B'],
-) -> float:
-  """The share of groups whose counted rows have no right one among them.
+) -> Float[np.ndarray, ' N']:
+  """1 for groups without a right one among their counted rows, else 0.
 
-  Rows without a verdict do not count, nor groups without a row that does.
+  Rows without a verdict (NaN) do not count; NaN for a group without a row that
+  does.
   """
   counted = counted & np.isfinite(correct)
   num_rows = np.bincount(group_id, weights=counted)
   num_right = np.bincount(group_id, weights=counted & (correct == 1))
-  return score.finite_mean(np.where(num_rows, num_right == 0, np.nan))
+  return np.where(num_rows, num_right == 0, np.nan)
 
 
 @functools.cache

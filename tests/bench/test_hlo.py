@@ -93,6 +93,7 @@ def test_kinds_of_a_program_of_the_tpu_compiler_by_hand():
     ('f32[4] copy-start(%a)', 'copies'),
     ('f32[4] all-reduce-done(%a)', 'collectives'),
     ('f32[4] add(%a, %b)', 'others'),
+    ('f32[4] async-done(%a)', 'others'),
   ],
 )
 def test_kinds_of_one_instruction(instruction, want):
@@ -100,6 +101,31 @@ def test_kinds_of_one_instruction(instruction, want):
   scope = program.computations[program.entry]
   *_, op = scope.values()
   assert hlo_counts.kind(op, scope, program) == want
+
+
+@pytest.mark.parametrize(
+  ('inside', 'want'),
+  [
+    ('copy(%c)', 'copies'),
+    ('add(%c, %c)', 'others'),
+    ('dot(%c, %c), lhs_contracting_dims={0}', 'products'),
+  ],
+)
+@pytest.mark.parametrize('caller', ['call', 'fusion'])
+def test_kinds_of_what_calls(caller, inside, want):
+  word = {'call': 'to_apply', 'fusion': 'calls'}[caller]
+  program = hlo.parse(
+    '%inner (c: f32[4]) -> f32[4] {\n'
+    '  %c = f32[4] parameter(0)\n'
+    f'  ROOT %d = f32[4] {inside}\n'
+    '}\n\n'
+    'ENTRY %main (a: f32[4]) -> f32[4] {\n'
+    '  %a = f32[4] parameter(0)\n'
+    f'  ROOT %b = f32[4] {caller}(%a), {word}=%inner\n'
+    '}\n'
+  )
+  scope = program.computations['main']
+  assert hlo_counts.kind(scope['b'], scope, program) == want
 
 
 def test_buffers_are_outside_of_fusions():

@@ -2,6 +2,7 @@
 
 import os
 import time
+import types
 
 import jax
 import jax.numpy as jnp
@@ -66,6 +67,55 @@ def test_touching_and_overlapping_events_by_hand():
   # What they share counts once.
   overlapping = [('a', 0, 3), ('b', 2, 5)]
   assert dict(kernels._own_times(overlapping)) == {'a': 2, 'b': 3}
+
+
+class Fake(types.SimpleNamespace):
+  """A plane, a line or an event of the profiler."""
+
+
+def event(name, start, **stats):
+  return Fake(name=name, start_ns=start, duration_ns=1.0, stats=stats.items())
+
+
+def fakes(*planes):
+  return Fake(
+    planes=[
+      Fake(
+        name=name,
+        lines=[Fake(name=line, events=list(e)) for line, e in lines.items()],
+      )
+      for name, lines in planes
+    ]
+  )
+
+
+def test_events_of_a_gpu_and_of_a_tpu():
+  own, other = {'hlo_module': 'jit_f'}, {'hlo_module': 'jit_g'}
+  host = '/host:CPU', {'thread': [event('start', 0, hlo_op='a', **own)]}
+  gpu = (
+    '/device:GPU:0',
+    {
+      'Stream #1': [
+        event('kernel', 2, hlo_op='dot.1', **own),
+        event('kernel', 3, hlo_op='dot.1', **other),
+      ],
+      'Stream #2': [event('memset', 4)],
+    },
+  )
+  assert kernels._lines(fakes(host, gpu), 'jit_f') == [[('dot.1', 2000, 3000)]]
+  assert kernels._lines(fakes(host), 'jit_f') == [[('a', 0, 1000)]]
+  assert kernels._lines(fakes(host), 'jit_g') == []
+  tpu = (
+    '/device:TPU:0',
+    {
+      'XLA Modules': [event('jit_f(12)', 0)],
+      'XLA Ops': [event('%fusion.3 = f32[4] fusion(%a)', 5)],
+      'Async XLA Ops': [event('%copy-start', 5)],
+    },
+  )
+  assert kernels._lines(fakes(host, tpu), 'jit_f') == [
+    [('fusion.3', 5000, 6000)]
+  ]
 
 
 def test_a_program_that_did_not_run_is_an_error():

@@ -30,7 +30,7 @@ def test_help(commands):
     (['--suite=decode', '--model=x'], 2, 'speculative and caches alone'),
     (['--suite=caches,decode'], 2, '--suite caches is measured alone'),
     (['--suite=end_to_end', '--kernels=3'], 2, 'by --suite decode and update'),
-    ([*PLAN, '--kernels=3'], 2, 'by --suite decode and update'),
+    ([*PLAN, '--kernels=3'], 2, '--kernels is not read by --plan'),
     (['--suite=caches', '--model=x'], 2, 'both --model DIR and --prompts'),
     (['--suite=caches', '--threshold=0.9'], 2, 'with --model DIR alone'),
     (['--suite=caches', '--caches=all'], 2, "unknown --caches 'all'"),

@@ -126,3 +126,12 @@ def test_replay_has_what_earlier_steps_committed():
   np.testing.assert_array_equal(at(0, 1), [[1, 1, 1], [8, 9, 1]])
   np.testing.assert_array_equal(at(1, 3), [[1, 6, 1], [8, 9, 1]])
   np.testing.assert_array_equal(at(3, 4), [[5, 6, 7], [8, 9, 4]])
+
+
+def test_previous_real_by_hand():
+  """Padding on the left, and between two tokens; column 0 has none before."""
+  mask = jnp.array([[0, 1, 1, 1], [1, 0, 0, 1]], bool)
+  query = jnp.array([[3, 2, 0], [3, 1, 0]])
+  np.testing.assert_array_equal(
+    schedules.previous_real(mask, query), [[2, 1, 0], [0, 0, 0]]
+  )

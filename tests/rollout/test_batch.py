@@ -194,6 +194,39 @@ def test_metrics_by_hand(judged):
   assert all('/' in name for name in metrics)
 
 
+def test_failed_groups_by_hand():
+  right, wrong, unknown = 1.0, 0.0, np.nan
+  correct = np.array([wrong, right, wrong, wrong, unknown, wrong, unknown])
+  group = np.array([0, 0, 1, 1, 2, 2, 3])
+  everyone = np.ones(7, bool)
+  np.testing.assert_array_equal(
+    batch.failed(correct, group, everyone), [0, 1, 1, np.nan]
+  )
+  # Without its second row, the first group has failed too.
+  np.testing.assert_array_equal(
+    batch.failed(correct, group, np.arange(7) != 1), [1, 1, 1, np.nan]
+  )
+
+
+@pytest.mark.parametrize('is_whole', [False, True])
+def test_merge_takes_the_rows_of_two_trajectories(ctx, is_whole):
+  rows = rollouts(ctx).trajectory
+  is_second = np.array([False, True, False, True])
+  other = jax.tree.map(lambda x: x[::-1], rows)
+  take = lambda tree, index: jax.tree.map(lambda x: x[np.array(index)], tree)
+  merged = batch.merge(
+    rows if is_whole else take(rows, [0, 2, 2, 2]),  # padded
+    take(other, [1, 3]),
+    is_second,
+    ctx.mesh,
+    is_first_whole=is_whole,
+  )
+  want = jax.tree.map(
+    lambda a, b: np.stack([a[0], b[1], a[2], b[3]]), rows, other
+  )
+  tiny_run.assert_same(jax.device_get(merged), jax.device_get(want))
+
+
 def test_leaked_gold_counts_gold_answers_in_reasoning(ctx):
   text = '<reasoning>\n 5 + 3 - 1\n</reasoning>\n<answer>\n 7\n</answer>'
   given = with_tokens(rollouts(ctx), 1, written(ctx.tokenizer, text))

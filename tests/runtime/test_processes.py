@@ -192,6 +192,7 @@ def test_the_tokens_are_those_of_one_device():
 @pytest.mark.parametrize(
   'mode',
   [
+    'train_failed',
     'train_gated',
     'train_fsdp',
     'train_tensor',

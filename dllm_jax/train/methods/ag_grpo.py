@@ -1,7 +1,8 @@
 """AG-GRPO: answer-free and answer-guided rollouts under one group baseline.
 
-The first rows of a group are answer-free; the last `num_guided` reason towards
-the gold answer and then re-predict it. The loss is diffu-GRPO's, with only the
+The first rows of a group are answer-free; the last `num_guided` (or fewer, see
+`GuidedConfig.groups` and `anneal_steps`) reason towards the gold answer and
+then re-predict it. The loss is diffu-GRPO's, with only the
 prompt as context.
 
 References:
@@ -9,6 +10,7 @@ References:
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -118,34 +120,36 @@ class AgGrpo(policy.PolicyMethod):
     requests = batch.request_groups(ctx, rows, size)
     anchors = answer_guided.anchors(ctx.task, ctx.tokenizer, rows, cfg)
     row_id = np.arange(len(requests.prompt_id))
-    last = row_id % size >= size - cfg.num_at(step)
+    is_last = row_id % size >= size - cfg.num_at(step)
     has_anchor = np.array([a is not None for a in anchors])
-    guided = last & has_anchor[requests.prompt_id]
+    guided = is_last & has_anchor[requests.prompt_id]
     key = streams.step_key(ctx.root, 'rollout', step)
 
     # The two kinds are sampled separately, then merged in row order. There are
-    # two shapes of answer-free rows: without the guided ones, if every anchor
-    # fits, and with them.
-    num_last = len(rows) * cfg.num_guided
-    without = cfg.groups == 'all' and guided.sum() == num_last
-    parts = []
-    if cfg.groups == 'failed':
-      parts.append(
-        answer_free.rollout(ctx, state.params, key, requests.prompts, decoder)
-      )
-      guided &= self._has_failed(rows, requests, parts[0])[requests.group_id]
+    # two shapes of answer-free rows: without the guided ones, while every group
+    # has `num_guided` of them, and all rows.
+    num_guided = len(rows) * cfg.num_guided
+    is_replaced = cfg.groups == 'failed' and guided.any()
+    parts, share = [], None
+    if is_replaced:
+      free = requests.prompts
+      parts.append(answer_free.rollout(ctx, state.params, key, free, decoder))
+      failed = self._failed(rows, requests, parts[0])
+      guided &= (failed == 1)[requests.group_id]
+      share = score.finite_mean(failed)
     elif not guided.all():
-      num_free = len(row_id) - (num_last if without else 0)
+      is_full = guided.sum() == num_guided
+      num_free = len(row_id) - (num_guided if is_full else 0)
       free = batch.take(requests.prompts, row_id[~guided], num_free, ctx.mesh)
       parts.append(answer_free.rollout(ctx, state.params, key, free, decoder))
     if guided.any():
       parts.append(
-        self._guided(state, key, requests, anchors, row_id[guided], num_last)
+        self._guided(state, key, requests, anchors, row_id[guided], num_guided)
       )
     trajectory = parts[0]
     if len(parts) == 2:
       trajectory = batch.merge(
-        *parts, guided, ctx.mesh, is_first_whole=cfg.groups == 'failed'
+        *parts, guided, ctx.mesh, is_first_whole=is_replaced
       )
     judged = batch.judge(
       ctx,
@@ -154,43 +158,47 @@ class AgGrpo(policy.PolicyMethod):
       reward=score.task_reward(ctx, self.cfg.reward),
       advantage=self.cfg.advantage,
     )
-    made = judged.batch
+    made, metrics = judged.batch, judged.metrics
+    if share is not None:  # of all answer-free rows, before some were replaced
+      metrics = metrics | {'group/failed': share}
     if cfg.credit == 'reasoning' and guided.any():
       length = np.array([len(anchor or ()) for anchor in anchors])
-      is_answer = np.arange(decoder.gen_length) >= (
-        decoder.gen_length - length[requests.prompt_id, None]
-      )
+      start = decoder.gen_length - length[requests.prompt_id]
+      is_answer = np.arange(decoder.gen_length) >= start[:, None]
       made = made._replace(
-        advantage=self._without(made.advantage, guided[:, None] & is_answer)
+        advantage=self._zero(made.advantage, guided[:, None] & is_answer)
       )
-    return made, judged.metrics
+    return made, metrics
 
-  def _has_failed(
+  def _failed(
     self,
     rows: Sequence[task_lib.Row],
     requests: batch.Requests,
     trajectory: types.Trajectory,
-  ) -> Bool[np.ndarray, ' N']:
-    """Whether no completion of each group is right."""
-    mesh, num_rows = self.ctx.mesh, len(requests.prompt_id)
-    own = process_rows.share(mesh, num_rows)
-    scored = score.task_reward(self.ctx, self.cfg.reward)(
-      score.Samples(
-        rows=[rows[i] for i in requests.prompt_id[own]],
-        trajectory=process_rows.fetch(trajectory),
-        group_id=requests.group_id[own],
-      )
-    ).arrays()
-    right = process_rows.gather(scored.judged & scored.correct, own, num_rows)
-    return np.bincount(requests.group_id, weights=right) == 0
+  ) -> Float[np.ndarray, ' N']:
+    """`batch.failed` of completions of all rows."""
+    ctx, num_rows = self.ctx, len(requests.prompt_id)
+    own = process_rows.share(ctx.mesh, num_rows)
+    scored = score.score(
+      ctx.task,
+      ctx.tokenizer,
+      [rows[i] for i in requests.prompt_id[own]],
+      process_rows.fetch(trajectory.tokens),
+      self.cfg.reward,
+      prefill=ctx.prefill,
+    )
+    correct = np.where(scored.judged, scored.correct, np.nan)
+    correct = process_rows.gather(correct, own, num_rows)
+    return batch.failed(correct, requests.group_id, np.ones(num_rows, bool))
 
-  def _without(
-    self, advantage: Float[Array, 'B L'], masked: Bool[np.ndarray, 'B L']
+  def _zero(
+    self, advantage: Float[Array, 'B L'], where: Bool[np.ndarray, 'B L']
   ) -> Float[Array, 'B L']:
-    """The advantages with zeros where `masked`."""
-    mesh, num_rows = self.ctx.mesh, len(masked)
+    """The advantages with zeros at the given tokens."""
+    mesh, num_rows = self.ctx.mesh, len(where)
     own = process_rows.share(mesh, num_rows)
-    return _zero(advantage, process_rows.place(masked[own], mesh, num_rows))
+    placed = process_rows.place(where[own], mesh, num_rows)
+    return _zero(sharding.rows(mesh))(advantage, placed)
 
   def _guided(
     self,
@@ -230,6 +238,8 @@ class AgGrpo(policy.PolicyMethod):
     return max(decoder.largest_commit() for decoder in decoders)
 
 
-@jax.jit
-def _zero(x: Array, where: Array) -> Array:
-  return jnp.where(where, 0, x)
+@functools.cache
+def _zero(rows: jax.sharding.NamedSharding):
+  return jax.jit(
+    lambda advantage, where: jnp.where(where, 0, advantage), out_shardings=rows
+  )

@@ -219,6 +219,7 @@ def test_only_groups_without_a_right_answer_are_guided(plain, free, devices):
   assert_same_rollouts(batch, plain[0], ~solved)
   assert_same_rollouts(batch, free[0], solved)
   assert metrics['rollout/guided_fraction'] == 6 / 16
+  assert metrics['group/failed'] == 3 / 4
 
 
 def test_without_a_failed_group_no_row_is_guided(free):
@@ -242,17 +243,43 @@ def test_guided_rows_become_fewer(plain):
   assert not batch.guided.any() and 'guided/mean' not in metrics
 
 
-def test_only_reasoning_has_credit(plain):
-  batch, _ = collect(method__guided__credit='reasoning')
-  # Anchors: two tags, five tokens.
-  is_answer = plain[0].guided[:, None] & (np.arange(L) >= L - A)
-  assert (batch.advantage[is_answer] == 0).all()
+@pytest.mark.parametrize('devices', [1, 8])
+def test_only_reasoning_has_credit(devices):
+  """Anchors of seven and of nine tokens, and one that does not fit."""
+  longer = ROWS[3] | {'solution': '1 + 1 + 1 + 1 + 1'}
+  rows = [ROWS[0], ROWS[1] | {'solution': LONG}, ROWS[2], longer]
+  changes = {'method__guided__max_anchor': 9, 'devices': devices}
+  want, _ = collect(rows, **changes)
+  got, _ = collect(rows, method__guided__credit='reasoning', **changes)
   np.testing.assert_array_equal(
-    batch.advantage[~is_answer], plain[0].advantage[~is_answer]
+    want.guided, (np.arange(16) % G >= 2) & (PROMPT != 3)
   )
-  assert (plain[0].advantage[is_answer] != 0).any()
+  length = np.array([A, 9, A, 0])[PROMPT]
+  is_answer = np.arange(L) >= L - length[:, None]
+  is_answer &= want.guided[:, None]
+  assert (got.advantage[is_answer] == 0).all()
+  np.testing.assert_array_equal(
+    got.advantage[~is_answer], want.advantage[~is_answer]
+  )
+  assert (want.advantage[is_answer] != 0).any()
   for name in ('tokens', 'completion_mask', 'guided', 'sampler_logp'):
-    np.testing.assert_array_equal(getattr(batch, name), getattr(plain[0], name))
+    np.testing.assert_array_equal(getattr(got, name), getattr(want, name))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Unjudged(countdown.Countdown):
+  """A verifier that is out of order."""
+
+  def score(self, row, completion):
+    return super().score(row, completion)._replace(judged=False)
+
+
+def test_groups_without_a_verdict_are_not_guided():
+  cfg, ctx = tiny_run.parts(method__guided__groups='failed')
+  task = Unjudged(**dataclasses.asdict(ctx.task))
+  method, state = tiny_run.start(cfg, dataclasses.replace(ctx, task=task))
+  batch, metrics = method.collect(state, ROWS, 0)
+  assert not batch.guided.any() and np.isnan(metrics['group/failed'])
 
 
 def test_steps_draw_different_completions(plain):
