@@ -375,7 +375,7 @@ def from_config(config: Mapping[str, Any]) -> Settings:
       },
     )
 
-  return Settings(
+  made = Settings(
     seed=config['seed'],
     data_dir=config['data_dir'],
     wandb_project=config['wandb_project'],
@@ -412,6 +412,9 @@ def from_config(config: Mapping[str, Any]) -> Settings:
     mesh=_make('mesh', sharding.MeshConfig, config['mesh']),
     arms=arms,
   )
+  # What the evaluation would refuse is refused before any work.
+  made.plain_decoders()
+  return made
 
 
 def _arm(config: Mapping[str, Any], name: str) -> Settings:

@@ -33,8 +33,9 @@ class PolicyConfig:
       models, 'next_token' (`rl.next_token`) of causal ones.
     mask_prob: probability that 'one_step' masks a prompt token.
     num_views: denoising steps that 'trajectory' samples per row.
-    max_sampler_ratio: bound of the weights that correct rollouts through a
-      cache (`losses.sampler_weight`); None: no weights.
+    max_sampler_ratio: bound of the weights that correct for a sampler that is
+      not the policy: through a cache, or with an anchor
+      (`losses.sampler_weight`); None: no weights.
   """
 
   num_inner: int
@@ -68,8 +69,8 @@ class PolicyConfig:
       if self.estimator != 'trajectory':
         raise ValueError(
           f"max_sampler_ratio needs the estimator 'trajectory', not "
-          f'{self.estimator!r}: it is of rollouts through a cache, whose '
-          'log-probabilities are computed again without one'
+          f'{self.estimator!r}, which computes log-probabilities on the '
+          'canvases of the sampler'
         )
     if self.estimator not in ESTIMATORS:
       raise ValueError(
