@@ -122,4 +122,5 @@ def test_time_is_linear_in_hostile_text(piece):
           f'<answer>{text}</answer>', reading=reading, entry_point='f'
         )
 
-  assert timing.seconds(extract) < 1
+  # 0.2 at most, several times that where pages of memory are taken back.
+  assert timing.seconds(extract) < 4
