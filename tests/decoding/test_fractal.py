@@ -18,10 +18,9 @@ LM = tiny_causal.LM
 SINGLE = transformer.TransformerCausalLM(
   cfg=dataclasses.replace(tiny_causal.CFG, num_layers=1)
 )
-jitted = functools.partial(jax.jit, compiler_options=tiny_causal.FAST)
 
 
-@jitted
+@jax.jit
 def layer(params, i, states, cache):
   """Layer i on the states that follow those of a cache, if there is one."""
   at = lambda leaf: jax.lax.dynamic_index_in_dim(leaf, i)
@@ -32,12 +31,12 @@ def layer(params, i, states, cache):
   return SINGLE.run_layers(own, states, mask, cache, 0, 1)
 
 
-@jitted
+@jax.jit
 def embed(params, ids):
   return LM.embed(params, ids[None])
 
 
-@jitted
+@jax.jit
 def read_out(params, states):
   logits = LM.read_out(params, states)[0]
   return jnp.argmax(logits[:, : tiny_causal.VOCAB.size], axis=-1)
@@ -90,7 +89,7 @@ def state_of(decoder, params):
   )
   prompt = types.Canvas(canvas.tokens[:, :8], canvas.attention_mask[:, :8])
   init = functools.partial(decoder.init_state, LM, vocab=tiny_causal.VOCAB)
-  state = jitted(init)(params, prompt)
+  state = jax.jit(init)(params, prompt)
   made, real = tiny.pad(
     [text[n:] for text, n in zip(TEXTS, PROMPT, strict=True)],
     decoder.gen_length,
@@ -100,7 +99,7 @@ def state_of(decoder, params):
   cache = state.cache
   if cache is not None:
     ids = jnp.array([text[:-1] for text in TEXTS])  # all but the last token
-    _, cache = jitted(LM.prefill)(
+    _, cache = jax.jit(LM.prefill)(
       params['model'], ids, jnp.ones(ids.shape, bool), cache
     )
   return prompt, state._replace(
@@ -164,7 +163,7 @@ def test_drafts_equal_the_papers_pass_in_python(
   assert (drawn['noise'] != drawn['none'])[:, 1:].mean() > 0.5
 
 
-@functools.partial(jax.jit, static_argnums=0, compiler_options=tiny_causal.FAST)
+@functools.partial(jax.jit, static_argnums=0)
 def draft(decoder, params, state, prompt):
   return decoder.draft(LM, params, state, prompt, tiny_causal.VOCAB)
 
