@@ -4,7 +4,7 @@ import collections
 import pathlib
 import tempfile
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -90,12 +90,16 @@ def profile(
   return kernels
 
 
-def _lines(data: jax.profiler.ProfileData, module: str) -> list[list[Event]]:
+def _lines(data: Any, module: str) -> list[list[Event]]:
   """The program's events of each thread or stream.
 
   On an accelerator those of the host are left out: its threads only start what
   the device runs. A TPU has its operations in one line and names them by their
   text; what runs while it is profiled is taken for the program.
+
+  Args:
+    data: a `jax.profiler.ProfileData`.
+    module: name of the program.
   """
   on_host, on_device = [], []
   for plane in data.planes:

@@ -87,7 +87,7 @@ def test_what_cannot_be_upcycled_is_refused(shared_dir, tmp_path, mesh):
   assert not (tmp_path / 'out').exists()
   (tmp_path / 'out').mkdir()
   with pytest.raises(errors.UserError, match='already exists'):
-    make('/nowhere')
+    make(tmp_path / 'nowhere')
 
 
 def test_the_command(commands, shared_dir, tmp_path):

@@ -129,7 +129,7 @@ class AgGrpo(policy.PolicyMethod):
     # two shapes of answer-free rows: without the guided ones, while every group
     # has `num_guided` of them, and all rows.
     num_guided = len(rows) * cfg.num_guided
-    is_replaced = cfg.groups == 'failed' and guided.any()
+    is_replaced = cfg.groups == 'failed' and bool(guided.any())
     parts, share = [], None
     if is_replaced:
       free = requests.prompts

@@ -129,7 +129,11 @@ def test_causal_loss_decreases():
   assert losses[-1] < 0.6 * losses[0]
 
 
-BLOCKS = {'model__block_causal': 4, 'rollout__block_length': 7}
+BLOCKS = {
+  'model__block_causal': 4,
+  'rollout__block_length': 7,
+  'eval__num_steps': (2,),
+}
 
 
 def test_block_loss_is_that_of_each_block_after_clean_ones():
