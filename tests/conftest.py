@@ -18,7 +18,7 @@ _flags = os.environ.get('XLA_FLAGS', '')
 for _flag in (
   '--xla_force_host_platform_device_count=8',
   # Tests compile far more than they compute. Without LLVM's optimizations and
-  # the newer fusion emitters, compiling takes a third of the time.
+  # the newer fusion emitters, compiling takes less than half of the time.
   '--xla_backend_optimization_level=0',
   '--xla_cpu_use_fusion_emitters=false',
 ):

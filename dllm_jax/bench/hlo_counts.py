@@ -194,15 +194,16 @@ def kind(op: hlo.Instruction, scope: Scope, program: hlo.Program) -> str:
   if opcode in _MOVES:
     return 'copies'
   if opcode in ('fusion', 'call', 'async'):
-    kinds, moves = set(), set()
-    for callee in hlo.callees(op):
-      inside = program.computations[callee]
-      kinds |= {kind(each, inside, program) for each in inside.values()}
-      moves |= {each.opcode for each in inside.values()} - _NOTHING
+    kinds = {
+      kind(each, program.computations[callee], program)
+      for callee in hlo.callees(op)
+      for each in program.computations[callee].values()
+      if each.opcode not in _NOTHING
+    }
     for name in ('products', 'collectives', 'control'):
       if name in kinds:
         return name
-    if moves and moves <= _MOVES:
+    if kinds == {'copies'}:
       return 'copies'
   return 'others'
 
