@@ -9,6 +9,8 @@ docs/results.md). The paper has no CPU figures; its tables are of LLaDA-8B.
 Presets, after a colon:
   equations           reasoning that spells out the equations, few
                       demonstrations (docs/results.md, second table).
+  variants            equations, with variants of the guidance as arms
+                      (docs/methods/ag_grpo.md).
   cached              equations in blocks of 4; arms sample through a cache
                       (docs/decoding.md).
   sudoku              4x4 Sudoku.

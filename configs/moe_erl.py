@@ -13,6 +13,9 @@ wikitext, a dense model of the characters of WikiText-2, upcycled, where the
 method gained nothing (3 seeds); and gpt2, the same as GPT-2 is built, 12 layers
 of width 512 of which every other one has experts, for one GPU, not run here.
 Both need --config.data_dir=DATA, with DATA/wikitext-2/valid.txt and test.txt.
+scitldr (summaries of abstracts, ROUGE) and squad (questions, exact matches and
+F1) continue a folder with experts, --config.base.path=DIR
+(docs/methods/moe_erl.md); they were not run on a model of use.
 On two shared CPU cores: 4 min 41 s. MRR .998 (chance .0515) against .067 of
 auxiliary losses at equal compute; docs/methods/moe_erl.md has all arms. The
 paper reports up to 8.9 times its baselines.
@@ -30,6 +33,8 @@ PRESETS = (
   'gpu',
   'wikitext',
   'gpt2',
+  'scitldr',
+  'squad',
 )
 # By preset, where that is not the start of its name.
 _STARTS = {'scratch': '', **dict.fromkeys(PRESETS[4:], 'upcycled')}
@@ -130,6 +135,8 @@ def get_config(arg: str = '') -> config_dict.ConfigDict:
     _text(config)
   if arg == 'gpt2':
     _gpt2(config)
+  if arg in _REFERENCES:
+    _references(config, arg)
   config.mesh.cpu_devices = 1
   config.arms = config_dict.ConfigDict(_arms(config))
   if arg in ('wikitext', 'gpt2'):
@@ -151,6 +158,23 @@ def _text(config: config_dict.ConfigDict) -> None:
   config.train.num_steps = 150
   config.train.optim.learning_rate = 1e-3
   config.eval.batch_size = 32
+
+
+# Tokens of a prompt and of a completion, for a vocabulary like GPT-2's.
+_REFERENCES = {'scitldr': (800, 96), 'squad': (800, 64)}
+
+
+def _references(config: config_dict.ConfigDict, name: str) -> None:
+  """Short texts after long ones."""
+  config.task = config_dict.ConfigDict({'name': name})
+  config.data.update(num_demonstrations=0, num_validation=32, num_test=64)
+  prompt, completion = _REFERENCES[name]
+  config.rollout.update(
+    num_prompts=8, max_prompt_length=prompt, gen_length=completion
+  )
+  config.train.num_steps = 500
+  config.train.optim.learning_rate = 5e-5
+  config.eval.batch_size = 8
 
 
 def _gpt2(config: config_dict.ConfigDict) -> None:

@@ -44,7 +44,7 @@ import difflib
 
 from ml_collections import config_dict
 
-TINY = ('equations', 'cached', 'sudoku')
+TINY = ('equations', 'variants', 'cached', 'sudoku')
 MODELS = ('llada_8b', 'dream_7b')
 CODE = ('kodcode', 'mbpp', 'humaneval')
 TASKS = ('gsm8k', 'math', 'countdown', 'sudoku', *CODE, 'rows')
@@ -65,6 +65,8 @@ def apply(config: config_dict.ConfigDict, arg: str) -> None:
     )
   if arg == 'equations':
     _equations(config)
+  elif arg == 'variants':
+    _variants(config)
   elif arg == 'cached':
     _cached(config)
   elif arg == 'sudoku':
@@ -92,6 +94,24 @@ def _equations(config: config_dict.ConfigDict) -> None:
     # The demonstrations fill the window.
     config.method.guided.update(num_steps=10, margin=0, max_anchor=7)
   config.eval.num_steps = (20, 10, 7, 5)
+
+
+def _variants(config: config_dict.ConfigDict) -> None:
+  """Equations; AG-GRPO with variants of its guidance, and none, as arms."""
+  _equations(config)
+  config.train.update(num_steps=100, control=False)
+  if config.method.name != 'ag_grpo':
+    return
+  guided = lambda **keys: {'method': {'guided': keys}}
+  config.arms = config_dict.ConfigDict(
+    {
+      'free': guided(num_guided=0),  # diffu-GRPO
+      'failed': guided(groups='failed'),
+      'reasoning': guided(credit='reasoning'),
+      'separate': {'method': {'advantage': {'baseline': 'free_separate'}}},
+      'weighted': {'method': {'policy': {'max_sampler_ratio': 2.0}}},
+    }
+  )
 
 
 def _cached(config: config_dict.ConfigDict) -> None:

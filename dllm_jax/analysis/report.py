@@ -54,6 +54,8 @@ TASKS = {
   'openbookqa_phrasings': 'OpenBookQA under several instructions',
   'paraphrases': 'Paraphrased instructions',
   'phrasings': 'Misread phrasings',
+  'scitldr': 'SciTLDR',
+  'squad': 'SQuAD',
   'sudoku': 'Sudoku',
   'tagged_functions': 'tagged functions',
   'wikitext-2': 'WikiText-2',

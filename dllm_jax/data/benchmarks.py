@@ -1,12 +1,14 @@
 """Readers of public data sets in natural language.
 
-GSM8K, MATH, AQuA, OpenBookQA, HumanEval, MBPP, WikiText-2, and files in the
-formats of KodCode and of RobustAlpacaEval, each in its own folder of the data
-directory. Readers parse JSON, or plain text: no code of a data set is ever run.
+GSM8K, MATH, AQuA, OpenBookQA, HumanEval, MBPP, WikiText-2, SciTLDR, SQuAD, and
+files in the formats of KodCode and of RobustAlpacaEval, each in its own folder
+of the data directory. Readers parse JSON, or plain text: no code of a data set
+is ever run.
 """
 
 import ast
 import itertools
+import json
 import pathlib
 import re
 from collections.abc import Callable, Iterator
@@ -45,6 +47,13 @@ SPLITS = {
     'train': 'wikitext-2/valid.txt',
     'test': 'wikitext-2/test.txt',
   },
+  'scitldr': {
+    'train': 'scitldr/train.jsonl',
+    'validation': 'scitldr/dev.jsonl',
+    'test': 'scitldr/test.jsonl',
+  },
+  # 240 paragraphs of the development set of SQuAD 1.1.
+  'squad': {'train': 'squad/xquad.en.json'},
 }
 MAX_FIELD_CHARS = 2**16
 _MAX_EXAMPLE_CHARS = 512
@@ -98,8 +107,7 @@ def load(
       f'data file {path} is missing: copy it there yourself'
     )
   rows = []
-  read = _articles if path.suffix == '.txt' else json_rows.records
-  for number, record in read(path):
+  for number, record in _RECORDS.get(name, json_rows.records)(path):
     try:
       row = _READERS[name](record)
       if name == 'mbpp':
@@ -117,19 +125,44 @@ def load(
 
 def _articles(path: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
   """(number of its first line, {'text': the article}), each with its title."""
+  text = _read_text(path).replace('\r\n', '\n')
+  starts = [match.start() for match in _TITLE.finditer(text)] or [0]
+  for start, stop in itertools.pairwise([*starts, len(text)]):
+    yield text.count('\n', 0, start) + 1, {'text': text[start:stop]}
+
+
+def _questions(path: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
+  """(number, question with its paragraph and title), of SQuAD's nested JSON."""
+  number = 1
+  try:
+    data = json.loads(_read_text(path))
+    if not isinstance(data, dict):
+      raise ValueError('not an object')
+    for article in _objects(data, 'data'):
+      title = {'title': text_field(article, 'title')}
+      for paragraph in _objects(article, 'paragraphs'):
+        context = {'context': text_field(paragraph, 'context')}
+        for question in _objects(paragraph, 'qas'):
+          yield number, question | title | context
+          number += 1
+  except (ValueError, RecursionError) as error:
+    raise errors.UserError(
+      f'{path}:{number}: not in the format of SQuAD 1.1: {error}'
+    ) from error
+
+
+def _read_text(path: pathlib.Path) -> str:
+  """The text of a whole file, of `json_rows.MAX_LIST_BYTES` at most."""
   try:
     with path.open('rb') as data:
       raw = data.read(json_rows.MAX_LIST_BYTES + 1)
     if len(raw) > json_rows.MAX_LIST_BYTES:
       raise ValueError(f'more than {json_rows.MAX_LIST_BYTES} bytes')
-    text = raw.decode().replace('\r\n', '\n')
+    return raw.decode()
   except OSError as error:
     raise errors.UserError(f'cannot read {path}: {error.strerror}') from error
   except ValueError as error:
     raise errors.UserError(f'{path}: {error}') from error
-  starts = [match.start() for match in _TITLE.finditer(text)] or [0]
-  for start, stop in itertools.pairwise([*starts, len(text)]):
-    yield text.count('\n', 0, start) + 1, {'text': text[start:stop]}
 
 
 def field(record: dict[str, Any], name: str, kind: type, what: str) -> Any:
@@ -170,6 +203,15 @@ def list_field(record: dict[str, Any], name: str) -> list[Any]:
 def texts_field(record: dict[str, Any], name: str) -> list[str]:
   """A field that must be a list of texts; see `text_field`."""
   return [text_field({name: value}, name) for value in list_field(record, name)]
+
+
+def _objects(record: dict[str, Any], name: str) -> list[dict[str, Any]]:
+  """A field that must be a list of objects; see `field`."""
+  values = list_field(record, name)
+  for value in values:
+    if not isinstance(value, dict):
+      raise ValueError(f'{name!r} must contain objects, got {value!r:.60}')
+  return values
 
 
 def optional_text(record: dict[str, Any], name: str) -> str:
@@ -307,9 +349,7 @@ def kodcode(record: dict[str, Any]) -> task_lib.Row:
   Raises:
     ValueError: what is wrong with the record.
   """
-  info = list_field({'test_info': record.get('test_info') or [{}]}, 'test_info')
-  if not isinstance(info[0], dict):
-    raise ValueError(f"'test_info' must contain objects, got {info[0]!r:.60}")
+  info = _objects({'test_info': record.get('test_info') or [{}]}, 'test_info')
   test = text_field(record, 'test')
   try:
     ast.parse(test)  # parsed, never run
@@ -342,6 +382,33 @@ def _article(record: dict[str, Any]) -> task_lib.Row | None:
   return {'text': text} if text else None
 
 
+def _scitldr(record: dict[str, Any]) -> task_lib.Row:
+  return {
+    'text': ' '.join(s.strip() for s in texts_field(record, 'source')),
+    'references': _references(texts_field(record, 'target')),
+  }
+
+
+def _squad(record: dict[str, Any]) -> task_lib.Row:
+  answers = _objects(record, 'answers')
+  return {
+    'title': text_field(record, 'title'),
+    'context': text_field(record, 'context').strip(),
+    'question': text_field(record, 'question').strip(),
+    'references': _references([text_field(a, 'text') for a in answers]),
+  }
+
+
+def _references(texts: list[str]) -> list[str]:
+  """The texts that are not blank, each once."""
+  found = list(dict.fromkeys(text.strip() for text in texts if text.strip()))
+  if not found:
+    raise ValueError('no text to compare with')
+  return found
+
+
+# Of files that are not rows of JSON.
+_RECORDS = {'wikitext-2': _articles, 'squad': _questions}
 _READERS: dict[str, Callable[[dict[str, Any]], task_lib.Row | None]] = {
   'gsm8k': _gsm8k,
   'math': _math,
@@ -352,4 +419,6 @@ _READERS: dict[str, Callable[[dict[str, Any]], task_lib.Row | None]] = {
   'kodcode': kodcode,
   'paraphrases': _paraphrases,
   'wikitext-2': _article,
+  'scitldr': _scitldr,
+  'squad': _squad,
 }

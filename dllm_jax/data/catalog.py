@@ -110,6 +110,25 @@ _FILES = (
     'd790b833ef8cf03a90db7bf1271b7520b83c45ce07ba3c1a9699df81e239eca0',
     _github('pytorch/examples', '77f55b912142',
             'word_language_model/data/wikitext-2/test.txt')),
+  DataFile(
+    'scitldr/train.jsonl', 3155015, 1992, 'Apache-2.0',
+    'b222771d387be585cfdf5ae957b36757138415a352e0a3e3b23f73f87c3b1119',
+    _github('allenai/scitldr', '5ccad9c00a60',
+            'SciTLDR-Data/SciTLDR-A/train.jsonl')),
+  DataFile(
+    'scitldr/dev.jsonl', 1124865, 619, 'Apache-2.0',
+    '3191fa98ccc09521332b7a1cd63b1930be4e8df125a235ccd31e40329709525e',
+    _github('allenai/scitldr', '5ccad9c00a60',
+            'SciTLDR-Data/SciTLDR-A/dev.jsonl')),
+  DataFile(
+    'scitldr/test.jsonl', 1204107, 618, 'Apache-2.0',
+    'fb42dd6cd4f4a1928ae8a01a189456fbfe994a07e938bd49f68653933f6503c9',
+    _github('allenai/scitldr', '5ccad9c00a60',
+            'SciTLDR-Data/SciTLDR-A/test.jsonl')),
+  DataFile(
+    'squad/xquad.en.json', 609383, 1190, 'CC-BY-SA-4.0',
+    'e4c57d1c9143aaa1c5d265ba5987a65f4e69528d2a98f29d6e75019b10344f29',
+    _github('google-deepmind/xquad', '7d30520c7175', 'xquad.en.json')),
 )
 # fmt: on
 FILES = {file.path: file for file in _FILES}

@@ -3,7 +3,9 @@
 Rows of other splits whose question is also in a test split, apart from case and
 punctuation, are left out. If a data set has no validation or test split, 5 % of
 its training rows are held out for it, chosen by a hash of the question; of
-`paraphrases`, where nothing is validated, 20 % for both together.
+`paraphrases`, where nothing is validated, 20 % for both together. Of `squad`
+whole articles are held out: 20 % of the rows to test, and 10 % of the rest to
+validate.
 """
 
 import dataclasses
@@ -33,6 +35,13 @@ _FIELDS = {
   'openbookqa': _CHOICE,
   'paraphrases': {'prompt': str, 'paraphrases': list},
   'wikitext-2': {'text': str},
+  'scitldr': {'text': str, 'references': list},
+  'squad': {
+    'title': str,
+    'context': str,
+    'question': str,
+    'references': list,
+  },
 }
 
 
@@ -104,6 +113,8 @@ def splits(
     ]
   if data_set == 'paraphrases':
     return _divide_paraphrases(rows['train'])
+  if data_set == 'squad':
+    return _divide_articles(rows['train'])
   missing = [name for name in ('validation', 'test') if name not in rows]
   if 'train' in rows and missing:
     divided = {'train': [], **{name: [] for name in missing}}
@@ -123,6 +134,14 @@ def _divide_paraphrases(
   """
   train, test = hold_out(rows, map(leaks.question, rows), _HELD_OUT_PARAPHRASES)
   return {'train': train, 'validation': test, 'test': test}
+
+
+def _divide_articles(rows: list[task_lib.Row]) -> dict[str, list[task_lib.Row]]:
+  """No article is in two splits."""
+  titles = lambda rows: [row['title'] for row in rows]
+  train, test = hold_out(rows, titles(rows), 0.2)
+  train, validation = hold_out(train, titles(train), 0.1)
+  return {'train': train, 'validation': validation, 'test': test}
 
 
 def hold_out(

@@ -273,6 +273,27 @@ def judge(
   return Judged(made, samples, correct, metrics)
 
 
+def verdicts(
+  ctx: context.Context,
+  rows: Sequence[task_lib.Row],
+  rollouts: Rollouts,
+  cfg: score.RewardConfig,
+) -> Float[np.ndarray, ' B']:
+  """Whether each row is right, of the whole batch; NaN without a verdict."""
+  prompt_id = rollouts.requests.prompt_id
+  own = process_rows.share(ctx.mesh, len(prompt_id))
+  scored = score.score(
+    ctx.task,
+    ctx.tokenizer,
+    [rows[i] for i in prompt_id[own]],
+    process_rows.fetch(rollouts.trajectory.tokens),
+    cfg,
+    prefill=ctx.prefill,
+  )
+  correct = np.where(scored.judged, scored.correct, np.nan)
+  return process_rows.gather(correct, own, len(prompt_id))
+
+
 def failed(
   correct: Float[np.ndarray, ' B'],
   group_id: Int[np.ndarray, ' B'],

@@ -99,7 +99,7 @@ def test_every_preset_of_moe_erl_becomes_settings(preset):
   assert preset in moe_erl.__doc__
   cfg = settings.from_config(config.to_dict())
   start = {'': 'merged', 'scratch': ''}.get(preset, preset)
-  if preset in ('gpu', 'wikitext', 'gpt2'):
+  if preset in ('gpu', 'wikitext', 'gpt2', 'scitldr', 'squad'):
     start = 'upcycled'
   assert cfg.method.start == start
   ctx = setup.make_context(cfg, None)

@@ -25,7 +25,13 @@ SIZES = {
   ('mbpp', 'validation'): 90,
   ('mbpp', 'test'): 500,
   ('mbpp', 'sanitized_test'): 257,
+  ('scitldr', 'train'): 1992,
+  ('scitldr', 'validation'): 619,
+  ('scitldr', 'test'): 618,
+  ('squad', 'train'): 1190,
 }
+# Their demonstrations are the answer alone.
+PLAIN = ('scitldr', 'squad')
 
 
 class Judge:
@@ -43,9 +49,9 @@ def test_demonstrations_of_real_files_score_correct(shared_dir, name, split):
   )
   rows = rows[:: max(len(rows) // 100, 1)]
   for row in rows:
-    assert task.prompt(row).endswith('\n')
+    assert task.prompt(row).endswith(':' if name in PLAIN else '\n')
     assert task.gold(row) in task.demonstration(row)
-  if name in ('gsm8k', 'aqua', 'openbookqa'):
+  if name in ('gsm8k', 'aqua', 'openbookqa', *PLAIN):
     for row in rows:
       assert task.score(row, task.demonstration(row)).correct
 
@@ -171,6 +177,80 @@ def test_articles_of_wikitext(shared_dir):
   assert len(rows) == 60
   assert rows[0]['text'].startswith('= Homarus gammarus = \n')
   assert sum(len(row['text']) for row in rows) > 1_119_000
+
+
+PARAGRAPH = {
+  'context': ' c ',
+  'qas': [{'question': 'q', 'answers': [{'text': 'x'}, {'text': 'x'}]}],
+}
+
+
+def test_questions_of_nested_articles(tmp_path, unpinned):
+  article = {'title': 't', 'paragraphs': [PARAGRAPH, PARAGRAPH]}
+  _write(tmp_path, 'squad/xquad.en.json', json.dumps({'data': [article]}))
+  rows = benchmarks.load('squad', 'train', tmp_path)
+  assert [row['id'] for row in rows] == [
+    'squad/xquad.en.json:1',
+    'squad/xquad.en.json:2',
+  ]
+  assert {k: v for k, v in rows[1].items() if k != 'id'} == {
+    'title': 't',
+    'context': 'c',
+    'question': 'q',
+    'references': ['x'],
+  }
+
+
+def test_abstracts_are_joined(tmp_path, unpinned):
+  record = {'source': ['One.', ' Two.\n'], 'target': ['s', ' ', 's', 't']}
+  _write(tmp_path, 'scitldr/test.jsonl', json.dumps(record))
+  [row] = benchmarks.load('scitldr', 'test', tmp_path)
+  assert (row['text'], row['references']) == ('One. Two.', ['s', 't'])
+
+
+@pytest.mark.parametrize(
+  ('text', 'message'),
+  [
+    ('{', 'not in the format of SQuAD 1.1'),
+    ('[]', 'not an object'),
+    ('{"data": 3}', "'data' must be a list"),
+    ('{"data": [3]}', "'data' must contain objects"),
+    ('{"data": [{"paragraphs": [{}], "title": ""}]}', "no 'context'"),
+    ('{"data": []}', 'has no rows'),
+    (
+      json.dumps(
+        {
+          'data': [
+            {'title': 't', 'paragraphs': [{'context': 'c', 'qas': ['q']}]}
+          ]
+        }
+      ),
+      "'qas' must contain objects",
+    ),
+    (
+      json.dumps(
+        {
+          'data': [
+            {
+              'title': 't',
+              'paragraphs': [
+                {'context': 'c', 'qas': [{'question': 'q', 'answers': []}]}
+              ],
+            }
+          ]
+        }
+      ),
+      ':1: no text to compare with',
+    ),
+  ],
+)
+def test_malformed_articles_are_refused_in_one_line(
+  tmp_path, unpinned, text, message
+):
+  _write(tmp_path, 'squad/xquad.en.json', text)
+  with pytest.raises(errors.UserError, match=message) as caught:
+    benchmarks.load('squad', 'train', tmp_path)
+  assert '\n' not in str(caught.value)
 
 
 GSM8K = json.dumps({'question': 'q', 'answer': 'r\n#### 1'})

@@ -223,6 +223,15 @@ def test_a_fifth_of_the_paraphrases_is_held_out(tmp_path, num, num_test):
   assert prompts(again) == prompts(got)
 
 
+def test_no_article_of_squad_is_in_two_splits(shared_dir):
+  got = text_rows.splits('squad', shared_dir / 'data')
+  titles = {name: {row['title'] for row in rows} for name, rows in got.items()}
+  assert sum(map(len, got.values())) == 1190
+  assert sum(map(len, titles.values())) == len(set.union(*titles.values()))
+  assert 0.2 <= len(got['test']) / 1190 < 0.25
+  assert 0.08 <= len(got['validation']) / 1190 < 0.13
+
+
 def test_one_row_of_paraphrases_is_too_few(tmp_path):
   path = tmp_path / 'paraphrases' / 'train.jsonl'
   path.parent.mkdir()

@@ -134,7 +134,10 @@ class AgGrpo(policy.PolicyMethod):
     if is_replaced:
       free = requests.prompts
       parts.append(answer_free.rollout(ctx, state.params, key, free, decoder))
-      failed = self._failed(rows, requests, parts[0])
+      tried = batch.Rollouts(requests, parts[0])
+      correct = batch.verdicts(ctx, rows, tried, self.cfg.reward)
+      counted = np.ones(len(row_id), bool)
+      failed = batch.failed(correct, requests.group_id, counted)
       guided &= (failed == 1)[requests.group_id]
       share = score.finite_mean(failed)
     elif not guided.all():
@@ -169,27 +172,6 @@ class AgGrpo(policy.PolicyMethod):
         advantage=self._zero(made.advantage, guided[:, None] & is_answer)
       )
     return made, metrics
-
-  def _failed(
-    self,
-    rows: Sequence[task_lib.Row],
-    requests: batch.Requests,
-    trajectory: types.Trajectory,
-  ) -> Float[np.ndarray, ' N']:
-    """`batch.failed` of completions of all rows."""
-    ctx, num_rows = self.ctx, len(requests.prompt_id)
-    own = process_rows.share(ctx.mesh, num_rows)
-    scored = score.score(
-      ctx.task,
-      ctx.tokenizer,
-      [rows[i] for i in requests.prompt_id[own]],
-      process_rows.fetch(trajectory.tokens),
-      self.cfg.reward,
-      prefill=ctx.prefill,
-    )
-    correct = np.where(scored.judged, scored.correct, np.nan)
-    correct = process_rows.gather(correct, own, num_rows)
-    return batch.failed(correct, requests.group_id, np.ones(num_rows, bool))
 
   def _zero(
     self, advantage: Float[Array, 'B L'], where: Bool[np.ndarray, 'B L']
