@@ -9,11 +9,11 @@ docs/results.md). The paper has no CPU figures; its tables are of LLaDA-8B.
 Presets, after a colon:
   equations           reasoning that spells out the equations, few
                       demonstrations (docs/results.md, second table).
-  variants            equations, with variants of the guidance as arms
-                      (docs/methods/ag_grpo.md).
   cached              equations in blocks of 4; arms sample through a cache
                       (docs/decoding.md).
   sudoku              4x4 Sudoku.
+  equations,variants  variants of the guidance as arms, and no guidance
+  sudoku,variants     (docs/methods/ag_grpo.md).
   rows                rows of your own, with a verifier
                       (docs/your_own_data.md); llada_8b,rows and dream_7b,rows
                       with the values of the release.

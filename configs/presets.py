@@ -44,11 +44,12 @@ import difflib
 
 from ml_collections import config_dict
 
-TINY = ('equations', 'variants', 'cached', 'sudoku')
+TINY = ('equations', 'cached', 'sudoku')
+VARIANTS = tuple(f'{name},variants' for name in ('equations', 'sudoku'))
 MODELS = ('llada_8b', 'dream_7b')
 CODE = ('kodcode', 'mbpp', 'humaneval')
 TASKS = ('gsm8k', 'math', 'countdown', 'sudoku', *CODE, 'rows')
-NAMES = TINY + ('rows',) + tuple(f'{m},{t}' for m in MODELS for t in TASKS)
+NAMES = TINY + VARIANTS + ('rows',) + tuple(f'{m},{t}' for m in MODELS for t in TASKS)
 
 
 def apply(config: config_dict.ConfigDict, arg: str) -> None:
@@ -63,10 +64,11 @@ def apply(config: config_dict.ConfigDict, arg: str) -> None:
     raise ValueError(
       f'unknown preset {arg!r}; {guess}there are {" | ".join(NAMES)}'
     )
-  if arg == 'equations':
-    _equations(config)
-  elif arg == 'variants':
+  if arg in VARIANTS:
+    apply(config, arg.removesuffix(',variants'))
     _variants(config)
+  elif arg == 'equations':
+    _equations(config)
   elif arg == 'cached':
     _cached(config)
   elif arg == 'sudoku':
@@ -97,8 +99,7 @@ def _equations(config: config_dict.ConfigDict) -> None:
 
 
 def _variants(config: config_dict.ConfigDict) -> None:
-  """Equations; AG-GRPO with variants of its guidance, and none, as arms."""
-  _equations(config)
+  """AG-GRPO with variants of its guidance, and none, as arms."""
   config.train.update(num_steps=100, control=False)
   if config.method.name != 'ag_grpo':
     return

@@ -1,6 +1,6 @@
 """Shows what a few RL updates on the same prompts teach.
 
-  python launch/probe.py --config configs/ag_grpo.py:variants \
+  python launch/probe.py --config configs/ag_grpo.py:equations,variants \
     --config.base.path=runs/ag/base --updates 20 --out probe.json
 """
 
@@ -48,7 +48,7 @@ if __name__ == '__main__':
   cli.run(
     main,
     'Shows what a few RL updates on the same prompts teach.',
-    example='launch/probe.py --config configs/ag_grpo.py:variants '
+    example='launch/probe.py --config configs/ag_grpo.py:equations,variants '
     '--config.base.path=runs/ag_grpo/base',
     takes=('config',),
   )
