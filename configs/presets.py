@@ -49,7 +49,9 @@ VARIANTS = tuple(f'{name},variants' for name in ('equations', 'sudoku'))
 MODELS = ('llada_8b', 'dream_7b')
 CODE = ('kodcode', 'mbpp', 'humaneval')
 TASKS = ('gsm8k', 'math', 'countdown', 'sudoku', *CODE, 'rows')
-NAMES = TINY + VARIANTS + ('rows',) + tuple(f'{m},{t}' for m in MODELS for t in TASKS)
+NAMES = (
+  TINY + VARIANTS + ('rows',) + tuple(f'{m},{t}' for m in MODELS for t in TASKS)
+)
 
 
 def apply(config: config_dict.ConfigDict, arg: str) -> None:
