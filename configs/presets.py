@@ -102,16 +102,16 @@ def _equations(config: config_dict.ConfigDict) -> None:
 
 def _variants(config: config_dict.ConfigDict) -> None:
   """AG-GRPO with variants of its guidance, and none, as arms."""
-  config.train.update(num_steps=100, control=False)
   if config.method.name != 'ag_grpo':
-    return
+    raise ValueError('presets with variants are of configs/ag_grpo.py alone')
+  config.train.update(num_steps=100, control=False)
   guided = lambda **keys: {'method': {'guided': keys}}
   config.arms = config_dict.ConfigDict(
     {
       'free': guided(num_guided=0),  # diffu-GRPO
       'failed': guided(groups='failed'),
       'reasoning': guided(credit='reasoning'),
-      'separate': {'method': {'advantage': {'baseline': 'free_separate'}}},
+      'free_separate': {'method': {'advantage': {'baseline': 'free_separate'}}},
       'weighted': {'method': {'policy': {'max_sampler_ratio': 2.0}}},
     }
   )

@@ -19,6 +19,7 @@ import os
 import pathlib
 import re
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -119,6 +120,8 @@ def check_new(out: pathlib.Path, overwrite: bool) -> None:
     raise errors.UserError(f'--out {out} is a folder; name a file')
   try:
     out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=out.parent):
+      pass
   except OSError as e:
     raise errors.UserError(
       f'cannot write results to {out}: {e.strerror}; use another --out'

@@ -1,7 +1,7 @@
 """Shows what a few RL updates on the same prompts teach.
 
   python launch/probe.py --config configs/ag_grpo.py:equations,variants \
-    --config.base.path=runs/ag/base --updates 20 --out probe.json
+    --config.base.path=runs/equations/base --out probe.json
 """
 
 import pathlib
@@ -11,7 +11,7 @@ from absl import flags
 import cli
 
 UPDATES = flags.DEFINE_integer(
-  'updates', 10, 'updates on the same prompts', lower_bound=0
+  'updates', 20, 'updates on the same prompts', lower_bound=0
 )
 ROUNDS = flags.DEFINE_integer(
   'rounds',
@@ -49,6 +49,6 @@ if __name__ == '__main__':
     main,
     'Shows what a few RL updates on the same prompts teach.',
     example='launch/probe.py --config configs/ag_grpo.py:equations,variants '
-    '--config.base.path=runs/ag_grpo/base',
+    '--config.base.path=runs/equations/base',
     takes=('config',),
   )

@@ -79,6 +79,9 @@ def truth(task_name: str, row: task_lib.Row) -> dict[str, Any]:
     return {'ground_truth': row['solution']}
   if task_name in code_recordings.TASKS:
     return {name: row[name] for name in code_recordings.FIELDS}
+  for name in ('references', 'text'):
+    if name in row:
+      return {'ground_truth': row[name]}
   options = {'options': list(row['options'])} if 'options' in row else {}
   return {'ground_truth': row['answer']} | options
 

@@ -240,8 +240,7 @@ def _ensemble(
       score.RewardConfig(weights=()),
       prefill=ctx.prefill,
     )
-    right = np.where(scored.judged, scored.correct, np.nan)
-    verdicts.append(process_rows.gather(right, own, len(rows)))
+    verdicts.append(process_rows.gather(scored.right(), own, len(rows)))
     if advance is not None:
       advance(len(rows))
   return float(np.nanmean(np.concatenate(verdicts)))

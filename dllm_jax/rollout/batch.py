@@ -265,8 +265,7 @@ def judge(
   metrics = rollout_metrics(measured, guided, made.tokens.shape[1])
   metrics['group/zero_variance'] = jnp.mean(group.tied)
   metrics['reward/not_finite'] = jnp.mean(~group.counted)
-  scored = measured.scored
-  correct = np.where(scored.judged, scored.correct, np.nan)
+  correct = measured.scored.right()
   metrics['group/failed'] = score.finite_mean(
     failed(correct, requests.group_id, ~guided)
   )
@@ -290,8 +289,7 @@ def verdicts(
     cfg,
     prefill=ctx.prefill,
   )
-  correct = np.where(scored.judged, scored.correct, np.nan)
-  return process_rows.gather(correct, own, len(prompt_id))
+  return process_rows.gather(scored.right(), own, len(prompt_id))
 
 
 def failed(
@@ -383,7 +381,7 @@ def rollout_metrics(
   scored, length = measured.scored, measured.length
   columns = {
     'reward/mean': scored.reward,
-    'reward/correct': np.where(scored.judged, scored.correct, np.nan),
+    'reward/correct': scored.right(),
     'rollout/length': length,
     'rollout/num_steps': measured.num_steps,
     'rollout/tokens_per_step': measured.num_committed

@@ -56,6 +56,10 @@ class Scored(NamedTuple):
   reasons: list[str]
   parsed: list[str | float | None]
 
+  def right(self) -> Float[np.ndarray, ' B']:
+    """1 for right completions and 0 for wrong ones; NaN without a verdict."""
+    return np.where(self.judged, self.correct, np.nan)
+
   def arrays(self) -> 'Scored':
     """Without the texts, which processes do not exchange."""
     return self._replace(texts=[], reasons=[], parsed=[])

@@ -29,13 +29,10 @@ def check_rows(
   for part in parts:
     ctx.encode(part)
   if not cfg.base.path or cfg.control or cfg.tunes_base:
-    texts = [ctx.task.demonstration(row) for row in rows.demonstrations]
-    longest = max(map(len, ctx.tokenizer.encode_batch(texts)))
-    if longest > cfg.base_sft.gen_length:
-      raise errors.UserError(
-        f'the longest demonstration has {longest} tokens, more than '
-        f'rollout.gen_length={cfg.base_sft.gen_length}: raise that key'
-      )
+    _check_demonstrations(ctx, rows.demonstrations, cfg.base_sft.gen_length)
+  if routing.applies(cfg):  # learns those of all rows
+    for part in (rows.prompts, rows.validation, rows.test):
+      _check_demonstrations(ctx, part, cfg.base_sft.gen_length)
   for name, arm in _trainings(cfg):
     if arm.method is not None:
       with _named(name):
@@ -54,6 +51,19 @@ def check_rows(
       f'more than the {len(rows.test)} held-out problems (data.num_test)'
     )
   check_verifier(ctx, rows.test)
+
+
+def _check_demonstrations(
+  ctx: context.Context, rows: Sequence[task_lib.Row], gen_length: int
+) -> None:
+  """Refuses demonstrations that are longer than a completion may be."""
+  texts = [ctx.task.demonstration(row) for row in rows]
+  longest = max(map(len, ctx.tokenizer.encode_batch(texts)), default=0)
+  if longest > gen_length:
+    raise errors.UserError(
+      f'the longest demonstration has {longest} tokens, more than '
+      f'rollout.gen_length={gen_length}: raise that key'
+    )
 
 
 def check_verifier(ctx: context.Context, rows: Sequence[task_lib.Row]) -> None:

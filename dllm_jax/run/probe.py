@@ -2,10 +2,13 @@
 
 For the method of a config and for each of its arms: n updates on the same
 prompts, from the same parameters, and the share of right answer-free
-completions before and after, on these prompts and on held-out ones. It says in
-minutes what a training curve says in hours, and of AG-GRPO whether guided rows
-have something to teach: how often groups fail without them, how often guided
-rows are right, and how far they are from what the policy writes by itself.
+completions before and after, on these prompts and on held-out ones. Of AG-GRPO
+it says whether guided rows have something to teach: how often groups fail
+without them, how often guided rows are right, and how far they are from what
+the policy writes by itself.
+
+Every arm takes n updates, whatever its `train.num_steps`; completions are
+sampled as the rollouts of the run, with the model of the arm.
 """
 
 import dataclasses
@@ -22,23 +25,23 @@ from dllm_jax.data import pipeline
 from dllm_jax.ops import streams
 from dllm_jax.rollout import answer_free, batch, context, score
 from dllm_jax.run import base_model, checks, settings, setup
-from dllm_jax.runtime import console, processes
-from dllm_jax.state import workdir
+from dllm_jax.runtime import console
+from dllm_jax.state import provenance, workdir
 from dllm_jax.tasks import task as task_lib
 from dllm_jax.train import methods, optim
 from dllm_jax.train import progress as progress_lib
 from dllm_jax.train import state as state_lib
 
-# Of the updates, where they were measured: means over all of them.
+# Means over the updates, where they were measured.
 METRICS = (
-  'free/correct',
   'guided/correct',
-  'reward/correct',
   'group/failed',
   'group/zero_variance',
   'policy/sampler_gap',
   'policy/sampler_gap_guided',
+  'policy/skipped_updates',
 )
+PARTS = ('seen', 'held_out')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,15 +66,25 @@ class ProbeConfig:
 
 
 class Success(NamedTuple):
-  """How often completions without an answer are right.
+  """How often answer-free completions are right.
 
   Attributes:
-    share: of the completions of each prompt.
-    failed: share of the groups that have no right one.
+    share: of the completions of each prompt that have a verdict; NaN where none
+      has.
+    failed: share of the groups without a right completion.
   """
 
   share: Float[np.ndarray, ' N']
   failed: float
+
+
+class _Started(NamedTuple):
+  """What a probe starts from: settings, context, parameters and prompts."""
+
+  cfg: settings.Settings
+  ctx: context.Context
+  base: types.Params
+  rows: dict[str, Sequence[task_lib.Row]]
 
 
 def probe(
@@ -88,35 +101,66 @@ def probe(
     screen: where progress goes.
 
   Returns:
-    For 'rl', the method itself, and for every arm: `seen` and `unseen`, each
-    with the shares `before` and `after`, `gain` and its standard error over
-    prompts `error`, and the shares of failed groups `failed_before` and
-    `failed_after`; and `updates`, the means of `METRICS`.
+    'about', what was run, and 'arms': for 'rl', the method itself, and for
+    every arm, 'seen' and 'held_out', each with the shares 'before' and 'after',
+    their difference 'gain' with its standard error over prompts 'error', and
+    the shares of failed groups 'failed_before' and 'failed_after'; and
+    'updates', the means of `METRICS`.
 
   Raises:
     errors.UserError: something that the user can correct, in one line.
   """
-  run_cfg = base_model.resolve_base_path(settings.from_config(config))
-  if run_cfg.method is None:
+  started = _start(config, screen)
+  before, found = {}, {}
+  for name, arm in {'rl': started.cfg, **started.cfg.arms}.items():
+    denoiser = setup.arm_denoiser(started.ctx.denoiser, started.cfg, arm)
+    own = started._replace(
+      ctx=dataclasses.replace(started.ctx, denoiser=denoiser)
+    )
+    if denoiser not in before:
+      before[denoiser] = _measure(
+        own, own.base, cfg.num_rounds, 'before', screen
+      )
+    found[name] = _probe_arm(own, arm, before[denoiser], cfg, name, screen)
+  return {
+    'about': workdir.flatten(config)
+    | dataclasses.asdict(cfg)
+    | provenance.code(),
+    'arms': found,
+  }
+
+
+def _start(config: Mapping[str, Any], screen: console.Console) -> _Started:
+  """Checks everything, and reads the model and the rows."""
+  cfg = base_model.resolve_base_path(settings.from_config(config))
+  if cfg.method is None:
     raise errors.UserError(
       "config key method.name is 'sft', which has no rollouts to probe"
     )
-  if not run_cfg.base.path:
+  if not cfg.base.path:
     raise errors.UserError(
       'config key base.path is empty: name the model to start from'
     )
-  model = base_model.describe_base(run_cfg)
-  ctx = setup.make_context(run_cfg, model)
+  num_prompts = cfg.rollout.num_prompts
+  if num_prompts < 2:
+    raise errors.UserError(
+      'config key rollout.num_prompts is 1: a probe compares prompts, 2 or more'
+    )
+  if getattr(cfg.rollout.decoder, 'temperature', 1.0) == 0:
+    raise errors.UserError(
+      'config key rollout.temperature is 0: all completions of a prompt would '
+      'be the same'
+    )
+  cfg = dataclasses.replace(cfg, control=False)  # nothing is demonstrated
+  model = base_model.describe_base(cfg)
+  ctx = setup.make_context(cfg, model)
   if isinstance(ctx.task, task_lib.OpenEnded):
     raise errors.UserError(
-      f'task {run_cfg.task_name!r} has no right answers to probe'
+      f'task {cfg.task_name!r} has no right answers to probe'
     )
-  checks.check_shapes(run_cfg, ctx)
-  rows, _ = setup.fit_window(
-    run_cfg, ctx, setup.after_first(setup.load_rows, run_cfg)
-  )
-  checks.check_rows(run_cfg, ctx, rows)
-  num_prompts = run_cfg.rollout.num_prompts
+  checks.check_shapes(cfg, ctx)
+  rows, _ = setup.fit_window(cfg, ctx, setup.load_rows(cfg))
+  checks.check_rows(cfg, ctx, rows)
   if len(rows.validation) < num_prompts:
     raise errors.UserError(
       f'config key data.num_validation is {len(rows.validation)}: a probe '
@@ -124,142 +168,172 @@ def probe(
     )
   batches = pipeline.Batches(
     rows.prompts,
-    seed=streams.host_seed(run_cfg.seed, 'rollout'),
+    seed=streams.host_seed(cfg.seed, 'rollout'),
     batch_size=num_prompts,
   )
-  parts = {
-    'seen': batches.rows(0),
-    'unseen': [rows.validation[i] for i in range(num_prompts)],
-  }
+  held_out = [rows.validation[i] for i in range(num_prompts)]
   base = base_model.load_params(model.folder, ctx, screen)
-  measure = lambda params: {
-    name: success(ctx, params, part, run_cfg.rollout, cfg.num_rounds)
-    for name, part in parts.items()
-  }
-  screen.line(f'{num_prompts} prompts, before any update')
-  before, found = measure(base), {}
-  for name, arm in {'rl': run_cfg, **run_cfg.arms}.items():
-    own = dataclasses.replace(
-      ctx, denoiser=setup.arm_denoiser(ctx.denoiser, run_cfg, arm)
-    )
-    params, metrics = _train(
-      arm, own, base, parts['seen'], cfg.num_updates, name, screen
-    )
-    after = measure(params)
-    gains = {part: _gain(before[part], after[part]) for part in parts}
-    found[name] = gains | {'updates': metrics}
-  return found
+  parts = dict(zip(PARTS, (batches.rows(0), held_out), strict=True))
+  return _Started(cfg, ctx, base, parts)
+
+
+def _probe_arm(
+  started: _Started,
+  arm: settings.Settings,
+  before: Mapping[str, Success],
+  cfg: ProbeConfig,
+  name: str,
+  screen: console.Console,
+) -> dict[str, Any]:
+  params, metrics = _train(started, arm, cfg.num_updates, name, screen)
+  after = _measure(started, params, cfg.num_rounds, f'after {name}', screen)
+  gains = {part: _gain(before[part], after[part]) for part in PARTS}
+  return gains | {'updates': metrics}
+
+
+def _measure(
+  started: _Started,
+  params: types.Params,
+  num_rounds: int,
+  title: str,
+  screen: console.Console,
+) -> dict[str, Success]:
+  """`success` on both parts of the prompts."""
+  with screen.stage(title, num_rounds * len(PARTS)) as bar:
+    return {
+      part: success(
+        started.ctx, params, started.rows[part], started.cfg, num_rounds, bar
+      )
+      for part in PARTS
+    }
 
 
 def success(
   ctx: context.Context,
   params: types.Params,
   rows: Sequence[task_lib.Row],
-  rollout: batch.RolloutConfig,
+  cfg: settings.Settings,
   num_rounds: int,
+  bar: console.Bar,
 ) -> Success:
-  """Samples groups of answer-free completions, the same draws every time."""
-  draws = dataclasses.replace(ctx, root=streams.step_key(ctx.root, 'eval', 0))
-  shares, failed = [], []
+  """Samples groups of completions of every row, the same draws every time.
+
+  Args:
+    ctx: the run, with the model that is sampled from.
+    params: its parameters.
+    rows: N rows of the task.
+    cfg: settings of the run: decoder, size of a group, and reward.
+    num_rounds: groups of each row.
+    bar: shows progress.
+  """
+  own_draws = dataclasses.replace(
+    ctx, root=streams.step_key(ctx.root, 'eval', 0)
+  )
+  reward = getattr(cfg.method, 'reward', score.RewardConfig(weights=()))
+  correct, failed = [], []
   for number in range(num_rounds):
-    rollouts = answer_free.groups(draws, params, rows, number, rollout)
-    correct = batch.verdicts(
-      ctx, rows, rollouts, score.RewardConfig(weights=())
+    rollouts = answer_free.groups(own_draws, params, rows, number, cfg.rollout)
+    verdicts = batch.verdicts(ctx, rows, rollouts, reward)
+    correct.append(verdicts.reshape(len(rows), -1))
+    failed.append(
+      batch.failed(
+        verdicts, rollouts.requests.group_id, np.ones(len(verdicts), bool)
+      )
     )
-    group_id = rollouts.requests.group_id
-    shares.append(
-      [score.finite_mean(correct[group_id == i]) for i in range(len(rows))]
-    )
-    every = np.ones(len(correct), bool)
-    failed.append(score.finite_mean(batch.failed(correct, group_id, every)))
-  return Success(np.mean(shares, axis=0), float(np.mean(failed)))
+    bar.step()
+  share = [score.finite_mean(own) for own in np.concatenate(correct, axis=1)]
+  return Success(np.array(share), score.finite_mean(np.array(failed)))
 
 
 def _train(
-  cfg: settings.Settings,
-  ctx: context.Context,
-  base: types.Params,
-  rows: Sequence[task_lib.Row],
+  started: _Started,
+  arm: settings.Settings,
   num_updates: int,
   name: str,
   screen: console.Console,
 ) -> tuple[types.Params, dict[str, float]]:
   """Updates on the same rows; the parameters, and means of `METRICS`."""
-  optimizer = optim.make(cfg.optim)
-  method = methods.METHODS[cfg.method_name](
-    cfg=cfg.method,
-    ctx=ctx,
-    rollout=cfg.rollout,
+  optimizer = optim.make(arm.optim)
+  method = methods.METHODS[arm.method_name](
+    cfg=arm.method,
+    ctx=started.ctx,
+    rollout=arm.rollout,
     optimizer=optimizer,
-    reference=base,
+    reference=started.base,
   )
   state = progress_lib.on_one_mesh(
-    state_lib.create(state_lib.copy_trained(base), optimizer)
+    state_lib.create(state_lib.copy_trained(started.base), optimizer)
   )
   layout = jax.tree.map(lambda leaf: leaf.sharding, state)
   history = []
   with screen.stage(name, num_updates) as bar:
     for step in range(num_updates):
-      rollouts, metrics = method.collect(state, rows, step)
+      rollouts, metrics = method.collect(state, started.rows['seen'], step)
       state, inner = method.update(state, rollouts, step)
       state = jax.device_put(state, layout)
       history.append(jax.device_get(metrics | inner[0]))
       bar.step({k: float(v) for k, v in history[-1].items() if k in METRICS})
-  means = {}
-  for key in METRICS:
-    values = np.array([row[key] for row in history if key in row], float)
-    if np.isfinite(values).any():
-      means[key] = float(np.nanmean(values))
-  return state.params, means
+  means = {
+    key: score.finite_mean(np.array([row.get(key, np.nan) for row in history]))
+    for key in METRICS
+  }
+  if means['policy/skipped_updates'] > 0:
+    screen.line(f'{name}: some updates were not finite, and were skipped')
+  return state.params, {k: v for k, v in means.items() if np.isfinite(v)}
 
 
 def _gain(before: Success, after: Success) -> dict[str, float]:
   gain = after.share - before.share
+  judged = gain[np.isfinite(gain)]
+  error = np.nan
+  if len(judged) > 1:
+    error = float(judged.std(ddof=1) / np.sqrt(len(judged)))
   return {
-    'before': float(before.share.mean()),
-    'after': float(after.share.mean()),
-    'gain': float(gain.mean()),
-    'error': float(gain.std(ddof=1) / np.sqrt(len(gain))),
+    'before': score.finite_mean(before.share),
+    'after': score.finite_mean(after.share),
+    'gain': score.finite_mean(gain),
+    'error': error,
     'failed_before': before.failed,
     'failed_after': after.failed,
   }
 
 
 def show(found: Mapping[str, Any], screen: console.Console) -> None:
-  """Two tables: shares in percent before and after, and of the updates."""
+  """Two tables: success before and after, and what the updates saw."""
+  arms = found['arms']
   percent = lambda value: '' if value is None else f'{100 * value:.1f}'
   nats = lambda value: '' if value is None else f'{value:.2f}'
   screen.table(
     'answer-free completions that are right, % (± one standard error)',
-    ['', 'before', 'after', 'gain', 'other prompts', 'gain'],
+    ['', 'before', 'after', 'gain', 'held out', 'held-out gain'],
     [
       [
         name,
         percent(arm['seen']['before']),
         percent(arm['seen']['after']),
         _signed(arm['seen']),
-        percent(arm['unseen']['before']),
-        _signed(arm['unseen']),
+        percent(arm['held_out']['before']),
+        _signed(arm['held_out']),
       ]
-      for name, arm in found.items()
+      for name, arm in arms.items()
     ],
   )
   screen.table(
-    'groups without a right completion, before and after; rows of the updates '
-    'that are right (%); |log pi - log mu| (nats)',
-    ['', 'failed', 'after', 'free', 'guided', 'gap, free', 'gap, guided'],
+    'groups without a right completion, before and after, and groups of equal '
+    'rewards and guided rows that are right in the updates (%); '
+    '|log pi - log mu| (nats)',
+    ['', 'failed', 'after', 'tied', 'guided', 'gap, free', 'gap, guided'],
     [
       [
         name,
         percent(arm['seen']['failed_before']),
         percent(arm['seen']['failed_after']),
-        percent(of('free/correct', of('reward/correct'))),
-        percent(of('guided/correct')),
-        nats(of('policy/sampler_gap')),
-        nats(of('policy/sampler_gap_guided')),
+        percent(arm['updates'].get('group/zero_variance')),
+        percent(arm['updates'].get('guided/correct')),
+        nats(arm['updates'].get('policy/sampler_gap')),
+        nats(arm['updates'].get('policy/sampler_gap_guided')),
       ]
-      for name, arm in found.items()
-      for of in [arm['updates'].get]
+      for name, arm in arms.items()
     ],
   )
 
@@ -269,6 +343,5 @@ def _signed(part: Mapping[str, float]) -> str:
 
 
 def save(found: Mapping[str, Any], out: pathlib.Path) -> None:
-  """Writes the result of `probe`, in process 0."""
-  if processes.is_first():
-    workdir.write_json(out, found)
+  """Writes the result of `probe` as JSON."""
+  workdir.write_json(out, found)

@@ -2,6 +2,17 @@
 
 A completion is read up to the end of its first line that is not blank, so that
 models which were not trained to stop are judged too.
+
+Deviations from MoE-ERL, which has tasks of this kind: prompts in words of our
+own, SciTLDR instead of SAMSum and XSUM, decoding without beams, ROUGE-L over
+the whole text instead of by sentence, and no choice of an epoch by ROUGE-2. Of
+SQuAD there is only XQuAD's English part, of which a fifth is tested. An answer
+without words counts as SQuAD 2.0's evaluation has it.
+
+References:
+  Cachola et al. 2020, SciTLDR, arXiv:2004.15011.
+  Rajpurkar et al. 2016, SQuAD, arXiv:1606.05250.
+  Artetxe et al. 2020, XQuAD, arXiv:1910.11856.
 """
 
 import dataclasses
@@ -25,7 +36,7 @@ class _References:
   """What both tasks share; a row has its references as `references`."""
 
   def words(self) -> tuple[str, ...]:
-    """ASCII characters, with which other text cannot be written."""
+    """Tags and ASCII characters; other text needs a real tokenizer."""
     return tags.lexicon()
 
   def demonstration(self, row: task.Row) -> str:
@@ -62,17 +73,16 @@ class Summaries(_References):
     return f'{row["text"]}\nTL;DR:'
 
   def score(self, row: task.Row, completion: str) -> task.Score:
-    """Compares the summary with the references.
+    """Compares the summary with the nearest reference.
 
-    Terms: the F1 of ROUGE-1, ROUGE-2 and ROUGE-L, with stemming, of the
-    package rouge-score; each the best of the references, as SciTLDR has it.
-    Correct means equal to a reference, apart from what `normalised` drops.
+    Terms: the F1 of ROUGE-1, ROUGE-2 and ROUGE-L with the reference of the
+    largest ROUGE-1, with stemming, of the package rouge-score. Correct means
+    equal to a reference, apart from what `normalised` drops.
     """
     answer = first_line(completion)
-    found = [_scorer().score(text, answer) for text in row['references']]
-    terms = {
-      kind: max(scores[kind].fmeasure for scores in found) for kind in _ROUGE
-    }
+    scores = [_scorer().score(text, answer) for text in row['references']]
+    best = max(scores, key=lambda found: found['rouge1'].fmeasure)
+    terms = {kind: best[kind].fmeasure for kind in _ROUGE}
     correct = is_exact(answer, row['references'])
     return task.Score(terms, correct, {}, answer or None)
 
@@ -92,7 +102,7 @@ class Reading(_References):
     return f'{row["context"]}\nQuestion: {row["question"]}\nAnswer:'
 
   def score(self, row: task.Row, completion: str) -> task.Score:
-    """Compares the answer with the references, as SQuAD's evaluation does.
+    """Compares the answer with the references.
 
     Terms: `exact` is 1 for the same words as a reference, `f1` the F1 of the
     words, the best of the references; both after `normalised`. Correct means

@@ -37,6 +37,10 @@ def test_the_files_are_found():
 @pytest.mark.parametrize('preset', ['', *presets.NAMES])
 @pytest.mark.parametrize('file', WITH_PRESETS)
 def test_every_preset_becomes_settings(file, preset):
+  if preset in presets.VARIANTS and file != 'ag_grpo':
+    with pytest.raises(ValueError, match='configs/ag_grpo.py alone'):
+      load(file).get_config(preset)
+    return
   config = load(file).get_config(preset)
   assert config.is_locked
   if preset.endswith('rows'):
@@ -48,6 +52,7 @@ def test_every_preset_becomes_settings(file, preset):
   # What a record of the config holds is what the run gets.
   assert cfg.rollout.decoder.gen_length == config.rollout.gen_length
   assert cfg.loop.num_steps == config.train.num_steps
+  assert bool(cfg.arms) == (preset in (*presets.VARIANTS, 'cached'))
   if file == 'ag_grpo':
     assert 0 < cfg.method.guided.num_guided <= cfg.rollout.group_size
     assert cfg.method.guided.max_anchor < config.rollout.gen_length
@@ -135,6 +140,21 @@ def test_presets_are_documented(file):
   text = load(file).__doc__
   for name in ('equations', 'sudoku', 'llada_8b,TASK', 'dream_7b,TASK'):
     assert name in text or 'those of configs/ag_grpo.py' in text
+
+
+def test_the_variants_of_guidance():
+  config = load('ag_grpo').get_config('sudoku,variants')
+  assert 'sudoku,variants' in load('ag_grpo').__doc__
+  cfg = settings.from_config(config.to_dict())
+  assert cfg.task_name == 'sudoku'
+  guided = {name: arm.method.guided for name, arm in cfg.arms.items()}
+  assert guided['free'].num_guided == 0
+  assert guided['failed'].groups == 'failed'
+  assert guided['reasoning'].credit == 'reasoning'
+  baselines = {n: arm.method.advantage.baseline for n, arm in cfg.arms.items()}
+  assert baselines.pop('free_separate') == 'free_separate'
+  assert set(baselines.values()) == {'shared'}
+  assert cfg.arms['weighted'].method.policy.max_sampler_ratio == 2.0
 
 
 @pytest.mark.parametrize('preset', ['', 'equations', 'sudoku'])

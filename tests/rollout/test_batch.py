@@ -194,6 +194,24 @@ def test_metrics_by_hand(judged):
   assert all('/' in name for name in metrics)
 
 
+@pytest.mark.parametrize('devices', [1, 2])
+def test_verdicts_by_hand(devices, monkeypatch):
+  """Right, wrong, right but without a verdict, and right."""
+  _, ctx = tiny_run.parts(devices=devices)
+  judged = iter([True, True, False, True])
+  given = rollouts(ctx)
+  right = given.trajectory.tokens[0]
+  score_one = type(ctx.task).score
+
+  def judge_some(task, row, completion):
+    return score_one(task, row, completion)._replace(judged=next(judged))
+
+  monkeypatch.setattr(type(ctx.task), 'score', judge_some)
+  given = with_tokens(given, 2, right)
+  got = batch.verdicts(ctx, ROWS, given, REWARD)
+  np.testing.assert_array_equal(got, [1.0, 0.0, np.nan, 1.0])
+
+
 def test_failed_groups_by_hand():
   right, wrong, unknown = 1.0, 0.0, np.nan
   correct = np.array([wrong, right, wrong, wrong, unknown, wrong, unknown])

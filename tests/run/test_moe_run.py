@@ -10,6 +10,7 @@ import pytest
 import configs.moe_erl
 from dllm_jax import errors
 from dllm_jax import model as model_lib
+from dllm_jax.data import catalog
 from dllm_jax.models import transformer
 from dllm_jax.run import train as run_lib
 from dllm_jax.runtime import console
@@ -113,6 +114,59 @@ def test_a_dense_model_of_text_is_upcycled(
   every = {'wikitext': 1, 'gpt2': 2}[preset]
   assert (base.feed_forward, base.sparse_every) == (kind, every)
   assert all(len(own['load']) == 2 // every for own in models.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('preset', ['scitldr', 'squad'])
+def test_completions_are_compared_with_references(
+  preset, tmp_path, monkeypatch
+):
+  """The presets' own path, in a tiny size, on a few short rows."""
+  monkeypatch.setattr(catalog, 'FILES', {})
+  data = tmp_path / 'data' / preset
+  data.mkdir(parents=True)
+  if preset == 'scitldr':
+    for split in ('train', 'dev', 'test'):
+      rows = [
+        {'source': [f'{split} {i}.'], 'target': [f'about {i}']}
+        for i in range(8)
+      ]
+      text = ''.join(json.dumps(row) + '\n' for row in rows)
+      (data / f'{split}.jsonl').write_text(text)
+  else:
+    articles = [
+      {
+        'title': f't{i}',
+        'paragraphs': [
+          {
+            'context': f'It is {i}.',
+            'qas': [{'question': 'What?', 'answers': [{'text': f'{i}'}]}],
+          }
+        ],
+      }
+      for i in range(40)
+    ]
+    (data / 'xquad.en.json').write_text(json.dumps({'data': articles}))
+  config = configs.moe_erl.get_config(preset).unlock()
+  config.data_dir = str(tmp_path / 'data')
+  config.base.path = ''  # a model of characters is trained
+  config.data.cache_dir = str(tmp_path / 'cache')
+  config.model.update(tiny_run.SHAPE | {'num_layers': 2})
+  config.rollout.update(num_prompts=4, max_prompt_length=40, gen_length=12)
+  config.data.update(num_validation=2, num_test=4)
+  config.base.update(num_steps=2, batch_size=8)
+  config.train.num_steps = 1
+  config.method.study.num_paths = 4
+  config.eval.batch_size = 4
+  config.mesh.data = 1
+  config.arms = {}
+  directory, screen = tmp_path / 'run', io.StringIO()
+  run_lib.train(config.to_dict(), directory, console.Console(file=screen))
+  own = json.loads((directory / 'eval.json').read_text())['final']
+  terms = {'scitldr': ('rouge1', 'rouge2', 'rougeL'), 'squad': ('exact', 'f1')}
+  assert all(0 <= own[name] <= 1 for name in terms[preset])
+  models = json.loads((directory / 'routing.json').read_text())['models']
+  assert models['final']['perplexity'] > 1
 
 
 @pytest.mark.parametrize(
