@@ -212,3 +212,15 @@ def test_truth_is_the_inverse_of_read(tmp_path, task, row):
   path.write_text(json.dumps(record | recordings.truth(task, row)))
   (found,) = recordings.read(path, task)
   assert {k: v for k, v in found.row.items() if k != 'id'} == row
+
+
+@pytest.mark.parametrize(
+  ('name', 'row', 'truth'),
+  [
+    ('squad', {'context': 'c', 'references': ['a', 'b']}, ['a', 'b']),
+    ('scitldr', {'text': 'abstract', 'references': ['a']}, ['a']),
+    ('wikitext-2', {'prompt': 'p', 'text': 't'}, 't'),
+  ],
+)
+def test_the_truth_of_texts(name, row, truth):
+  assert recordings.truth(name, row) == {'ground_truth': truth}

@@ -801,6 +801,48 @@ MUTATIONS = (
     'pass',
     'bench/test_kernels.py',
   ),
+  Mutation(
+    'run/probe.py',
+    'params, metrics = _train(started, arm, cfg.num_updates, name, screen)',
+    'params, metrics = started.base, {}',
+    'run/test_probe.py',
+  ),
+  Mutation(
+    'run/probe.py',
+    'denoiser = setup.arm_denoiser(started.ctx.denoiser, started.cfg, arm)',
+    'denoiser = started.ctx.denoiser',
+    'run/test_probe.py',
+  ),
+  Mutation(
+    'run/probe.py',
+    'correct.append(verdicts.reshape(len(rows), -1))',
+    'correct = [verdicts.reshape(len(rows), -1)]',
+    'run/test_probe.py',
+  ),
+  Mutation(
+    'rollout/score.py',
+    'return np.where(self.judged, self.correct, np.nan)',
+    'return np.where(self.judged, self.correct, 0.0)',
+    'rollout/test_batch.py',
+  ),
+  Mutation(
+    'tasks/references.py',
+    "best = max(scores, key=lambda found: found['rouge1'].fmeasure)",
+    "best = max(scores, key=lambda found: found['rougeL'].fmeasure)",
+    'tasks/test_references.py',
+  ),
+  Mutation(
+    'tasks/references.py',
+    "return text.partition('\\n')[0].rstrip()",
+    'return text.rstrip()',
+    'tasks/test_references.py',
+  ),
+  Mutation(
+    'data/text_rows.py',
+    "titles = [row['title'] for row in train]",
+    "titles = [row['question'] for row in train]",
+    'data/test_sources.py',
+  ),
 )
 
 # (mutation, why no valid input tells it from the original): not applied.
