@@ -117,7 +117,7 @@ class Reading(_References):
 
 @functools.cache
 def _scorer():
-  from rouge_score import rouge_scorer  # takes a second to import
+  from rouge_score import rouge_scorer  # late: it is optional
 
   return rouge_scorer.RougeScorer(_ROUGE, use_stemmer=True)
 

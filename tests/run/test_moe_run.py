@@ -77,25 +77,31 @@ def test_a_run_trains_and_measures_every_arm(trained):
   assert '<th scope="row">scaled_gate</th>' in page
 
 
+def tiny(preset, data_dir):
+  """The preset's own path, in a tiny size."""
+  config = configs.moe_erl.get_config(preset).unlock()
+  config.data_dir = str(data_dir)
+  config.model.update(tiny_run.SHAPE | {'num_layers': 2})
+  config.rollout.update(num_prompts=4, gen_length=12)
+  config.base.update(path='', num_steps=2, batch_size=8)
+  config.train.num_steps = 1
+  config.method.study.num_paths = 4
+  config.mesh.data = 1
+  return config
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('preset', ['wikitext', 'gpt2'])
 def test_a_dense_model_of_text_is_upcycled(
   preset, shared_dir, tmp_path, monkeypatch
 ):
-  """The presets' own path, in a tiny size."""
   cut = text.Text.pieces
   monkeypatch.setattr(text.Text, 'pieces', lambda *args: cut(*args)[:200])
-  config = configs.moe_erl.get_config(preset).unlock()
-  config.data_dir = str(shared_dir / 'data')
-  config.model.update(tiny_run.SHAPE | {'num_layers': 2})
+  config = tiny(preset, shared_dir / 'data')
   config.task.update(num_given=8, length=12)
-  config.rollout.update(num_prompts=4, max_prompt_length=8, gen_length=12)
+  config.rollout.max_prompt_length = 8
   config.data.update(num_validation=8, num_test=8)
-  config.base.update(num_steps=2, batch_size=8)
-  config.train.num_steps = 1
-  config.method.study.num_paths = 4
   config.eval.batch_size = 8
-  config.mesh.data = 1
   for name in set(config.arms) - {'aux', 'scaled_gate'}:
     del config.arms[name]
   directory, screen = tmp_path / 'run', io.StringIO()
@@ -116,57 +122,68 @@ def test_a_dense_model_of_text_is_upcycled(
   assert all(len(own['load']) == 2 // every for own in models.values())
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('preset', ['scitldr', 'squad'])
-def test_completions_are_compared_with_references(
-  preset, tmp_path, monkeypatch
-):
-  """The presets' own path, in a tiny size, on a few short rows."""
-  monkeypatch.setattr(catalog, 'FILES', {})
-  data = tmp_path / 'data' / preset
-  data.mkdir(parents=True)
+def write_rows(preset, folder):
+  """A few short rows in the format of the data set."""
+  folder.mkdir(parents=True)
   if preset == 'scitldr':
     for split in ('train', 'dev', 'test'):
       rows = [
         {'source': [f'{split} {i}.'], 'target': [f'about {i}']}
         for i in range(8)
       ]
-      text = ''.join(json.dumps(row) + '\n' for row in rows)
-      (data / f'{split}.jsonl').write_text(text)
-  else:
-    articles = [
-      {
-        'title': f't{i}',
-        'paragraphs': [
-          {
-            'context': f'It is {i}.',
-            'qas': [{'question': 'What?', 'answers': [{'text': f'{i}'}]}],
-          }
-        ],
-      }
-      for i in range(40)
-    ]
-    (data / 'xquad.en.json').write_text(json.dumps({'data': articles}))
-  config = configs.moe_erl.get_config(preset).unlock()
-  config.data_dir = str(tmp_path / 'data')
-  config.base.path = ''  # a model of characters is trained
-  config.data.cache_dir = str(tmp_path / 'cache')
-  config.model.update(tiny_run.SHAPE | {'num_layers': 2})
-  config.rollout.update(num_prompts=4, max_prompt_length=40, gen_length=12)
-  config.data.update(num_validation=2, num_test=4)
-  config.base.update(num_steps=2, batch_size=8)
-  config.train.num_steps = 1
-  config.method.study.num_paths = 4
-  config.eval.batch_size = 4
-  config.mesh.data = 1
-  config.arms = {}
+      lines = ''.join(json.dumps(row) + '\n' for row in rows)
+      (folder / f'{split}.jsonl').write_text(lines)
+    return
+  ask = lambda i: [{'question': 'What?', 'answers': [{'text': f'{i}'}]}]
+  articles = [
+    {
+      'title': f't{i}',
+      'paragraphs': [{'context': f'It is {i}.', 'qas': ask(i)}],
+    }
+    for i in range(40)
+  ]
+  (folder / 'xquad.en.json').write_text(json.dumps({'data': articles}))
+
+
+@pytest.fixture
+def short(tmp_path, monkeypatch):
+  """A function from a preset to its tiny config, on short rows."""
+  monkeypatch.setattr(catalog, 'FILES', {})
+
+  def make(preset):
+    write_rows(preset, tmp_path / 'data' / preset)
+    config = tiny(preset, tmp_path / 'data')  # its base is one of characters
+    config.data.cache_dir = str(tmp_path / 'cache')
+    config.rollout.max_prompt_length = 40
+    config.data.update(num_validation=2, num_test=4)
+    config.eval.batch_size = 4
+    config.arms = {}
+    return config
+
+  return make
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('preset', ['scitldr', 'squad'])
+def test_completions_are_compared_with_references(preset, short, tmp_path):
   directory, screen = tmp_path / 'run', io.StringIO()
-  run_lib.train(config.to_dict(), directory, console.Console(file=screen))
+  config = short(preset).to_dict()
+  run_lib.train(config, directory, console.Console(file=screen))
   own = json.loads((directory / 'eval.json').read_text())['final']
   terms = {'scitldr': ('rouge1', 'rouge2', 'rougeL'), 'squad': ('exact', 'f1')}
   assert all(0 <= own[name] <= 1 for name in terms[preset])
   models = json.loads((directory / 'routing.json').read_text())['models']
   assert models['final']['perplexity'] > 1
+
+
+def test_texts_that_do_not_fit_are_refused_before_the_run(short, tmp_path):
+  """Those of the prompts, of which no demonstration is drawn."""
+  config = short('scitldr')
+  config.rollout.gen_length = 4
+  screen = console.Console(file=io.StringIO())
+  with pytest.raises(errors.UserError, match='longest demonstration has 8'):
+    run_lib.train(config.to_dict(), tmp_path / 'run', screen)
+  assert not (tmp_path / 'run').exists()
 
 
 @pytest.mark.parametrize(
