@@ -70,6 +70,7 @@ def get_config(arg: str = '') -> config_dict.ConfigDict:
     experts_per_token=1,
     gate_scale='none',
     capacity_factor=base.PLACEHOLDER(float),
+    shared_size=0,  # width of an expert that serves every token too
     router_init_std=0.02,
     dispatch='auto',
   )
@@ -100,6 +101,7 @@ def get_config(arg: str = '') -> config_dict.ConfigDict:
       'z_weight': 1e-3,
       'pooled': False,
       'router_only': False,
+      'jitter': 0.0,  # of routers; Switch has 0.01
       'num_micro': 1,
       'start': _STARTS.get(arg, arg),
       'study': {'num_paths': 100, 'alpha': 0.25, 'replacement': 'other'},

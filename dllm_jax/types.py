@@ -146,11 +146,28 @@ class RolloutBatch(NamedTuple):
   row_id: Int[Array, ' B']
 
 
+class RouterJitter(NamedTuple):
+  """Noise on what a router reads: factors uniform in [1 - size, 1 + size].
+
+  The experts themselves read their tokens without it.
+
+  Attributes:
+    key: of each row.
+    size: of each row, in [0, 1].
+
+  References:
+    Fedus et al. 2021, Switch Transformers, section 2.4 (arXiv:2101.03961).
+  """
+
+  key: Key[Array, '*N B']
+  size: Float[Array, '*N B']
+
+
 class RouterOverride(NamedTuple):
   """Which expert tokens go to in place of their router's first choice.
 
-  By layer; of one layer without the leading axis. At most one of the fields
-  says something of a token.
+  By layer; of one layer without the leading axis. At most one of the first
+  three fields says something of a token.
 
   Attributes:
     expert: an expert; -1 leaves the choice to the router.
@@ -158,11 +175,13 @@ class RouterOverride(NamedTuple):
     quantile: u in [0, 1): the expert at which the router's cumulative
       probability exceeds u, so that uniform u sample the router; negative
       leaves the choice.
+    jitter: noise under which the router makes its choice.
   """
 
   expert: Int[Array, '*N B S'] | None = None
   offset: Int[Array, '*N B S'] | None = None
   quantile: Float[Array, '*N B S'] | None = None
+  jitter: RouterJitter | None = None
 
 
 class RouterOutputs(NamedTuple):

@@ -19,7 +19,8 @@ import dllm_jax
 from dllm_jax import decoding, errors, types
 from dllm_jax import model as model_lib
 from dllm_jax.decoding import autoregressive, fixed
-from dllm_jax.hf import load
+from dllm_jax.hf import config as hf_config
+from dllm_jax.hf import load, save
 from dllm_jax.models import lora, network, transformer
 from dllm_jax.run import generate, prompt_file
 from dllm_jax.runtime import console, processes, sharding
@@ -351,6 +352,30 @@ def test_transformers_computes_the_same_logits(shared_dir, tmp_path, family):
   tokens = tiny.recorded(source, 'golden.npz')['tokens']
   want = theirs_of(tmp_path / 'saved')(tokens)
   got = logits(model.denoiser, model.params, tokens)
+  np.testing.assert_allclose(got, want, atol=1e-4, rtol=1e-5)
+
+
+def test_transformers_computes_the_same_with_a_shared_expert(tmp_path):
+  cfg = dataclasses.replace(
+    tiny.MODEL,
+    causal=True,
+    attention_bias=True,
+    feed_forward='experts',
+    num_experts=5,
+    experts_per_token=2,
+    shared_size=20,
+    norm_eps=1e-6,
+  )
+  denoiser, params = transformer.of_config(cfg), tiny.params(cfg)
+  name = hf_config.family_of(cfg)
+  assert name == 'qwen2_moe'
+  record = hf_config.Record(name, denoiser, hf_config.Special(eos_tokens=(2,)))
+  save.save(tmp_path / 'saved', params, record)
+  tokens = np.random.default_rng(0).integers(0, cfg.vocab_size, (3, 9))
+  again, leaves = load.load(load.read(tmp_path / 'saved'), mesh())
+  jax.tree.map(np.testing.assert_array_equal, leaves, params)
+  want = theirs_of(tmp_path / 'saved')(tokens)
+  got = logits(again, leaves, tokens)
   np.testing.assert_allclose(got, want, atol=1e-4, rtol=1e-5)
 
 

@@ -76,6 +76,8 @@ class ModelConfig:
       that 'normalized' over the chosen ones (Qwen3-MoE), or 'none': 1 / k.
     capacity_factor: an expert serves at most this times its even share of a
       row's tokens; None is all tokens that choose it.
+    shared_size: F of an expert that serves every token too (Qwen2-MoE); 0 has
+      none.
     router_init_std: standard deviation of the router's initial kernel.
     dispatch: how experts are computed, a name of `dispatch.DISPATCHES`, or
       'auto': the fast one of the backend.
@@ -119,6 +121,7 @@ class ModelConfig:
   experts_per_token: int = 0
   gate_scale: str = 'probability'
   capacity_factor: float | None = None
+  shared_size: int = 0
   router_init_std: float = 0.02
   dispatch: str = 'auto'
   remat: str = 'none'
@@ -200,6 +203,7 @@ class ModelConfig:
       sparse_every=1,
       experts_per_token=0,
       capacity_factor=None,
+      shared_size=0,
     )
 
   def with_experts(self, num_experts: int, sparse_every: int) -> 'ModelConfig':
@@ -246,6 +250,12 @@ class ModelConfig:
     if self.sparse_every > 1 and not self.num_experts:
       raise ValueError(
         f'sparse_every {self.sparse_every} is for models with experts: use 1'
+      )
+    if self.shared_size < 0:
+      raise ValueError(f'shared_size {self.shared_size} is negative')
+    if self.shared_size and not self.num_experts:
+      raise ValueError(
+        f'shared_size {self.shared_size} is for models with experts: use 0'
       )
     if self.num_experts and self.lora_rank:
       raise ValueError(

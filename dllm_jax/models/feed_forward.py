@@ -5,6 +5,8 @@ collected by layer (`stack.LayerOutputs`). Dims: B rows, S columns, D model, F
 hidden width, E experts, k experts of a token.
 """
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -59,6 +61,7 @@ class Experts(nn.Module):
 
   The gate g_e is p_e, p_e over the sum of the chosen ones, or 1 / k
   (`ModelConfig.gate_scale`). The router is computed in float32 and has no bias.
+  A shared expert of width `shared_size` adds sigmoid(x w) shared(x).
   With a capacity, an expert serves the first ceil(capacity_factor k n / E)
   tokens of a row of n that choose it; to the others it adds nothing. n counts
   the tokens of the call, so that decoding with a cache drops none.
@@ -68,7 +71,8 @@ class Experts(nn.Module):
 
   References:
     Shazeer et al. 2017 (arXiv:1701.06538); Fedus et al. 2021, Switch
-    Transformers, section 2 (arXiv:2101.03961).
+    Transformers, section 2 (arXiv:2101.03961); shared experts: Dai et al. 2024,
+    DeepSeekMoE (arXiv:2401.06066), with Qwen2-MoE's gate (arXiv:2407.10671).
   """
 
   cfg: config.ModelConfig
@@ -88,7 +92,8 @@ class Experts(nn.Module):
       override: of this layer.
     """
     cfg = self.cfg
-    logits = _Router(cfg, name='gate')(x)
+    jitter = None if override is None else override.jitter
+    logits = _Router(cfg, name='gate')(x, jitter)
     probs = jax.nn.softmax(logits, axis=-1)
     chosen = choose(logits, cfg.experts_per_token, override)
     gate = jnp.take_along_axis(probs, chosen, axis=-1)
@@ -108,7 +113,14 @@ class Experts(nn.Module):
       _Kernels(cfg, name='experts')(x.dtype),
       *map(flat, (x, chosen, gate)),
     )
-    return y.reshape(x.shape), beside
+    y = y.reshape(x.shape)
+    if cfg.shared_size:
+      wide = dataclasses.replace(cfg, mlp_size=cfg.shared_size)
+      is_gelu = cfg.feed_forward == 'gelu_experts'
+      shared, _ = (Gelu if is_gelu else SwiGLU)(wide, name='shared_expert')(x)
+      share = layers.Linear(cfg, 1, name='shared_expert_gate')(x)
+      y += nn.sigmoid(share) * shared
+    return y, beside
 
 
 def swiglu(product: dispatch.Product, x: Float[Array, '*n D']):
@@ -131,16 +143,22 @@ class _Router(nn.Module):
   cfg: config.ModelConfig
 
   @nn.compact
-  def __call__(self, x: Float[Array, 'B S D']) -> Float[Array, 'B S E']:
+  def __call__(
+    self, x: Float[Array, 'B S D'], jitter: types.RouterJitter | None
+  ) -> Float[Array, 'B S E']:
     kernel = self.param(
       'kernel',
       nn.initializers.normal(self.cfg.router_init_std),
       (x.shape[-1], self.cfg.num_experts),
       jnp.dtype(self.cfg.param_dtype),
     )
+    x = x.astype(jnp.float32)
+    if jitter is not None:
+      draw = lambda key: jax.random.uniform(key, x.shape[1:], minval=-1.0)
+      x *= 1 + jitter.size[:, None, None] * jax.vmap(draw)(jitter.key)
     # Otherwise TPUs multiply in bfloat16 passes, and experts are swapped.
     return jnp.dot(
-      x.astype(jnp.float32),
+      x,
       kernel.astype(jnp.float32),
       precision=jax.lax.Precision.HIGHEST,
     )

@@ -73,6 +73,7 @@ def local_config(cfg: config.ModelConfig, layout: Layout) -> config.ModelConfig:
     num_heads=cfg.num_heads // layout.tensor,
     num_kv_heads=cfg.num_kv_heads // layout.tensor,
     mlp_size=cfg.mlp_size // layout.tensor,
+    shared_size=cfg.shared_size // layout.tensor,
   )
 
 

@@ -13,12 +13,12 @@ def upcycle(dense: types.Params, fresh: types.Params) -> types.Params:
   Where only some layers of `fresh` have experts, the others stay as they are.
 
   Without a gate (`ModelConfig.gate_scale` 'none') it computes what the dense
-  model computes.
+  model computes: a shared expert is fresh but for its last product, 0 at first.
 
   Args:
     dense: parameters of the dense model.
-    fresh: parameters of a model of the same sizes with experts; only their
-      routers are taken.
+    fresh: parameters of a model of the same sizes with experts; their routers
+      and shared experts are taken.
 
   References:
     Komatsuzaki et al. 2022 (arXiv:2212.05055).
@@ -40,5 +40,9 @@ def _with_experts(dense: types.Params, fresh: types.Params) -> types.Params:
   def copies(kernel, like):
     return jnp.broadcast_to(kernel[:, None], like.shape).astype(like.dtype)
 
-  experts = jax.tree.map(copies, dense['mlp'], mlp['experts'])
-  return {**dense, 'mlp': {**mlp, 'experts': experts}}
+  made = {**mlp, 'experts': jax.tree.map(copies, dense['mlp'], mlp['experts'])}
+  if 'shared_expert' in mlp:
+    shared = mlp['shared_expert']
+    last = jax.tree.map(jnp.zeros_like, shared['down_proj'])
+    made['shared_expert'] = {**shared, 'down_proj': last}
+  return {**dense, 'mlp': made}

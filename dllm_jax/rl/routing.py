@@ -188,12 +188,21 @@ def override(
   return types.RouterOverride(expert=jnp.where(mask, whole(num_experts), -1))
 
 
+def jitter(
+  key: Key[Array, ''], row_id: Int[Array, ' B'], size: float
+) -> types.RouterJitter:
+  """Noise of rows, for `run_paths`. `key` is consumed."""
+  keys = streams.row_keys(key, row_id)
+  return types.RouterJitter(keys, jnp.full(keys.shape, size))
+
+
 def run_paths(
   denoiser: types.Routed,
   params: types.Params,
   texts: Texts,
   vocab: types.Vocabulary,
   overrides: types.RouterOverride | None = None,
+  jitter: types.RouterJitter | None = None,
 ) -> Paths:
   """Runs a causal model on every path of every row.
 
@@ -202,7 +211,10 @@ def run_paths(
     params: its parameters; `logp` and `logits` are differentiable in them.
     texts: the rows.
     vocab: special ids.
-    overrides: fields [B, P, N, L]; None is the router's own path, P = 1.
+    overrides: fields [B, P, N, L], without jitter; None is the router's own
+      path, P = 1.
+    jitter: fields [B]: every path of a row has the same noise, another one in
+      each layer.
   """
   (rows, size), length = texts.tokens.shape, texts.credit.shape[1]
   count, whole = 1, None
@@ -212,10 +224,18 @@ def run_paths(
     whole = types.RouterOverride(
       *(
         None if field is None else wide(field, fill)
-        for field, fill in zip(overrides, (-1, 0, -1.0), strict=True)
+        for field, fill in zip(overrides[:3], (-1, 0, -1.0), strict=True)
       )
     )
   repeat = lambda x: jnp.repeat(x, count, axis=0)
+  if jitter is not None:
+    num_layers = denoiser.num_sparse_layers
+    fold_in = jax.vmap(jax.random.fold_in, (0, None))
+    noise = types.RouterJitter(
+      jax.vmap(fold_in, (None, 0))(repeat(jitter.key), jnp.arange(num_layers)),
+      jnp.tile(repeat(jitter.size), (num_layers, 1)),
+    )
+    whole = (whole or types.RouterOverride())._replace(jitter=noise)
   column = jnp.arange(size - length, size)[None]
   column = jnp.broadcast_to(column, (rows * count, length))
   states, routers = denoiser.routed_states(

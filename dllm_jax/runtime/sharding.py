@@ -57,7 +57,7 @@ RULES = (
   (r'layers/.*mlp/experts/down_proj/kernel', P(None, 'fsdp', 'tensor', None)),
   (r'layers/.*mlp/experts/up_proj/bias', P(None, 'fsdp', 'tensor')),
   (r'layers/.*mlp/experts/down_proj/bias', P(None, 'fsdp', None)),
-  (r'layers/.*mlp/gate/kernel', P()),
+  (r'layers/.*mlp/(shared_expert_)?gate/kernel', P()),
   (r'layers/.*/(q|k|v|gate|up)_proj/kernel', P(None, 'fsdp', 'tensor')),
   (r'layers/.*/(o|down)_proj/kernel', P(None, 'tensor', 'fsdp')),
   (r'layers/.*/(q|k|v|up)_proj/bias', P(None, 'tensor')),

@@ -153,6 +153,8 @@ def test_what_we_write_is_read_back(family, tie):
   if 'num_experts' in FAMILIES[family].sizes:
     fixed |= {'num_experts': 5, 'experts_per_token': 3}
     fixed['gate_scale'] = 'normalized' if tie else 'probability'
+  if 'shared_size' in FAMILIES[family].sizes:
+    fixed['shared_size'] = 7
   if 'block_causal' in FAMILIES[family].sizes:
     fixed['block_causal'] = 5
   model = dataclasses.replace(

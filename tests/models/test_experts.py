@@ -3,13 +3,20 @@
 import dataclasses
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from dllm_jax import errors, types
-from dllm_jax.models import attention, feed_forward, stack, transformer
+from dllm_jax.models import (
+  attention,
+  feed_forward,
+  stack,
+  transformer,
+  upcycle,
+)
 from dllm_jax.ops import schedules
 from dllm_jax.runtime import sharding
 from tests import tiny
@@ -255,8 +262,14 @@ def test_every_dispatch_is_the_same_model(name):
 
 @pytest.mark.parametrize(
   'cfg',
-  [CFG, GELU, dataclasses.replace(GELU, sparse_every=2)],
-  ids=['swiglu', 'gelu', 'two stacks'],
+  [
+    CFG,
+    GELU,
+    dataclasses.replace(GELU, sparse_every=2),
+    dataclasses.replace(CFG, shared_size=6),
+    dataclasses.replace(GELU, shared_size=6),
+  ],
+  ids=['swiglu', 'gelu', 'two stacks', 'shared', 'shared gelu'],
 )
 @pytest.mark.parametrize('sizes', [{'fsdp': 4}, {'fsdp': 2, 'tensor': 2}])
 def test_divided_experts_are_the_same_model(sizes, cfg):
@@ -364,12 +377,86 @@ def test_new_routers_leave_two_stacks_as_they_are():
     ({'lora_rank': 4}, 'lora_rank 4: models with experts cannot'),
     ({'sparse_every': 3}, 'sparse_every 3 does not divide num_layers 2'),
     ({'sparse_every': 0}, 'sparse_every 0 does not divide num_layers 2'),
+    ({'shared_size': -1}, 'shared_size -1 is negative'),
   ],
 )
 def test_wrong_fields_are_one_line(changes, line):
   with pytest.raises(ValueError, match=line) as e:
     dataclasses.replace(CFG, **changes)
   assert '\n' not in str(e.value)
+
+
+SHARED = dataclasses.replace(CFG, shared_size=6)
+
+
+@pytest.mark.parametrize(
+  'cfg', [SHARED, dataclasses.replace(GELU, shared_size=6)]
+)
+def test_a_shared_expert_serves_every_token_by_its_gate(cfg):
+  mlp = jax.tree.map(
+    lambda leaf: np.float64(leaf[0]), tiny.params(cfg)['layers']['mlp']
+  )
+  x = np.float64(jax.random.normal(jax.random.key(0), (2, 5, 16)))
+  layer = jax.jit(feed_forward.Experts(cfg).apply)
+  got, _ = layer({'params': mlp}, jnp.float32(x), REAL)
+  own = {k: v for k, v in mlp.items() if k in ('gate', 'experts')}
+  without = dataclasses.replace(cfg, shared_size=0)
+  rest, _ = jax.jit(feed_forward.Experts(without).apply)(
+    {'params': own}, jnp.float32(x), REAL
+  )
+  shared = mlp['shared_expert']
+  linear = lambda p, x: x @ p['kernel'] + p.get('bias', 0.0)
+  hidden = linear(shared['up_proj'], x)
+  if cfg is SHARED:
+    gate = linear(shared['gate_proj'], x)
+    hidden *= gate / (1 + np.exp(-gate))
+  else:
+    hidden = np.float64(nn.gelu(hidden, approximate=True))
+  share = 1 / (1 + np.exp(-x @ mlp['shared_expert_gate']['kernel']))
+  want = rest + share * linear(shared['down_proj'], hidden)
+  np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+  assert np.abs(want - rest).max() > 0.05
+
+
+def test_jitter_moves_the_choice_and_not_what_experts_read():
+  cfg = dataclasses.replace(CFG, num_experts=16, gate_scale='none')
+  mlp = jax.tree.map(lambda leaf: leaf[0], tiny.params(cfg)['layers']['mlp'])
+  mlp = mlp | {'gate': {'kernel': np.eye(16, dtype=np.float32)}}
+  x = 1 + jax.random.uniform(jax.random.key(1), (2, 200, 16))
+  is_real = jnp.ones(x.shape[:2], bool)
+  layer = jax.jit(feed_forward.Experts(cfg).apply)
+  call = lambda override: layer({'params': mlp}, x, is_real, override)
+  keys = jax.random.split(jax.random.key(2), 2)
+  noise = types.RouterJitter(keys, jnp.array([0.3, 0.0]))
+  y, beside = call(types.RouterOverride(jitter=noise))
+  factor = np.asarray(beside['logits'] / x)
+  np.testing.assert_allclose(factor[1], 1.0, rtol=1e-6)
+  assert 0.7 <= factor[0].min() < 0.71 and 1.29 < factor[0].max() <= 1.3
+  np.testing.assert_allclose(factor[0].mean(), 1.0, atol=4 * 0.17 / 3200**0.5)
+  best = jnp.argmax(beside['logits'], -1).astype(jnp.int32)
+  want, plain = call(types.RouterOverride(expert=best))
+  np.testing.assert_allclose(y, want, atol=1e-6)
+  moved = best != jnp.argmax(plain['logits'], -1)
+  assert moved[0].any() and not moved[1].any()
+
+
+def test_a_new_shared_expert_leaves_an_upcycled_model_as_it_is():
+  dense = tiny.params(SHARED.dense())
+  cfg = dataclasses.replace(SHARED, gate_scale='none')
+  made = upcycle.upcycle(dense, tiny.params(cfg))
+  want = jax.jit(transformer.of_config(SHARED.dense()))(
+    dense, IDS, MASK, EVERY_COLUMN
+  )
+  np.testing.assert_allclose(
+    routed(made, IDS, MASK, cfg=cfg)[0], want, atol=1e-5
+  )
+  grad = jax.grad(lambda p: jnp.sum(routed(p, IDS, MASK, cfg=cfg)[0] ** 2))(
+    made
+  )
+  assert (
+    np.abs(grad['layers']['mlp']['shared_expert']['down_proj']['kernel']).max()
+    > 0
+  )
 
 
 def test_experts_are_not_compressed():

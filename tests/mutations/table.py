@@ -453,6 +453,30 @@ MUTATIONS = (
     'models/test_feed_forward.py models/test_experts.py',
   ),
   Mutation(
+    'models/feed_forward.py',
+    'y += nn.sigmoid(share) * shared',
+    'y += shared',
+    'models/test_experts.py',
+  ),
+  Mutation(
+    'models/feed_forward.py',
+    'draw = lambda key: jax.random.uniform(key, x.shape[1:], minval=-1.0)',
+    'draw = lambda key: jax.random.uniform(key, x.shape[1:])',
+    'models/test_experts.py',
+  ),
+  Mutation(
+    'rl/routing.py',
+    'jax.vmap(fold_in, (None, 0))(repeat(jitter.key), jnp.arange(num_layers)),',
+    'jax.random.split(jitter.key[0], (num_layers, rows * count)),',
+    'rl/test_routing.py',
+  ),
+  Mutation(
+    'models/upcycle.py',
+    "last = jax.tree.map(jnp.zeros_like, shared['down_proj'])",
+    "last = shared['down_proj']",
+    'models/test_experts.py',
+  ),
+  Mutation(
     'models/stack.py',
     'own = jnp.arange(num_keys - size, num_keys).reshape(1, -1, 1)',
     'own = jnp.arange(size).reshape(1, -1, 1)',

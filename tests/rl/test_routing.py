@@ -90,9 +90,9 @@ def test_draws_cover_what_they_may_and_only_perturbed_cells():
 
 
 @functools.partial(jax.jit, static_argnames='cfg')
-def run(params, override=None, texts=None, cfg=CFG):
+def run(params, override=None, texts=None, cfg=CFG, jitter=None):
   lm = transformer.of_config(cfg)
-  return routing.run_paths(lm, params, texts, VOCAB, override)
+  return routing.run_paths(lm, params, texts, VOCAB, override, jitter)
 
 
 def test_paths_equal_runs_of_one_row_with_its_own_override():
@@ -123,6 +123,27 @@ def test_paths_equal_runs_of_one_row_with_its_own_override():
     where = np.asarray(mask[row, path, 0])
     moved = chosen[row, 0, 0] != np.asarray(got.chosen[row, path, 0])
     np.testing.assert_array_equal(moved[:, 0], where)
+
+
+def test_all_paths_of_a_row_have_the_same_jitter():
+  key = jax.random.key(8)
+  base = run(params(), None, texts(), jitter=routing.jitter(key, ROWS, 0.5))
+  nothing = types.RouterOverride(offset=jnp.zeros((B, 3, N, L), jnp.int32))
+  own = texts()._replace(row_id=ROWS)
+  paths = run(params(), nothing, own, jitter=routing.jitter(key, ROWS, 0.5))
+  np.testing.assert_allclose(
+    paths.logits, np.repeat(base.logits, 3, axis=1), atol=1e-5
+  )
+  # Without the other rows it is the same, without jitter or in another row not.
+  part = jax.tree.map(lambda x: x[2:3], texts())
+  one = run(params(), None, part, jitter=routing.jitter(key, ROWS[2:3], 0.5))
+  np.testing.assert_allclose(one.logits[0], base.logits[2], atol=1e-5)
+  for other in (None, routing.jitter(key, ROWS[3:], 0.5)):
+    differs = run(params(), None, part, jitter=other).logits - one.logits
+    assert np.abs(np.asarray(differs)[:, :, 0]).max() > 0.01
+  twins = jax.tree.map(lambda x: jnp.stack([x[2], x[2]]), texts())
+  got = run(params(), None, twins, jitter=routing.jitter(key, ROWS[:2], 0.5))
+  assert np.abs(np.asarray(got.logits[0] - got.logits[1])).max() > 0.01
 
 
 def test_the_routers_own_choices_as_override_give_the_same_bits():

@@ -8,6 +8,7 @@ from dllm_jax.hf.families import (
   llama,
   olmoe,
   qwen2,
+  qwen2_moe,
   qwen3,
   qwen3_moe,
   sdar,
@@ -22,6 +23,7 @@ FAMILIES = {
   'qwen2': qwen2.FAMILY,
   'qwen3': qwen3.FAMILY,
   'olmoe': olmoe.FAMILY,
+  'qwen2_moe': qwen2_moe.FAMILY,
   'qwen3_moe': qwen3_moe.FAMILY,
   'gpt2': gpt2.FAMILY,
 }

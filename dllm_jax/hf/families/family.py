@@ -22,6 +22,7 @@ LIMITS = {
   'max_positions': 2**24,
   'num_experts': 2**12,
   'experts_per_token': 2**12,
+  'shared_size': 2**20,
   'block_causal': 2**20,
 }
 # Fields that change nothing that we compute.

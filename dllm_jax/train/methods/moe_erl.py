@@ -53,6 +53,8 @@ class MoeErlConfig:
     z_weight: w_z.
     pooled: L_balance is over all layers together, as transformers has it.
     router_only: L_RL trains routers alone, and nothing below them.
+    jitter: noise on what routers read while they train (`types.RouterJitter`),
+      the same on all paths of a row.
     num_micro: micro-batches per optimizer step; L_balance is a mean over them.
     start: where the base comes from. '': supervised training. 'merged':
       experts that each saw the rows of one label (`specialists`), and new
@@ -71,6 +73,7 @@ class MoeErlConfig:
   z_weight: float
   pooled: bool
   router_only: bool
+  jitter: float
   num_micro: int
   start: str
   study: routing.ExploreConfig
@@ -90,6 +93,8 @@ class MoeErlConfig:
     ):
       if getattr(self, name) < 0:
         raise ValueError(f'{name} {getattr(self, name)} is negative')
+    if not 0 <= self.jitter <= 1:
+      raise ValueError(f'jitter {self.jitter} is not in [0, 1]')
     if self.num_micro < 1:
       raise ValueError(f'num_micro {self.num_micro} is not positive')
     if self.start not in STARTS:
@@ -152,6 +157,7 @@ class Explored(NamedTuple):
   texts: routing.Texts
   mask: Bool[Array, 'B P N L']
   override: types.RouterOverride
+  jitter: types.RouterJitter | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -252,9 +258,12 @@ def _update(
   cfg: MoeErlConfig,
   mesh: Mesh,
 ) -> tuple[state_lib.TrainState, dict[str, Any]]:
-  path_key, shuffle_key = jax.random.split(key)
+  path_key, shuffle_key, jitter_key = jax.random.split(key, 3)
   texts = texts_of(batch, vocab)
   explored = explore(path_key, texts, cfg.explore, denoiser)
+  if cfg.jitter:
+    jitter = routing.jitter(jitter_key, texts.row_id, cfg.jitter)
+    explored = explored._replace(jitter=jitter)
   whole = Whole(
     jnp.sum(texts.credit, dtype=jnp.float32),
     jnp.sum(explored.mask, axis=(0, 3), dtype=jnp.float32),
@@ -315,7 +324,9 @@ def micro_loss(
     vocab: special ids.
     cfg: weights of the losses.
   """
-  run = functools.partial(routing.run_paths, denoiser, vocab=vocab)
+  run = functools.partial(
+    routing.run_paths, denoiser, vocab=vocab, jitter=micro.jitter
+  )
   texts = micro.texts
   base = run(params, texts)
   first = lambda x: jnp.moveaxis(x[:, 0], 1, 0)  # [N, B, L, ...]

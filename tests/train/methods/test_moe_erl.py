@@ -35,6 +35,7 @@ PLAIN = moe_erl.MoeErlConfig(
   z_weight=0.001,
   pooled=False,
   router_only=False,
+  jitter=0.0,
   num_micro=1,
   start='',
   study=routing.ExploreConfig(num_paths=4, alpha=0.5),
@@ -166,9 +167,12 @@ def rows():
   )
 
 
-def test_an_update_is_the_same_on_a_mesh():
-  def step(**sizes):
-    method, _, _ = make(**sizes)
+@pytest.mark.parametrize(
+  'cfg', [PLAIN, dataclasses.replace(PLAIN, jitter=0.5)], ids=['', 'jitter']
+)
+def test_an_update_is_the_same_on_a_mesh(cfg):
+  def step(cfg=cfg, **sizes):
+    method, _, _ = make(cfg, **sizes)
     state = state_lib.create(params(), SGD)
     return method.update(state, rows(), 3)
 
@@ -183,6 +187,14 @@ def test_an_update_is_the_same_on_a_mesh():
     four.params,
   )
   assert np.abs(router(one.params) - router(params())).max() > 1e-5
+  if cfg.jitter:
+    plain, _ = step(PLAIN)
+    assert np.abs(router(one.params) - router(plain.params)).max() > 1e-5
+    halves, _ = step(dataclasses.replace(cfg, num_micro=2, balance_weight=0.0))
+    whole, _ = step(dataclasses.replace(cfg, balance_weight=0.0))
+    np.testing.assert_allclose(
+      router(halves.params), router(whole.params), atol=1e-5
+    )
 
 
 def test_experts_of_specialists_see_their_own_label_alone():
@@ -317,6 +329,7 @@ def test_what_does_not_fit_is_one_line():
     ({'start': 'warm'}, "start 'warm': expected one of"),
     ({'rl_weight': -1.0}, 'rl_weight -1.0 is negative'),
     ({'num_micro': 0}, 'num_micro 0 is not positive'),
+    ({'jitter': 1.5}, r'jitter 1.5 is not in \[0, 1\]'),
   ],
 )
 def test_wrong_values_are_one_line(changes, line):
