@@ -101,20 +101,26 @@ def _equations(config: config_dict.ConfigDict) -> None:
 
 
 def _variants(config: config_dict.ConfigDict) -> None:
-  """AG-GRPO with variants of its guidance, and none, as arms."""
-  if config.method.name != 'ag_grpo':
-    raise ValueError('presets with variants are of configs/ag_grpo.py alone')
-  config.train.update(num_steps=100, control=False)
+  """Variants of the guidance or of the shaping, and none, as arms."""
   guided = lambda **keys: {'method': {'guided': keys}}
-  config.arms = config_dict.ConfigDict(
-    {
+  credit = lambda **keys: {'method': {'credit': keys}}
+  arms = {
+    'ag_grpo': {
       'free': guided(num_guided=0),  # diffu-GRPO
       'failed': guided(groups='failed'),
       'reasoning': guided(credit='reasoning'),
       'free_separate': {'method': {'advantage': {'baseline': 'free_separate'}}},
       'weighted': {'method': {'policy': {'max_sampler_ratio': 2.0}}},
-    }
-  )
+    },
+    'ta_grpo_d': {
+      'unshaped': credit(delta=0.0),  # diffu-GRPO on gated rollouts
+      'published': credit(delta=1.0, form='published'),
+    },
+  }
+  if config.method.name not in arms:
+    raise ValueError(f'presets with variants are of {" and ".join(arms)} alone')
+  config.train.update(num_steps=100, control=False, floor_patience=0)
+  config.arms = config_dict.ConfigDict(arms[config.method.name])
 
 
 def _cached(config: config_dict.ConfigDict) -> None:

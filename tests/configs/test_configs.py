@@ -37,8 +37,8 @@ def test_the_files_are_found():
 @pytest.mark.parametrize('preset', ['', *presets.NAMES])
 @pytest.mark.parametrize('file', WITH_PRESETS)
 def test_every_preset_becomes_settings(file, preset):
-  if preset in presets.VARIANTS and file != 'ag_grpo':
-    with pytest.raises(ValueError, match='configs/ag_grpo.py alone'):
+  if preset in presets.VARIANTS and file not in ('ag_grpo', 'ta_grpo_d'):
+    with pytest.raises(ValueError, match='are of ag_grpo and ta_grpo_d alone'):
       load(file).get_config(preset)
     return
   config = load(file).get_config(preset)
@@ -155,6 +155,19 @@ def test_the_variants_of_guidance():
   assert baselines.pop('free_separate') == 'free_separate'
   assert set(baselines.values()) == {'shared'}
   assert cfg.arms['weighted'].method.policy.max_sampler_ratio == 2.0
+
+
+def test_the_variants_of_shaping():
+  config = load('ta_grpo_d').get_config('sudoku,variants')
+  assert 'sudoku,variants' in load('ta_grpo_d').__doc__
+  cfg = settings.from_config(config.to_dict())
+  credit = {name: arm.method.credit for name, arm in cfg.arms.items()}
+  assert cfg.method.credit.form == 'additive'
+  assert not credit['unshaped'].wants_steps
+  assert (credit['published'].form, credit['published'].delta) == (
+    'published',
+    1,
+  )
 
 
 @pytest.mark.parametrize('preset', ['', 'equations', 'sudoku'])
