@@ -118,7 +118,9 @@ def _variants(config: config_dict.ConfigDict) -> None:
     },
   }
   if config.method.name not in arms:
-    raise ValueError(f'presets with variants are of {" and ".join(arms)} alone')
+    files = ' and '.join(f'configs/{name}.py' for name in arms)
+    raise ValueError(f'only {files} have presets with variants')
+  # Arms are compared at equal updates.
   config.train.update(num_steps=100, control=False, floor_patience=0)
   config.arms = config_dict.ConfigDict(arms[config.method.name])
 

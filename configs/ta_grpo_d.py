@@ -13,8 +13,8 @@ Presets, after a colon:
   equations           reasoning that spells out the equations.
   cached              the same in blocks of 4; arms sample through a cache.
   sudoku              4x4 Sudoku.
-  equations,variants  no shaping, and the published one, as arms
-  sudoku,variants     (docs/results.md).
+  equations,variants  100 updates; arms without shaping, and shaped as
+  sudoku,variants     published (docs/methods/ta_grpo_d.md).
   rows                rows of your own, with a verifier
                       (docs/your_own_data.md); llada_8b,rows and dream_7b,rows
                       with the values of the release.

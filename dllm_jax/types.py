@@ -152,11 +152,11 @@ class RouterJitter(NamedTuple):
   The experts themselves read their tokens without it.
 
   Attributes:
-    key: of each row.
+    key: of each row; consumed by the router.
     size: of each row, in [0, 1].
 
   References:
-    Fedus et al. 2021, Switch Transformers, section 2.4 (arXiv:2101.03961).
+    Fedus et al. 2021, Switch Transformers, appendix C (arXiv:2101.03961).
   """
 
   key: Key[Array, '*N B']
@@ -164,7 +164,7 @@ class RouterJitter(NamedTuple):
 
 
 class RouterOverride(NamedTuple):
-  """Which expert tokens go to in place of their router's first choice.
+  """What is done to routers: other experts than their first choice, noise.
 
   By layer; of one layer without the leading axis. At most one of the first
   three fields says something of a token.

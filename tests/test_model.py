@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 import tokenizers
 from tokenizers import processors
 
@@ -371,6 +372,18 @@ def test_transformers_computes_the_same_with_a_shared_expert(tmp_path):
   assert name == 'qwen2_moe'
   record = hf_config.Record(name, denoiser, hf_config.Special(eos_tokens=(2,)))
   save.save(tmp_path / 'saved', params, record)
+  stored = safetensors.numpy.load_file(tmp_path / 'saved/model.safetensors')
+  linears = ['gate_proj', 'up_proj', 'down_proj']
+  experts = ['shared_expert', *(f'experts.{i}' for i in range(5))]
+  mlp = [f'{expert}.{linear}' for expert in experts for linear in linears]
+  assert {name for name in stored if name.startswith('model.layers.1.mlp')} == {
+    f'model.layers.1.mlp.{name}.weight'
+    for name in ['gate', 'shared_expert_gate', *mlp]
+  }
+  for linear in linears:
+    kernel = params['layers']['mlp']['shared_expert'][linear]['kernel'][1]
+    name = f'model.layers.1.mlp.shared_expert.{linear}.weight'
+    np.testing.assert_array_equal(stored[name], kernel.T)
   tokens = np.random.default_rng(0).integers(0, cfg.vocab_size, (3, 9))
   again, leaves = load.load(load.read(tmp_path / 'saved'), mesh())
   jax.tree.map(np.testing.assert_array_equal, leaves, params)

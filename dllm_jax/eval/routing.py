@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
 from dllm_jax import types
+from dllm_jax.rl import paths as paths_lib
 from dllm_jax.rl import routing
 from dllm_jax.rollout import sharded
 from dllm_jax.runtime import process_rows
@@ -75,7 +76,7 @@ def chance(num_paths: int) -> float:
 def evaluate(
   denoiser: types.Routed,
   params: types.Params,
-  texts: routing.Texts,
+  texts: paths_lib.Texts,
   label: Int[np.ndarray, ' R'],
   cfg: routing.ExploreConfig,
   key: Key[Array, ''],
@@ -146,7 +147,7 @@ class Measured(NamedTuple):
 )
 def _measure(
   params: types.Params,
-  texts: routing.Texts,
+  texts: paths_lib.Texts,
   key: Key[Array, ''],
   *,
   denoiser: types.Routed,
@@ -154,7 +155,7 @@ def _measure(
   cfg: routing.ExploreConfig,
   other: str,
 ) -> Measured:
-  run = functools.partial(routing.run_paths, denoiser, params, texts, vocab)
+  run = functools.partial(paths_lib.run_paths, denoiser, params, texts, vocab)
   num_layers, num_experts = denoiser.num_sparse_layers, denoiser.num_experts
   mask_key, draw_key = jax.random.split(key)
   mask = routing.change_mask(

@@ -72,11 +72,12 @@ class ModelConfig:
     sparse_every: the last of every so many layers has experts, and the others
       have the same feed-forward part without; 1 is experts in all.
     experts_per_token: k.
-    gate_scale: weight of a chosen expert's output: its 'probability' (OLMoE),
-      that 'normalized' over the chosen ones (Qwen3-MoE), or 'none': 1 / k.
+    gate_scale: weight of a chosen expert's output: its 'probability' (OLMoE,
+      Qwen2-MoE), that 'normalized' over the chosen ones (Qwen3-MoE), or
+      'none': 1 / k.
     capacity_factor: an expert serves at most this times its even share of a
       row's tokens; None is all tokens that choose it.
-    shared_size: F of an expert that serves every token too (Qwen2-MoE); 0 has
+    shared_size: F of an expert that serves every token too (Qwen2-MoE); 0:
       none.
     router_init_std: standard deviation of the router's initial kernel.
     dispatch: how experts are computed, a name of `dispatch.DISPATCHES`, or

@@ -61,10 +61,10 @@ class Experts(nn.Module):
 
   The gate g_e is p_e, p_e over the sum of the chosen ones, or 1 / k
   (`ModelConfig.gate_scale`). The router is computed in float32 and has no bias.
-  A shared expert of width `shared_size` adds sigmoid(x w) shared(x).
   With a capacity, an expert serves the first ceil(capacity_factor k n / E)
   tokens of a row of n that choose it; to the others it adds nothing. n counts
-  the tokens of the call, so that decoding with a cache drops none.
+  the tokens of the call, so that decoding with a cache drops none. A shared
+  expert of width `shared_size` adds sigmoid(x w) shared(x) to every token.
 
   Beside y it returns 'logits' l and 'chosen', the experts of each token, the
   first choice first; and with a capacity 'kept', whether they served it.
@@ -72,7 +72,8 @@ class Experts(nn.Module):
   References:
     Shazeer et al. 2017 (arXiv:1701.06538); Fedus et al. 2021, Switch
     Transformers, section 2 (arXiv:2101.03961); shared experts: Dai et al. 2024,
-    DeepSeekMoE (arXiv:2401.06066), with Qwen2-MoE's gate (arXiv:2407.10671).
+    DeepSeekMoE (arXiv:2401.06066), with the gate of transformers'
+    `Qwen2MoeSparseMoeBlock`.
   """
 
   cfg: config.ModelConfig
@@ -154,6 +155,8 @@ class _Router(nn.Module):
     )
     x = x.astype(jnp.float32)
     if jitter is not None:
+      # The one draw in a module: factors of all layers, [N, B, S, D], would be
+      # as large as all states.
       draw = lambda key: jax.random.uniform(key, x.shape[1:], minval=-1.0)
       x *= 1 + jitter.size[:, None, None] * jax.vmap(draw)(jitter.key)
     # Otherwise TPUs multiply in bfloat16 passes, and experts are swapped.

@@ -8,12 +8,13 @@ from dllm_jax.models import stack
 
 
 def upcycle(dense: types.Params, fresh: types.Params) -> types.Params:
-  """The dense model with its MLP as every expert, and fresh routers.
+  """The dense model with its MLP as every expert, and new routers.
 
   Where only some layers of `fresh` have experts, the others stay as they are.
 
   Without a gate (`ModelConfig.gate_scale` 'none') it computes what the dense
-  model computes: a shared expert is fresh but for its last product, 0 at first.
+  model computes. A shared expert is new, and its `down_proj` is zero, so that
+  it adds nothing at first.
 
   Args:
     dense: parameters of the dense model.

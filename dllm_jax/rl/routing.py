@@ -14,7 +14,6 @@ References:
 """
 
 import dataclasses
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,40 +21,10 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from dllm_jax import types
 from dllm_jax.ops import masked, streams
-from dllm_jax.rl import logprobs
+from dllm_jax.rl import paths as paths_lib
 
 REPLACEMENTS = ('router', 'other', 'uniform')
 ADVANTAGES = ('minus', 'static', 'positive', 'clip', 'log')
-
-
-class Texts(NamedTuple):
-  """Rows of prompts, padded on the left, and completions of L columns.
-
-  Attributes:
-    tokens: ids.
-    attention_mask: True on real tokens.
-    credit: completion tokens that are labels.
-    row_id: number of the row, which seeds its draws.
-  """
-
-  tokens: Int[Array, 'B S']
-  attention_mask: Bool[Array, 'B S']
-  credit: Bool[Array, 'B L']
-  row_id: Int[Array, ' B']
-
-
-class Paths(NamedTuple):
-  """What the model made of each row on each of its paths.
-
-  Attributes:
-    logp: log-probability of every label (nats); 0 where there is no credit.
-    logits: the routers', at the columns that the labels are read from.
-    chosen: the experts there, after the override; the first choice first.
-  """
-
-  logp: Float[Array, 'B P L']
-  logits: Float[Array, 'B P N L E']
-  chosen: Int[Array, 'B P N L k']
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -188,84 +157,6 @@ def override(
   return types.RouterOverride(expert=jnp.where(mask, whole(num_experts), -1))
 
 
-def jitter(
-  key: Key[Array, ''], row_id: Int[Array, ' B'], size: float
-) -> types.RouterJitter:
-  """Noise of rows, for `run_paths`. `key` is consumed."""
-  keys = streams.row_keys(key, row_id)
-  return types.RouterJitter(keys, jnp.full(keys.shape, size))
-
-
-def run_paths(
-  denoiser: types.Routed,
-  params: types.Params,
-  texts: Texts,
-  vocab: types.Vocabulary,
-  overrides: types.RouterOverride | None = None,
-  jitter: types.RouterJitter | None = None,
-) -> Paths:
-  """Runs a causal model on every path of every row.
-
-  Args:
-    denoiser: the model.
-    params: its parameters; `logp` and `logits` are differentiable in them.
-    texts: the rows.
-    vocab: special ids.
-    overrides: fields [B, P, N, L], without jitter; None is the router's own
-      path, P = 1.
-    jitter: fields [B]: every path of a row has the same noise, another one in
-      each layer.
-  """
-  (rows, size), length = texts.tokens.shape, texts.credit.shape[1]
-  count, whole = 1, None
-  if overrides is not None:
-    count = jax.tree.leaves(overrides)[0].shape[1]
-    wide = lambda x, fill: _to_columns(x, fill, size)
-    whole = types.RouterOverride(
-      *(
-        None if field is None else wide(field, fill)
-        for field, fill in zip(overrides[:3], (-1, 0, -1.0), strict=True)
-      )
-    )
-  repeat = lambda x: jnp.repeat(x, count, axis=0)
-  if jitter is not None:
-    num_layers = denoiser.num_sparse_layers
-    fold_in = jax.vmap(jax.random.fold_in, (0, None))
-    noise = types.RouterJitter(
-      jax.vmap(fold_in, (None, 0))(repeat(jitter.key), jnp.arange(num_layers)),
-      jnp.tile(repeat(jitter.size), (num_layers, 1)),
-    )
-    whole = (whole or types.RouterOverride())._replace(jitter=noise)
-  column = jnp.arange(size - length, size)[None]
-  column = jnp.broadcast_to(column, (rows * count, length))
-  states, routers = denoiser.routed_states(
-    params, repeat(texts.tokens), repeat(texts.attention_mask), column, whole
-  )
-  target = jnp.where(
-    texts.credit, texts.tokens[:, size - length :], vocab.eos_token
-  )
-  logp = logprobs.read_states(denoiser, params, states, repeat(target), vocab)
-  logp = logp.reshape(rows, count, length)
-
-  def of_cells(x):  # [N, B P, S, ...] -> [B, P, N, L, ...]
-    x = x[:, :, size - length - 1 : size - 1]
-    x = x.reshape(x.shape[0], rows, count, *x.shape[2:])
-    return jnp.moveaxis(x, 0, 2)
-
-  return Paths(
-    jnp.where(texts.credit[:, None], logp, 0.0),
-    of_cells(routers.logits),
-    of_cells(routers.chosen),
-  )
-
-
-def _to_columns(x: Array, fill: int | float, size: int) -> Array:
-  """[B, P, N, L] of cells -> [N, B P, S] of columns, by layer."""
-  before = size - x.shape[-1] - 1
-  x = jnp.pad(x, ((0, 0),) * 3 + ((before, 1),), constant_values=fill)
-  return jnp.moveaxis(x, 2, 0).reshape(x.shape[2], -1, size)
-
-
 def advantages(
   logp: Float[Array, 'B P L'], cfg: CreditConfig
 ) -> Float[Array, 'B P L']:
@@ -295,7 +186,7 @@ def advantages(
   }[cfg.advantage]
 
 
-def first_logp(paths: Paths) -> Float[Array, 'B P N L']:
+def first_logp(paths: paths_lib.Paths) -> Float[Array, 'B P N L']:
   """log pi of the first choice of each cell; gradients flow through it."""
   logp = jax.nn.log_softmax(paths.logits, axis=-1)
   return jnp.take_along_axis(logp, paths.chosen[..., :1], axis=-1)[..., 0]

@@ -38,7 +38,7 @@ def test_the_files_are_found():
 @pytest.mark.parametrize('file', WITH_PRESETS)
 def test_every_preset_becomes_settings(file, preset):
   if preset in presets.VARIANTS and file not in ('ag_grpo', 'ta_grpo_d'):
-    with pytest.raises(ValueError, match='are of ag_grpo and ta_grpo_d alone'):
+    with pytest.raises(ValueError, match='only configs/ag_grpo.py and'):
       load(file).get_config(preset)
     return
   config = load(file).get_config(preset)
@@ -163,6 +163,7 @@ def test_the_variants_of_shaping():
   cfg = settings.from_config(config.to_dict())
   credit = {name: arm.method.credit for name, arm in cfg.arms.items()}
   assert cfg.method.credit.form == 'additive'
+  assert (cfg.loop.num_steps, config.train.floor_patience) == (100, 0)
   assert not credit['unshaped'].wants_steps
   assert (credit['published'].form, credit['published'].delta) == (
     'published',

@@ -183,6 +183,38 @@ def test_what_we_write_is_read_back(family, tie):
   assert (again.family, again.model, again.special) == (family, model, special)
 
 
+def test_published_fields_of_qwen2_moe():
+  """As on the hub; `qkv_bias` is newer than its folders."""
+  published = LLAMA | {
+    'architectures': ['Qwen2MoeForCausalLM'],
+    'model_type': 'qwen2_moe',
+    'decoder_sparse_step': 1,
+    'intermediate_size': 5632,
+    'max_window_layers': 21,
+    'mlp_only_layers': [],
+    'moe_intermediate_size': 1408,
+    'norm_topk_prob': False,
+    'num_experts': 60,
+    'num_experts_per_tok': 4,
+    'output_router_logits': False,
+    'router_aux_loss_coef': 0.001,
+    'shared_expert_intermediate_size': 5632,
+    'sliding_window': 32_768,
+    'use_sliding_window': False,
+  }
+  model = hf_config.parse(published, 'c').model
+  assert (model.mlp_size, model.shared_size) == (1408, 5632)
+  assert (model.num_experts, model.experts_per_token) == (60, 4)
+  assert model.attention_bias and model.gate_scale == 'probability'
+  for changes in (
+    {'qkv_bias': False},
+    {'decoder_sparse_step': 2},
+    {'mlp_only_layers': [0]},
+  ):
+    with pytest.raises(errors.UserError, match=next(iter(changes))):
+      hf_config.parse(published | changes, 'c')
+
+
 # Without what its program alone says: the size of blocks, and [MASK].
 SDAR = LLAMA | {
   'architectures': ['SDARForCausalLM'],

@@ -212,7 +212,17 @@ def test_a_bidirectional_config_is_refused():
     transformer.TransformerCausalLM(cfg=tiny.MODEL)
 
 
-@pytest.mark.parametrize('changes', [{}, tiny.GPT2], ids=['llama', 'gpt2'])
+SHARED = tiny.GPT2 | {
+  'feed_forward': 'gelu_experts',
+  'num_experts': 4,
+  'experts_per_token': 2,
+  'shared_size': 6,
+}
+
+
+@pytest.mark.parametrize(
+  'changes', [{}, tiny.GPT2, SHARED], ids=['llama', 'gpt2', 'shared expert']
+)
 @pytest.mark.parametrize('sizes', [(2, 1, 2), (1, 2, 2)])
 def test_devices_of_a_mesh_hold_their_heads_and_rows_of_the_cache(
   sizes, changes

@@ -364,6 +364,9 @@ def test_new_routers_leave_two_stacks_as_they_are():
   jax.tree.map(np.testing.assert_array_equal, made['layers'], want)
 
 
+DENSE = {'feed_forward': 'swiglu', 'num_experts': 0, 'experts_per_token': 0}
+
+
 @pytest.mark.parametrize(
   'changes, line',
   [
@@ -378,6 +381,10 @@ def test_new_routers_leave_two_stacks_as_they_are():
     ({'sparse_every': 3}, 'sparse_every 3 does not divide num_layers 2'),
     ({'sparse_every': 0}, 'sparse_every 0 does not divide num_layers 2'),
     ({'shared_size': -1}, 'shared_size -1 is negative'),
+    (
+      {**DENSE, 'shared_size': 6},
+      'shared_size 6 is for models with experts: use 0',
+    ),
   ],
 )
 def test_wrong_fields_are_one_line(changes, line):
@@ -440,23 +447,12 @@ def test_jitter_moves_the_choice_and_not_what_experts_read():
   assert moved[0].any() and not moved[1].any()
 
 
-def test_a_new_shared_expert_leaves_an_upcycled_model_as_it_is():
-  dense = tiny.params(SHARED.dense())
+def test_a_new_shared_expert_learns():
   cfg = dataclasses.replace(SHARED, gate_scale='none')
-  made = upcycle.upcycle(dense, tiny.params(cfg))
-  want = jax.jit(transformer.of_config(SHARED.dense()))(
-    dense, IDS, MASK, EVERY_COLUMN
-  )
-  np.testing.assert_allclose(
-    routed(made, IDS, MASK, cfg=cfg)[0], want, atol=1e-5
-  )
-  grad = jax.grad(lambda p: jnp.sum(routed(p, IDS, MASK, cfg=cfg)[0] ** 2))(
-    made
-  )
-  assert (
-    np.abs(grad['layers']['mlp']['shared_expert']['down_proj']['kernel']).max()
-    > 0
-  )
+  made = upcycle.upcycle(tiny.params(SHARED.dense()), tiny.params(cfg))
+  loss = lambda params: jnp.sum(routed(params, IDS, MASK, cfg=cfg)[0] ** 2)
+  grads = jax.grad(loss)(made)['layers']['mlp']['shared_expert']
+  assert np.abs(grads['down_proj']['kernel']).max() > 0.01
 
 
 def test_experts_are_not_compressed():

@@ -465,10 +465,22 @@ MUTATIONS = (
     'models/test_experts.py',
   ),
   Mutation(
-    'rl/routing.py',
+    'rl/paths.py',
     'jax.vmap(fold_in, (None, 0))(repeat(jitter.key), jnp.arange(num_layers)),',
     'jax.random.split(jitter.key[0], (num_layers, rows * count)),',
     'rl/test_routing.py',
+  ),
+  Mutation(
+    'rl/paths.py',
+    'jax.vmap(fold_in, (None, 0))(repeat(jitter.key), jnp.arange(num_layers)),',
+    'jnp.tile(repeat(jitter.key), (num_layers, 1)),',
+    'rl/test_routing.py',
+  ),
+  Mutation(
+    'hf/families/qwen2_moe.py',
+    'derive=family.defaults(qkv_bias=True),',
+    'derive=family.same,',
+    'hf/test_config.py',
   ),
   Mutation(
     'models/upcycle.py',

@@ -10,6 +10,7 @@ import pytest
 
 from dllm_jax import types
 from dllm_jax.models import transformer
+from dllm_jax.rl import paths as paths_lib
 from dllm_jax.rl import routing
 from tests import tiny, tiny_causal
 from tests.models import test_experts
@@ -29,7 +30,7 @@ params = test_experts.params
 def texts():
   ids, mask = tiny.pad(tiny.random_prompts(0, (1, 3, 2, 3)), 3)
   more = np.random.default_rng(3).integers(0, 28, (B, L))
-  return routing.Texts(
+  return paths_lib.Texts(
     tokens=jnp.asarray(np.concatenate([ids, more], 1), jnp.int32),
     attention_mask=jnp.asarray(
       np.concatenate([mask, np.ones((B, L), bool)], 1)
@@ -92,7 +93,7 @@ def test_draws_cover_what_they_may_and_only_perturbed_cells():
 @functools.partial(jax.jit, static_argnames='cfg')
 def run(params, override=None, texts=None, cfg=CFG, jitter=None):
   lm = transformer.of_config(cfg)
-  return routing.run_paths(lm, params, texts, VOCAB, override, jitter)
+  return paths_lib.run_paths(lm, params, texts, VOCAB, override, jitter)
 
 
 def test_paths_equal_runs_of_one_row_with_its_own_override():
@@ -125,25 +126,48 @@ def test_paths_equal_runs_of_one_row_with_its_own_override():
     np.testing.assert_array_equal(moved[:, 0], where)
 
 
-def test_all_paths_of_a_row_have_the_same_jitter():
-  key = jax.random.key(8)
-  base = run(params(), None, texts(), jitter=routing.jitter(key, ROWS, 0.5))
+def jitter(row_id=ROWS, seed=8):
+  return paths_lib.row_jitter(jax.random.key(seed), row_id, 0.5)
+
+
+@pytest.mark.parametrize(
+  'cfg',
+  [CFG, dataclasses.replace(test_experts.MIXED, remat='block')],
+  ids=['', 'two stacks'],
+)
+def test_all_paths_of_a_row_have_the_same_jitter(cfg):
+  leaves = jax.tree.map(jnp.asarray, tiny.params(cfg))
+  go = functools.partial(run, leaves, cfg=cfg)
+  base = go(None, texts(), jitter=jitter())
   nothing = types.RouterOverride(offset=jnp.zeros((B, 3, N, L), jnp.int32))
-  own = texts()._replace(row_id=ROWS)
-  paths = run(params(), nothing, own, jitter=routing.jitter(key, ROWS, 0.5))
+  paths = go(nothing, texts(), jitter=jitter())
   np.testing.assert_allclose(
     paths.logits, np.repeat(base.logits, 3, axis=1), atol=1e-5
   )
-  # Without the other rows it is the same, without jitter or in another row not.
-  part = jax.tree.map(lambda x: x[2:3], texts())
-  one = run(params(), None, part, jitter=routing.jitter(key, ROWS[2:3], 0.5))
-  np.testing.assert_allclose(one.logits[0], base.logits[2], atol=1e-5)
-  for other in (None, routing.jitter(key, ROWS[3:], 0.5)):
-    differs = run(params(), None, part, jitter=other).logits - one.logits
-    assert np.abs(np.asarray(differs)[:, :, 0]).max() > 0.01
-  twins = jax.tree.map(lambda x: jnp.stack([x[2], x[2]]), texts())
-  got = run(params(), None, twins, jitter=routing.jitter(key, ROWS[:2], 0.5))
-  assert np.abs(np.asarray(got.logits[0] - got.logits[1])).max() > 0.01
+  # It depends on the row alone.
+  one = jax.tree.map(lambda x: x[2:3], texts())
+  got = go(None, one, jitter=jitter(ROWS[2:3])).logits
+  np.testing.assert_allclose(got[0], base.logits[2], atol=1e-5)
+  for other in (None, jitter(ROWS[3:]), jitter(ROWS[2:3], seed=9)):
+    differs = np.asarray(go(None, one, jitter=other).logits - got)
+    assert np.abs(differs[:, :, 0]).max() > 0.01
+
+
+def test_jitter_differs_by_layer_and_row_and_not_by_path():
+  class Recorder(Copier):
+    num_sparse_layers = N
+
+    def routed_states(self, *args):
+      said.append(args[-1])
+      return Copier.routed_states(self, *args)
+
+  said = []
+  nothing = types.RouterOverride(offset=jnp.zeros((B, 3, N, L), jnp.int32))
+  paths_lib.run_paths(Recorder(), {}, texts(), VOCAB, nothing, jitter())
+  key = np.asarray(jax.random.key_data(said[0].jitter.key)).reshape(N, B, 3, -1)
+  assert (key == key[:, :, :1]).all()
+  assert len(np.unique(key[:, :, 0].reshape(N * B, -1), axis=0)) == N * B
+  assert said[0].jitter.size.shape == (N, 3 * B)
 
 
 def test_the_routers_own_choices_as_override_give_the_same_bits():
@@ -276,7 +300,7 @@ def router_loss(kernel, advantage, mask, override):
   mlp = {**params()['layers']['mlp'], 'gate': {'kernel': kernel}}
   leaves = {**params(), 'layers': {**params()['layers'], 'mlp': mlp}}
   leaves = jax.tree.map(jnp.asarray, leaves)
-  paths = routing.run_paths(LM, leaves, texts(), VOCAB, override)
+  paths = paths_lib.run_paths(LM, leaves, texts(), VOCAB, override)
   logp = routing.first_logp(paths)
   wide = jnp.broadcast_to(advantage[:, :, None], logp.shape)
   count = jnp.sum(mask, axis=(0, 3), dtype=jnp.float32)
@@ -324,13 +348,13 @@ class Copier:
 def test_a_model_that_copies_its_input_has_no_reward():
   """T7: the label is the next token."""
   tokens = jnp.arange(10, 18)[None]  # no token twice
-  rows = routing.Texts(
+  rows = paths_lib.Texts(
     tokens, jnp.ones((1, 8), bool), jnp.ones((1, 5), bool), jnp.arange(1)
   )
-  paths = routing.run_paths(Copier(), {}, rows, VOCAB)
+  paths = paths_lib.run_paths(Copier(), {}, rows, VOCAB)
   assert (np.exp(paths.logp) < 1e-6).all()
   same = rows._replace(tokens=jnp.full((1, 8), 7))
-  paths = routing.run_paths(Copier(), {}, same, VOCAB)
+  paths = paths_lib.run_paths(Copier(), {}, same, VOCAB)
   assert (np.exp(paths.logp) > 0.99).all()
 
 

@@ -34,6 +34,12 @@ VARIANTS = {
     'experts_per_token': 1,
     'sparse_every': 2,
   },
+  'shared': {
+    'feed_forward': 'experts',
+    'num_experts': 4,
+    'experts_per_token': 2,
+    'shared_size': 8,
+  },
 }
 
 
@@ -80,13 +86,14 @@ def test_every_parameter_is_placed_and_divided(name):
     last = path[-1].key
     local = math.prod(leaf.sharding.shard_shape(leaf.shape))
     shards = leaf.size / local
-    if 'gate' in [key.key for key in path]:  # a router
+    names = {key.key for key in path}
+    if names & {'gate', 'shared_expert_gate'}:  # a router
       assert shards == 1, path
     elif last in ('kernel', 'embed_tokens'):
       assert shards == 4, path
     elif last == 'weight':
       assert shards == 1, path
-    elif 'experts' in [key.key for key in path]:  # and their biases
+    elif 'experts' in names:  # and their biases
       assert shards in (2, 4), path
     else:  # biases and adapters split over `tensor`, or not at all
       assert shards in (1, 2), path

@@ -267,7 +267,12 @@ def test_a_run_of_an_older_version_is_resumed(tmp_path):
     pass
   workdir.check_resumable(tmp_path, now, free=())
   workdir.check_data(tmp_path, {'train': 'bb', 'test': 'cc'})
-  newer = {'norm': 'rms', 'max_positions': 0, 'sparse_every': 1}
+  newer = {
+    'norm': 'rms',
+    'max_positions': 0,
+    'sparse_every': 1,
+    'shared_size': 0,
+  }
   later = now | {'model': now['model'] | newer}
   workdir.check_resumable(tmp_path, later, free=())
   gpt2 = now | {'model': now['model'] | newer | {'max_positions': 64}}

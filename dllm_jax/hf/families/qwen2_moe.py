@@ -2,7 +2,6 @@
 
 from dllm_jax.hf.families import family, olmoe, qwen2
 
-_SHARED = 'mlp.shared_expert'
 _EXPERTS = {
   path: name
   for path, name in olmoe.NAMES.block.items()
@@ -12,10 +11,10 @@ NAMES = qwen2.NAMES._replace(
   block={
     **{k: v for k, v in qwen2.NAMES.block.items() if not k.startswith('mlp/')},
     **_EXPERTS,
-    'mlp/shared_expert/gate_proj/kernel': f'{_SHARED}.gate_proj.weight',
-    'mlp/shared_expert/up_proj/kernel': f'{_SHARED}.up_proj.weight',
-    'mlp/shared_expert/down_proj/kernel': f'{_SHARED}.down_proj.weight',
-    'mlp/shared_expert_gate/kernel': f'{_SHARED}_gate.weight',
+    'mlp/shared_expert/gate_proj/kernel': 'mlp.shared_expert.gate_proj.weight',
+    'mlp/shared_expert/up_proj/kernel': 'mlp.shared_expert.up_proj.weight',
+    'mlp/shared_expert/down_proj/kernel': 'mlp.shared_expert.down_proj.weight',
+    'mlp/shared_expert_gate/kernel': 'mlp.shared_expert_gate.weight',
   }
 )
 FAMILY = family.Family(
@@ -33,6 +32,6 @@ FAMILY = family.Family(
   # The width of dense layers, which there are none of.
   ignored=qwen2.IGNORED | olmoe.IGNORED | {'intermediate_size'},
   derive=family.defaults(qkv_bias=True),
-  writes={'intermediate_size': 'mlp_size'},
+  writes=qwen2.FAMILY.writes | {'intermediate_size': 'mlp_size'},
   template=qwen2.FAMILY.template,
 )

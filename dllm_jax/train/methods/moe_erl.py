@@ -27,6 +27,7 @@ from jaxtyping import Array, Bool, Float, Key
 
 from dllm_jax import errors, types
 from dllm_jax.ops import streams
+from dllm_jax.rl import paths as paths_lib
 from dllm_jax.rl import routing
 from dllm_jax.rollout import batch as batch_lib
 from dllm_jax.rollout import context, demonstrations, sharded
@@ -53,9 +54,9 @@ class MoeErlConfig:
     z_weight: w_z.
     pooled: L_balance is over all layers together, as transformers has it.
     router_only: L_RL trains routers alone, and nothing below them.
-    jitter: noise on what routers read while they train (`types.RouterJitter`),
-      the same on all paths of a row.
-    num_micro: micro-batches per optimizer step; L_balance is a mean over them.
+    jitter: size of `types.RouterJitter` in updates, the same on all paths.
+    num_micro: micro-batches per optimizer step; L_balance and L_z are means
+      over them.
     start: where the base comes from. '': supervised training. 'merged':
       experts that each saw the rows of one label (`specialists`), and new
       routers. 'upcycled': a dense model, whose MLP every expert is a copy of.
@@ -84,14 +85,8 @@ class MoeErlConfig:
     for name in ('explore', 'study'):
       if not getattr(self, name).alpha:
         raise ValueError(f'{name}.alpha 0.0 is not in (0, 1]')
-    for name in (
-      'rl_weight',
-      'path_weight',
-      'lm_weight',
-      'balance_weight',
-      'z_weight',
-    ):
-      if getattr(self, name) < 0:
+    for name in (field.name for field in dataclasses.fields(self)):
+      if name.endswith('_weight') and getattr(self, name) < 0:
         raise ValueError(f'{name} {getattr(self, name)} is negative')
     if not 0 <= self.jitter <= 1:
       raise ValueError(f'jitter {self.jitter} is not in [0, 1]')
@@ -154,7 +149,7 @@ class MoeErlConfig:
 class Explored(NamedTuple):
   """A batch with its perturbations; leading axes are rows."""
 
-  texts: routing.Texts
+  texts: paths_lib.Texts
   mask: Bool[Array, 'B P N L']
   override: types.RouterOverride
   jitter: types.RouterJitter | None = None
@@ -204,10 +199,10 @@ class MoeErl:
 
 def texts_of(
   batch: demonstrations.Demonstrations, vocab: types.Vocabulary
-) -> routing.Texts:
+) -> paths_lib.Texts:
   """The rows as one text each, whose completions are the labels."""
   ones = jnp.ones(batch.tokens.shape, bool)
-  return routing.Texts(
+  return paths_lib.Texts(
     jnp.concatenate([batch.prompt_ids, batch.tokens], axis=1),
     jnp.concatenate([batch.prompt_mask, ones], axis=1),
     vocab.through_stop(batch.tokens),
@@ -217,7 +212,7 @@ def texts_of(
 
 def explore(
   key: Key[Array, ''],
-  texts: routing.Texts,
+  texts: paths_lib.Texts,
   cfg: routing.ExploreConfig,
   denoiser: types.Routed,
 ) -> Explored:
@@ -262,8 +257,8 @@ def _update(
   texts = texts_of(batch, vocab)
   explored = explore(path_key, texts, cfg.explore, denoiser)
   if cfg.jitter:
-    jitter = routing.jitter(jitter_key, texts.row_id, cfg.jitter)
-    explored = explored._replace(jitter=jitter)
+    noise = paths_lib.row_jitter(jitter_key, texts.row_id, cfg.jitter)
+    explored = explored._replace(jitter=noise)
   whole = Whole(
     jnp.sum(texts.credit, dtype=jnp.float32),
     jnp.sum(explored.mask, axis=(0, 3), dtype=jnp.float32),
@@ -325,7 +320,7 @@ def micro_loss(
     cfg: weights of the losses.
   """
   run = functools.partial(
-    routing.run_paths, denoiser, vocab=vocab, jitter=micro.jitter
+    paths_lib.run_paths, denoiser, vocab=vocab, jitter=micro.jitter
   )
   texts = micro.texts
   base = run(params, texts)
@@ -361,8 +356,8 @@ def micro_loss(
 
 
 def _policy_loss(
-  base: routing.Paths,
-  paths: routing.Paths,
+  base: paths_lib.Paths,
+  paths: paths_lib.Paths,
   micro: Explored,
   whole: Whole,
   key: Key[Array, ''],

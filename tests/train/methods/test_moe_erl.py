@@ -12,6 +12,7 @@ import pytest
 from dllm_jax import errors, types
 from dllm_jax.decoding import autoregressive
 from dllm_jax.models import transformer, upcycle
+from dllm_jax.rl import paths as paths_lib
 from dllm_jax.rl import routing
 from dllm_jax.rollout import batch, demonstrations
 from dllm_jax.tasks import tagged_functions
@@ -168,7 +169,9 @@ def rows():
 
 
 @pytest.mark.parametrize(
-  'cfg', [PLAIN, dataclasses.replace(PLAIN, jitter=0.5)], ids=['', 'jitter']
+  'cfg',
+  [PLAIN, dataclasses.replace(PLAIN, jitter=0.5)],
+  ids=['plain', 'jitter'],
 )
 def test_an_update_is_the_same_on_a_mesh(cfg):
   def step(cfg=cfg, **sizes):
@@ -187,14 +190,23 @@ def test_an_update_is_the_same_on_a_mesh(cfg):
     four.params,
   )
   assert np.abs(router(one.params) - router(params())).max() > 1e-5
-  if cfg.jitter:
-    plain, _ = step(PLAIN)
-    assert np.abs(router(one.params) - router(plain.params)).max() > 1e-5
-    halves, _ = step(dataclasses.replace(cfg, num_micro=2, balance_weight=0.0))
-    whole, _ = step(dataclasses.replace(cfg, balance_weight=0.0))
-    np.testing.assert_allclose(
-      router(halves.params), router(whole.params), atol=1e-5
+
+
+def test_jitter_is_that_of_the_row_in_any_micro_batch():
+  def step(jitter, num_micro=1):
+    cfg = dataclasses.replace(
+      PLAIN,
+      jitter=jitter,
+      num_micro=num_micro,
+      balance_weight=0.0,
+      z_weight=0.0,
     )
+    state, _ = make(cfg)[0].update(state_lib.create(params(), SGD), rows(), 3)
+    return router(state.params)
+
+  whole = step(0.5)
+  np.testing.assert_allclose(step(0.5, num_micro=2), whole, atol=1e-6)
+  assert np.abs(step(0.0) - whole).max() > 1e-5
 
 
 def test_experts_of_specialists_see_their_own_label_alone():
@@ -220,8 +232,13 @@ def test_experts_of_specialists_see_their_own_label_alone():
 
 @pytest.mark.parametrize('sparse_every', [1, 2])
 @pytest.mark.parametrize('kind', ['swiglu', 'gelu'])
-def test_an_upcycled_model_computes_what_the_dense_one_does(kind, sparse_every):
-  cfg = dataclasses.replace(CFG, sparse_every=sparse_every)
+@pytest.mark.parametrize('shared_size', [0, 6])
+def test_an_upcycled_model_computes_what_the_dense_one_does(
+  kind, sparse_every, shared_size
+):
+  cfg = dataclasses.replace(
+    CFG, sparse_every=sparse_every, shared_size=shared_size
+  )
   if kind == 'gelu':
     cfg = dataclasses.replace(
       cfg, **tiny.GPT2 | {'feed_forward': 'gelu_experts'}
@@ -245,7 +262,7 @@ def bandit(rl_weight: float) -> float:
   leaves = jax.tree.map(jnp.asarray, tiny.params(cfg, 3))
   flat = jax.tree.map(lambda x: 0.01 * x, leaves)
   leaves = lm.with_routers(leaves, flat)
-  texts = routing.Texts(
+  texts = paths_lib.Texts(
     jnp.full((8, 6), 3), jnp.ones((8, 6), bool), jnp.ones((8, 5), bool), ROWS
   )
   method = dataclasses.replace(ALONE, rl_weight=rl_weight, router_only=True)
@@ -270,7 +287,7 @@ def bandit(rl_weight: float) -> float:
   def forced(leaves, expert):
     expert = jnp.broadcast_to(expert, (8, 1, 1, 5))
     override = types.RouterOverride(expert=expert)
-    return routing.run_paths(lm, leaves, texts, VOCAB, override)
+    return paths_lib.run_paths(lm, leaves, texts, VOCAB, override)
 
   logp = [forced(leaves, e).logp.mean() for e in range(4)]
   opt_state = optimizer.init(leaves)
