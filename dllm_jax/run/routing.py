@@ -15,7 +15,7 @@ from dllm_jax import errors
 from dllm_jax.analysis import routing_charts
 from dllm_jax.eval import routing
 from dllm_jax.ops import streams
-from dllm_jax.rl import routing as paths_lib
+from dllm_jax.rl import paths as paths_lib
 from dllm_jax.rollout import context, demonstrations
 from dllm_jax.run import settings, setup
 from dllm_jax.runtime import console, processes, sharding

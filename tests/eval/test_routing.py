@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dllm_jax.eval import routing
-from dllm_jax.rl import routing as paths
+from dllm_jax.rl import routing as rl_routing
 from dllm_jax.runtime import sharding
 from tests.models import test_experts
 from tests.rl import test_routing as made
@@ -54,7 +54,7 @@ def measured():
 
 def test_the_summary_by_hand():
   credit = np.ones((2, 2), bool)
-  cfg = paths.ExploreConfig(num_paths=2, alpha=0.5, replacement='other')
+  cfg = rl_routing.ExploreConfig(num_paths=2, alpha=0.5, replacement='other')
   got = routing.summarise(measured(), credit, np.array([0, 1]), cfg, 'router')
   assert got['loss'] == pytest.approx(7 * np.log(2) / 4)
   # One of two paths is tied, none is better: rank 1.5.
@@ -75,7 +75,7 @@ def test_the_summary_by_hand():
 
 def test_labels_without_credit_count_nowhere():
   credit = np.array([[True, True], [True, False]])
-  cfg = paths.ExploreConfig(num_paths=2, alpha=0.5)
+  cfg = rl_routing.ExploreConfig(num_paths=2, alpha=0.5)
   got = routing.summarise(measured(), credit, np.array([0, 1]), cfg, 'other')
   assert got['load'] == [[1.0, 0.0]]
   assert got['cross'][1] == [None, None]
@@ -94,7 +94,7 @@ def test_a_model_is_measured_alike_in_batches_of_any_size():
   texts = jax.tree.map(lambda x: x[:3], texts)
   mesh = sharding.make_mesh(sharding.MeshConfig(data=1))
   label = np.array([0, 1, 0], np.int32)
-  cfg = paths.ExploreConfig(num_paths=6, alpha=0.5, replacement='other')
+  cfg = rl_routing.ExploreConfig(num_paths=6, alpha=0.5, replacement='other')
   got = [
     routing.evaluate(
       test_experts.LM,
