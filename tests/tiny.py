@@ -10,13 +10,14 @@ import pathlib
 import shutil
 import tempfile
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from dllm_jax import types
 from dllm_jax.hf import load, save, sidecar
-from dllm_jax.models import config, network, transformer
+from dllm_jax.models import config, lora, network, transformer
 from dllm_jax.rollout import context, prompts
 from dllm_jax.runtime import sharding
 from dllm_jax.tasks import task
@@ -96,6 +97,14 @@ def params(cfg: config.ModelConfig = MODEL, seed: int = 0):
     return np.asarray(leaf) + scale * noise
 
   return jax.tree.unflatten(tree, [jitter(*leaf) for leaf in leaves])
+
+
+def merge_lora(params, cfg: config.ModelConfig):
+  """The parameters with their adapters in the kernels; `params` stays."""
+  adapters, plain = lora.split(jax.tree.map(jnp.copy, params))
+  leaves = flax.traverse_util.flatten_dict(plain, sep='/')
+  merged = dict(lora.merge_leaves(iter(leaves.items()), adapters, cfg))
+  return flax.traverse_util.unflatten_dict(merged, sep='/')
 
 
 def pad(rows, width: int, fill: int = 0, *, side: str = 'left'):
