@@ -12,7 +12,7 @@ from dllm_jax.models import transformer
 from dllm_jax.ops import streams
 from dllm_jax.rl import logprobs
 from dllm_jax.runtime import sharding
-from dllm_jax.train import optim, policy, policy_config, state
+from dllm_jax.train import optim, policy_config, state
 from tests import tiny
 
 L = 8
@@ -56,18 +56,15 @@ def update(
   ctx=None,
   **cfg,
 ):
-  """One `policy.update`; (state, metrics of every inner step)."""
+  """One `PolicyMethod.update`; (state, metrics of every inner step)."""
   params = tiny.table_params(0, L) if params is None else params
-  return policy.update(
+  method = tiny.policy_method(
     ctx or tiny.context_of(denoiser),
-    state.create(fresh(params), optimizer),
-    batch,
-    step,
-    optimizer=optimizer,
-    reference=reference,
-    max_commits=2,
-    cfg=dataclasses.replace(CFG, **cfg),
+    dataclasses.replace(CFG, **cfg),
+    optimizer,
+    reference,
   )
+  return method.update(state.create(fresh(params), optimizer), batch, step)
 
 
 def near(a, b, tolerance):
