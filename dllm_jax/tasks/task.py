@@ -138,11 +138,30 @@ class Paraphrased(Protocol):
     """
 
 
-@runtime_checkable
-class OpenEnded(Protocol):
-  """A task without right answers: `Task.score` judges nothing."""
+class OpenEnded:
+  """Base of the tasks without right answers: `Task.score` judges nothing.
 
-  is_open_ended: bool
+  Attributes:
+    reason: why.
+  """
+
+  reason = 'no right answer'
+
+  def words(self) -> tuple[str, ...]:
+    """None: a lexicon of anyone's text does not exist; name a base model."""
+    return ()
+
+  def gold(self, row: Row) -> str:
+    """None."""
+    return ''
+
+  def reasoning_has_gold(self, row: Row, completion: str) -> bool:
+    """Never."""
+    return False
+
+  def score(self, row: Row, completion: str) -> Score:
+    """No verdict."""
+    return Score({}, False, {}, judged=False, reason=self.reason)
 
 
 class Cloze(NamedTuple):
