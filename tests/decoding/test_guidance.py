@@ -127,16 +127,16 @@ def test_recorded_log_likelihoods(shared_dir, which):
     length,
     tiny.LLADA_VOCAB,
   )
-  view_logp = jax.jit(
-    logprobs.view_logp, static_argnames=('denoiser', 'vocab', 'gen_length')
+  read_views = jax.jit(
+    logprobs.read_views, static_argnames=('denoiser', 'vocab', 'gen_length')
   )
-  got = view_logp(
+  got = read_views(
     denoiser,
     params,
     jax.tree.map(lambda x: jnp.asarray(x)[:, None], views),
     tiny.LLADA_VOCAB,
     gen_length=length,
-  )[:, 0]
+  ).logp[:, 0]
   np.testing.assert_allclose(
     got, data[f'{which}.token_logps'], atol=5e-4, rtol=0
   )

@@ -127,7 +127,9 @@ def test_first_step_is_the_policy_gradient(name):
   params = fresh(tiny.table_params(0, L))
 
   def objective(params):
-    logp = logprobs.view_logp(TABLE, params, views, tiny.VOCAB, gen_length=L)
+    logp = logprobs.read_views(
+      TABLE, params, views, tiny.VOCAB, gen_length=L
+    ).logp
     per_row = jnp.sum(logp * views.weight[..., None], (1, 2))
     return (
       -jnp.sum(per_row * BATCH.advantage[:, 0]) / BATCH.completion_mask.sum()
@@ -248,9 +250,9 @@ def test_sampler_weights_by_hand():
   """The loss is weighted; gap, percentile and sample size are of all rows."""
   views = views_of(logprobs.SampledSteps(num_steps=L, max_commits=2), 0, 0)
   ours = np.float64(
-    logprobs.view_logp(
+    logprobs.read_views(
       TABLE, tiny.table_params(0, L), views, tiny.VOCAB, gen_length=L
-    )
+    ).logp
   )
   row = np.arange(len(ours))[:, None, None]
   slot, credit = np.asarray(views.slot), np.asarray(views.credit)
@@ -298,8 +300,8 @@ def test_kl_by_hand_and_by_kind_of_row(guided):
   views = views_of(ONE_STEP, 2, 0)
   ours, theirs = (
     np.float64(
-      logprobs.view_logp(TABLE, params, views, tiny.VOCAB, gen_length=L)[:, 0]
-    )
+      logprobs.read_views(TABLE, params, views, tiny.VOCAB, gen_length=L).logp
+    )[:, 0]
     for params in (tiny.table_params(0, L), REFERENCE)
   )
   d = theirs - ours
