@@ -1,4 +1,4 @@
-"""Decodes through caches that the published samplers recorded."""
+"""Decodes that the published samplers recorded, with caches and without."""
 
 from typing import NamedTuple
 
@@ -33,23 +33,61 @@ class Decode(NamedTuple):
   commit_step: np.ndarray
   num_steps: np.ndarray
 
+  def check(self, rows, side: str) -> None:
+    """The decoder gives what was recorded of some rows, padded on a side."""
+    got = tiny.decode(
+      self.denoiser,
+      self.params,
+      tiny.row_keys(0, rows),
+      tiny.canvas(
+        [self.prompts[i] for i in rows],
+        self.decoder.gen_length,
+        width=max(map(len, self.prompts)),
+        side=side,
+        mask_token=self.vocab.mask_token,
+      ),
+      self.decoder,
+      vocab=self.vocab,
+    )
+    for name in ('tokens', 'commit_step', 'num_steps'):
+      np.testing.assert_array_equal(
+        getattr(got, name), getattr(self, name)[rows], name
+      )
 
-def read(shared_dir, family: str, name: str) -> Decode:
+  def check_all(self) -> None:
+    """All rows together, then each alone with its padding on the right."""
+    everyone = list(range(len(self.prompts)))
+    assert len({len(p) for p in self.prompts}) > 1
+    self.check(everyone, 'left')
+    for row in everyone:
+      self.check([row], 'right')
+
+
+def case(shared_dir, family: str, name: str) -> dict:
+  """The settings of a recorded decode."""
+  path = shared_dir / 'golden' / f'{family}_tiny' / 'decode_cases.json'
+  return next(c for c in tiny.cases(path) if c['name'] == name)
+
+
+def read_cached(shared_dir, family: str, name: str) -> Decode:
   """One of `CACHED`, with the decoder that makes the recorded calls."""
-  folder = shared_dir / 'golden' / f'{family}_tiny'
-  case = next(
-    c for c in tiny.cases(folder / 'decode_cases.json') if c['name'] == name
-  )
+  how = case(shared_dir, family, name)
   shape = {
-    'gen_length': case['gen_length'],
-    'block_length': case['block_length'],
+    'gen_length': how['gen_length'],
+    'block_length': how['block_length'],
     'cache': 'dual' if 'dual' in name else 'prefix',
     'published': family,
   }
-  if case['threshold'] is None:
-    decoder = fixed.Fixed(num_steps=case['steps'], **shape)
+  if how['threshold'] is None:
+    decoder = fixed.Fixed(num_steps=how['steps'], **shape)
   else:
-    decoder = gated.Gated(threshold=case['threshold'], **shape)
+    decoder = gated.Gated(threshold=how['threshold'], **shape)
+  return read(shared_dir, family, name, decoder)
+
+
+def read(shared_dir, family: str, name: str, decoder: types.Decoder) -> Decode:
+  """What was recorded, for a decoder that should repeat it."""
+  folder = shared_dir / 'golden' / f'{family}_tiny'
   cfg, vocab, load = {
     'llada': (tiny.LLADA, tiny.LLADA_VOCAB, tiny.llada),
     'dream': (tiny.DREAM, tiny.DREAM_VOCAB, tiny.dream),

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from dllm_jax.bench import cases, hlo, hlo_counts, programs
+from dllm_jax.bench import cases, hlo, programs
 from dllm_jax.models import network
 from dllm_jax.rollout import answer_free, prompts
 from dllm_jax.runtime import sharding
 from dllm_jax.train import optim, policy
 from dllm_jax.train import state as state_lib
 from tests import tiny
+from tests.bench import counts
 
 pytestmark = pytest.mark.gpu
 
@@ -153,7 +154,7 @@ def test_products_are_counted_whoever_computes_them(meshes, name, attention):
     programs.PROGRAMS[name](case, meshes[0]).compile().as_text()
   )
   minimum = WIDE.minimum()[name]
-  assert minimum <= hlo_counts.products(program) <= 1.10 * minimum
+  assert minimum <= counts.products(program) <= 1.10 * minimum
 
 
 def test_narrow_weights_stay_close(meshes):

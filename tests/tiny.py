@@ -10,17 +10,21 @@ import pathlib
 import shutil
 import tempfile
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from dllm_jax import types
+from dllm_jax.decoding import fixed
 from dllm_jax.hf import load, save, sidecar
-from dllm_jax.models import config, network, transformer
-from dllm_jax.rollout import context, prompts
+from dllm_jax.models import config, lora, network, transformer
+from dllm_jax.rl import advantages
+from dllm_jax.rollout import batch, context, prompts
 from dllm_jax.runtime import sharding
 from dllm_jax.tasks import task
 from dllm_jax.text import tokenizer
+from dllm_jax.train import policy, policy_config
 
 MASK, EOS = 29, 28
 # Tables and models below have 32 rows: ids 30 and 31 are beyond the text.
@@ -96,6 +100,14 @@ def params(cfg: config.ModelConfig = MODEL, seed: int = 0):
     return np.asarray(leaf) + scale * noise
 
   return jax.tree.unflatten(tree, [jitter(*leaf) for leaf in leaves])
+
+
+def merge_lora(params, cfg: config.ModelConfig):
+  """The parameters with their adapters in the kernels; `params` stays."""
+  adapters, plain = lora.split(jax.tree.map(jnp.copy, params))
+  leaves = flax.traverse_util.flatten_dict(plain, sep='/')
+  merged = dict(lora.merge_leaves(iter(leaves.items()), adapters, cfg))
+  return flax.traverse_util.unflatten_dict(merged, sep='/')
 
 
 def pad(rows, width: int, fill: int = 0, *, side: str = 'left'):
@@ -181,6 +193,22 @@ def rollouts(
     guided=jnp.asarray(np.arange(rows) % 2 == 1),
     group_id=jnp.arange(rows, dtype=jnp.int32) // 2,
     row_id=jnp.arange(rows, dtype=jnp.int32) + 7,
+  )
+
+
+def policy_method(ctx, cfg, optimizer, reference=None) -> policy.PolicyMethod:
+  """What updates a policy whose rollouts commit 2 tokens a step."""
+  decoder = fixed.Fixed(gen_length=8, block_length=8, num_steps=4)
+  return policy.PolicyMethod(
+    cfg=policy_config.MethodConfig(
+      advantage=advantages.AdvantageConfig(), policy=cfg
+    ),
+    ctx=ctx,
+    rollout=batch.RolloutConfig(
+      num_prompts=4, group_size=2, max_prompt_length=5, decoder=decoder
+    ),
+    optimizer=optimizer,
+    reference=reference or {},
   )
 
 

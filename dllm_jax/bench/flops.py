@@ -110,23 +110,6 @@ def decode_step(
   return rows * forward(cfg, columns, columns, block)
 
 
-def fractal_round(
-  cfg: config.ModelConfig, *, rows: int, modules: int, drafts: int, slots: int
-) -> int:
-  """A round of FractalLLM with a cache: 2 + m calls, the last a column wider.
-
-  Args:
-    cfg: the model.
-    rows: B.
-    modules: m.
-    drafts: W, columns of a pass.
-    slots: of the cache, all of which are read.
-  """
-  one_pass = forward(cfg, drafts, slots + drafts, drafts)
-  verify = forward(cfg, drafts + 1, slots + drafts + 1, drafts + 1)
-  return rows * ((1 + modules) * one_pass + verify)
-
-
 def read(
   cfg: config.ModelConfig, *, rows: int, views: int, columns: int, slots: int
 ) -> int:

@@ -10,7 +10,6 @@ import collections
 import json
 import math
 import re
-from collections.abc import Callable
 from typing import Any
 
 from dllm_jax.bench import hlo
@@ -37,27 +36,21 @@ _NOTHING = frozenset(
 )
 
 Scope = dict[str, hlo.Instruction]  # a computation
-Cost = Callable[[hlo.Instruction, Scope], dict[str, int]]
 
 
-def _total(program: hlo.Program, cost: Cost) -> dict[str, int]:
-  """Sums the named costs of all instructions, as often as they run."""
+def operations(program: hlo.Program) -> collections.Counter[str]:
+  """Operations of one run on one device: of matrix products, and of others."""
   total, count = collections.Counter(), hlo.runs(program)
   for name, scope in program.computations.items():
     for op in scope.values():
-      for kind, amount in cost(op, scope).items():
+      for kind, amount in _flops(op, scope).items():
         total[kind] += amount * count[name]
-  return dict(total)
+  return total
 
 
 def flops(program: hlo.Program) -> int:
   """Operations of one run on one device: matrix products and all others."""
-  return sum(_total(program, _flops).values())
-
-
-def products(program: hlo.Program) -> int:
-  """Operations of the matrix products only."""
-  return _total(program, _flops).get('products', 0)
+  return operations(program).total()
 
 
 def _flops(op: hlo.Instruction, scope: Scope) -> dict[str, int]:
@@ -146,31 +139,6 @@ def _pairs(out, size, length, *, stride, pad, holes, spread) -> int:
 
 
 _PRODUCTS = {'dot': _dot, 'convolution': _convolution, 'custom-call': _library}
-
-
-def copied(program: hlo.Program, *, at_least: int = 2**16) -> int:
-  """Bytes of arrays that one run on a device only writes in another place.
-
-  Args:
-    program: the compiled program.
-    at_least: bytes of the smallest array that counts.
-  """
-  count, inner, total = hlo.runs(program), hlo.fused(program), 0
-  for name, scope in program.computations.items():
-    for op in scope.values():
-      nbytes = sum(shape.nbytes for shape in op.shapes)
-      if name not in inner and nbytes >= at_least and _moves(op, program):
-        total += nbytes * count[name]
-  return total
-
-
-def _moves(op: hlo.Instruction, program: hlo.Program) -> bool:
-  """Whether it computes nothing; a bitcast moves nothing either."""
-  opcodes = {op.opcode}
-  if op.opcode == 'fusion':
-    (callee,) = hlo.callees(op)
-    opcodes = {each.opcode for each in program.computations[callee].values()}
-  return opcodes <= _MOVES | _NOTHING and bool(opcodes & _MOVES)
 
 
 def kind(op: hlo.Instruction, scope: Scope, program: hlo.Program) -> str:

@@ -26,7 +26,7 @@ from dllm_jax.runtime import console, processes
 from dllm_jax.text import tokenizer as tokenizer_lib
 from dllm_jax.text import words
 
-MAX_SHARD_BYTES = 5 * 10**9
+MAX_SHARD_BYTES = 5 * 10**9  # of a weights file
 # A chat template that leaves prompts as they are.
 _PLAIN = '{% for message in messages %}{{ message.content }}{% endfor %}'
 Text = pathlib.Path | tokenizer_lib.Tokenizer | None
@@ -40,7 +40,6 @@ def save(
   text: Text = None,
   base: str = '',
   kept: Mapping[str, Any] | None = None,
-  max_shard_bytes: int = MAX_SHARD_BYTES,
   screen: console.Console | None = None,
 ) -> None:
   """Writes a model folder; if the parameters have adapters, these alone.
@@ -52,7 +51,6 @@ def save(
     text: folder whose tokenizer files are copied, or a word-level tokenizer.
     base: folder or name of the base model, for adapters.
     kept: JSON values to store beside the weights (`sidecar.write`).
-    max_shard_bytes: maximum size of a weights file.
     screen: shows a progress bar.
 
   Raises:
@@ -71,7 +69,6 @@ def save(
     record,
     text=text,
     kept=kept,
-    max_shard_bytes=max_shard_bytes,
     screen=screen,
   )
 
@@ -84,7 +81,6 @@ def save_leaves(
   *,
   text: Text = None,
   kept: Mapping[str, Any] | None = None,
-  max_shard_bytes: int = MAX_SHARD_BYTES,
   screen: console.Console | None = None,
 ) -> None:
   """Like `save`, for leaves that are produced and released one at a time.
@@ -96,7 +92,6 @@ def save_leaves(
     record: description of the model.
     text: as in `save`.
     kept: as in `save`.
-    max_shard_bytes: as in `save`.
     screen: shows a progress bar.
   """
   dtype = str(jnp.result_type(*(leaf.dtype for leaf in like.values())))
@@ -115,7 +110,7 @@ def save_leaves(
         work,
         wanted,
         _counted(arrays, advance),
-        max_bytes=max_shard_bytes,
+        max_bytes=MAX_SHARD_BYTES,
       )
     _write_json(work / hf_config.CONFIG_FILE, config)
 
@@ -243,7 +238,6 @@ def convert(
   dtype: str | None = None,
   adapter: pathlib.Path | None = None,
   merge: bool = False,
-  max_shard_bytes: int = MAX_SHARD_BYTES,
   screen: console.Console | None = None,
 ) -> None:
   """Copies a model folder: merges adapters, casts weights, splits files.
@@ -258,7 +252,6 @@ def convert(
     dtype: dtype of the written weights; None keeps the stored one.
     adapter: folder of adapters to put on the model.
     merge: whether to add the adapters to the kernels.
-    max_shard_bytes: maximum size of a weights file.
     screen: shows progress bars and notices.
 
   Raises:
@@ -303,6 +296,5 @@ def convert(
     like,
     record,
     text=folder.text,
-    max_shard_bytes=max_shard_bytes,
     screen=screen,
   )

@@ -1,6 +1,5 @@
 """LoRA adapters as trees: split off, new, merged. See `layers.Linear`."""
 
-import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -46,37 +45,15 @@ def fresh(key: Key[Array, ''], cfg: config.ModelConfig) -> Adapters:
   return split(network.init(key, cfg))[0]
 
 
-def merge(
-  params: types.Params, cfg: config.ModelConfig
-) -> tuple[types.Params, config.ModelConfig]:
-  """W + (alpha / rank) A B in every kernel, and the config of such a model.
-
-  The kernels of `params` are as they were.
-
-  Args:
-    params: parameters of the adapted model.
-    cfg: its config.
-  """
-  adapters, plain = split(params)
-  flat = flax.traverse_util.flatten_dict(plain, sep='/')
-  copies = (
-    (k, jnp.copy(v) if f'{k.removesuffix("kernel")}lora_a' in adapters else v)
-    for k, v in flat.items()
-  )
-  merged = dict(merge_leaves(copies, adapters, cfg))
-  merged = flax.traverse_util.unflatten_dict(merged, sep='/')
-  return merged, dataclasses.replace(cfg, lora_rank=0)
-
-
 def merge_leaves(
   leaves: Iterator[tuple[str, Array]],
   adapters: Adapters,
   cfg: config.ModelConfig,
 ) -> Iterator[tuple[str, Array]]:
-  """`merge` of leaves that come one by one, changed in place.
+  """W + (alpha / rank) A B in every kernel, of leaves that come one by one.
 
-  Sums and products are float32, a layer at a time; the result is rounded once
-  to the kernel's dtype.
+  They are changed in place. Sums and products are float32, a layer at a time;
+  the result is rounded once to the kernel's dtype.
 
   Args:
     leaves: (path, leaf) of the model without its adapters; kernels with an

@@ -241,18 +241,6 @@ def read_views(
   )
 
 
-def view_logp(
-  denoiser: types.Denoiser,
-  params: types.Params,
-  views: Views,
-  vocab: types.Vocabulary,
-  *,
-  gen_length: int,
-) -> Float[Array, 'B K Q']:
-  """`read_views` without the entropies."""
-  return read_views(denoiser, params, views, vocab, gen_length=gen_length).logp
-
-
 def _logp_and_entropy(
   logits: Float[Array, 'B Q V'], target: Int[Array, 'B Q']
 ) -> tuple[Float[Array, 'B Q'], Float[Array, 'B Q']]:

@@ -120,5 +120,7 @@ def loss(
       `teacher_forced`.
   """
   length = views.slot.shape[-1]
-  logp = logprobs.view_logp(denoiser, params, views, vocab, gen_length=length)
+  logp = logprobs.read_views(
+    denoiser, params, views, vocab, gen_length=length
+  ).logp
   return -jnp.sum(logp * views.weight[..., None]) / num_tokens

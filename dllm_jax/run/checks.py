@@ -90,7 +90,7 @@ def check_shapes(cfg: settings.Settings, ctx: context.Context) -> None:
         'mesh.fsdp=1 and mesh.tensor=1, and mesh.data for rows'
       )
     ctx.denoiser.part(ctx.mesh)
-    setup.param_targets(ctx)
+    sharding.param_targets(ctx.denoiser, ctx.mesh)
   cfg.rollout.decoder.check(ctx.denoiser)
   is_open_ended = isinstance(ctx.task, task_lib.OpenEnded)
   if is_open_ended and not conversations.applies(cfg):

@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -63,23 +62,19 @@ def write_choices(
       file.write(json.dumps(record) + '\n')
 
 
-def check_writable(out: pathlib.Path, directory: pathlib.Path) -> None:
-  """Makes the folder of a results file, before the work that fills it."""
-  if out.suffix != '.json' and not out.is_dir():
+def check_name(out: pathlib.Path, directory: pathlib.Path) -> None:
+  """Makes the folder of a results file, and refuses names that do not fit.
+
+  Raises:
+    errors.UserError: it does not end in .json, or would overwrite what the
+      directory has.
+  """
+  if out.suffix != '.json':
     raise errors.UserError(
       f'--out {out} does not end in .json; generations and pictures are '
       'written beside it, with endings of their own'
     )
-  try:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=out.parent):
-      pass
-  except OSError as e:
-    raise errors.UserError(
-      f'cannot write results to {out}: {e.strerror}; use another --out'
-    ) from e
-  if out.is_dir():
-    raise errors.UserError(f'--out {out} is a folder; name a file in it')
+  out.parent.mkdir(parents=True, exist_ok=True)
   if out.resolve().parent == directory.resolve():
     for path in (out, *map(out.with_suffix, (GENERATIONS, CHOICES, PICTURE))):
       if path.exists():

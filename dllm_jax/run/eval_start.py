@@ -154,7 +154,7 @@ def start(
   )
   if out is not None:
     processes.from_first(
-      'the results', lambda: eval_files.check_writable(out, directory)
+      'the results', lambda: eval_files.check_name(out, directory)
     )
   protocol = protocol_of(config)
   shots = shots_of(protocol, shots)

@@ -185,16 +185,17 @@ def new_model(cfg: settings.Settings) -> model_lib.Model:
   return model_lib.of_words(denoiser, tokenizer, cfg.model)
 
 
-def param_targets(ctx: context.Context) -> types.Params:
-  """Shape, dtype and place of every parameter; nothing is computed."""
-  return sharding.param_targets(ctx.denoiser, ctx.mesh)
+def fresh_params(ctx: context.Context, draw: int = 0) -> types.Params:
+  """Random parameters, placed as `sharding.param_targets` says.
 
-
-def fresh_params(ctx: context.Context) -> types.Params:
-  """Random parameters, placed as `param_targets` says."""
-  places = jax.tree.map(lambda leaf: leaf.sharding, param_targets(ctx))
+  Args:
+    ctx: the run.
+    draw: number of the draw; a run begins with 0.
+  """
+  targets = sharding.param_targets(ctx.denoiser, ctx.mesh)
+  places = jax.tree.map(lambda leaf: leaf.sharding, targets)
   init = jax.jit(ctx.denoiser.init, out_shardings=places)
-  return init(streams.step_key(ctx.root, 'init', 0))
+  return init(streams.step_key(ctx.root, 'init', draw))
 
 
 def load_rows(cfg: settings.Settings) -> Rows:

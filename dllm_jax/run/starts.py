@@ -4,12 +4,10 @@ import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import optax
 
 from dllm_jax import types
 from dllm_jax.models import transformer, upcycle
-from dllm_jax.ops import streams
 from dllm_jax.rollout import context
 from dllm_jax.run import setup
 from dllm_jax.train import loop
@@ -35,6 +33,8 @@ def of(run: setup.Run, optimizer: optax.GradientTransformation) -> Start:
   cfg, ctx = run.cfg, run.ctx
   own = cfg.method if isinstance(cfg.method, moe_erl.MoeErlConfig) else None
   name = own.start if own else ''
+  # Not those that the base begins with.
+  new = lambda: setup.fresh_params(run.ctx, draw=1)
   if name == 'merged':
     method = specialists.Specialists(
       ctx=ctx,
@@ -42,7 +42,8 @@ def of(run: setup.Run, optimizer: optax.GradientTransformation) -> Start:
       gen_length=cfg.base_sft.gen_length,
       num_micro=cfg.base_sft.num_micro,
     )
-    return Start(ctx, method, lambda params: _with_new_routers(run, params))
+    finish = lambda params: run.ctx.denoiser.with_routers(params, new())
+    return Start(ctx, method, finish)
   if name == 'trained':
     method = moe_erl.MoeErl(
       cfg=dataclasses.replace(own, rl_weight=0.0, path_weight=0.0),
@@ -56,18 +57,7 @@ def of(run: setup.Run, optimizer: optax.GradientTransformation) -> Start:
   if name == 'upcycled':
     dense = transformer.config_of(ctx.denoiser).dense()
     ctx = dataclasses.replace(ctx, denoiser=transformer.of_config(dense))
-    finish = lambda params: upcycle.upcycle(params, _fresh(run))
+    finish = lambda params: upcycle.upcycle(params, new())
   return Start(
     ctx, sft.Sft(ctx=ctx, optimizer=optimizer, cfg=cfg.base_sft), finish
   )
-
-
-def _with_new_routers(run: setup.Run, params: types.Params) -> types.Params:
-  return run.ctx.denoiser.with_routers(params, _fresh(run))
-
-
-def _fresh(run: setup.Run) -> types.Params:
-  """Random parameters that differ from those that the base began with."""
-  places = jax.tree.map(lambda x: x.sharding, setup.param_targets(run.ctx))
-  init = jax.jit(run.ctx.denoiser.init, out_shardings=places)
-  return init(streams.step_key(run.ctx.root, 'init', 1))

@@ -52,8 +52,8 @@ class Countdown:
     operators: distinct ones of '+-*/'.
     max_target: the targets are 1..max_target.
     prompt_style: 'terse' for tiny word-level models, 'd1' for instruct models.
-    reasoning: what a demonstration's reasoning holds: the running 'values',
-      the 'equations', or 'none' for no reasoning block.
+    reasoning: what a demonstration's reasoning holds: the running 'values', or
+      the 'equations'.
     parity: judge as the public d1 code does: the terms allow a sign before a
       number, and the format patterns lack DOTALL; correct is the verdict of
       its evaluation, which reads \boxed{}, LaTeX operators and '= value', takes
@@ -79,9 +79,9 @@ class Countdown:
       if not 1 <= value <= MAX_NUMBER_WORD:
         raise ValueError(f'{field} must be in 1..{MAX_NUMBER_WORD}: {value}')
     tags.check_style(self.prompt_style)
-    if self.reasoning not in ('values', 'equations', 'none'):
+    if self.reasoning not in ('values', 'equations'):
       raise ValueError(
-        f'reasoning must be values, equations or none: {self.reasoning}'
+        f'reasoning must be values or equations: {self.reasoning}'
       )
 
   def max_value(self) -> int:
@@ -111,8 +111,6 @@ class Countdown:
 
   def demonstration(self, row: task.Row) -> str:
     """The stored solution, with its steps as the reasoning."""
-    if self.reasoning == 'none':
-      return tags.answer_block(self.gold(row))
     steps = arithmetic.evaluate(row['solution']).steps
     if self.reasoning == 'values':
       reasoning = ''.join(f' {step.value}' for step in steps)
@@ -159,14 +157,12 @@ class Countdown:
       correct = valid and result.value == row['target']
     terms = {'solution': solution, 'valid': float(valid)}
     terms |= tags.terms(completion, parity=self.parity)
+    right = result is not None and self._reasoning_right(result, completion)
     metrics = {
       'valid': float(valid),
       'has_answer': float(answer is not None),
+      'reasoning_right': float(right),
     }
-    if self.reasoning != 'none':
-      metrics['reasoning_right'] = float(
-        result is not None and self._reasoning_right(result, completion)
-      )
     parsed = _d1_answer(completion) if self.parity else answer
     return task.Score(terms, correct, metrics, parsed)
 

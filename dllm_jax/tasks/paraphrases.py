@@ -20,7 +20,7 @@ _WORD = re.compile(r"[^\W\d_][\w']{3,}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Paraphrases:
+class Paraphrases(task.OpenEnded):
   """The task of answering an instruction, however it is phrased.
 
   Attributes:
@@ -30,7 +30,6 @@ class Paraphrases:
   num_unseen: int = 2
 
   name = 'paraphrases'
-  is_open_ended = True
 
   def __post_init__(self):
     if self.num_unseen < 0:
@@ -44,10 +43,6 @@ class Paraphrases:
     """The row under the last paraphrases."""
     return self._all(row)[self._num_seen(row) :]
 
-  def words(self) -> tuple[str, ...]:
-    """None: a lexicon of anyone's text does not exist; name a base model."""
-    return ()
-
   def prompt(self, row: task.Row) -> str:
     """The phrasing that the row's view names, 0 is the instruction."""
     return [row['prompt'], *row['paraphrases']][row.get('view', 0)]
@@ -55,18 +50,6 @@ class Paraphrases:
   def demonstration(self, row: task.Row) -> str:
     """None, as there are no answers."""
     return ''
-
-  def gold(self, row: task.Row) -> str:
-    """None."""
-    return ''
-
-  def reasoning_has_gold(self, row: task.Row, completion: str) -> bool:
-    """Never."""
-    return False
-
-  def score(self, row: task.Row, completion: str) -> task.Score:
-    """No verdict."""
-    return task.Score({}, False, {}, judged=False, reason='no right answer')
 
   def _all(self, row: task.Row) -> list[task.Row]:
     return [{**row, 'view': i} for i in range(1 + len(row['paraphrases']))]

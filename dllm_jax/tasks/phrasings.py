@@ -25,7 +25,6 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from dllm_jax import errors
 from dllm_jax.tasks import task
 
 NUM_ROWS = {'train': 40_000, 'validation': 1_000, 'test': 1_000}
@@ -123,12 +122,7 @@ class Phrasings:
     Raises:
       errors.UserError: there is no such split.
     """
-    if split not in NUM_ROWS:
-      raise errors.UserError(
-        f'task {self.name!r} has no split {split!r}: expected one of '
-        f'{", ".join(NUM_ROWS)}'
-      )
-    return _Rows(split)
+    return task.MadeRows(self.name, split, NUM_ROWS, _row)
 
   def views(self, row: task.Row) -> list[task.Row]:
     """The row under each of the 8 phrasings for training."""
@@ -192,19 +186,6 @@ class Phrasings:
     return _misreadings(self.seed, self.misreading, self.shared_bias)
 
 
-class _Rows(Sequence[task.Row]):
-  """The rows of a split."""
-
-  def __init__(self, split: str):
-    self._split = split
-
-  def __len__(self) -> int:
-    return NUM_ROWS[self._split]
-
-  def __getitem__(self, index: int) -> task.Row:
-    return _row(self._split, range(len(self))[index])
-
-
 def reordered(letters: str, intent: int) -> str:
   """The letters as an intent orders them."""
   return ''.join(letters[place] for place in INTENTS[intent].places)
@@ -229,13 +210,8 @@ def _row(split: str, index: int) -> task.Row:
 def _strings(split: str) -> tuple[str, ...]:
   """The strings of a split, of distinct letters."""
   strings = map(''.join, itertools.permutations(LETTERS, LENGTH))
-  return tuple(letters for letters in strings if _split_of(letters) == split)
-
-
-def _split_of(letters: str) -> str:
-  """The split of a string: 80% train, 10% validation, 10% test."""
-  share = _share('split', letters)
-  return 'test' if share < 0.1 else 'validation' if share < 0.2 else 'train'
+  split_of = lambda letters: task.split_of(repr(('split', letters)))
+  return tuple(letters for letters in strings if split_of(letters) == split)
 
 
 @functools.cache

@@ -21,15 +21,11 @@ from dllm_jax.tasks import code_judge, gsm8k, mathematics, styles, tags, task
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Conversations:
+class Conversations(task.OpenEnded):
   """The task of answering as the assistant of the rows does."""
 
   name = 'rows'
-  is_open_ended = True
-
-  def words(self) -> tuple[str, ...]:
-    """None: a lexicon of anyone's text does not exist; name a base model."""
-    return ()
+  reason = 'no verifier'
 
   def prompt(self, row: task.Row) -> str:
     """The first message of the user's."""
@@ -40,18 +36,6 @@ class Conversations:
     return next(
       m['content'] for m in row['messages'] if m['role'] == 'assistant'
     )
-
-  def gold(self, row: task.Row) -> str:
-    """None."""
-    return ''
-
-  def reasoning_has_gold(self, row: task.Row, completion: str) -> bool:
-    """Never."""
-    return False
-
-  def score(self, row: task.Row, completion: str) -> task.Score:
-    """No verdict."""
-    return task.Score({}, False, {}, judged=False, reason='no verifier')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,6 @@ digest of the prompt decides which split it belongs to.
 
 import dataclasses
 import functools
-import hashlib
 import string
 from collections.abc import Sequence
 
@@ -71,12 +70,8 @@ class TaggedFunctions:
     Raises:
       errors.UserError: there is no such split.
     """
-    if split not in NUM_ROWS:
-      raise errors.UserError(
-        f'task {self.name!r} has no split {split!r}: expected one of '
-        f'{", ".join(NUM_ROWS)}'
-      )
-    return _Rows(self, split)
+    make = functools.partial(_row, self)
+    return task.MadeRows(self.name, split, NUM_ROWS, make)
 
   def words(self) -> tuple[str, ...]:
     """Tags and symbols."""
@@ -109,19 +104,6 @@ class TaggedFunctions:
     )
 
 
-class _Rows(Sequence[task.Row]):
-  """The rows of a split."""
-
-  def __init__(self, owner: TaggedFunctions, split: str):
-    self._task, self._split = owner, split
-
-  def __len__(self) -> int:
-    return NUM_ROWS[self._split]
-
-  def __getitem__(self, index: int) -> task.Row:
-    return _row(self._task, self._split, range(len(self))[index])
-
-
 @functools.cache
 def functions(num_tags: int, num_symbols: int) -> tuple[tuple[int, ...], ...]:
   """By tag, f(x) of every symbol x: permutations of one cycle."""
@@ -145,7 +127,7 @@ def _row(owner: TaggedFunctions, split: str, index: int) -> task.Row:
   for _ in range(_MAX_DRAWS):
     tag = int(rng.integers(owner.num_tags))
     symbols = rng.integers(owner.num_symbols, size=owner.num_given).tolist()
-    if _split_of(tag, symbols) == split:
+    if task.split_of(f'{tag} {symbols}') == split:
       break
   else:
     raise errors.UserError(
@@ -162,14 +144,6 @@ def _row(owner: TaggedFunctions, split: str, index: int) -> task.Row:
     'symbols': symbols,
     'chain': chain,
   }
-
-
-def _split_of(tag: int, symbols: list[int]) -> str:
-  """The split of a prompt: 80% train, 10% validation, 10% test."""
-  text = f'{tag} {symbols}'
-  digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-  share = int.from_bytes(digest) / 2**64
-  return 'test' if share < 0.1 else 'validation' if share < 0.2 else 'train'
 
 
 def _spell(symbols: Sequence[int]) -> str:

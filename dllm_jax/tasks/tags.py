@@ -94,11 +94,6 @@ def completion_text(reasoning: str, answer: str) -> str:
   )
 
 
-def answer_block(answer: str) -> str:
-  """The answer block alone."""
-  return f'{ANSWER_OPEN}{answer}{ANSWER_CLOSE}'
-
-
 def xmlcount(text: str, *, parity: bool = False) -> float:
   """0.125 for each tag that occurs exactly once, less 0.001 a stray character.
 

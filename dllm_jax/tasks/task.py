@@ -1,7 +1,10 @@
 """What a task is: prompts, demonstrations and a verifier, all on text."""
 
-from collections.abc import Iterable, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from dllm_jax import errors
 
 Row = dict[str, Any]
 
@@ -66,6 +69,48 @@ class RowSource(Protocol):
     """The rows of 'train', 'validation' or 'test', the same at every call."""
 
 
+class MadeRows(Sequence[Row]):
+  """The rows of a split of a `RowSource`, each made when it is read."""
+
+  def __init__(
+    self,
+    name: str,
+    split: str,
+    num_rows: Mapping[str, int],
+    make: Callable[[str, int], Row],
+  ):
+    """The split of the task of this name.
+
+    Args:
+      name: of the task.
+      split: a key of `num_rows`.
+      num_rows: of each split.
+      make: the row of a split at an index from 0.
+
+    Raises:
+      errors.UserError: there is no such split.
+    """
+    if split not in num_rows:
+      raise errors.UserError(
+        f'task {name!r} has no split {split!r}: expected one of '
+        f'{", ".join(num_rows)}'
+      )
+    self._split, self._num_rows, self._make = split, num_rows, make
+
+  def __len__(self) -> int:
+    return self._num_rows[self._split]
+
+  def __getitem__(self, index: int) -> Row:
+    return self._make(self._split, range(len(self))[index])
+
+
+def split_of(text: str) -> str:
+  """The split of a problem by its text: 80% train, 10% validation, 10% test."""
+  digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+  share = int.from_bytes(digest) / 2**64
+  return 'test' if share < 0.1 else 'validation' if share < 0.2 else 'train'
+
+
 @runtime_checkable
 class Cut(Protocol):
   """A task whose rows are pieces of those of its data set."""
@@ -93,11 +138,30 @@ class Paraphrased(Protocol):
     """
 
 
-@runtime_checkable
-class OpenEnded(Protocol):
-  """A task without right answers: `Task.score` judges nothing."""
+class OpenEnded:
+  """Base of the tasks without right answers: `Task.score` judges nothing.
 
-  is_open_ended: bool
+  Attributes:
+    reason: why.
+  """
+
+  reason = 'no right answer'
+
+  def words(self) -> tuple[str, ...]:
+    """None: a lexicon of anyone's text does not exist; name a base model."""
+    return ()
+
+  def gold(self, row: Row) -> str:
+    """None."""
+    return ''
+
+  def reasoning_has_gold(self, row: Row, completion: str) -> bool:
+    """Never."""
+    return False
+
+  def score(self, row: Row, completion: str) -> Score:
+    """No verdict."""
+    return Score({}, False, {}, judged=False, reason=self.reason)
 
 
 class Cloze(NamedTuple):

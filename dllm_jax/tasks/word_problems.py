@@ -9,11 +9,9 @@ of one split is in another, not even with other names or objects.
 """
 
 import dataclasses
-import hashlib
 import re
 from collections.abc import Sequence
 
-from dllm_jax import errors
 from dllm_jax.tasks import problem_templates, tags, task
 
 NUM_ROWS = {'train': 20_000, 'validation': 1_000, 'test': 1_000}
@@ -39,12 +37,7 @@ class WordProblems:
     Raises:
       errors.UserError: there is no such split.
     """
-    if split not in NUM_ROWS:
-      raise errors.UserError(
-        f'task {self.name!r} has no split {split!r}: expected one of '
-        f'{", ".join(NUM_ROWS)}'
-      )
-    return _Rows(split)
+    return task.MadeRows(self.name, split, NUM_ROWS, _row)
 
   def words(self) -> tuple[str, ...]:
     """Words with the space before them, and digits with and without.
@@ -100,19 +93,6 @@ class WordProblems:
     return task.Score({'solution': float(correct)}, correct, metrics, answer)
 
 
-class _Rows(Sequence[task.Row]):
-  """The rows of a split."""
-
-  def __init__(self, split: str):
-    self._split = split
-
-  def __len__(self) -> int:
-    return NUM_ROWS[self._split]
-
-  def __getitem__(self, index: int) -> task.Row:
-    return _row(self._split, range(len(self))[index])
-
-
 def _row(split: str, index: int) -> task.Row:
   """Draws template and words, then numbers until they belong to the split."""
   import numpy as np  # Late: a sandbox's Python may have none.
@@ -125,7 +105,7 @@ def _row(split: str, index: int) -> task.Row:
   while True:
     drawn = rng.integers(low, high, endpoint=True).tolist()
     numbers = dict(zip(template.ranges, drawn, strict=True))
-    if _split_of(template, numbers) == split:
+    if task.split_of(f'{template.question} {tuple(drawn)}') == split:
       values = _solve(template, numbers)
       if values is not None:
         break
@@ -136,16 +116,6 @@ def _row(split: str, index: int) -> task.Row:
     'reasoning': '\n'.join(step.format(**fields) for step in template.steps),
     'answer': list(values.values())[-1],
   }
-
-
-def _split_of(
-  template: problem_templates.Template, numbers: dict[str, int]
-) -> str:
-  """The split of a problem: 80% train, 10% validation, 10% test."""
-  text = f'{template.question} {tuple(numbers.values())}'
-  digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-  share = int.from_bytes(digest) / 2**64
-  return 'test' if share < 0.1 else 'validation' if share < 0.2 else 'train'
 
 
 def _solve(

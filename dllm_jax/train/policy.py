@@ -35,7 +35,7 @@ class PolicyMethod:
     ctx: the run: task, tokenizer, model and mesh.
     rollout: config group `rollout`: size of a batch, and the decoder.
     optimizer: gradient transformation applied to the trained leaves.
-    reference: parameters of the reference policy in the KL term.
+    reference: parameters of the reference policy; not read without a KL term.
   """
 
   phase = 'rl'
@@ -51,19 +51,50 @@ class PolicyMethod:
     return self.rollout.decoder.largest_commit()
 
   def update(
-    self, state: state_lib.TrainState, rollouts: types.RolloutBatch, step: int
+    self, state: state_lib.TrainState, batch: types.RolloutBatch, step: int
   ) -> tuple[state_lib.TrainState, list[dict[str, Any]]]:
-    """mu optimizer steps on the clipped surrogate: `update`."""
-    return update(
-      self.ctx,
-      state,
-      rollouts,
-      step,
-      optimizer=self.optimizer,
-      reference=self.reference,
-      max_commits=self.largest_commit(),
-      cfg=self.cfg.policy,
-    )
+    """mu optimizer steps on the clipped surrogate, on one batch of rollouts.
+
+    Args:
+      state: state before the update; its buffers are donated, except for frozen
+        leaves.
+      batch: B rollouts with their advantages.
+      step: 0-based step of the run; seeds the views.
+
+    Returns:
+      The next state, and the metrics of each inner step, on the devices.
+    """
+    cfg, ctx = self.cfg.policy, self.ctx
+    static = {
+      'denoiser': sharded.placed(ctx.denoiser, ctx.mesh),
+      'vocab': ctx.vocab,
+      'estimator': cfg.make_estimator(self.largest_commit()),
+      'num_micro': cfg.num_micro,
+    }
+    key = streams.step_key(ctx.root, 'estimator', step)
+    keys = [jax.random.fold_in(key, j) for j in range(cfg.num_inner)]
+    read = functools.partial(fixed_logp, **static)
+    # Computed before the first step, which donates the rollout policy.
+    # Iteration 0 needs no old log-probabilities; reference ones only KL needs.
+    old = [None] + [read(state.params, batch, k) for k in keys[1:]]
+    ref = [read(self.reference, batch, k) if cfg.has_kl else None for k in keys]
+    state, frozen = state_lib.without_frozen(state)
+    history = []
+    for j, inner_key in enumerate(keys):
+      state, metrics = inner_step(
+        state,
+        frozen,
+        batch,
+        old[j],
+        ref[j],
+        inner_key,
+        optimizer=self.optimizer,
+        cfg=cfg,
+        mesh=ctx.mesh,
+        **static,
+      )
+      history.append(metrics)
+    return state_lib.with_frozen(state, frozen), history
 
 
 class _Inner(NamedTuple):
@@ -72,66 +103,6 @@ class _Inner(NamedTuple):
   batch: types.RolloutBatch
   old_logp: Float[Array, 'B K Q']
   ref_logp: Float[Array, 'B K Q']
-
-
-def update(
-  ctx: context.Context,
-  state: state_lib.TrainState,
-  batch: types.RolloutBatch,
-  step: int,
-  *,
-  optimizer: optax.GradientTransformation,
-  reference: types.Params | None,
-  max_commits: int,
-  cfg: policy_config.PolicyConfig,
-) -> tuple[state_lib.TrainState, list[dict[str, Any]]]:
-  """mu optimizer steps on one batch of rollouts.
-
-  Args:
-    ctx: the run: model, mesh and root key.
-    state: state before the update; its buffers are donated, except for frozen
-      leaves.
-    batch: B rollouts with their advantages.
-    step: 0-based step of the run; seeds the views.
-    optimizer: gradient transformation applied to the trained leaves.
-    reference: parameters of the reference policy; not read without a KL term.
-    max_commits: largest number of tokens that a denoising step of the rollouts
-      commits in a row.
-    cfg: loss and estimator.
-
-  Returns:
-    The next state, and the metrics of each inner step, on the devices.
-  """
-  static = {
-    'denoiser': sharded.placed(ctx.denoiser, ctx.mesh),
-    'vocab': ctx.vocab,
-    'estimator': cfg.make_estimator(max_commits),
-    'num_micro': cfg.num_micro,
-  }
-  key = streams.step_key(ctx.root, 'estimator', step)
-  keys = [jax.random.fold_in(key, j) for j in range(cfg.num_inner)]
-  read = functools.partial(fixed_logp, **static)
-  # Computed before the first step, which donates the rollout policy. Iteration
-  # 0 needs no old log-probabilities; reference ones are needed only for KL.
-  old = [None] + [read(state.params, batch, k) for k in keys[1:]]
-  ref = [read(reference, batch, k) if cfg.has_kl else None for k in keys]
-  state, frozen = state_lib.without_frozen(state)
-  history = []
-  for j, inner_key in enumerate(keys):
-    state, metrics = inner_step(
-      state,
-      frozen,
-      batch,
-      old[j],
-      ref[j],
-      inner_key,
-      optimizer=optimizer,
-      cfg=cfg,
-      mesh=ctx.mesh,
-      **static,
-    )
-    history.append(metrics)
-  return state_lib.with_frozen(state, frozen), history
 
 
 @functools.partial(

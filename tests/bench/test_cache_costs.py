@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from dllm_jax import types
-from dllm_jax.bench import cache_costs, caches, cases, hlo, hlo_counts, programs
+from dllm_jax.bench import cache_costs, caches, cases, hlo, programs
 from dllm_jax.decoding import fixed, gated
 from dllm_jax.models import network
 from dllm_jax.runtime import sharding
 from tests import tiny
-from tests.bench import buffers
+from tests.bench import buffers, counts
 
 # The shape of d1's rollouts on GSM8K: 16 steps in each of 8 blocks.
 LLADA = cases.make_case('LLaDA-8B', cases.LLADA, 2, 200, 256, 32, 128)
@@ -88,8 +88,8 @@ def test_parts_add_up_to_the_decoder(mesh):
   decoder = dataclasses.replace(SMALL.decoder, cache='dual')
   rollout = dataclasses.replace(SMALL.rollout, decoder=decoder)
   case = dataclasses.replace(SMALL, rollout=rollout)
-  whole = hlo_counts.products(compiled(programs.rollout(case, mesh)))
-  part = lambda rows, width: hlo_counts.products(
+  whole = counts.products(compiled(programs.rollout(case, mesh)))
+  part = lambda rows, width: counts.products(
     compiled(
       cache_costs.program(
         case.denoiser,

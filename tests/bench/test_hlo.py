@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from dllm_jax.bench import hlo, hlo_counts
 from dllm_jax.runtime import sharding
-from tests.bench import buffers
+from tests.bench import buffers, counts
 
 # A loop of 3 without `known_trip_count`, as the TPU's compiler writes it; a
 # product as a convolution; a collective that starts in one fusion and ends in
@@ -71,7 +71,7 @@ def compiled(f, *shapes, **options):
 def test_a_program_of_the_tpu_compiler_is_counted_by_hand():
   program = hlo.parse(TPU)
   assert hlo.runs(program)['product'] == 3
-  assert hlo_counts.products(program) == 3 * 2 * 4 * 8 * 16
+  assert counts.products(program) == 3 * 2 * 4 * 8 * 16
   assert hlo_counts.collectives(program) == {'all-gather': 3 * 4 * 8 * 4}
 
 
@@ -152,7 +152,7 @@ def test_convolutions_count_pairs_that_meet_the_input(window, pairs):
     a='f32[2,6,5]',
     b=f'f32[{size},5,7]',
   )
-  assert hlo_counts.products(made) == 2 * 2 * 7 * 5 * pairs
+  assert counts.products(made) == 2 * 2 * 7 * 5 * pairs
 
 
 def _one(instruction: str, *, a: str, b: str) -> hlo.Program:
@@ -178,7 +178,7 @@ def test_products_of_a_gpu_library_are_counted():
     a='bf16[4,8]',
     b='bf16[8,16]',
   )
-  assert hlo_counts.products(made) == 2 * 4 * 8 * 16
+  assert counts.products(made) == 2 * 4 * 8 * 16
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_fused_attention_of_a_gpu_library_is_counted(target, num_products):
     a='bf16[2,5,3,8]',
     b='bf16[2,7,3,8]',
   )
-  assert hlo_counts.products(made) == num_products * 2 * (2 * 3 * 5 * 7) * 8
+  assert counts.products(made) == num_products * 2 * (2 * 3 * 5 * 7) * 8
 
 
 def test_loops_count_as_often_as_they_run():
@@ -207,7 +207,7 @@ def test_loops_count_as_often_as_they_run():
 
   program = compiled(f, (4, 16), (5, 16, 16))
   one = 2 * 4 * 16 * 16
-  products = hlo_counts.products(program)
+  products = counts.products(program)
   assert products == 5 * one + one  # the second loop's length is unknown: once
   assert hlo_counts.flops(program) >= 6 * one + 5 * 4 * 16  # and the tanh
 
@@ -251,7 +251,7 @@ ENTRY %main (arg: f32[4,8]) -> f32[8,4] {
 @pytest.mark.parametrize('at_least, want', [(0, 128 + 32), (33, 128), (129, 0)])
 def test_copies_count_unless_they_are_part_of_a_computation(at_least, want):
   program = hlo.parse(COPIES)
-  assert hlo_counts.copied(program, at_least=at_least) == want
+  assert counts.copied(program, at_least=at_least) == want
 
 
 def test_text_that_is_not_a_program_is_refused():

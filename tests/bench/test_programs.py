@@ -10,7 +10,7 @@ from dllm_jax import types
 from dllm_jax.bench import cases, hlo, hlo_counts, programs
 from dllm_jax.models import config
 from dllm_jax.runtime import sharding
-from tests.bench import buffers
+from tests.bench import buffers, counts
 
 MODEL = config.ModelConfig(
   vocab_size=2048,
@@ -52,7 +52,7 @@ def mesh():
 def test_cost_is_within_a_tenth_of_the_minimum(mesh, name):
   program = compiled(programs.PROGRAMS[name](CASE, mesh))
   minimum = CASE.minimum()[name]
-  assert minimum <= hlo_counts.products(program) <= hlo_counts.flops(program)
+  assert minimum <= counts.products(program) <= hlo_counts.flops(program)
   assert hlo_counts.flops(program) <= 1.10 * minimum
   assert largest(program) < TOO_LARGE
   # Logits are of a block, or of a chunk of a micro-batch.
@@ -67,7 +67,7 @@ def test_an_update_moves_few_bytes(mesh):
     model = dataclasses.replace(MODEL, unroll=unroll)
     case = dataclasses.replace(CASE, model=model)
     program = compiled(programs.inner_step(case, mesh))
-    moved[unroll] = hlo_counts.copied(program)
+    moved[unroll] = counts.copied(program)
   assert moved[4] < 0.4 * moved[0]
   # 63 MB at the time of writing; the moments and weights are 22 MB.
   assert moved[4] < 70e6
@@ -75,7 +75,7 @@ def test_an_update_moves_few_bytes(mesh):
 
 def test_a_decode_step_moves_few_bytes(mesh):
   program = compiled(programs.rollout(CASE, mesh))
-  assert hlo_counts.copied(program) < 36e6  # 34 MB at the time of writing
+  assert counts.copied(program) < 36e6  # 34 MB at the time of writing
 
 
 @pytest.mark.parametrize('sizes', [{'data': 8}, {'data': 2, 'fsdp': 4}])
@@ -85,7 +85,7 @@ def test_devices_share_the_work_of_an_update(sizes):
   assert not case.policy.has_kl
   mesh = sharding.make_mesh(sharding.MeshConfig(**sizes))
   program = compiled(programs.inner_step(case, mesh))
-  assert hlo_counts.products(program) <= 1.10 * case.minimum()['inner_step'] / 8
+  assert counts.products(program) <= 1.10 * case.minimum()['inner_step'] / 8
 
 
 def test_the_logits_of_all_columns_would_be_too_large(mesh):

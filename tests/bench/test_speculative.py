@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import pytest
 
 from dllm_jax import types
-from dllm_jax.bench import flops, hlo, hlo_counts
+from dllm_jax.bench import flops, hlo
 from dllm_jax.decoding import fractal
 from dllm_jax.models import transformer
 from tests import tiny
+from tests.bench import counts
 
 CFG = dataclasses.replace(
   tiny.MODEL,
@@ -54,13 +55,14 @@ def test_a_round_has_the_operations_of_the_cost_model(
   keys = jax.random.split(jax.random.key(0), ROWS)
   step = jax.jit(functools.partial(decoder.round, LM, vocab=VOCAB))
   compiled = step.lower(params, keys, state, prompt).compile()
-  counted = hlo_counts.products(hlo.parse(compiled.as_text()))
-  slots = WIDTH - 1 + LENGTH + decoder.num_drafts
-  predicted = flops.fractal_round(
-    CFG,
-    rows=ROWS,
-    modules=modules,
-    drafts=decoder.num_drafts,
-    slots=slots,
+  counted = counts.products(hlo.parse(compiled.as_text()))
+  # With a cache, all of whose slots are read: 1 + m calls of W columns, and one
+  # that is a column wider.
+  drafts = decoder.num_drafts
+  slots = WIDTH - 1 + LENGTH + drafts
+  one_pass, verify = (
+    flops.forward(CFG, columns, slots + columns, columns)
+    for columns in (drafts, drafts + 1)
   )
+  predicted = ROWS * ((1 + modules) * one_pass + verify)
   assert abs(counted / predicted - 1) < 0.1

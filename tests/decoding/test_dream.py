@@ -8,9 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dllm_jax.decoding import blocks, fixed
-from dllm_jax.models import transformer
 from dllm_jax.ops import schedules
-from tests import tiny
+from tests import recorded, tiny
 
 L = 12
 TABLE = tiny.Table(gen_length=L)
@@ -61,11 +60,7 @@ def same(a, b):
   ),
 )
 def test_recorded_dream_decodes(shared_dir, name):
-  folder = shared_dir / 'golden' / 'dream_tiny'
-  case = next(
-    c for c in tiny.cases(folder / 'decode_cases.json') if c['name'] == name
-  )
-  data = tiny.recorded(folder, 'decode.npz')
+  case = recorded.case(shared_dir, 'dream', name)
   length = case['gen_length']
   cfg = fixed.Fixed(
     gen_length=length,
@@ -74,44 +69,14 @@ def test_recorded_dream_decodes(shared_dir, name):
     order=ORDERS.get(case['alg'], case['alg']),
     schedule='linear',
   )
-  prompts = [
-    row[:n].tolist()
-    for row, n in zip(
-      data[f'{name}.prompt'], data[f'{name}.prompt_len'], strict=True
-    )
-  ]
-
-  def check(rows, side):
-    got = tiny.decode(
-      transformer.TransformerDenoiser(cfg=tiny.DREAM),
-      tiny.dream(folder),
-      tiny.row_keys(0, rows),
-      tiny.canvas(
-        [prompts[i] for i in rows],
-        length,
-        width=max(map(len, prompts)),
-        side=side,
-        mask_token=tiny.DREAM_VOCAB.mask_token,
-      ),
-      cfg,
-      vocab=tiny.DREAM_VOCAB,
-    )
-    np.testing.assert_array_equal(got.tokens, data[f'{name}.output'][rows])
-    np.testing.assert_array_equal(
-      got.commit_step, data[f'{name}.unmask_step'][rows]
-    )
-    np.testing.assert_array_equal(got.num_steps, data[f'{name}.nfe'][rows])
-    reveals = data[f'{name}.reveals_per_step']
-    for steps in np.asarray(got.commit_step):
-      count = np.bincount(steps, minlength=len(reveals))
-      np.testing.assert_array_equal(count, reveals)
-    assert cfg.largest_commit() >= reveals.max()
-
-  everyone = list(range(len(prompts)))
-  assert len({len(p) for p in prompts}) > 1
-  check(everyone, 'left')
-  for row in everyone:
-    check([row], 'right')
+  want = recorded.read(shared_dir, 'dream', name, cfg)
+  want.check_all()
+  folder = shared_dir / 'golden' / 'dream_tiny'
+  reveals = tiny.recorded(folder, 'decode.npz')[f'{name}.reveals_per_step']
+  for steps in want.commit_step:
+    count = np.bincount(steps, minlength=len(reveals))
+    np.testing.assert_array_equal(count, reveals)
+  assert cfg.largest_commit() >= reveals.max()
 
 
 def numpy_row(prompt, steps, order):

@@ -13,7 +13,7 @@ from scipy import stats
 from dllm_jax import types
 from dllm_jax.decoding import blocks, fixed
 from dllm_jax.ops import sampling, schedules
-from tests import tiny
+from tests import recorded, tiny
 
 L, W = 12, 4
 CFG = fixed.Fixed(gen_length=L, block_length=W, num_steps=6)
@@ -85,53 +85,14 @@ RECORDED = (
 
 @pytest.mark.parametrize('name', RECORDED)
 def test_recorded_llada_decodes(shared_dir, name):
-  folder = shared_dir / 'golden' / 'llada_tiny'
-  case = next(
-    c for c in tiny.cases(folder / 'decode_cases.json') if c['name'] == name
-  )
+  case = recorded.case(shared_dir, 'llada', name)
   assert case['cfg_scale'] == 0 and case['threshold'] is None
-  data = tiny.recorded(folder, 'decode.npz')
-  length = case['gen_length']
   cfg = fixed.Fixed(
-    gen_length=length,
+    gen_length=case['gen_length'],
     block_length=case['block_length'],
     num_steps=case['steps'],
   )
-  prompts = [
-    row[:n].tolist()
-    for row, n in zip(
-      data[f'{name}.prompt'], data[f'{name}.prompt_len'], strict=True
-    )
-  ]
-  width = max(map(len, prompts))
-
-  def check(rows, side):
-    canvas = tiny.canvas(
-      [prompts[i] for i in rows],
-      length,
-      width=width,
-      side=side,
-      mask_token=tiny.LLADA_VOCAB.mask_token,
-    )
-    got = tiny.decode(
-      dataclasses.replace(tiny.DENOISER, cfg=tiny.LLADA),
-      tiny.llada(folder),
-      tiny.row_keys(0, rows),
-      canvas,
-      cfg,
-      vocab=tiny.LLADA_VOCAB,
-    )
-    np.testing.assert_array_equal(got.tokens, data[f'{name}.output'][rows])
-    np.testing.assert_array_equal(
-      got.commit_step, data[f'{name}.unmask_step'][rows]
-    )
-    np.testing.assert_array_equal(got.num_steps, data[f'{name}.nfe'][rows])
-
-  everyone = list(range(len(prompts)))
-  assert len({len(p) for p in prompts}) > 1
-  check(everyone, 'left')
-  for row in everyone:
-    check([row], 'right')
+  recorded.read(shared_dir, 'llada', name, cfg).check_all()
 
 
 # Twins.

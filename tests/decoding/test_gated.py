@@ -12,7 +12,7 @@ from scipy import stats
 
 from dllm_jax.decoding import blocks, gated
 from dllm_jax.ops import sampling, schedules
-from tests import tiny
+from tests import recorded, tiny
 
 L, W = 12, 4
 CFG = gated.Gated(gen_length=L, block_length=W)
@@ -70,50 +70,15 @@ def same(a, b):
   ),
 )
 def test_recorded_threshold_decodes(shared_dir, name):
-  folder = shared_dir / 'golden' / 'llada_tiny'
-  case = next(
-    c for c in tiny.cases(folder / 'decode_cases.json') if c['name'] == name
-  )
-  data = tiny.recorded(folder, 'decode.npz')
+  case = recorded.case(shared_dir, 'llada', name)
   cfg = gated.Gated(
     gen_length=case['gen_length'],
     block_length=case['block_length'],
     threshold=case['threshold'],
   )
-  prompts = [
-    row[:n].tolist()
-    for row, n in zip(
-      data[f'{name}.prompt'], data[f'{name}.prompt_len'], strict=True
-    )
-  ]
-
-  def check(rows, side):
-    got = tiny.decode(
-      dataclasses.replace(tiny.DENOISER, cfg=tiny.LLADA),
-      tiny.llada(folder),
-      tiny.row_keys(0, rows),
-      tiny.canvas(
-        [prompts[i] for i in rows],
-        case['gen_length'],
-        width=max(map(len, prompts)),
-        side=side,
-        mask_token=tiny.LLADA_VOCAB.mask_token,
-      ),
-      cfg,
-      vocab=tiny.LLADA_VOCAB,
-    )
-    np.testing.assert_array_equal(got.tokens, data[f'{name}.output'][rows])
-    np.testing.assert_array_equal(
-      got.commit_step, data[f'{name}.unmask_step'][rows]
-    )
-    np.testing.assert_array_equal(got.num_steps, data[f'{name}.nfe'][rows])
-
-  everyone = list(range(len(prompts)))
-  assert len({len(p) for p in prompts}) > 1
-  assert len(set(data[f'{name}.nfe'])) > 1
-  check(everyone, 'left')
-  for row in everyone:
-    check([row], 'right')
+  want = recorded.read(shared_dir, 'llada', name, cfg)
+  assert len(set(want.num_steps)) > 1
+  want.check_all()
 
 
 # Twins.

@@ -11,7 +11,7 @@ from dllm_jax.decoding import fixed, gated, guidance
 from dllm_jax.models import transformer
 from dllm_jax.rl import logprobs
 from dllm_jax.rollout import answer_free
-from tests import tiny
+from tests import recorded, tiny
 
 L = 12
 TABLE = tiny.Table(gen_length=L)
@@ -51,53 +51,16 @@ def same(a, b):
 
 
 def test_recorded_guided_decode(shared_dir):
-  folder = shared_dir / 'golden' / 'llada_tiny'
   name = 'llada_cfg0.5_g32_b16_s16'
-  case = next(
-    c for c in tiny.cases(folder / 'decode_cases.json') if c['name'] == name
-  )
+  case = recorded.case(shared_dir, 'llada', name)
   assert case['cfg_scale'] == 0.5
-  data = tiny.recorded(folder, 'decode.npz')
-  length = case['gen_length']
   cfg = fixed.Fixed(
-    gen_length=length,
+    gen_length=case['gen_length'],
     block_length=case['block_length'],
     num_steps=case['steps'],
     cfg_scale=case['cfg_scale'],
   )
-  prompts = [
-    row[:n].tolist()
-    for row, n in zip(
-      data[f'{name}.prompt'], data[f'{name}.prompt_len'], strict=True
-    )
-  ]
-
-  def check(rows, side):
-    got = tiny.decode(
-      transformer.TransformerDenoiser(cfg=tiny.LLADA),
-      tiny.llada(folder),
-      tiny.row_keys(0, rows),
-      tiny.canvas(
-        [prompts[i] for i in rows],
-        length,
-        width=max(map(len, prompts)),
-        side=side,
-        mask_token=tiny.LLADA_VOCAB.mask_token,
-      ),
-      cfg,
-      vocab=tiny.LLADA_VOCAB,
-    )
-    np.testing.assert_array_equal(got.tokens, data[f'{name}.output'][rows])
-    np.testing.assert_array_equal(
-      got.commit_step, data[f'{name}.unmask_step'][rows]
-    )
-    np.testing.assert_array_equal(got.num_steps, data[f'{name}.nfe'][rows])
-
-  everyone = list(range(len(prompts)))
-  assert len({len(p) for p in prompts}) > 1
-  check(everyone, 'left')
-  for row in everyone:
-    check([row], 'right')
+  recorded.read(shared_dir, 'llada', name, cfg).check_all()
 
 
 @pytest.mark.parametrize('which', ['mc', 'mc_cfg'])
@@ -127,16 +90,16 @@ def test_recorded_log_likelihoods(shared_dir, which):
     length,
     tiny.LLADA_VOCAB,
   )
-  view_logp = jax.jit(
-    logprobs.view_logp, static_argnames=('denoiser', 'vocab', 'gen_length')
+  read_views = jax.jit(
+    logprobs.read_views, static_argnames=('denoiser', 'vocab', 'gen_length')
   )
-  got = view_logp(
+  got = read_views(
     denoiser,
     params,
     jax.tree.map(lambda x: jnp.asarray(x)[:, None], views),
     tiny.LLADA_VOCAB,
     gen_length=length,
-  )[:, 0]
+  ).logp[:, 0]
   np.testing.assert_allclose(
     got, data[f'{which}.token_logps'], atol=5e-4, rtol=0
   )

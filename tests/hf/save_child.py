@@ -22,7 +22,8 @@ def main() -> None:
   assert not params['embed_tokens'].is_fully_addressable
   record = folder.record._replace(denoiser=denoiser)
   target = pathlib.Path(target)
-  save.save(target, params, record, max_shard_bytes=50_000)
+  save.MAX_SHARD_BYTES = 50_000
+  save.save(target, params, record)
   try:
     save.save(target, params, record)  # both are told what process 0 met
   except errors.UserError as e:

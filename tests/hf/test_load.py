@@ -108,11 +108,12 @@ def test_recorded_ragged_rows(folder, side):
 
 
 @pytest.mark.parametrize('max_bytes', [2**30, 30_000])
-def test_the_same_bytes_go_back(folder, tmp_path, max_bytes):
+def test_the_same_bytes_go_back(folder, tmp_path, monkeypatch, max_bytes):
+  monkeypatch.setattr(save, 'MAX_SHARD_BYTES', max_bytes)
   record = hf_config.read(folder)
   _, params = model(folder)
   target = tmp_path / 'new'
-  save.save(target, params, record, max_shard_bytes=max_bytes)
+  save.save(target, params, record)
   files = sorted(target.glob('*.safetensors'))
   assert (len(files) > 2) == (max_bytes == 30_000)
   found = {}

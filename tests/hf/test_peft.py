@@ -111,8 +111,7 @@ def test_merging_is_what_peft_says_it_is(shared_dir, tmp_path, family):
   tokens = tiny.recorded(folder, 'golden.npz')['tokens']
   adapted = forward(lora.join(params, adapters), tokens, cfg=cfg)
   by_them = forward(merged, tokens, cfg=record.model)
-  by_us, plain = lora.merge(lora.join(params, adapters), cfg)
-  assert plain == dataclasses.replace(record.model, lora_alpha=3.0)
+  by_us = tiny.merge_lora(lora.join(params, adapters), cfg)
   close = functools.partial(np.testing.assert_allclose, atol=5e-4, rtol=0)
   close(by_them, adapted)
   close(forward(by_us, tokens, cfg=record.model), adapted)

@@ -87,15 +87,16 @@ def test_a_round_trip_keeps_every_byte(shared_dir, tmp_path, family):
 
 @pytest.mark.parametrize('family', ['llada', 'qwen2'])
 def test_sharded_parameters_are_saved_as_whole_ones(
-  shared_dir, tmp_path, family
+  shared_dir, tmp_path, monkeypatch, family
 ):
+  monkeypatch.setattr(save, 'MAX_SHARD_BYTES', 50_000)
   source = golden(shared_dir, family)
   record = load.read(source).record
   for name, sizes in (('one', {}), ('parts', {'fsdp': 2, 'tensor': 2})):
     _, params = opened(source, mesh(**sizes))
     kernel = params['layers']['mlp']['up_proj']['kernel']
     assert kernel.sharding.is_fully_replicated == (name == 'one')
-    save.save(tmp_path / name, params, record, max_shard_bytes=50_000)
+    save.save(tmp_path / name, params, record)
   files = sorted(os.listdir(tmp_path / 'one'))
   assert files == sorted(os.listdir(tmp_path / 'parts')) and len(files) > 4
   for file in files:
@@ -103,7 +104,10 @@ def test_sharded_parameters_are_saved_as_whole_ones(
     assert one.read_bytes() == parts.read_bytes()
 
 
-def test_two_processes_save_what_lies_on_both(shared_dir, tmp_path):
+def test_two_processes_save_what_lies_on_both(
+  shared_dir, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(save, 'MAX_SHARD_BYTES', 50_000)
   source = golden(shared_dir, 'llada')
   with socket.socket() as s:
     s.bind(('localhost', 0))
@@ -124,7 +128,7 @@ def test_two_processes_save_what_lies_on_both(shared_dir, tmp_path):
   assert all('parts already exists' in text for text in said)
   _, params = opened(source)
   record = load.read(source).record
-  save.save(tmp_path / 'one', params, record, max_shard_bytes=50_000)
+  save.save(tmp_path / 'one', params, record)
   for file in os.listdir(tmp_path / 'one'):
     one, parts = (tmp_path / name / file for name in ('one', 'parts'))
     assert one.read_bytes() == parts.read_bytes()
@@ -155,7 +159,9 @@ def test_dtype_is_cast(shared_dir, tmp_path):
   )
 
 
-def test_every_tensor_of_a_native_model_has_its_own_dtype(tmp_path):
+def test_every_tensor_of_a_native_model_has_its_own_dtype(
+  tmp_path, monkeypatch
+):
   params = {
     'norm': jnp.arange(3, dtype='float32') / 7,
     'proj': {'kernel': jnp.arange(5, dtype='bfloat16') / 7},
@@ -168,7 +174,8 @@ def test_every_tensor_of_a_native_model_has_its_own_dtype(tmp_path):
   )
   for name, max_bytes in (('one', 10**9), ('parts', 16)):
     folder = tmp_path / name
-    save.save(folder, params, record, max_shard_bytes=max_bytes)
+    monkeypatch.setattr(save, 'MAX_SHARD_BYTES', max_bytes)
+    save.save(folder, params, record)
     tensors = shards.list_tensors(folder)
     assert {key: t.dtype for key, t in tensors.items()} == {
       'norm': 'float32',

@@ -141,16 +141,15 @@ def test_merging_by_hand():
     'lora_a': jnp.array([[[1.0], [2.0]]]),
     'lora_b': jnp.array([[[10.0, 20.0]]]),
   }
-  merged, plain = lora.merge({'layers': {'x': linear}}, cfg)
+  merged = tiny.merge_lora({'layers': {'x': linear}}, cfg)
   want = [[[31.0, 60.0], [60.0, 121.0]]]
   np.testing.assert_array_equal(merged['layers']['x']['kernel'], want)
   assert set(merged['layers']['x']) == {'kernel'}
-  assert plain == dataclasses.replace(cfg, lora_rank=0)
 
 
 def test_the_merged_model_is_the_adapted_one():
-  params = jax.tree.map(jnp.asarray, tiny.params(LORA))
-  merged, cfg = lora.merge(params, LORA)
+  params, cfg = tiny.params(LORA), tiny.MODEL
+  merged = tiny.merge_lora(params, LORA)
   assert jax.tree.structure(merged) == jax.tree.structure(tiny.params())
   np.testing.assert_allclose(
     logits(merged, cfg), logits(params, LORA), rtol=1e-4, atol=1e-4
@@ -164,7 +163,7 @@ def test_merging_rounds_once_to_the_dtype_of_the_kernel():
   params = jax.tree.map(jnp.asarray, tiny.params(LORA))
   adapters, plain = lora.split(params)
   plain = jax.tree.map(lambda x: x.astype(jnp.bfloat16), plain)
-  merged, _ = lora.merge(lora.join(plain, adapters), cfg)
+  merged = tiny.merge_lora(lora.join(plain, adapters), cfg)
   got = merged['layers']['mlp']['up_proj']['kernel']
   path = 'layers/mlp/up_proj/lora_'
   change = np.einsum('lir,lro->lio', adapters[path + 'a'], adapters[path + 'b'])
@@ -174,14 +173,13 @@ def test_merging_rounds_once_to_the_dtype_of_the_kernel():
   np.testing.assert_allclose(
     np.float32(got), np.float32(want), rtol=2**-8, atol=1e-6
   )
-  merged, plain_cfg = lora.merge(tiny.params(), tiny.MODEL)
-  assert plain_cfg == tiny.MODEL
+  merged = tiny.merge_lora(tiny.params(), tiny.MODEL)
   jax.tree.map(np.testing.assert_array_equal, merged, tiny.params())
 
 
 def test_kernels_that_come_one_by_one_are_changed_in_place():
   params = jax.tree.map(jnp.array, tiny.params(LORA))
-  want, _ = lora.merge(params, LORA)
+  want = tiny.merge_lora(params, LORA)
   adapters, plain = lora.split(params)
   old = plain['layers']['mlp']['up_proj']['kernel']
   place = old.unsafe_buffer_pointer()

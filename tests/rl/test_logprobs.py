@@ -17,8 +17,8 @@ from dllm_jax.models import transformer
 from dllm_jax.rl import logprobs
 from tests import tiny
 
-view_logp = jax.jit(
-  logprobs.view_logp, static_argnames=('denoiser', 'vocab', 'gen_length')
+read_views = jax.jit(
+  logprobs.read_views, static_argnames=('denoiser', 'vocab', 'gen_length')
 )
 
 
@@ -74,13 +74,13 @@ def test_logprobs_equal_recordings(shared_dir, name, which):
     cut(data[f'{which}.prompt_mask'], prompt_len),
     vocab.mask_token,
   )
-  got = view_logp(
+  got = read_views(
     transformer.TransformerDenoiser(cfg=cfg),
     load(folder),
     views,
     vocab,
     gen_length=views.slot.shape[-1],
-  )[:, 0]
+  ).logp[:, 0]
   want = data[f'{which}.logps']
   if length is not None:
     assert len(set(length.tolist())) > 1
@@ -103,13 +103,13 @@ def test_gradients_equal_recordings(shared_dir):
   @jax.jit
   def loss(params):
     return -jnp.mean(
-      logprobs.view_logp(
+      logprobs.read_views(
         transformer.TransformerDenoiser(cfg=tiny.LLADA),
         params,
         views,
         tiny.LLADA_VOCAB,
         gen_length=views.slot.shape[-1],
-      )
+      ).logp
     )
 
   params = jax.tree.map(jnp.asarray, tiny.llada(folder))
@@ -352,7 +352,9 @@ def test_learner_logp_equals_sampler_logp(steps, order, block):
     num_steps=3 * steps, max_commits=cfg.largest_commit()
   )
   views = views_of(jax.random.key(0), batch, estimator=estimator)
-  got = view_logp(denoiser, tiny.params(), views, tiny.VOCAB, gen_length=L)
+  got = read_views(
+    denoiser, tiny.params(), views, tiny.VOCAB, gen_length=L
+  ).logp
   want = jnp.take_along_axis(trajectory.logp[:, None], views.slot, axis=-1)
   credit = np.asarray(views.credit)
   assert credit.sum() == 4 * L
@@ -376,9 +378,9 @@ def test_slots_without_credit_have_0_logp_and_gradient():
   params = jax.tree.map(jnp.asarray, tiny.table_params(0, L))
 
   def total(params):
-    logp = logprobs.view_logp(
+    logp = logprobs.read_views(
       tiny.Table(gen_length=L), params, views, tiny.VOCAB, gen_length=L
-    )
+    ).logp
     return logp.sum(), logp
 
   (_, logp), grads = jax.value_and_grad(total, has_aux=True)(params)
@@ -393,9 +395,9 @@ def test_slots_without_credit_have_0_logp_and_gradient():
 def test_logprobs_equal_numpy():
   views = views_of(jax.random.key(2), BATCH, estimator=ESTIMATORS[1])
   params = tiny.table_params(0, L)
-  got = view_logp(
+  got = read_views(
     tiny.Table(gen_length=L), params, views, tiny.VOCAB, gen_length=L
-  )
+  ).logp
   for row, view, q in np.argwhere(views.credit):
     real = np.asarray(views.attention_mask[row, view])
     tokens = np.asarray(views.tokens[row, view])[real]

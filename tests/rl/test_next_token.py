@@ -53,7 +53,7 @@ def test_loss_of_a_table_by_hand():
 def test_the_sum_is_the_exact_likelihood():
   lm = transformer.of_config(CAUSAL)
   params = jax.tree.map(jnp.asarray, tiny.params(lm.cfg))
-  logp = logprobs.view_logp(lm, params, views(), VOCAB, gen_length=4)
+  logp = logprobs.read_views(lm, params, views(), VOCAB, gen_length=4).logp
   pairs = likelihood.Pairs(PROMPT, PROMPT_MASK, TOKENS, CREDIT)
   own = jnp.arange(len(TOKENS))
   want = likelihood.exact(lm, params, pairs, own, vocab=VOCAB).logp
@@ -70,5 +70,5 @@ def test_what_follows_the_credit_is_not_read():
   args = (jnp.asarray(x) for x in (PROMPT, PROMPT_MASK))
   other = jnp.asarray(np.where(CREDIT, TOKENS, 9))
   changed = next_token.teacher_forced(*args, other, jnp.asarray(CREDIT))
-  read = lambda v: logprobs.view_logp(lm, params, v, VOCAB, gen_length=4)
+  read = lambda v: logprobs.read_views(lm, params, v, VOCAB, gen_length=4).logp
   np.testing.assert_array_equal(read(views()), read(changed))

@@ -132,7 +132,7 @@ RECORDED_ON = [
 
 @pytest.mark.parametrize(('sizes', 'family', 'name'), RECORDED_ON)
 def test_recorded_decodes_on_any_mesh(shared_dir, sizes, family, name):
-  want = recorded.read(shared_dir, family, name)
+  want = recorded.read_cached(shared_dir, family, name)
   mesh = mesh_of(*sizes)
   # Ragged rows in different blocks, as many as fill every mesh.
   rows = np.arange(8) % len(want.prompts)

@@ -21,7 +21,6 @@ from dllm_jax.run import (
 )
 from dllm_jax.runtime import console, processes
 from dllm_jax.state import provenance
-from dllm_jax.tasks import tags
 from dllm_jax.text import chat
 from tests import tiny_pretrained, tiny_run
 
@@ -160,7 +159,7 @@ def test_the_first_answer_counts_where_examples_have_no_template(
   task, rows = cfg.task, setup.load_test(cfg)
   tokenizer = model_lib.Model.describe(folder).tokenizer
   right = [task.demonstration(row) for row in rows]
-  wrong = tags.answer_block('1 + 1')
+  wrong = '<answer>\n1 + 1\n</answer>'
   texts = [
     f'{a}\n\n{task.prompt(row)}{b}'
     for a, b, row in zip(

@@ -21,7 +21,6 @@ VALUES = (
 EQUATIONS = VALUES.replace(
   ' 17 14 20', ' 12 + 5 = 17\n 17 - 3 = 14\n 14 + 6 = 20'
 )
-NONE = '<answer>\n 12 + 5 - 3 + 6\n</answer>'
 
 
 def _row(numbers, target):
@@ -35,7 +34,7 @@ def test_is_a_task():
 
 @pytest.mark.parametrize(
   ('reasoning', 'expected'),
-  [('values', VALUES), ('equations', EQUATIONS), ('none', NONE)],
+  [('values', VALUES), ('equations', EQUATIONS)],
 )
 def test_demonstration(reasoning, expected):
   cd = countdown.Countdown(reasoning=reasoning)
@@ -43,7 +42,7 @@ def test_demonstration(reasoning, expected):
   assert cd.gold(ROW) in expected
   score = cd.score(ROW, expected)
   assert score.correct and score.terms['solution'] == 1
-  assert score.metrics.get('reasoning_right', 1) == 1
+  assert score.metrics['reasoning_right'] == 1
 
 
 def test_terse_prompt():
@@ -51,7 +50,7 @@ def test_terse_prompt():
 
 
 @pytest.mark.parametrize('style', ['terse', 'd1'])
-@pytest.mark.parametrize('reasoning', ['values', 'equations', 'none'])
+@pytest.mark.parametrize('reasoning', ['values', 'equations'])
 @pytest.mark.parametrize('operators', ['+-', '+-*/'])
 def test_words_cover_prompts_and_demonstrations(style, reasoning, operators):
   cd = countdown.Countdown(
@@ -97,7 +96,7 @@ def test_score_terms():
 
 
 def test_leakage_monitor():
-  cd = countdown.Countdown(reasoning='none')
+  cd = countdown.Countdown()
   leak = tags.completion_text('so 12+5  - 3 + 6 is it', '1')
   assert cd.reasoning_has_gold(ROW, leak)
   assert not cd.reasoning_has_gold(ROW, VALUES)

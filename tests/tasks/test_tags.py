@@ -77,7 +77,6 @@ def test_layout(text, soft, strict, d1_soft, d1_strict):
 
 def test_completion_text_is_the_layout():
   assert tags.completion_text('r', 'a') == GOOD
-  assert tags.answer_block('a') == '<answer>\na\n</answer>'
 
 
 def test_text_words_cover_the_text():

@@ -12,7 +12,7 @@ from dllm_jax.models import transformer
 from dllm_jax.ops import streams
 from dllm_jax.rl import logprobs
 from dllm_jax.runtime import sharding
-from dllm_jax.train import optim, policy, policy_config, state
+from dllm_jax.train import optim, policy_config, state
 from tests import tiny
 
 L = 8
@@ -56,18 +56,15 @@ def update(
   ctx=None,
   **cfg,
 ):
-  """One `policy.update`; (state, metrics of every inner step)."""
+  """One `PolicyMethod.update`; (state, metrics of every inner step)."""
   params = tiny.table_params(0, L) if params is None else params
-  return policy.update(
+  method = tiny.policy_method(
     ctx or tiny.context_of(denoiser),
-    state.create(fresh(params), optimizer),
-    batch,
-    step,
-    optimizer=optimizer,
-    reference=reference,
-    max_commits=2,
-    cfg=dataclasses.replace(CFG, **cfg),
+    dataclasses.replace(CFG, **cfg),
+    optimizer,
+    reference,
   )
+  return method.update(state.create(fresh(params), optimizer), batch, step)
 
 
 def near(a, b, tolerance):
@@ -130,7 +127,9 @@ def test_first_step_is_the_policy_gradient(name):
   params = fresh(tiny.table_params(0, L))
 
   def objective(params):
-    logp = logprobs.view_logp(TABLE, params, views, tiny.VOCAB, gen_length=L)
+    logp = logprobs.read_views(
+      TABLE, params, views, tiny.VOCAB, gen_length=L
+    ).logp
     per_row = jnp.sum(logp * views.weight[..., None], (1, 2))
     return (
       -jnp.sum(per_row * BATCH.advantage[:, 0]) / BATCH.completion_mask.sum()
@@ -251,9 +250,9 @@ def test_sampler_weights_by_hand():
   """The loss is weighted; gap, percentile and sample size are of all rows."""
   views = views_of(logprobs.SampledSteps(num_steps=L, max_commits=2), 0, 0)
   ours = np.float64(
-    logprobs.view_logp(
+    logprobs.read_views(
       TABLE, tiny.table_params(0, L), views, tiny.VOCAB, gen_length=L
-    )
+    ).logp
   )
   row = np.arange(len(ours))[:, None, None]
   slot, credit = np.asarray(views.slot), np.asarray(views.credit)
@@ -301,8 +300,8 @@ def test_kl_by_hand_and_by_kind_of_row(guided):
   views = views_of(ONE_STEP, 2, 0)
   ours, theirs = (
     np.float64(
-      logprobs.view_logp(TABLE, params, views, tiny.VOCAB, gen_length=L)[:, 0]
-    )
+      logprobs.read_views(TABLE, params, views, tiny.VOCAB, gen_length=L).logp
+    )[:, 0]
     for params in (tiny.table_params(0, L), REFERENCE)
   )
   d = theirs - ours

@@ -48,16 +48,9 @@ def fresh(ctx):
 
 
 def update(ctx, start, reference, step=0):
-  return policy.update(
-    ctx,
-    start,
-    jax.device_put(BATCH, sharding.rows(ctx.mesh)),
-    step,
-    optimizer=ADAM,
-    reference=reference,
-    max_commits=2,
-    cfg=CFG,
-  )
+  method = tiny.policy_method(ctx, CFG, ADAM, reference)
+  batch = jax.device_put(BATCH, sharding.rows(ctx.mesh))
+  return method.update(start, batch, step)
 
 
 @functools.cache

@@ -183,15 +183,8 @@ def test_the_update_is_the_gradient_of_the_scores():
   sgd = optax.sgd(1e9)  # which takes the 1e9 back
   start_state = state_lib.create(jax.tree.map(jnp.copy, state.params), sgd)
   before = jax.device_get(start_state.params)
-  moved, _ = policy.update(
-    ctx,
-    start_state,
-    batch,
-    0,
-    optimizer=sgd,
-    reference=None,
-    max_commits=1,
-    cfg=cfg.method.policy,
+  moved, _ = dataclasses.replace(method, optimizer=sgd).update(
+    start_state, batch, 0
   )
   two_phases = jax.tree.map(lambda a, b: b - a, before, moved.params)
 
