@@ -313,7 +313,7 @@ MUTATIONS = (
     'rl/test_intrinsic.py',
   ),
   Mutation(
-    'rl/routing.py',
+    'rl/paths.py',
     'x = x[:, :, size - length - 1 : size - 1]',
     'x = x[:, :, size - length : size]',
     'rl/test_routing.py',
