@@ -51,4 +51,8 @@ def get_config(arg: str = '') -> config_dict.ConfigDict:
     }
   )
   presets.apply(config, arg)
+  if not arg:
+    # Without weights guided rows drift away from the policy, and some runs
+    # break down for a while (docs/results.md). Presets have none.
+    config.method.policy.max_sampler_ratio = 2.0
   return config.lock()

@@ -142,6 +142,14 @@ def test_presets_are_documented(file):
     assert name in text or 'those of configs/ag_grpo.py' in text
 
 
+def test_the_default_alone_weighs_guided_rows():
+  policy = lambda arg: load('ag_grpo').get_config(arg).method.policy
+  assert policy('').max_sampler_ratio == 2.0
+  for preset in presets.NAMES:
+    assert policy(preset).max_sampler_ratio is None
+  assert load('diffu_grpo').get_config().method.policy.max_sampler_ratio is None
+
+
 def test_the_variants_of_guidance():
   config = load('ag_grpo').get_config('sudoku,variants')
   assert 'sudoku,variants' in load('ag_grpo').__doc__
