@@ -486,7 +486,7 @@ MUTATIONS = (
     'models/upcycle.py',
     "last = jax.tree.map(jnp.zeros_like, shared['down_proj'])",
     "last = shared['down_proj']",
-    'models/test_experts.py',
+    'train/methods/test_moe_erl.py',
   ),
   Mutation(
     'models/stack.py',
