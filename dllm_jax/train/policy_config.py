@@ -70,7 +70,7 @@ class PolicyConfig:
         raise ValueError(
           f"max_sampler_ratio needs the estimator 'trajectory', not "
           f'{self.estimator!r}, which computes log-probabilities on the '
-          'canvases of the sampler'
+          'canvases of the sampler: set it to None'
         )
     if self.estimator not in ESTIMATORS:
       raise ValueError(
