@@ -5,9 +5,8 @@ and a token, are sent to another expert than the router's first choice. Path 0
 is the router's own. How much better a token's label is predicted on a path
 than on path 0 is the advantage of the experts that were changed at it.
 
-A cell belongs to the column from which a label is read: label l is the token
-after it. Dims: B rows, P paths, N layers with experts, L labels of a row, S
-columns, E experts, k experts of a token.
+`rl.paths` runs them. Dims: B rows, P paths, N layers with experts, L labels of
+a row, E experts, k experts of a token.
 
 References:
   Kim and Kang 2025, MoE-ERL, Findings of EMNLP (2025.findings-emnlp.1282).
