@@ -3,7 +3,7 @@
   python launch/train.py --config configs/ag_grpo.py --workdir runs/ag_grpo
 
 Base model, AG-GRPO, the supervised control, evaluation. On two CPU cores: 7 to
-15 min; greedy accuracy at 12 steps 19.6 -> 34.4 % (5 seeds, +14.8 +- 2.8
+12 min; greedy accuracy at 12 steps 19.6 -> 34.4 % (5 seeds, +14.8 +- 2.8
 points; docs/results.md). The paper has no CPU figures; its tables are of
 LLaDA-8B.
 
