@@ -222,6 +222,8 @@ def _arms(config: config_dict.ConfigDict) -> dict:
       **aux(),
       'train': {'num_steps': passes * config.train.get_oneway_ref('num_steps')},
     },
+    # The next-token loss as large as wPL's.
+    'aux_double_loss': {'method': {**aux()['method'], 'lm_weight': 2.0}},
     'shuffled_advantages': {'method': {'credit': {'shuffle': True}}},
     # The language-model loss then trains the router.
     'scaled_gate': {**aux(), 'model': {'gate_scale': 'probability'}},

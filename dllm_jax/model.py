@@ -81,6 +81,7 @@ class Model:
     params: str | None = None,
     dtype: str | None = None,
     param_dtype: str | None = None,
+    unroll: int | None = None,
     console: console_lib.Console | None = None,
   ) -> 'Model':
     """Reads a model.
@@ -95,6 +96,9 @@ class Model:
       dtype: dtype of activations; None is the run's, or else `param_dtype`.
       param_dtype: dtype of the parameters; None is the run's, or else the
         stored one.
+      unroll: `ModelConfig.unroll`; None is the run's, or else 4. With the
+        model's number of layers few rows are decoded faster, and compiling
+        takes longer.
       console: shows progress; None is silent.
 
     Raises:
@@ -103,7 +107,11 @@ class Model:
     mesh = mesh or sharding.make_mesh(sharding.MeshConfig())
     described = cls.describe(name, params=params)
     return described.load(
-      mesh, dtype=dtype, param_dtype=param_dtype, console=console
+      mesh,
+      dtype=dtype,
+      param_dtype=param_dtype,
+      unroll=unroll,
+      console=console,
     )
 
   @classmethod
@@ -131,12 +139,13 @@ class Model:
     *,
     dtype: str | None = None,
     param_dtype: str | None = None,
+    unroll: int | None = None,
     console: console_lib.Console | None = None,
   ) -> 'Model':
     """Reads the parameters of a described model; arguments as in `open`."""
     how = dict(self.overrides or {})
-    dtypes = {'dtype': dtype, 'param_dtype': param_dtype}
-    how |= {name: value for name, value in dtypes.items() if value}
+    given = {'dtype': dtype, 'param_dtype': param_dtype, 'unroll': unroll}
+    how |= {name: value for name, value in given.items() if value is not None}
     denoiser, params = load.load(
       self.folder,
       mesh,

@@ -358,6 +358,23 @@ class Routed(SplitDenoiser, Protocol):
 
 
 @runtime_checkable
+class Stacked(Protocol):
+  """A denoiser whose layers are one stack of arrays."""
+
+  def unstack(self, params: Params) -> Params:
+    """The parameters for calls in a loop, where copies out of the stack cost.
+
+    The denoiser takes either. Call this inside `jax.jit`, before the loop.
+    """
+    ...
+
+
+def unstacked(denoiser: Denoiser, params: Params) -> Params:
+  """`Stacked.unstack`, or `params` of any other denoiser."""
+  return denoiser.unstack(params) if isinstance(denoiser, Stacked) else params
+
+
+@runtime_checkable
 class Divisible(Protocol):
   """A denoiser whose parameters can be divided among the devices of a mesh.
 

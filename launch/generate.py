@@ -45,6 +45,13 @@ CHAT = flags.DEFINE_bool(
 )
 SEED = flags.DEFINE_integer('seed', 0, 'seed of the draws', 0, 2**32 - 1)
 BATCH_SIZE = flags.DEFINE_integer('batch_size', 8, 'rows decoded together', 1)
+UNROLL = flags.DEFINE_integer(
+  'unroll',
+  None,
+  'models of at most so many layers are compiled layer by layer: slower to '
+  'compile, faster to decode few rows; default: 4, or what the run had',
+  0,
+)
 
 
 def main() -> int:
@@ -73,6 +80,7 @@ def main() -> int:
       overrides=decoding_flags.overrides(),
       seed=SEED.value,
       batch_size=BATCH_SIZE.value,
+      unroll=UNROLL.value,
     ),
     mesh=sharding.make_mesh(sharding.MeshConfig()),
     screen=console.Console(file=sys.stderr if apart else None),

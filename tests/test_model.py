@@ -72,6 +72,8 @@ def test_opening_a_folder(shared_dir):
     folder, mesh=mesh(), dtype='bfloat16', param_dtype='float16'
   )
   assert half.denoiser.cfg.dtype == 'bfloat16'
+  looped = dllm_jax.Model.open(folder, mesh=mesh(), unroll=0)
+  assert looped.denoiser.cfg == dataclasses.replace(tiny.LLADA, unroll=0)
   assert {str(x.dtype) for x in jax.tree.leaves(half.params)} == {'float16'}
 
 

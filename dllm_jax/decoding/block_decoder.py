@@ -90,6 +90,7 @@ class BlockDecoder(blocks.BlockConfig):
     """Decodes every row of the canvas to its end; see `blocks.run`."""
     self.check(denoiser)
     block_causal = types.block_causal(denoiser)
+    params = types.unstacked(denoiser, params)
     denoiser, params = guidance.guided(
       denoiser, params, self.cfg_scale, gen_length=self.gen_length, vocab=vocab
     )

@@ -137,8 +137,10 @@ class CausalDecoder:
     """
     prompt = types.Canvas(*(x[:, : -self.gen_length] for x in canvas))
 
+    # The drafter may run ranges of layers, which need the stack.
+    read = types.unstacked(denoiser, params['model'])
     step = lambda state: self.round(
-      denoiser, params, row_keys, state, prompt, vocab=vocab
+      denoiser, {**params, 'read': read}, row_keys, state, prompt, vocab=vocab
     )
     state = lockstep_lib.loop_while(
       lambda state: ~jnp.all(state.done),
@@ -199,7 +201,7 @@ class CausalDecoder:
     """One round of every row that is not done."""
     live = ~state.done
     drafts = self.draft(lm, params, state, prompt, vocab)
-    logits, cache = self.read(lm, params['model'], state, drafts, prompt)
+    logits, cache = self.read(lm, params['read'], state, drafts, prompt)
     column = state.length[:, None] + jnp.arange(self.num_drafts + 1)[None]
     logits = sampling.allowed_logits(logits, vocab)
     chosen = self.choose(row_keys, column, logits)

@@ -125,9 +125,23 @@ def divide(
   return jax.tree.map(first, layers), jax.tree.map(last, layers)
 
 
+def unstack(layers: types.Params) -> tuple[types.Params, ...]:
+  """The blocks of one stack as arrays of their own; `run_layers` takes both.
+
+  In a loop of calls XLA copies every weight out of the stack in each iteration.
+  A product with few rows is bound by reading its weights, which a copy reads
+  and writes once more.
+  """
+  num_layers = len(jax.tree.leaves(layers)[0])
+  return tuple(
+    jax.tree.map(lambda leaf: leaf[i], layers)  # noqa: B023
+    for i in range(num_layers)
+  )
+
+
 def run_layers(
   cfg: config.ModelConfig,
-  params: types.Params,
+  params: types.Params | tuple[types.Params, ...],
   x: Float[Array, 'B Q D'],
   allowed: Bool[Array, 'B Q T'],
   position: Int[Array, 'B Q'],
@@ -148,7 +162,8 @@ def run_layers(
   Args:
     cfg: config of the part that this device computes; `cfg.remat` says what the
       backward pass recomputes, `cfg.unroll` which models are no loop.
-    params: the stacked blocks, `model_params['layers']`.
+    params: the stacked blocks, `model_params['layers']`, or `unstack` of them,
+      which are all run, without `cfg.remat`.
     x: input of block `start`.
     allowed: which keys each query reads: those of `past`, then those of `x`.
     position: position ids of the columns of `x`.
@@ -188,6 +203,13 @@ def run_layers(
     kv = jax.tree.map(lambda *leaves: jnp.stack(leaves), *kv, outputs.kv)
     return x, outputs._replace(kv=kv)
 
+  if isinstance(params, tuple):
+    by_layer = []
+    for i, own in enumerate(params):
+      state = jax.tree.map(lambda leaf: leaf[i], (past, override))  # noqa: B023
+      x, outputs = block(cfg, own, x, *state)
+      by_layer.append(outputs)
+    return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *by_layer)
   if cfg.sparse_every > 1:
     if start or stop not in (None, cfg.num_layers):
       raise ValueError(f'layers {start} to {stop} of two stacks are no slice')

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from dllm_jax import errors, types
 from dllm_jax.models import cache as cache_lib
-from dllm_jax.models import config, feed_forward, network, parts
+from dllm_jax.models import config, feed_forward, network, parts, stack
 from dllm_jax.ops import quantize, schedules
 from dllm_jax.runtime import sharding
 
@@ -69,6 +69,13 @@ class TransformerDenoiser:
   def placed(self, mesh: Mesh) -> 'TransformerDenoiser':
     """See `types.Divisible`."""
     return dataclasses.replace(self, layout=parts.Layout(mesh=mesh))
+
+  def unstack(self, params: types.Params) -> types.Params:
+    """See `types.Stacked`; only for models of at most `cfg.unroll` layers."""
+    cfg = self.cfg
+    if cfg.num_layers > cfg.unroll or cfg.sparse_every > 1:
+      return params
+    return {**params, 'layers': stack.unstack(params['layers'])}
 
   def __call__(
     self,

@@ -31,6 +31,7 @@ class Options:
   decode: str | None = None
   seed: int = 0
   batch_size: int = 8
+  unroll: int | None = None
 
 
 def generate(
@@ -77,7 +78,8 @@ def generate(
   rows = [_encode(request, model, template) for request in requests]
   model.check_window(rows, decoder)
   with _outlet(out, watch) as write:
-    completions = model.load(mesh, console=screen).complete(
+    loaded = model.load(mesh, unroll=options.unroll, console=screen)
+    completions = loaded.complete(
       rows, decoder, seed=options.seed, batch_size=options.batch_size
     )
     written = (

@@ -78,6 +78,24 @@ def test_a_decode_step_moves_few_bytes(mesh):
   assert counts.copied(program) < 36e6  # 34 MB at the time of writing
 
 
+@pytest.mark.parametrize('unroll', [7, 8])
+def test_the_decode_loop_reads_unrolled_weights_in_place(mesh, unroll):
+  model = dataclasses.replace(MODEL, num_layers=8, unroll=unroll)
+  program = compiled(
+    programs.rollout(dataclasses.replace(CASE, model=model), mesh)
+  )
+  wide = sorted((model.hidden_size, model.mlp_size))
+  copies = [
+    op.name
+    for name, scope in program.computations.items()
+    if name not in hlo.fused(program) and name != program.entry
+    for op in scope.values()
+    if hlo_counts.kind(op, scope, program) == 'copies'
+    and any(sorted(shape.dims)[-2:] == wide for shape in op.shapes)
+  ]
+  assert bool(copies) == (unroll < 8)  # a loop over layers copies them
+
+
 @pytest.mark.parametrize('sizes', [{'data': 8}, {'data': 2, 'fsdp': 4}])
 def test_devices_share_the_work_of_an_update(sizes):
   """Without KL, where rows are put in another order first."""

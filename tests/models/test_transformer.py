@@ -10,7 +10,7 @@ import pytest
 
 from dllm_jax.models import attention, config, network, stack, transformer
 from dllm_jax.ops import schedules
-from tests import tiny
+from tests import tiny, tiny_causal
 
 
 @pytest.fixture(scope='module')
@@ -228,6 +228,28 @@ def test_layers_are_a_loop_or_are_not(sparse_every):
     params, TOKENS, MASKS, cfg=dataclasses.replace(cfg, unroll=n)
   ).as_text()
   assert 'stablehlo.while' in text(3) and 'stablehlo.while' not in text(4)
+
+
+@pytest.mark.parametrize('num_layers', [4, 5])
+def test_unstacked_layers_give_the_same(num_layers):
+  """States, keys and values, with a cache and without; `unroll` is 4."""
+  cfg = dataclasses.replace(tiny_causal.CFG, num_layers=num_layers)
+  lm = transformer.of_config(cfg)
+  params = jax.jit(lm.init)(jax.random.key(0))
+
+  @jax.jit
+  def extended(params):
+    cache = lm.init_cache(len(TOKENS), 2 * TOKENS.shape[1])
+    logits, cache = lm.prefill(params, TOKENS, MASKS, cache)
+    return logits, lm.extend(params, TOKENS, MASKS, cache)
+
+  alone = lm.unstack(params)
+  assert isinstance(alone['layers'], tuple) == (num_layers == 4)
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5),
+    extended(alone),
+    extended(params),
+  )
 
 
 def test_remat_saves_memory():
