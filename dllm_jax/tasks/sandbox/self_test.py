@@ -47,9 +47,9 @@ _FORGERIES = {
   ),
 }
 
-# Bodies of functions that return True when they got through. They aim at SECRET
-# in the file `secret` of FOLDER, which anybody may read and write, at PORT, where
-# this process listens on 127.0.0.1, and at PID, its own.
+# Bodies of functions that return True when they got through. They aim at the
+# file `secret` of FOLDER, where anybody may read and write, which holds SECRET;
+# at PORT, where this process listens on 127.0.0.1; and at PID, its own.
 _REACHES = {
   'reads a file': 'return open(FOLDER + "/secret").read() == SECRET',
   'lists the users': 'return bool(open("/etc/passwd").read())',
