@@ -36,6 +36,14 @@ PRESETS = (
   'scitldr',
   'squad',
 )
+_LARGE = {
+  'hidden_size': 512,
+  'num_layers': 12,
+  'num_heads': 8,
+  'num_kv_heads': 8,
+  'head_dim': 64,
+  'dtype': 'bfloat16',
+}
 # By preset, where that is not the start of its name.
 _STARTS = {'scratch': '', **dict.fromkeys(PRESETS[4:], 'upcycled')}
 
@@ -119,15 +127,7 @@ def get_config(arg: str = '') -> config_dict.ConfigDict:
     config.base.num_steps = 0
     config.train.num_steps = 800
   if arg == 'gpu':
-    config.model.update(
-      hidden_size=512,
-      num_layers=12,
-      num_heads=8,
-      num_kv_heads=8,
-      head_dim=64,
-      mlp_size=1024,
-      dtype='bfloat16',
-    )
+    config.model.update(**_LARGE, mlp_size=1024)
     config.rollout.num_prompts = 256
     config.base.update(batch_size=256, num_steps=2000)
     config.train.num_steps = 2000
@@ -184,11 +184,7 @@ def _gpt2(config: config_dict.ConfigDict) -> None:
   """The blocks of GPT-2, larger."""
   config.task.update(num_given=64, length=256)
   config.model.update(
-    hidden_size=512,
-    num_layers=12,
-    num_heads=8,
-    num_kv_heads=8,
-    head_dim=64,
+    **_LARGE,
     mlp_size=2048,
     norm='layer',
     max_positions=320,
@@ -199,7 +195,6 @@ def _gpt2(config: config_dict.ConfigDict) -> None:
     feed_forward='gelu_experts',
     sparse_every=2,
     router_init_std=1.0,
-    dtype='bfloat16',
     remat='block',
   )
   config.rollout.update(num_prompts=64, max_prompt_length=64, gen_length=256)

@@ -253,17 +253,9 @@ def _math(record: dict[str, Any]) -> task_lib.Row | None:
 
 
 def _aqua(record: dict[str, Any]) -> task_lib.Row:
-  options = []
-  letters = multiple_choice.LETTERS
-  for letter, option in zip(
-    letters, texts_field(record, 'options'), strict=False
-  ):
-    if not option.startswith(letter + ')'):
-      raise ValueError(f'option {option!r:.40} does not start with {letter})')
-    options.append(option[2:].strip())
   return _choice(
     text_field(record, 'question'),
-    options,
+    _options(texts_field(record, 'options'), ')'),
     text_field(record, 'correct'),
     text_field(record, 'rationale').strip(),
   )
@@ -278,14 +270,22 @@ def _openbookqa(record: dict[str, Any]) -> task_lib.Row:
       raise ValueError('not a question with four answers')
     letter = multiple_choice.LETTERS[int(number[1]) - 1]
     return _choice(match[1], list(match.groups()[1:]), letter, '')
-  options = []
-  lines = text_field(record, 'options').split('\n')
-  for letter, option in zip(multiple_choice.LETTERS, lines, strict=False):
-    if not option.startswith(letter + '. '):
-      raise ValueError(f'option {option!r:.40} does not start with {letter}.')
-    options.append(option[3:].strip())
+  options = _options(text_field(record, 'options').split('\n'), '. ')
   answer = text_field(record, 'answer')
   return _choice(text_field(record, 'question'), options, answer[:1], '')
+
+
+def _options(texts: list[str], mark: str) -> list[str]:
+  """The options without their letters, each of which has a mark behind it."""
+  options = []
+  for letter, text in zip(multiple_choice.LETTERS, texts, strict=False):
+    start = letter + mark
+    if not text.startswith(start):
+      raise ValueError(
+        f'option {text!r:.40} does not start with {start.strip()}'
+      )
+    options.append(text.removeprefix(start))
+  return options
 
 
 def _choice(

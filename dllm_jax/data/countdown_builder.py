@@ -14,6 +14,7 @@ left out (this never happens with + and - alone).
 import dataclasses
 import hashlib
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -82,9 +83,7 @@ def config(task: countdown_task.Countdown) -> Config:
   20000, and otherwise a sample that is built in seconds.
   """
   trees = arithmetic.needs_parentheses(task.operators)
-  num_multisets = 1
-  for i in range(task.count):
-    num_multisets = num_multisets * (task.max_number + i) // (i + 1)
+  num_multisets = math.comb(task.max_number + task.count - 1, task.count)
   limit = {2: 5000, 3: 5000, 4: 500}.get(task.count, 20) if trees else 20000
   if not trees and task.count > 4:
     limit = 1000

@@ -21,9 +21,9 @@ from dllm_jax.tasks import gsm8k, rows
 from dllm_jax.tasks import task as task_lib
 
 ROLES = ('system', 'user', 'assistant')
-_canonical_json = functools.partial(
-  json.dumps, sort_keys=True, allow_nan=False, ensure_ascii=True
-)
+canonical_json = json.JSONEncoder(
+  sort_keys=True, allow_nan=False, separators=(',', ':')
+).encode
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,7 +94,7 @@ def _read(task: task_lib.Task, path: pathlib.Path) -> list[task_lib.Row]:
   for number, record in json_rows.records(path):
     try:
       row = read(record)
-      text = _canonical_json(row)
+      text = canonical_json(row)
     except ValueError as e:
       raise errors.UserError(f'{path}:{number}: {e}') from e
     first = lines.setdefault(text, number)
@@ -173,7 +173,7 @@ def _problem(verifier: str, record: dict[str, Any]) -> task_lib.Row:
   needed = verifier in ('exact', 'number', 'math')
   answer = record.get('answer')
   if type(answer) in (int, float):
-    answer = _canonical_json(answer)
+    answer = canonical_json(answer)
   if ':' in verifier and not isinstance(answer, str):
     answer = None  # of any form; the function reads the record
   if needed or answer is not None:

@@ -4,7 +4,6 @@ rows(task, 'train', data_dir=cfg.data_dir, cache_dir=cache)
 """
 
 import hashlib
-import json
 import pathlib
 from collections.abc import Iterable, Sequence
 
@@ -13,9 +12,6 @@ from dllm_jax.data import benchmarks, own_rows, pipeline, public, text_rows
 from dllm_jax.tasks import task as task_lib
 
 SPLITS = ('train', 'validation', 'test')
-_canonical_json = json.JSONEncoder(
-  sort_keys=True, allow_nan=False, separators=(',', ':')
-).encode
 
 
 def rows(
@@ -110,5 +106,5 @@ def digest(rows: Iterable[task_lib.Row]) -> str:
   """
   sha256 = hashlib.sha256()
   for row in rows:
-    sha256.update(_canonical_json(row).encode() + b'\n')
+    sha256.update(own_rows.canonical_json(row).encode() + b'\n')
   return sha256.hexdigest()

@@ -49,11 +49,8 @@ class Config(tfds.core.BuilderConfig):
         'expected 4 <= min_clues <= max_clues <= 15 clues, got '
         f'{self.min_clues} and {self.max_clues}'
       )
-    sizes = [self.num_train, self.num_validation, self.num_test]
-    self.name = (
-      f'4x4_{"_".join(map(str, sizes))}_c{self.min_clues}_{self.max_clues}'
-      f'_s{self.seed}'
-    )
+    sizes = '_'.join(map(str, self.sizes().values()))
+    self.name = f'4x4_{sizes}_c{self.min_clues}_{self.max_clues}_s{self.seed}'
     self.description = f'4x4 Sudoku puzzles {self.name}'
 
   def features(self) -> dict[str, tfds.features.Text]:
@@ -61,24 +58,17 @@ class Config(tfds.core.BuilderConfig):
     names = 'id', 'puzzle', 'solution'
     return {name: tfds.features.Text() for name in names}
 
+  def sizes(self) -> dict[str, int]:
+    """The number of puzzles of each split."""
+    return {split: getattr(self, f'num_{split}') for split in NUM_GRIDS}
+
   def splits(self) -> dict[str, Iterator[task_lib.Row]]:
     """The rows of each split."""
-    sizes = {
-      'train': self.num_train,
-      'validation': self.num_validation,
-      'test': self.num_test,
-    }
     grids = deal(self.seed)
     return {
       split: puzzles(grids[split], size, split, self)
-      for split, size in sizes.items()
+      for split, size in self.sizes().items()
     }
-
-
-def config(task: sudoku_task.Sudoku) -> Config:
-  """The configuration that `pipeline.prepare` builds for a task."""
-  del task  # no field of the task changes puzzles or solutions
-  return Config()
 
 
 class Sudoku(row_builder.RowBuilder):

@@ -9,7 +9,9 @@ the rest for validation.
 """
 
 import dataclasses
+import functools
 import hashlib
+import itertools
 import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -24,26 +26,6 @@ from dllm_jax.tasks import task as task_lib
 _HELD_OUT = 0.05  # share of the training rows, per missing split
 _HELD_OUT_PARAPHRASES = 0.2
 _HELD_OUT_ARTICLES = {'test': 0.2, 'validation': 0.1}  # of what is left
-_CHOICE = {'question': str, 'options': list, 'answer': str, 'reasoning': str}
-_CODE = dict.fromkeys(
-  ('prompt', 'entry_point', 'test', 'solution', 'setup'), str
-)
-_MATH = {'problem': str, 'solution': str, 'answer': str}
-_FIELDS = {
-  'gsm8k': {'question': str, 'reasoning': str, 'answer': str},
-  'math': {**_MATH, 'level': int, 'subject': str},
-  'aqua': _CHOICE,
-  'openbookqa': _CHOICE,
-  'paraphrases': {'prompt': str, 'paraphrases': list},
-  'wikitext-2': {'text': str},
-  'scitldr': {'text': str, 'references': list},
-  'squad': {
-    'title': str,
-    'context': str,
-    'question': str,
-    'references': list,
-  },
-}
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
@@ -72,14 +54,18 @@ class Config(tfds.core.BuilderConfig):
     self.description = f'rows of {", ".join(files)}'
 
   def features(self) -> dict[str, Any]:
-    """The feature of each field of a row."""
+    """The feature of each field of a row: all rows are of one form."""
     text = tfds.features.Text()
     kinds = {str: text, int: np.int32, list: tfds.features.Sequence(text)}
-    fields = {'id': str, **_FIELDS.get(self.data_set, _CODE)}
-    return {name: kinds[kind] for name, kind in fields.items()}
+    row = next(itertools.chain(*self._rows.values()))
+    return {name: kinds[type(value)] for name, value in row.items()}
 
   def splits(self) -> dict[str, list[task_lib.Row]]:
     """The rows of each split."""
+    return self._rows
+
+  @functools.cached_property
+  def _rows(self) -> dict[str, list[task_lib.Row]]:
     return splits(self.data_set, self.data_dir)
 
 

@@ -21,14 +21,12 @@ class SandboxJudge:
   Attributes:
     tier: how programs are confined; 'auto' is the strongest that works.
     workers: programs at a time; 0 is one a processor, up to eight.
-    cpu_seconds: processor time of a program with all its tests.
-    memory_mib: address space of a program.
+    bounds: of a program with all its tests.
   """
 
-  tier: str = 'auto'
-  workers: int = 0
-  cpu_seconds: float = 6.0
-  memory_mib: int = 1024
+  tier: str
+  workers: int
+  bounds: limits.Limits
 
   def __post_init__(self):
     if self.workers < 0:
@@ -37,13 +35,6 @@ class SandboxJudge:
       raise ValueError(
         f'sandbox_tier must be auto, {" or ".join(hosts.TIERS)}: {self.tier!r}'
       )
-    self.limits()
-
-  def limits(self) -> limits.Limits:
-    """Those of one program."""
-    return limits.Limits(
-      cpu_seconds=self.cpu_seconds, memory_bytes=self.memory_mib * 2**20
-    )
 
   def judge(
     self, submissions: Sequence[coding.Submission]
@@ -66,7 +57,7 @@ def _shared(judge: SandboxJudge) -> pool.Sandbox:
     key = (os.getpid(), judge)
     if key not in _open:
       _open[key] = pool.Sandbox(
-        judge.limits(), tier=judge.tier, workers=judge.workers or None
+        judge.bounds, tier=judge.tier, workers=judge.workers or None
       )
     return _open[key]
 
@@ -98,10 +89,10 @@ def make_task(
     name: the key in `tasks.TASKS`.
     reading: of completions; see `programs`.
     prompt_style: see `styles.Styled`.
-    sandbox_tier: see `SandboxJudge`, as the rest.
-    sandbox_workers: programs at a time.
-    sandbox_cpu_seconds: of a program.
-    sandbox_memory_mib: of a program.
+    sandbox_tier: see `SandboxJudge`.
+    sandbox_workers: see `SandboxJudge`.
+    sandbox_cpu_seconds: processor time of a program with all its tests.
+    sandbox_memory_mib: address space of a program.
 
   Raises:
     ValueError: a value out of bounds.
@@ -109,8 +100,10 @@ def make_task(
   judge = SandboxJudge(
     tier=sandbox_tier,
     workers=sandbox_workers,
-    cpu_seconds=float(sandbox_cpu_seconds),
-    memory_mib=sandbox_memory_mib,
+    bounds=limits.Limits(
+      cpu_seconds=float(sandbox_cpu_seconds),
+      memory_bytes=sandbox_memory_mib * 2**20,
+    ),
   )
   return coding.Coding(
     name=name, judge=judge, prompt_style=prompt_style, reading=reading

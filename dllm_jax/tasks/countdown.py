@@ -138,7 +138,7 @@ class Countdown:
     of the target from exactly the given numbers, else 0.1; `valid` is 1 for an
     expression of exactly the given numbers, whatever its value; then the
     format terms. Correct means the exact target. Of a completion longer than
-    `format.MAX_CHARS` only the end is read.
+    `tags.MAX_CHARS` only the end is read.
     """
     completion = completion[-tags.MAX_CHARS :]
     answer = tags.extract_answer(completion)

@@ -88,7 +88,8 @@ class Gsm8k(styles.Styled):
     gold = read_number(row['answer'])
     value = read_number(answer or '')
     if self.parity:
-      text = _d1_reward_text(completion)
+      # After the last '<answer>', to the next tag.
+      text = completion.split('<answer>')[-1].split('</answer>')[0].strip()
       same, digits = text == row['answer'], text.isdigit()
       parsed = _d1_answer(completion)
       correct = parsed is not None and parsed == gold
@@ -156,11 +157,6 @@ def _is_unit(word: str) -> bool:
 def _value(match: re.Match) -> Fraction:
   value = Fraction(match[2].replace(',', ''))
   return -value if match[1] else value
-
-
-def _d1_reward_text(completion: str) -> str:
-  """What d1's reward compares: after the last '<answer>', to the next tag."""
-  return completion.split('<answer>')[-1].split('</answer>')[0].strip()
 
 
 def _d1_answer(completion: str) -> float | None:

@@ -7,6 +7,8 @@ and not values. `math_equal` is what we judge by.
 
 import re
 
+from dllm_jax.tasks import spelling
+
 _MAX_CHARS = 8192
 BOX = re.compile(r'\\(?:boxed|fbox)(?![a-zA-Z])')
 _SQRT = re.compile(r'\\sqrt([^\[{])')
@@ -26,12 +28,8 @@ def last_boxed(text: str) -> str | None:
   rest = text[boxes[-1].end() :]
   if not rest.startswith('{'):
     return rest.partition('$')[0].strip() if rest.startswith(' ') else None
-  depth = 0
-  for position, character in enumerate(rest):
-    depth += (character == '{') - (character == '}')
-    if not depth:
-      return rest[1:position]
-  return None
+  end = spelling.closing(rest)
+  return rest[1:end] if end > 0 else None
 
 
 def d1_answer(text: str) -> str | None:

@@ -232,7 +232,7 @@ class _Worker:
     return process.wait()
 
   def _start(self) -> None:
-    # -P: the folder of the script, which has a `format.py`, stays off the path.
+    # -P: the folder of the script stays off the path.
     self.process = subprocess.Popen(
       [sys.executable, '-P', str(_WORKER)],
       stdin=subprocess.PIPE,

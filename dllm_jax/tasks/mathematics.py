@@ -52,8 +52,7 @@ class Mathematics(styles.Styled):
   def reasoning_has_gold(self, row: task.Row, completion: str) -> bool:
     """Whether the reasoning boxes an answer that is spelled like the gold."""
     reasoning = tags.reasoning_text(completion)
-    boxed = latex.last_boxed(reasoning)
-    return boxed is not None and latex.equal_by_form(boxed, row['answer'])
+    return latex.equal_by_form(latex.last_boxed(reasoning), row['answer'])
 
   def score(self, row: task.Row, completion: str) -> task.Score:
     """`score_batch` of one; a batch costs less."""
@@ -69,17 +68,19 @@ class Mathematics(styles.Styled):
     the format terms. Where the comparison itself failed, `correctness` is nan.
     """
     if self.parity:
-      return [
-        self._d1_score(row, text)
-        for row, text in zip(rows, completions, strict=True)
+      parsed = [latex.d1_answer(text) for text in completions]
+      verdicts = [
+        latex.equal_by_form(answer, row['answer'])
+        for row, answer in zip(rows, parsed, strict=True)
       ]
-    parsed = [_answer(text) for text in completions]
-    claimed = [
-      claims.pairs(answer or '', row['answer'])
-      for row, answer in zip(rows, parsed, strict=True)
-    ]
-    asked = iter(math_equal.equal([p for pairs in claimed for p in pairs]))
-    verdicts = [_all([next(asked) for _ in pairs]) for pairs in claimed]
+    else:
+      parsed = [_answer(text) for text in completions]
+      claimed = [
+        claims.pairs(answer or '', row['answer'])
+        for row, answer in zip(rows, parsed, strict=True)
+      ]
+      asked = iter(math_equal.equal([p for pairs in claimed for p in pairs]))
+      verdicts = [_all([next(asked) for _ in pairs]) for pairs in claimed]
     return [
       self._score(verdict, text, answer)
       for verdict, text, answer in zip(
@@ -91,39 +92,21 @@ class Mathematics(styles.Styled):
     self, verdict: bool | None, completion: str, parsed: str | None
   ) -> task.Score:
     block = tags.extract_answer(completion)
-    boxed = block is not None and latex.last_boxed(block) is not None
+    searched = completion if self.parity else block or ''
+    boxed = latex.last_boxed(searched) is not None
+    # d1's reward never sees the box: see the deviations above.
+    seen = boxed and not self.parity
     terms = {
       'correctness': float('nan') if verdict is None else 2.0 * verdict,
-      'boxed': 0.5 * ((block is not None) + (1.0 if boxed else 0.5)),
+      'boxed': 0.5 * ((block is not None) + (1.0 if seen else 0.5)),
     }
-    terms |= tags.terms(completion)
+    terms |= tags.terms(completion, parity=self.parity)
     return task.Score(
       terms,
       bool(verdict),
       {'has_answer': float(block is not None), 'has_box': float(boxed)},
       parsed,
       verdict is not None,
-    )
-
-  def _d1_score(self, row: task.Row, completion: str) -> task.Score:
-    block = tags.extract_answer(completion)
-    boxed = latex.last_boxed(completion)
-    answer = latex.d1_answer(completion)
-    same = answer is not None and latex.equal_by_form(answer, row['answer'])
-    # The box is never seen: see the deviations above.
-    terms = {
-      'correctness': 2.0 * same,
-      'boxed': 0.5 * ((block is not None) + 0.5),
-    }
-    terms |= tags.terms(completion, parity=True)
-    return task.Score(
-      terms,
-      same,
-      {
-        'has_answer': float(block is not None),
-        'has_box': float(boxed is not None),
-      },
-      answer,
     )
 
 

@@ -23,7 +23,6 @@ from dllm_jax.tasks import tags
 Reading = Literal['layout', 'continuation', 'whole']
 
 MAX_CHARS = 2**16
-_TAGS = ('<reasoning>', '</reasoning>', '<answer>', '</answer>')
 _FENCE = re.compile(r'^[ \t]*(`{3,}|~{3,})', re.MULTILINE)
 _OPENING = re.compile(
   r'(?:^(?P<indent>[ ]{1,12}))?(?<![`~])(?P<fence>`{3,}|~{3,})'
@@ -121,7 +120,7 @@ def _part(completion: str) -> str | None:
   if tags.extract_answer(completion) is not None:
     rest = completion.rpartition('<answer>')[2]
     return rest.partition('</answer>')[0].strip('\r\n')
-  if any(tag in completion for tag in _TAGS):
+  if any(tag in completion for tag in tags.TAGS):
     return None
   return completion
 

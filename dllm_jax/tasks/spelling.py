@@ -145,10 +145,10 @@ def _undressed(text: str) -> str:
 
 def _is_group(text: str) -> bool:
   """Whether it is '{...}', the first brace closed by the last."""
-  return text.startswith('{') and _closing(text) == len(text) - 1
+  return text.startswith('{') and closing(text) == len(text) - 1
 
 
-def _closing(text: str) -> int:
+def closing(text: str) -> int:
   """Where the bracket that a text begins with is closed, or -1."""
   opening = text[0]
   closing = {'(': ')', '{': '}'}[opening]
@@ -203,7 +203,7 @@ def _roots(text: str) -> str:
   for root in reversed(list(_ROOT.finditer(text))):
     rest, end = text[root.end() :], 0
     if rest.startswith('('):
-      end = _closing(rest) + 1
+      end = closing(rest) + 1
       inner = rest[1 : end - 1] if end else ''
     else:
       spaced = root[0][-1].isspace() and _NUMBER.match(rest)

@@ -91,7 +91,7 @@ class Sudoku:
     one that changes a clue; `solved` is 1 for a solved puzzle; then the format
     terms. Correct means solved. The published cell accuracy is the sum of
     the metric `cells_right` over that of `cells_empty`. Of a completion longer
-    than `format.MAX_CHARS` only the end is read.
+    than `tags.MAX_CHARS` only the end is read.
     """
     completion = completion[-tags.MAX_CHARS :]
     answer = tags.extract_answer(completion)

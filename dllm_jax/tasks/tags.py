@@ -21,7 +21,7 @@ XML_DIRECTIVE = (
 )
 
 _BETWEEN = re.compile(r'</reasoning>\s*<answer>')
-_TAGS = ('<reasoning>', '</reasoning>', '<answer>', '</answer>')
+TAGS = ('<reasoning>', '</reasoning>', '<answer>', '</answer>')
 _D1_SOFT = re.compile(r'<reasoning>.*?</reasoning>\s*<answer>.*?</answer>')
 _D1_STRICT = re.compile(
   r'^<reasoning>\n.*?\n</reasoning>\n<answer>\n.*?\n</answer>\n$'
@@ -142,7 +142,7 @@ def strict_format(text: str, *, parity: bool = False) -> float:
   return 0.5 * (
     len(body) == len(text) - len(REASONING_OPEN) - len(ANSWER_CLOSE)
     and REASONING_CLOSE + ANSWER_OPEN in body
-    and all(text.count(tag) == 1 for tag in _TAGS)
+    and all(text.count(tag) == 1 for tag in TAGS)
   )
 
 

@@ -82,20 +82,9 @@ _OPERATORS = {
 _FUNCTIONS = {
   name: getattr(builtins, name)
   for name in (
-    *('abs', 'all', 'any', 'bool', 'complex', 'dict', 'float', 'frozenset'),
-    *(
-      'isinstance',
-      'len',
-      'list',
-      'max',
-      'min',
-      'round',
-      'set',
-      'sorted',
-      'sum',
-      'tuple',
-    ),
-  )
+    'abs all any bool complex dict float frozenset isinstance len list max min '
+    'round set sorted sum tuple'
+  ).split()
 } | {
   'math.' + name: getattr(math, name)
   for name in ('isclose', 'fabs', 'floor', 'ceil', 'isnan', 'isinf', 'sqrt')

@@ -58,14 +58,6 @@ def _moment(value: Any) -> tuple:
   return (value.hour, value.minute, value.second, value.microsecond)
 
 
-def _datetime(*parts: Any) -> dt.datetime:
-  return dt.datetime(*parts[:8], fold=parts[8])
-
-
-def _time(*parts: Any) -> dt.time:
-  return dt.time(*parts[:5], fold=parts[5])
-
-
 _INT, _STR, _DICT, _LIST = (int,), (str,), (dict,), (list,)
 _ZONE = (type(None), dt.timezone)
 _KINDS = [
@@ -79,13 +71,13 @@ _KINDS = [
     dt.datetime,
     lambda v: (v.year, v.month, v.day, *_moment(v), v.tzinfo, v.fold),
     (*(_INT,) * 7, _ZONE, _INT),
-    _datetime,
+    lambda *parts: dt.datetime(*parts[:-1], fold=parts[-1]),
   ),
   _Kind(
     dt.time,
     lambda v: (*_moment(v), v.tzinfo, v.fold),
     (*(_INT,) * 4, _ZONE, _INT),
-    _time,
+    lambda *parts: dt.time(*parts[:-1], fold=parts[-1]),
   ),
   _Kind(
     dt.timedelta,
@@ -112,14 +104,9 @@ _KINDS = [
     (_LIST, (int, type(None))),
     collections.deque,
   ),
-  _Kind(
-    collections.Counter, lambda v: (dict(v),), (_DICT,), collections.Counter
-  ),
-  _Kind(
-    collections.OrderedDict,
-    lambda v: (dict(v),),
-    (_DICT,),
-    collections.OrderedDict,
+  *(
+    _Kind(kind, lambda v: (dict(v),), (_DICT,), kind)
+    for kind in (collections.Counter, collections.OrderedDict)
   ),
   _Kind(
     collections.defaultdict,

@@ -17,7 +17,7 @@ from dllm_jax.tasks.sandbox import (
   worker,
 )
 
-ROTATE_AFTER = 1000
+ROTATE_AFTER = 1000  # programs; a worker's processes are then replaced
 MAX_CODE_CHARS = 2**17
 _MAX_WORKERS = 8
 _TRIES = 2
@@ -41,7 +41,6 @@ class Sandbox:
     *,
     tier: str = 'auto',
     workers: int | None = None,
-    rotate_after: int = ROTATE_AFTER,
   ):
     """Attacks itself first, once in a process.
 
@@ -49,13 +48,11 @@ class Sandbox:
       bounds: of each program.
       tier: 'namespaces', 'seccomp', or 'auto' for the better one that works.
       workers: programs at a time; None is one a processor, up to eight.
-      rotate_after: programs after which a worker's processes are replaced.
 
     Raises:
       hosts.Refused: the host offers no such confinement, or it leaks.
     """
     self.bounds = bounds or limits.Limits()
-    self._rotate_after = rotate_after
     self._count = workers or min(os.cpu_count() or 1, _MAX_WORKERS)
     failures = []
     for name in hosts.candidates(tier):
@@ -81,8 +78,7 @@ class Sandbox:
     self.tier = tier
     self._owner = os.getpid()
     self._slots = [
-      _Slot(tier, self.bounds, number, self._rotate_after)
-      for number in range(self._count)
+      _Slot(tier, self.bounds, number) for number in range(self._count)
     ]
     self._idle: queue.LifoQueue[_Slot] = queue.LifoQueue()
     for slot in self._slots:
@@ -164,11 +160,8 @@ def _fits(code: str) -> bool:
 class _Slot:
   """The two zygotes of a worker: for programs, and for tests."""
 
-  def __init__(
-    self, tier: str, bounds: limits.Limits, number: int, rotate_after: int
-  ):
+  def __init__(self, tier: str, bounds: limits.Limits, number: int):
     self._bounds = bounds
-    self._rotate_after = rotate_after
     settings = worker.config(tier, bounds)
     self._solution, self._examiner = (
       worker.Worker(tier, bounds, 2 * number + side, settings)
@@ -184,7 +177,7 @@ class _Slot:
       worker.Lost: the machinery failed; the next run starts afresh.
     """
     for side in (self._solution, self._examiner):
-      if side.num_begun >= self._rotate_after:
+      if side.num_begun >= ROTATE_AFTER:
         side.end()
     finished = False
     try:

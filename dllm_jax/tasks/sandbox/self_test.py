@@ -11,7 +11,6 @@ import socket
 import tempfile
 import textwrap
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from dllm_jax.tasks import coding
 from dllm_jax.tasks.sandbox import hosts
@@ -22,22 +21,6 @@ _JUDGED = 'def check(candidate):\n  for _ in range(1): assert candidate() == 1'
 
 class Broken(Exception):
   """The sandbox does not run honest programs here; the message says why."""
-
-
-class _Targets(NamedTuple):
-  """What attacks aim at: made anew for each self-test.
-
-  Attributes:
-    folder: that anybody may read and write.
-    secret: of the file `secret` in it.
-    port: where this process listens on 127.0.0.1.
-    pid: of this process.
-  """
-
-  folder: str
-  secret: str
-  port: int
-  pid: int
 
 
 # Programs that would be believed by a judge that shares a process with them.
@@ -64,7 +47,9 @@ _FORGERIES = {
   ),
 }
 
-# Bodies of functions that return True when they got through.
+# Bodies of functions that return True when they got through. They aim at the
+# file `secret` of FOLDER, where anybody may read and write, which holds SECRET;
+# at PORT, where this process listens on 127.0.0.1; and at PID, its own.
 _REACHES = {
   'reads a file': 'return open(FOLDER + "/secret").read() == SECRET',
   'lists the users': 'return bool(open("/etc/passwd").read())',
@@ -153,10 +138,13 @@ def check(judge: coding.CodeJudge) -> None:
   with tempfile.TemporaryDirectory(prefix='sandbox-') as folder:
     os.chmod(folder, 0o777)
     with socket.create_server(('127.0.0.1', 0)) as server:
-      targets = _Targets(
-        folder, secrets.token_hex(8), server.getsockname()[1], os.getpid()
-      )
-      pathlib.Path(folder, 'secret').write_text(targets.secret)
+      targets = {
+        'FOLDER': folder,
+        'SECRET': secrets.token_hex(8),
+        'PORT': server.getsockname()[1],
+        'PID': os.getpid(),
+      }
+      pathlib.Path(folder, 'secret').write_text(targets['SECRET'])
       for verdict in _verdicts(judge, _HONEST).values():
         if not verdict.passed:
           raise Broken(verdict.reason)
@@ -187,9 +175,10 @@ def _verdicts(
   return dict(zip(named, verdicts, strict=True))
 
 
-def _reaches(targets: _Targets) -> Iterator[tuple[str, tuple[str, str]]]:
-  names = {field.upper(): value for field, value in targets._asdict().items()}
-  start = ''.join(f'{name} = {value!r}\n' for name, value in names.items())
+def _reaches(
+  targets: dict[str, str | int],
+) -> Iterator[tuple[str, tuple[str, str]]]:
+  start = ''.join(f'{name} = {value!r}\n' for name, value in targets.items())
   for name, body in _REACHES.items():
     body = textwrap.indent(textwrap.dedent(body).strip('\n'), '  ')
     yield name, (f'{start}def attack():\n{body}', _TRUE)

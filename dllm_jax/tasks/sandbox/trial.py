@@ -187,8 +187,8 @@ def by_examination(
   return _examined(report, problem, ending, test_ending)
 
 
-def _report(stream: worker.Stream, nonce: str) -> dict[str, Any] | None:
-  """The test's report; None for none, or for one without the number."""
+def _report(stream: worker.Stream, nonce: str) -> tuple[int, int, str] | None:
+  """Tests that passed, all, and why; None for none, or without the number."""
   try:
     report = stream.receive()
   except (EOFError, plain.NotPlain):
@@ -199,13 +199,13 @@ def _report(stream: worker.Stream, nonce: str) -> dict[str, Any] | None:
   passed, total, reason = map(report.get, ('passed', 'total', 'reason'))
   typed = type(passed) is type(total) is int and type(reason) is str
   if not typed or not 0 <= passed <= total:
-    return {'passed': 0, 'total': 0, 'reason': _NO_REPORT}
+    return 0, 0, _NO_REPORT
   reason = ''.join(c if ' ' <= c <= '~' else '?' for c in reason[:200])
-  return {'passed': passed, 'total': total, 'reason': reason}
+  return passed, total, reason
 
 
 def _examined(
-  report: dict[str, Any] | None,
+  report: tuple[int, int, str] | None,
   problem: str,
   ending: worker.Ending,
   test_ending: worker.Ending,
@@ -213,8 +213,9 @@ def _examined(
   if report is None or test_ending.exit != 0:
     if test_ending.exit == -signal.SIGKILL and not test_ending.killed:
       raise worker.Lost('a test was killed from outside')
-    return failed(_reason(ending, problem) if _early(ending) else 'timeout')
-  passed, total, reason = (report[k] for k in ('passed', 'total', 'reason'))
+    early = ending.killed != 'stop'
+    return failed(_reason(ending, problem) if early else 'timeout')
+  passed, total, reason = report
   if reason.startswith('unsupported'):
     return unjudged(reason)
   if total and passed == total and not reason:
@@ -223,7 +224,3 @@ def _examined(
   if reason == 'ended':
     return failed(_reason(ending, problem), share)
   return failed(problem or reason, share)
-
-
-def _early(ending: worker.Ending) -> bool:
-  return ending.killed != 'stop'

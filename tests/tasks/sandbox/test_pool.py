@@ -16,6 +16,7 @@ import pytest
 
 from dllm_jax.tasks import coding, sandbox
 from dllm_jax.tasks.sandbox import hosts, worker
+from dllm_jax.tasks.sandbox import pool as pool_lib
 from tests.tasks.sandbox import conftest, processes
 
 TEST = 'assert f(1) == 2\nassert f(2) == 4'
@@ -159,11 +160,10 @@ def test_a_zygote_that_cannot_fork_is_no_verdict(tier, monkeypatch):
   assert all('could not be confined' in v.reason for v in verdicts)
 
 
-def test_workers_are_reused_and_replaced(tier):
+def test_workers_are_reused_and_replaced(tier, monkeypatch):
+  monkeypatch.setattr(pool_lib, 'ROTATE_AFTER', 3)
   seen = []
-  with sandbox.Sandbox(
-    conftest.BOUNDS, tier=tier, workers=1, rotate_after=3
-  ) as pool:
+  with sandbox.Sandbox(conftest.BOUNDS, tier=tier, workers=1) as pool:
     assert pool.pids() == [] or len(pool.pids()) == 2
     for row in _batch(14)[0][::2]:
       assert pool.judge([row])[0].passed is not None
