@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from dllm_jax import types
+from dllm_jax import checks, types
 from dllm_jax.rl import advantages
 from dllm_jax.rollout import context, prompts, score
 from dllm_jax.runtime import process_rows, sharding
@@ -40,9 +40,7 @@ class RolloutConfig:
   decoder: types.Decoder
 
   def __post_init__(self):
-    for name in ('num_prompts', 'group_size', 'max_prompt_length'):
-      if getattr(self, name) < 1:
-        raise ValueError(f'{name} {getattr(self, name)} is not positive')
+    checks.positive(self, 'num_prompts', 'group_size', 'max_prompt_length')
 
 
 class Requests(NamedTuple):
