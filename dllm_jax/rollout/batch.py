@@ -279,14 +279,8 @@ def verdicts(
   """Whether each row is right, of the whole batch; NaN without a verdict."""
   prompt_id = rollouts.requests.prompt_id
   own = process_rows.share(ctx.mesh, len(prompt_id))
-  scored = score.score(
-    ctx.task,
-    ctx.tokenizer,
-    [rows[i] for i in prompt_id[own]],
-    process_rows.fetch(rollouts.trajectory.tokens),
-    cfg,
-    prefill=ctx.prefill,
-  )
+  tokens = process_rows.fetch(rollouts.trajectory.tokens)
+  scored = score.in_run(ctx, [rows[i] for i in prompt_id[own]], tokens, cfg)
   return process_rows.gather(scored.right(), own, len(prompt_id))
 
 

@@ -31,6 +31,9 @@ class RewardConfig:
   past_eos: bool = False
 
 
+NO_REWARD = RewardConfig(weights=())
+
+
 class Scored(NamedTuple):
   """Verdicts of a batch, with one entry per row.
 
@@ -82,15 +85,10 @@ class Samples(NamedTuple):
 Reward = Callable[[Samples], Scored]
 
 
-def task_reward(ctx: context.Context, cfg: RewardConfig) -> Reward:
+def task_reward(ctx: context.Context, cfg: RewardConfig = NO_REWARD) -> Reward:
   """The reward function of the task's verifier; see `score`."""
-  return lambda samples: score(
-    ctx.task,
-    ctx.tokenizer,
-    samples.rows,
-    samples.trajectory.tokens,
-    cfg,
-    prefill=ctx.prefill,
+  return lambda samples: in_run(
+    ctx, samples.rows, samples.trajectory.tokens, cfg
   )
 
 
@@ -154,6 +152,16 @@ def finite_mean(values: np.ndarray) -> float:
   finite = np.asarray(values, np.float64)
   finite = finite[np.isfinite(finite)]
   return float(finite.mean()) if finite.size else float('nan')
+
+
+def in_run(
+  ctx: context.Context,
+  rows: Sequence[task_lib.Row],
+  tokens: Int[np.ndarray, 'B L'],
+  cfg: RewardConfig = NO_REWARD,
+) -> Scored:
+  """`score` by the task of a run; all rewards are 0 without `cfg`."""
+  return score(ctx.task, ctx.tokenizer, rows, tokens, cfg, prefill=ctx.prefill)
 
 
 def score(
