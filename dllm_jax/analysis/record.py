@@ -130,8 +130,8 @@ def read(directory: pathlib.Path) -> Run:
     about=about,
     curves=_curves(directory),
     results=results if results and 'sweep' in results['base'] else None,
-    agreements=_by_policy(results or {}, 'agreement'),
-    losses=_by_policy(results or {}, 'loss'),
+    agreements=policies.entries(results or {}, 'agreement'),
+    losses=policies.entries(results or {}, 'loss'),
     verdicts=read_object(directory / VERDICTS_FILE),
     problems=[
       _problem(row, f'{directory / TRAJECTORIES_FILE}, line {number}')
@@ -303,13 +303,6 @@ def _has_routing(found: dict[str, Any]) -> bool:
     and {'num', 'study'} <= found.keys()
     and all(wanted <= model.keys() for model in models.values())
   )
-
-
-def _by_policy(results: dict[str, Any], key: str) -> dict[str, Any]:
-  """By policy and arm, an entry of eval.json, where there is one."""
-  rows = {n: results[n] for n in policies.NAMES if n in results}
-  rows |= results.get('arms', {})
-  return {n: of[key] for n, of in rows.items() if key in of}
 
 
 def _is_number(value: Any) -> bool:

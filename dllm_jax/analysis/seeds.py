@@ -151,11 +151,7 @@ def _by_phrasing(runs: Sequence[dict]) -> str:
       'final - it, worst',
     ]
   )
-  policies_of = lambda run: (
-    {name: run[name]['phrasings'] for name in policies.NAMES if name in run}
-    | {name: arm['phrasings'] for name, arm in run.get('arms', {}).items()}
-  )
-  seeds = [policies_of(run) for run in runs]
+  seeds = [policies.entries(run, 'phrasings') for run in runs]
   for name in seeds[0]:
     if not all(name in seed for seed in seeds):
       continue
