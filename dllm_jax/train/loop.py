@@ -177,8 +177,8 @@ def run(
       progress.train_seconds += took
       history, host = jax.device_get((row.device, row.host))
       row = row._replace(host={k: float(v) for k, v in host.items()})
-      progress.skipped, progress.skipped_in_a_row = skipping.judge(
-        skipping.Skips(progress.skipped, progress.skipped_in_a_row),
+      skipping.judge(
+        progress,
         history,
         skipping.Step(skipped, phase, row.step, row.rows, row.batch),
         screen.line,
