@@ -118,20 +118,12 @@ def _by_threshold(runs: Sequence[dict]) -> str:
         ]
       )
     )
-  final = [run['final']['at_threshold'] for run in runs]
-  gain = [
-    f['accuracy'] - run['base']['accuracy']
-    for f, run in zip(final, runs, strict=True)
-  ]
-  share = np.array(
-    [
-      f['mean_steps'] / run['base']['mean_steps']
-      for f, run in zip(final, runs, strict=True)
-    ]
-  )
+  pairs = [(run['final']['at_threshold'], run['base']) for run in runs]
+  gain = [final['accuracy'] - base['accuracy'] for final, base in pairs]
+  share = [final['mean_steps'] / base['mean_steps'] for final, base in pairs]
   lines.append(
     f'\nAt the threshold chosen on validation rows '
-    f'({", ".join(f["threshold"] for f in final)}): final - base = '
+    f'({", ".join(final["threshold"] for final, _ in pairs)}): final - base = '
     f'{estimate(gain)} points, in {estimate(share)} % of the steps of the '
     f"base's best schedule."
   )
