@@ -122,19 +122,12 @@ def state(case: Case, mesh: Mesh) -> state_lib.TrainState:
   return sharding.targets(shapes, mesh)
 
 
-def _whole(tree: Any, mesh: Mesh) -> Any:
-  """Shapes that are replicated over the mesh."""
-  return jax.tree.map(
-    lambda leaf: jax.ShapeDtypeStruct(
-      leaf.shape, leaf.dtype, sharding=sharding.replicated(mesh)
-    ),
-    tree,
-  )
-
-
 def key(mesh: Mesh) -> jax.ShapeDtypeStruct:
-  """The shape of a PRNG key."""
-  return _whole(jax.eval_shape(lambda: jax.random.key(0)), mesh)
+  """The shape of a PRNG key, replicated over the mesh."""
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  return jax.ShapeDtypeStruct(
+    key.shape, key.dtype, sharding=sharding.replicated(mesh)
+  )
 
 
 def batch(case: Case, mesh: Mesh) -> types.RolloutBatch:

@@ -229,13 +229,7 @@ class TransformerDenoiser:
     return self.cfg.logit_shift
 
   def _apply(self, method: str, params: types.Params, *args: Any) -> Any:
-    """A method of the model, whose parameters are gathered but for the layers.
-
-    Args:
-      method: name of a method of `network.Transformer`.
-      params: parameters of the model.
-      *args: of the method.
-    """
+    """`method` of the network, with its parameters gathered but for layers."""
     model = network.Transformer(
       parts.local_config(self.cfg, self.layout), self.layout
     )
