@@ -233,7 +233,7 @@ def _ensemble(
     )
     own = process_rows.share(ctx.mesh, len(rows), size)
     tokens = process_rows.fetch(trajectory.tokens)[: len(own)]
-    scored = score.in_run(ctx, [rows[i] for i in own], tokens)
+    scored = score.score(ctx, [rows[i] for i in own], tokens)
     verdicts.append(process_rows.gather(scored.right(), own, len(rows)))
     if advance is not None:
       advance(len(rows))

@@ -272,7 +272,7 @@ def verdicts(
   prompt_id = rollouts.requests.prompt_id
   own = process_rows.share(ctx.mesh, len(prompt_id))
   tokens = process_rows.fetch(rollouts.trajectory.tokens)
-  scored = score.in_run(ctx, [rows[i] for i in prompt_id[own]], tokens, cfg)
+  scored = score.score(ctx, [rows[i] for i in prompt_id[own]], tokens, cfg)
   return process_rows.gather(scored.right(), own, len(prompt_id))
 
 

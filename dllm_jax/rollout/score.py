@@ -87,7 +87,7 @@ Reward = Callable[[Samples], Scored]
 
 def task_reward(ctx: context.Context, cfg: RewardConfig = NO_REWARD) -> Reward:
   """The reward function of the task's verifier; see `score`."""
-  return lambda samples: in_run(
+  return lambda samples: score(
     ctx, samples.rows, samples.trajectory.tokens, cfg
   )
 
@@ -154,40 +154,27 @@ def finite_mean(values: np.ndarray) -> float:
   return float(finite.mean()) if finite.size else float('nan')
 
 
-def in_run(
+def score(
   ctx: context.Context,
   rows: Sequence[task_lib.Row],
   tokens: Int[np.ndarray, 'B L'],
   cfg: RewardConfig = NO_REWARD,
 ) -> Scored:
-  """`score` by the task of a run; all rewards are 0 without `cfg`."""
-  return score(ctx.task, ctx.tokenizer, rows, tokens, cfg, prefill=ctx.prefill)
-
-
-def score(
-  task: task_lib.Task,
-  tokenizer: tokenizer_lib.Tokenizer,
-  rows: Sequence[task_lib.Row],
-  tokens: Int[np.ndarray, 'B L'],
-  cfg: RewardConfig,
-  *,
-  prefill: str = '',
-) -> Scored:
   """Judges every completion.
 
   Args:
-    task: the verifier.
-    tokenizer: decodes the ids.
+    ctx: the run: the verifier, the tokenizer, and the prefill, which precedes
+      every completion that is judged.
     rows: the task's row of each completion.
     tokens: completion ids.
     cfg: weights of the reward terms.
-    prefill: text prepended to every completion before it is judged.
 
   Raises:
     errors.UserError: a weight names a term that the task does not have.
   """
-  decoded = texts(tokenizer, tokens, past_eos=cfg.past_eos)
-  judged_texts = [prefill + text for text in decoded]
+  task = ctx.task
+  decoded = texts(ctx.tokenizer, tokens, past_eos=cfg.past_eos)
+  judged_texts = [ctx.prefill + text for text in decoded]
   verdicts = task_lib.score_all(task, rows, judged_texts)
   column = lambda field, name: np.array(
     [getattr(verdict, field)[name] for verdict in verdicts], np.float32

@@ -124,7 +124,7 @@ def _sample(
 ) -> dict[str, Any]:
   ctx = run.ctx
   length = score.completion_mask(made.tokens[i : i + 1], ctx.vocab.stop_tokens)
-  scored = score.in_run(ctx, [row], made.tokens[i : i + 1])
+  scored = score.score(ctx, [row], made.tokens[i : i + 1])
   sample = {
     'policy': 'final',
     'decoding': name,
