@@ -37,10 +37,10 @@ def not_negative(record: Any, *names: str) -> None:
 
 
 def finite(record: Any, *names: str) -> None:
-  """Each field is None, or 0 or more and finite."""
+  """Each field is 0 or more, and finite."""
   for name in names:
     value = getattr(record, name)
-    if value is not None and not 0 <= value < float('inf'):
+    if not 0 <= value < float('inf'):
       raise ValueError(f'{name} {value} must be finite and not negative')
 
 

@@ -13,7 +13,7 @@ class Record:
   kind: Literal['a', 'b'] = 'a'
   name: str = 'x'
   count: int = 1
-  rate: float | None = 0.5
+  rate: float = 0.5
   top_p: float = 1.0
 
   def __post_init__(self):
@@ -44,7 +44,6 @@ def test_a_wrong_value_is_named(values, message):
 
 def test_bounds_are_allowed():
   Record(kind='b', count=1, rate=0.0, top_p=1.0)
-  Record(rate=None)
 
 
 def test_the_first_negative_field_is_named():

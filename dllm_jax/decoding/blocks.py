@@ -65,7 +65,9 @@ class BlockConfig:
         f'gen_length {length} is not a positive multiple of block_length '
         f'{width}'
       )
-    checks.finite(self, 'temperature', 'cfg_scale')
+    checks.finite(self, 'temperature')
+    if self.cfg_scale is not None:
+      checks.finite(self, 'cfg_scale')
     if self.cfg_scale == 0:  # No leaf, so that nothing is computed for it.
       object.__setattr__(self, 'cfg_scale', None)
     checks.choices(self, 'cache', 'published')
