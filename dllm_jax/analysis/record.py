@@ -3,7 +3,7 @@
 import json
 import math
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -122,21 +122,30 @@ def read(directory: pathlib.Path) -> Run:
     raise errors.UserError(
       f'{directory / EVAL_FILE} is not the results of a run'
     )
+  agreement = _checked(
+    directory / AGREEMENT_FILE, 'a table of agreement', _has_agreement
+  )
   return Run(
     directory=directory,
     about=about,
     curves=_curves(directory),
     results=results if results and 'sweep' in results['base'] else None,
-    agreements=_by_policy(results or {}, 'agreement'),
-    losses=_by_policy(results or {}, 'loss'),
+    agreements=policies.entries(results or {}, 'agreement'),
+    losses=policies.entries(results or {}, 'loss'),
     verdicts=read_object(directory / VERDICTS_FILE),
     problems=[
       _problem(row, f'{directory / TRAJECTORIES_FILE}, line {number}')
       for number, row in read_rows(directory / TRAJECTORIES_FILE)
     ],
-    speculation=_speculation(directory / SPECULATION_FILE),
-    agreement=_agreement(directory / AGREEMENT_FILE),
-    routing=_routing(directory / ROUTING_FILE),
+    speculation=_checked(
+      directory / SPECULATION_FILE,
+      'a comparison of decoders',
+      _compares_decoders,
+    ),
+    agreement=tuple(agreement['problems']) if agreement else (),
+    routing=_checked(
+      directory / ROUTING_FILE, 'the measured routing of a run', _has_routing
+    ),
   )
 
 
@@ -229,92 +238,71 @@ def _is_drafted(drafted: Any, length: int) -> bool:
   )
 
 
-def _speculation(path: pathlib.Path) -> dict[str, Any] | None:
-  """The comparison of decoders, if there is one; checks what is shown."""
+def _checked(
+  path: pathlib.Path, what: str, is_valid: Callable[[dict[str, Any]], bool]
+) -> dict[str, Any] | None:
+  """The object in a file, if there is one; checks what is shown of it."""
   found = read_object(path)
   if found is None:
     return None
   try:
-    speeds = [of['tokens_per_second'] for of in found['greedy'].values()]
-    agreement = found['agreement']
-    numbers = [found['num'], *speeds, *agreement.values()]
-    valid = 'cache' in found['greedy'] and len(found['rows']) > 0
-    valid = valid and all(map(_is_number, numbers))
-    for row in found['rows']:
-      valid = (
-        valid
-        and row['decode'] in ('draft', 'fractal')
-        and row['compression'] in agreement
-        and isinstance(row['use_cache'], bool)
-        and all(_is_number(row[key]) for key in _COMPARED)
-        and all(
-          row[key] is None or _is_number(row[key])
-          for key in ('num_placeholders', 'tokens_per_round', 'worst_gap')
-        )
-        and all(map(_is_number, row['histogram']))
-      )
+    valid = is_valid(found)
   except (AttributeError, KeyError, TypeError):
     valid = False
   if not valid:
-    raise errors.UserError(f'{path} is not a comparison of decoders')
+    raise errors.UserError(f'{path} is not {what}')
   return found
 
 
-def _agreement(path: pathlib.Path) -> tuple[dict[str, Any], ...]:
-  """Who agrees with whom, if it was measured; checks what is shown."""
-  found = read_object(path)
-  if found is None:
-    return ()
-  is_text = lambda values: all(isinstance(value, str) for value in values)
-  try:
-    valid = True
-    for problem in found['problems']:
-      count = len(problem['views'])
-      valid = valid and is_text(
-        [*problem['views'], problem['gold'], problem['id']]
+def _compares_decoders(found: dict[str, Any]) -> bool:
+  agreement = found['agreement']
+  speeds = [of['tokens_per_second'] for of in found['greedy'].values()]
+  return (
+    'cache' in found['greedy']
+    and len(found['rows']) > 0
+    and all(map(_is_number, [found['num'], *speeds, *agreement.values()]))
+    and all(
+      row['decode'] in ('draft', 'fractal')
+      and row['compression'] in agreement
+      and isinstance(row['use_cache'], bool)
+      and all(_is_number(row[key]) for key in _COMPARED)
+      and all(
+        row[key] is None or _is_number(row[key])
+        for key in ('num_placeholders', 'tokens_per_round', 'worst_gap')
       )
-      for name, of in problem['policies'].items():
-        rows = of['scores']
-        valid = (
-          valid
-          and name in ('base', 'final')
-          and is_text(of['texts'])
-          and all(right in (True, False, None) for right in of['correct'])
-          and len(of['texts']) == len(of['correct']) == len(rows) == count
-          and all(len(row) == count for row in rows)
-          and all(_is_number(value) for row in rows for value in row)
-        )
-  except (AttributeError, KeyError, TypeError):
-    valid = False
-  if not valid:
-    raise errors.UserError(f'{path} is not a table of agreement')
-  return tuple(found['problems'])
+      and all(map(_is_number, row['histogram']))
+      for row in found['rows']
+    )
+  )
 
 
-def _by_policy(results: dict[str, Any], key: str) -> dict[str, Any]:
-  """By policy and arm, an entry of eval.json, where there is one."""
-  rows = {n: results[n] for n in policies.NAMES if n in results}
-  rows |= results.get('arms', {})
-  return {n: of[key] for n, of in rows.items() if key in of}
+def _has_agreement(found: dict[str, Any]) -> bool:
+  is_text = lambda values: all(isinstance(value, str) for value in values)
+  return all(
+    is_text([*problem['views'], problem['gold'], problem['id']])
+    and all(
+      name in ('base', 'final')
+      and is_text(of['texts'])
+      and all(right in (True, False, None) for right in of['correct'])
+      and len(of['texts']) == len(of['correct']) == len(problem['views'])
+      and len(of['scores']) == len(problem['views'])
+      and all(len(row) == len(problem['views']) for row in of['scores'])
+      and all(_is_number(value) for row in of['scores'] for value in row)
+      for name, of in problem['policies'].items()
+    )
+    for problem in found['problems']
+  )
 
 
-def _routing(path: pathlib.Path) -> dict[str, Any] | None:
-  """The measured routing of each model, if there is any; checks its keys."""
-  found = read_object(path)
-  if found is None:
-    return None
+def _has_routing(found: dict[str, Any]) -> bool:
   wanted = {'steps', 'seconds', 'loss', 'mrr', 'chance', 'map'}
   wanted |= {'cross', 'cross_loss', 'path_variance', 'load_entropy'}
-  try:
-    models = found['models'].values()
-    valid = {'base', 'final'} <= found['models'].keys()
-    valid = valid and {'num', 'study'} <= found.keys()
-    valid = valid and all(wanted <= model.keys() for model in models)
-  except (AttributeError, KeyError, TypeError):
-    valid = False
-  if not valid:
-    raise errors.UserError(f'{path} is not the measured routing of a run')
-  return found
+  models = found['models']
+  return (
+    {'base', 'final'} <= models.keys()
+    and {'num', 'study'} <= found.keys()
+    and all(wanted <= model.keys() for model in models.values())
+  )
 
 
 def _is_number(value: Any) -> bool:

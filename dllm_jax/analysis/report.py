@@ -125,7 +125,7 @@ def of_run(run: record.Run) -> str:
     state=_state(run),
     headline=_headline(run) if results else None,
     speculation=speculation_charts.summary(compared) if compared else None,
-    phrasings=_phrasings(results, names),
+    phrasings=list(policies.entries(results, 'phrasings').items()),
     agreements=run.agreements,
     losses=run.losses,
     agreement=[_shaded(problem) for problem in run.agreement],
@@ -273,15 +273,6 @@ def _thresholds(
     (t, [results[name]['thresholds'][t] for name in names], rows.get(t))
     for t in results[names[0]]['thresholds']
   ]
-
-
-def _phrasings(
-  results: Mapping[str, Any], names: list[str]
-) -> list[tuple[str, Any]]:
-  """(policy or arm, accuracies over phrasings), where they were measured."""
-  rows = [(name, results[name]) for name in names]
-  rows += results.get('arms', {}).items()
-  return [(name, of['phrasings']) for name, of in rows if 'phrasings' in of]
 
 
 def _shaded(problem: dict[str, Any]) -> dict[str, Any]:

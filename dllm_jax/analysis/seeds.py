@@ -118,20 +118,12 @@ def _by_threshold(runs: Sequence[dict]) -> str:
         ]
       )
     )
-  final = [run['final']['at_threshold'] for run in runs]
-  gain = [
-    f['accuracy'] - run['base']['accuracy']
-    for f, run in zip(final, runs, strict=True)
-  ]
-  share = np.array(
-    [
-      f['mean_steps'] / run['base']['mean_steps']
-      for f, run in zip(final, runs, strict=True)
-    ]
-  )
+  pairs = [(run['final']['at_threshold'], run['base']) for run in runs]
+  gain = [final['accuracy'] - base['accuracy'] for final, base in pairs]
+  share = [final['mean_steps'] / base['mean_steps'] for final, base in pairs]
   lines.append(
     f'\nAt the threshold chosen on validation rows '
-    f'({", ".join(f["threshold"] for f in final)}): final - base = '
+    f'({", ".join(final["threshold"] for final, _ in pairs)}): final - base = '
     f'{estimate(gain)} points, in {estimate(share)} % of the steps of the '
     f"base's best schedule."
   )
@@ -151,11 +143,7 @@ def _by_phrasing(runs: Sequence[dict]) -> str:
       'final - it, worst',
     ]
   )
-  policies_of = lambda run: (
-    {name: run[name]['phrasings'] for name in policies.NAMES if name in run}
-    | {name: arm['phrasings'] for name, arm in run.get('arms', {}).items()}
-  )
-  seeds = [policies_of(run) for run in runs]
+  seeds = [policies.entries(run, 'phrasings') for run in runs]
   for name in seeds[0]:
     if not all(name in seed for seed in seeds):
       continue

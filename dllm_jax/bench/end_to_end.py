@@ -100,7 +100,6 @@ def end_to_end(
   return suites.rates(
     case,
     taken,
-    tokens=case.rows * case.decoder.gen_length,
     steps=1,
     minimum=case.decoder.num_steps * least['rollout'] + least['inner_step'],
     facts={},

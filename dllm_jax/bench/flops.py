@@ -101,26 +101,3 @@ def backward(
     + 2 * attention(cfg, columns, keys)
     + trained * 2 * weights.unembedding * queries
   )
-
-
-def decode_step(
-  cfg: config.ModelConfig, *, rows: int, columns: int, block: int
-) -> int:
-  """One denoising step: the canvas forward, the active block unembedded."""
-  return rows * forward(cfg, columns, columns, block)
-
-
-def read(
-  cfg: config.ModelConfig, *, rows: int, views: int, columns: int, slots: int
-) -> int:
-  """The log-probabilities of a fixed policy at all views."""
-  return rows * views * forward(cfg, columns, columns, slots)
-
-
-def inner_step(
-  cfg: config.ModelConfig, *, rows: int, views: int, columns: int, slots: int
-) -> int:
-  """One optimiser step: all views forward and backward."""
-  both = forward(cfg, columns, columns, slots)
-  both += backward(cfg, columns, columns, slots)
-  return rows * views * both

@@ -74,28 +74,20 @@ class Case:
   def estimator(self):
     return self.policy.make_estimator(self.decoder.largest_commit())
 
-  def shape(self) -> dict[str, int]:
-    """The arguments of `flops.inner_step` and `flops.read`."""
-    views, slots = self.views
-    return {
-      'rows': self.rows,
-      'views': views,
-      'columns': self.columns,
-      'slots': slots,
-    }
-
   def minimum(self) -> dict[str, int]:
-    """Operations that each program needs, over all devices."""
-    step = flops.decode_step(
-      self.model,
-      rows=self.rows,
-      columns=self.columns,
-      block=self.decoder.block_length,
-    )
+    """Operations that each program needs, over all devices.
+
+    A denoising step reads the canvas and unembeds the active block; an inner
+    step reads all views, forward and backward.
+    """
+    cfg, columns, (views, slots) = self.model, self.columns, self.views
+    step = flops.forward(cfg, columns, columns, self.decoder.block_length)
+    forward = flops.forward(cfg, columns, columns, slots)
+    backward = flops.backward(cfg, columns, columns, slots)
     return {
-      'rollout': step,
-      'read': flops.read(self.model, **self.shape()),
-      'inner_step': flops.inner_step(self.model, **self.shape()),
+      'rollout': self.rows * step,
+      'read': self.rows * views * forward,
+      'inner_step': self.rows * views * (forward + backward),
     }
 
 
@@ -130,19 +122,12 @@ def state(case: Case, mesh: Mesh) -> state_lib.TrainState:
   return sharding.targets(shapes, mesh)
 
 
-def _whole(tree: Any, mesh: Mesh) -> Any:
-  """Shapes that are replicated over the mesh."""
-  return jax.tree.map(
-    lambda leaf: jax.ShapeDtypeStruct(
-      leaf.shape, leaf.dtype, sharding=sharding.replicated(mesh)
-    ),
-    tree,
-  )
-
-
 def key(mesh: Mesh) -> jax.ShapeDtypeStruct:
-  """The shape of a PRNG key."""
-  return _whole(jax.eval_shape(lambda: jax.random.key(0)), mesh)
+  """The shape of a PRNG key, replicated over the mesh."""
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  return jax.ShapeDtypeStruct(
+    key.shape, key.dtype, sharding=sharding.replicated(mesh)
+  )
 
 
 def batch(case: Case, mesh: Mesh) -> types.RolloutBatch:

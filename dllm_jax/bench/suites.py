@@ -89,7 +89,6 @@ def rates(
   case: programs.Case,
   taken: dict[str, Timing],
   *,
-  tokens: int,
   steps: int,
   minimum: int,
   facts: dict[str, Any],
@@ -97,14 +96,13 @@ def rates(
   """A row of a table.
 
   Args:
-    case: the case that was measured.
+    case: the case that was measured; a call decodes or trains its completions.
     taken: times of 'ours', and of others to compare with.
-    tokens: number of tokens that a call decodes or trains on.
     steps: number of denoising or optimizer steps of a call.
     minimum: operations that a call needs.
     facts: more entries of the row.
   """
-  ours = taken['ours']
+  ours, tokens = taken['ours'], case.rows * case.decoder.gen_length
   device = jax.devices()[0]
   peak = hardware.peak_of(device.device_kind)
   return {
@@ -193,7 +191,6 @@ def decode(
   row = rates(
     case,
     taken,
-    tokens=case.rows * case.decoder.gen_length,
     steps=steps,
     minimum=steps * case.minimum()['rollout'],
     facts=_facts(cost),
@@ -257,7 +254,6 @@ def update(
   row = rates(
     case,
     taken,
-    tokens=case.rows * case.decoder.gen_length,
     steps=1,
     minimum=case.minimum()['inner_step'],
     facts=_facts(cost),

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from dllm_jax import types
+from dllm_jax import checks, types
 from dllm_jax.decoding import fields
 from dllm_jax.decoding import lockstep as lockstep_lib
 from dllm_jax.ops import schedules
@@ -65,27 +65,13 @@ class BlockConfig:
         f'gen_length {length} is not a positive multiple of block_length '
         f'{width}'
       )
-    if not 0 <= self.temperature < float('inf'):
-      raise ValueError(
-        f'temperature {self.temperature} must be finite and not negative'
-      )
-    if self.cfg_scale is not None and not 0 <= self.cfg_scale < float('inf'):
-      raise ValueError(
-        f'cfg_scale {self.cfg_scale} must be finite and not negative'
-      )
+    checks.finite(self, 'temperature')
+    if self.cfg_scale is not None:
+      checks.finite(self, 'cfg_scale')
     if self.cfg_scale == 0:  # No leaf, so that nothing is computed for it.
       object.__setattr__(self, 'cfg_scale', None)
-    for name, known in (
-      ('cache', ('none', 'prefix', 'dual', 'block')),
-      ('published', ('none', 'llada', 'dream')),
-    ):
-      if getattr(self, name) not in known:
-        raise ValueError(
-          f'{name} {getattr(self, name)!r}: expected one of {known}'
-        )
-    for name in ('refresh_every', 'vicinity'):
-      if getattr(self, name) < 0:
-        raise ValueError(f'{name} {getattr(self, name)} is negative')
+    checks.choices(self, 'cache', 'published')
+    checks.not_negative(self, 'refresh_every', 'vicinity')
     for name in ('refresh_every', 'vicinity', 'published'):
       value = getattr(self, name)
       if value not in (0, 'none') and self.cache not in ('prefix', 'dual'):

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from dllm_jax import types
+from dllm_jax import checks, types
 from dllm_jax.decoding import block_decoder, blocks, fields
 from dllm_jax.ops import sampling, schedules
 
@@ -40,8 +40,6 @@ ORDERS = {
   'entropy': lambda keys, logits, logp: -sampling.entropy(logits),
   'margin': lambda keys, logits, logp: sampling.margin(logits),
 }
-SCHEDULES = ('even', 'linear')
-EOS_RULES = ('none', 'logits', 'confidence')
 
 
 @fields.decoder
@@ -84,18 +82,8 @@ class Fixed(block_decoder.BlockDecoder):
 
   def __post_init__(self):
     super().__post_init__()
-    if self.order not in ORDERS:
-      raise ValueError(f'order {self.order!r}: expected one of {tuple(ORDERS)}')
-    if self.schedule not in SCHEDULES:
-      raise ValueError(
-        f'schedule {self.schedule!r}: expected one of {SCHEDULES}'
-      )
-    if self.eos_rule not in EOS_RULES:
-      raise ValueError(
-        f'eos_rule {self.eos_rule!r}: expected one of {EOS_RULES}'
-      )
-    if not 0.0 < self.top_p <= 1.0:
-      raise ValueError(f'top_p {self.top_p} is outside (0, 1]')
+    checks.choices(self, 'order', 'schedule', 'eos_rule')
+    checks.nucleus(self)
     if self.eos_rule == 'confidence' and (
       self.tempered or self.order != 'confidence'
     ):

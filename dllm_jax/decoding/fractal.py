@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from dllm_jax import errors, types
+from dllm_jax import checks, errors, types
 from dllm_jax.decoding import fields, rounds, speculative
 from dllm_jax.ops import sampling
 
@@ -55,10 +55,8 @@ class Fractal(speculative.SelfSpeculative):
 
   def __post_init__(self):
     super().__post_init__()
-    if self.num_modules < 1:
-      raise ValueError(f'num_modules {self.num_modules} is not positive')
-    if self.num_placeholders < 0:
-      raise ValueError(f'num_placeholders {self.num_placeholders} is negative')
+    checks.positive(self, 'num_modules')
+    checks.not_negative(self, 'num_placeholders')
     if self.layers not in ('even', 'late'):
       chosen = _numbers(self.layers)
       if len(chosen) != self.num_modules:

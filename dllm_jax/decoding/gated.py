@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from dllm_jax import types
+from dllm_jax import checks, types
 from dllm_jax.decoding import block_decoder, blocks, fields
 from dllm_jax.ops import sampling
 
@@ -79,18 +79,13 @@ class Gated(block_decoder.BlockDecoder):
       )
     if self.inclusive and self.gate != 'threshold':
       raise ValueError("inclusive is read with gate 'threshold' alone")
-    if self.min_commits < 1:
-      raise ValueError(f'min_commits {self.min_commits} is not positive')
-    if not 0.0 < self.top_p <= 1.0:
-      raise ValueError(f'top_p {self.top_p} is outside (0, 1]')
+    checks.positive(self, 'min_commits')
+    checks.nucleus(self)
     if not -float('inf') < self.threshold <= 1:
       raise ValueError(
         f'threshold {self.threshold} must be finite and at most 1'
       )
-    if not 0 <= self.exponent < float('inf'):
-      raise ValueError(
-        f'exponent {self.exponent} must be finite and not negative'
-      )
+    checks.finite(self, 'exponent')
 
   def largest_commit(self) -> int:
     """A whole block."""

@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from dllm_jax import types
+from dllm_jax import checks, types
 from dllm_jax.decoding import fields
 from dllm_jax.decoding import lockstep as lockstep_lib
 from dllm_jax.ops import sampling, schedules
@@ -62,16 +62,10 @@ class CausalDecoder:
   )
 
   def __post_init__(self):
-    if self.gen_length < 1:
-      raise ValueError(f'gen_length {self.gen_length} is not positive')
-    if self.top_k < 0:
-      raise ValueError(f'top_k {self.top_k} is negative')
-    if not 0.0 < self.top_p <= 1.0:
-      raise ValueError(f'top_p {self.top_p} is outside (0, 1]')
-    if not 0 <= self.temperature < float('inf'):
-      raise ValueError(
-        f'temperature {self.temperature} must be finite and not negative'
-      )
+    checks.positive(self, 'gen_length')
+    checks.not_negative(self, 'top_k')
+    checks.nucleus(self)
+    checks.finite(self, 'temperature')
 
   @property
   def num_drafts(self) -> int:

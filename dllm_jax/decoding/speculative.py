@@ -19,9 +19,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from dllm_jax import errors, types
+from dllm_jax import checks, errors, types
 from dllm_jax.decoding import fields, rounds
-from dllm_jax.ops import quantize, sampling
+from dllm_jax.ops import sampling
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,11 +37,7 @@ class SelfSpeculative(rounds.CausalDecoder):
 
   def __post_init__(self):
     super().__post_init__()
-    if self.compression not in quantize.COMPRESSIONS:
-      raise ValueError(
-        f'compression {self.compression!r}: expected one of '
-        f'{tuple(quantize.COMPRESSIONS)}'
-      )
+    checks.choices(self, 'compression')
 
   def prepare(
     self, denoiser: types.Denoiser, params: types.Params
@@ -78,8 +74,7 @@ class Draft(SelfSpeculative):
 
   def __post_init__(self):
     super().__post_init__()
-    if self.draft_length < 1:
-      raise ValueError(f'draft_length {self.draft_length} is not positive')
+    checks.positive(self, 'draft_length')
 
   @property
   def num_drafts(self) -> int:

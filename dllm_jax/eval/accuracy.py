@@ -185,14 +185,7 @@ def _judge(
   tokens: Int[np.ndarray, 'b L'],
 ) -> tuple[score.Scored, np.ndarray, np.ndarray]:
   """Verdicts without their texts; reasons as ASCII bytes; answers' digests."""
-  scored = score.score(
-    ctx.task,
-    ctx.tokenizer,
-    rows,
-    tokens,
-    score.RewardConfig(weights=()),
-    prefill=ctx.prefill,
-  )
+  scored = score.score(ctx, rows, tokens)
   # ASCII, since truncation to 64 bytes could split a longer character.
   reasons = [reason.encode('ascii', 'replace') for reason in scored.reasons]
   digests = score.answer_digests(scored.parsed)

@@ -112,9 +112,7 @@ def fewest_steps(
   return max(evaluations, key=lambda s: rank(evaluations[s]))
 
 
-def compare(
-  policy: Points, base: Points, *, seed: int = 0
-) -> list[dict[str, Any]]:
+def compare(policy: Points, base: Points) -> list[dict[str, Any]]:
   """Compares each decoding of `policy` with `base` at equal mean steps.
 
   The mixture of the base is chosen on one half of the problems and evaluated on
@@ -128,7 +126,6 @@ def compare(
   Args:
     policy: the policy, under K decodings.
     base: the policy to compare with, on the same problems.
-    seed: seed of the halves, and of the bootstrap over problems.
 
   Returns:
     For each decoding of `policy`, a dict of its 'mean_steps' and 'accuracy',
@@ -147,7 +144,7 @@ def compare(
   if not judged.all():
     policy, base = policy.of(judged), base.of(judged)
   num = policy.correct.shape[1]
-  rng = np.random.default_rng(seed)
+  rng = np.random.default_rng(0)  # the halves, and the bootstrap
   half = rng.permutation(num) % 2 == 0
   counts = rng.multinomial(num, np.full(num, 1 / num), size=NUM_SAMPLES)
   mixed = Points(*np.empty((2, *policy.correct.shape)))

@@ -13,11 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from dllm_jax import types
+from dllm_jax import checks, types
 from dllm_jax.decoding import guidance
 from dllm_jax.ops import sampling
 
-MASKINGS = ('count', 'bernoulli', 'left_to_right')
 LEAST_RATIO = 1e-3  # of 'bernoulli', whose weight 1 / t is unbounded
 
 
@@ -39,10 +38,8 @@ class Estimate:
   cfg_scale: float | None = None
 
   def __post_init__(self):
-    if self.masking not in MASKINGS:
-      raise ValueError(f'masking {self.masking!r}: expected one of {MASKINGS}')
-    if self.num_samples < 1:
-      raise ValueError(f'num_samples {self.num_samples} is not positive')
+    checks.choices(self, masking=('count', 'bernoulli', 'left_to_right'))
+    checks.positive(self, 'num_samples')
     if self.cfg_scale is not None and not 0 <= self.cfg_scale < float('inf'):
       raise ValueError(f'cfg_scale {self.cfg_scale} must be finite, at least 0')
 

@@ -28,6 +28,7 @@ from dllm_jax.runtime import process_rows
 # Mean log-probabilities (nats) that differ by less are tied: the paths of
 # identical experts differ by rounding.
 TIE = 1e-6
+NUM_SAMPLES = 2000  # of the bootstrap
 
 
 class Ranks(NamedTuple):
@@ -271,11 +272,11 @@ def cross_loss(made: Measured, credit: np.ndarray) -> dict[str, Any]:
 
 
 def paired(
-  ours: Sequence[float], theirs: Sequence[float], *, num_draws: int = 2000
+  ours: Sequence[float], theirs: Sequence[float]
 ) -> tuple[float, float, float]:
   """(difference of the means, and its 95 % interval by bootstrap over rows)."""
   gap = np.asarray(ours) - np.asarray(theirs)
   rng = np.random.default_rng(0)
-  index = rng.integers(len(gap), size=(num_draws, len(gap)))
+  index = rng.integers(len(gap), size=(NUM_SAMPLES, len(gap)))
   low, high = np.quantile(gap[index].mean(1), [0.025, 0.975])
   return float(gap.mean()), float(low), float(high)

@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from dllm_jax import types
+from dllm_jax import checks, types
 from dllm_jax.decoding import autoregressive, fractal, rounds, speculative
 from dllm_jax.ops import sampling
 from dllm_jax.rollout import answer_free, prompts, score, sharded
@@ -52,13 +52,10 @@ class StudyConfig:
   repeats: int = 2
 
   def __post_init__(self):
-    if self.num_prompts < 0:
-      raise ValueError(f'num_prompts {self.num_prompts} is negative')
+    checks.not_negative(self, 'num_prompts', 'repeats')
     for name in ('modules', 'compressions', 'placeholders'):
       if not getattr(self, name):
         raise ValueError(f'{name} is empty')
-    if self.repeats < 0:
-      raise ValueError(f'repeats {self.repeats} is negative')
     self.decoders()  # which check the other values
 
   def decoders(self) -> list[rounds.CausalDecoder]:

@@ -232,14 +232,8 @@ def _ensemble(
       ctx, params, key, sets, index, np.arange(size), decoder, 'geometric'
     )
     own = process_rows.share(ctx.mesh, len(rows), size)
-    scored = score.score(
-      ctx.task,
-      ctx.tokenizer,
-      [rows[i] for i in own],
-      process_rows.fetch(trajectory.tokens)[: len(own)],
-      score.RewardConfig(weights=()),
-      prefill=ctx.prefill,
-    )
+    tokens = process_rows.fetch(trajectory.tokens)[: len(own)]
+    scored = score.score(ctx, [rows[i] for i in own], tokens)
     verdicts.append(process_rows.gather(scored.right(), own, len(rows)))
     if advance is not None:
       advance(len(rows))

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from dllm_jax import checks
 from dllm_jax.ops import dispatch
 
 
@@ -133,7 +134,8 @@ class ModelConfig:
   embed_init_std: float = 0.02
 
   def __post_init__(self):
-    for name in (
+    checks.positive(
+      self,
       'vocab_size',
       'hidden_size',
       'num_layers',
@@ -141,20 +143,22 @@ class ModelConfig:
       'num_kv_heads',
       'head_dim',
       'mlp_size',
-    ):
-      if getattr(self, name) < 1:
-        raise ValueError(f'{name} {getattr(self, name)} is not positive')
+    )
+    checks.not_negative(
+      self,
+      'max_positions',
+      'block_causal',
+      'unroll',
+      'lora_rank',
+      'shared_size',
+    )
     if self.num_heads % self.num_kv_heads:
       raise ValueError(
         f'num_heads {self.num_heads} is not a multiple of num_kv_heads '
         f'{self.num_kv_heads}'
       )
-    if self.max_positions < 0:
-      raise ValueError(f'max_positions {self.max_positions} is negative')
     if self.head_dim % 2 and not self.max_positions:
       raise ValueError(f'head_dim {self.head_dim} is odd; RoPE needs pairs')
-    if self.block_causal < 0:
-      raise ValueError(f'block_causal {self.block_causal} is negative')
     if self.causal and self.block_causal:
       raise ValueError(
         f'causal=True and block_causal {self.block_causal} exclude each other'
@@ -180,10 +184,6 @@ class ModelConfig:
           "attention 'cudnn' needs a head_dim that is a multiple of 8 and at "
           f'most 128, not {self.head_dim}'
         )
-    if self.unroll < 0:
-      raise ValueError(f'unroll {self.unroll} is negative')
-    if self.lora_rank < 0:
-      raise ValueError(f'lora_rank {self.lora_rank} is negative')
     self._check_experts()
 
   @property
@@ -252,8 +252,6 @@ class ModelConfig:
       raise ValueError(
         f'sparse_every {self.sparse_every} is for models with experts: use 1'
       )
-    if self.shared_size < 0:
-      raise ValueError(f'shared_size {self.shared_size} is negative')
     if self.shared_size and not self.num_experts:
       raise ValueError(
         f'shared_size {self.shared_size} is for models with experts: use 0'
@@ -274,11 +272,8 @@ class ModelConfig:
         f'capacity_factor {self.capacity_factor} is not positive: no expert '
         'would serve a token; None sets no bound'
       )
-    for name, known in (
-      ('gate_scale', ('probability', 'normalized', 'none')),
-      ('dispatch', ('auto', *dispatch.DISPATCHES)),
-    ):
-      if getattr(self, name) not in known:
-        raise ValueError(
-          f'{name} {getattr(self, name)!r}: expected one of {known}'
-        )
+    checks.choices(
+      self,
+      gate_scale=('probability', 'normalized', 'none'),
+      dispatch=('auto', *dispatch.DISPATCHES),
+    )

@@ -153,7 +153,6 @@ class Transformer(nn.Module):
     tokens: Int[Array, 'B Q'],
     attention_mask: Bool[Array, 'B Q'],
     cache: cache_lib.KVCache,
-    *,
     is_empty: bool,
   ) -> tuple[Float[Array, 'B Q D'], cache_lib.KVCache]:
     """`hidden` of columns that follow those in the cache, and both as a cache.

@@ -145,15 +145,13 @@ def run_layers(
   x: Float[Array, 'B Q D'],
   allowed: Bool[Array, 'B Q T'],
   position: Int[Array, 'B Q'],
-  start: int = 0,
-  stop: int | None = None,
   *,
   past: cache.KeyValues | None = None,
   override: types.RouterOverride | None = None,
   keep_kv: bool = False,
   layout: parts.Layout = parts.WHOLE,
 ) -> tuple[Float[Array, 'B Q D'], LayerOutputs]:
-  """Applies blocks [start, stop) by `lax.scan` over the stacked parameters.
+  """Applies blocks by `lax.scan` over the stacked parameters.
 
   Unrolled, parameters and saved states are not copied out of and into their
   stacks. With `cfg.remat` it stays a loop, which keeps the compiler from
@@ -162,13 +160,11 @@ def run_layers(
   Args:
     cfg: config of the part that this device computes; `cfg.remat` says what the
       backward pass recomputes, `cfg.unroll` which models are no loop.
-    params: the stacked blocks, `model_params['layers']`, or `unstack` of them,
-      which are all run, without `cfg.remat`.
-    x: input of block `start`.
+    params: the stacked blocks, `model_params['layers']`, of which a slice is a
+      run of layers; or `unstack` of them, whose `cfg.remat` is not read.
+    x: input of the first block.
     allowed: which keys each query reads: those of `past`, then those of `x`.
     position: position ids of the columns of `x`.
-    start: first block.
-    stop: one past the last; None for all. Of two stacks all blocks are run.
     past: keys and values of earlier columns, of all layers; they are read, and
       not changed.
     override: which experts tokens go to, in all layers that have some.
@@ -176,8 +172,7 @@ def run_layers(
     layout: how the model is divided over devices.
 
   Returns:
-    States after block `stop` - 1, and the stacked outputs of blocks
-    [start, stop).
+    States after the last block, and the stacked outputs of all.
   """
 
   def block(cfg, params, x, past, override=None):
@@ -211,17 +206,12 @@ def run_layers(
       by_layer.append(outputs)
     return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *by_layer)
   if cfg.sparse_every > 1:
-    if start or stop not in (None, cfg.num_layers):
-      raise ValueError(f'layers {start} to {stop} of two stacks are no slice')
     body = group
   unroll = cfg.remat == 'none' and cfg.num_layers <= cfg.unroll
   if cfg.remat != 'none':
     body = jax.checkpoint(body, policy=REMAT[cfg.remat], prevent_cse=False)
   if cfg.sparse_every == 1:
-    segment = jax.tree.map(
-      lambda leaf: leaf[start:stop], (params, past, override)
-    )
-    return jax.lax.scan(body, x, segment, unroll=unroll)
+    return jax.lax.scan(body, x, (params, past, override), unroll=unroll)
   num_groups = cfg.num_layers // cfg.sparse_every
   by_group = lambda leaf: leaf.reshape(num_groups, -1, *leaf.shape[1:])
   dense, past = jax.tree.map(by_group, (params['dense'], past))

@@ -96,10 +96,7 @@ class TransformerDenoiser:
     query: Int[Array, 'B Q'],
   ) -> Float[Array, 'B Q D']:
     """See `types.SplitDenoiser`."""
-    model, variables = self._whole(params)
-    hidden = model.apply(
-      variables, tokens, attention_mask, method=network.Transformer.hidden
-    )
+    hidden = self._apply('hidden', params, tokens, attention_mask)
     return self._of_columns(hidden, attention_mask, query)
 
   def read(
@@ -110,10 +107,7 @@ class TransformerDenoiser:
     query: Int[Array, 'B Q'],
   ) -> tuple[Float[Array, 'B Q D'], cache_lib.KeyValues]:
     """See `types.CachedDenoiser`."""
-    model, variables = self._whole(params)
-    hidden, kv = model.apply(
-      variables, tokens, attention_mask, method=network.Transformer.read
-    )
+    hidden, kv = self._apply('read', params, tokens, attention_mask)
     return self._of_columns(hidden, attention_mask, query), kv
 
   def read_window(
@@ -134,14 +128,9 @@ class TransformerDenoiser:
     if self._is_shifted:
       query = schedules.previous_real(attention_mask, query)
       start, width = start - 1, width + 1
-    model, variables = self._whole(params)
-    hidden, cache = model.apply(
-      variables,
-      tokens,
-      attention_mask,
-      cache,
-      start[:, None] + jnp.arange(width)[None],
-      method=network.Transformer.read_window,
+    column = start[:, None] + jnp.arange(width)[None]
+    hidden, cache = self._apply(
+      'read_window', params, tokens, attention_mask, cache, column
     )
     place = jnp.clip(query - start[:, None], 0, width - 1)
     return jnp.take_along_axis(hidden, place[..., None], axis=1), cache
@@ -174,14 +163,7 @@ class TransformerDenoiser:
     With shifted logits, the first column of a block is read from the clean
     column before it, as when blocks are decoded one after the other.
     """
-    model, variables = self._whole(params)
-    hidden = model.apply(
-      variables,
-      context,
-      tokens,
-      attention_mask,
-      method=network.Transformer.two_streams,
-    )
+    hidden = self._apply('two_streams', params, context, tokens, attention_mask)
     source = query
     if self._is_shifted:
       source = schedules.previous_real(attention_mask, query)
@@ -200,13 +182,8 @@ class TransformerDenoiser:
     override: types.RouterOverride | None = None,
   ) -> tuple[Float[Array, 'B Q D'], types.RouterOutputs]:
     """See `types.Routed`."""
-    model, variables = self._whole(params)
-    hidden, routers = model.apply(
-      variables,
-      tokens,
-      attention_mask,
-      override,
-      method=network.Transformer.routed,
+    hidden, routers = self._apply(
+      'routed', params, tokens, attention_mask, override
     )
     return self._of_columns(hidden, attention_mask, query), routers
 
@@ -252,23 +229,21 @@ class TransformerDenoiser:
     self, params: types.Params, states: Float[Array, 'B Q D']
   ) -> Float[Array, 'B Q V']:
     """See `types.SplitDenoiser`."""
-    model, variables = self._whole(params)
-    return model.apply(variables, states, method=network.Transformer.unembed)
+    return self._apply('unembed', params, states)
 
   @property
   def _is_shifted(self) -> bool:
     return self.cfg.logit_shift
 
-  def _whole(
-    self, params: types.Params
-  ) -> tuple[network.Transformer, types.Params]:
-    """The model, and its variables, gathered except for the layers."""
+  def _apply(self, method: str, params: types.Params, *args: Any) -> Any:
+    """`method` of the network, with its parameters gathered but for layers."""
     model = network.Transformer(
       parts.local_config(self.cfg, self.layout), self.layout
     )
     outer = {k: v for k, v in params.items() if k != 'layers'}
     outer = parts.gather(outer, self.layout, self.cfg.dtype)
-    return model, {'params': {**outer, 'layers': params['layers']}}
+    variables = {'params': {**outer, 'layers': params['layers']}}
+    return model.apply(variables, *args, method=method)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -326,14 +301,8 @@ class TransformerCausalLM(TransformerDenoiser):
     return self._extend(params, tokens, attention_mask, cache, is_empty=False)
 
   def _extend(self, params, tokens, attention_mask, cache, *, is_empty):
-    model, variables = self._whole(params)
-    states, cache = model.apply(
-      variables,
-      tokens,
-      attention_mask,
-      cache,
-      is_empty=is_empty,
-      method=network.Transformer.extend,
+    states, cache = self._apply(
+      'extend', params, tokens, attention_mask, cache, is_empty
     )
     return self.unembed(params, states), cache
 
@@ -346,8 +315,7 @@ class TransformerCausalLM(TransformerDenoiser):
     self, params: types.Params, tokens: Int[Array, 'B Q']
   ) -> Float[Array, 'B Q D']:
     """See `types.LayeredLM`."""
-    model, variables = self._whole(params)
-    return model.apply(variables, tokens, method=network.Transformer.embed)
+    return self._apply('embed', params, tokens)
 
   def run_layers(
     self,
@@ -359,23 +327,15 @@ class TransformerCausalLM(TransformerDenoiser):
     stop: types.Scalar,
   ) -> Float[Array, 'B Q D']:
     """See `types.LayeredLM`."""
-    model, variables = self._whole(params)
-    return model.apply(
-      variables,
-      states,
-      attention_mask,
-      cache,
-      start,
-      stop,
-      method=network.Transformer.run_range,
+    return self._apply(
+      'run_range', params, states, attention_mask, cache, start, stop
     )
 
   def read_out(
     self, params: types.Params, states: Float[Array, 'B Q D']
   ) -> Float[Array, 'B Q V']:
     """See `types.LayeredLM`."""
-    model, variables = self._whole(params)
-    return model.apply(variables, states, method=network.Transformer.read_out)
+    return self._apply('read_out', params, states)
 
   def compress(self, params: types.Params, how: str) -> types.Params:
     """See `types.LayeredLM`; replaces the kernels of all layers.

@@ -13,7 +13,7 @@ References:
 
 import dataclasses
 import functools
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import chex
 import jax.numpy as jnp
@@ -24,7 +24,8 @@ from dllm_jax.ops import masked
 # Rewards with a smaller difference are tied: they are float32 sums of terms.
 TIE = 1e-6
 
-BASELINES = ('shared', 'free_separate', 'guided_separate', 'separate')
+Baseline = Literal['shared', 'free_separate', 'guided_separate', 'separate']
+BASELINES = get_args(Baseline)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,9 +45,7 @@ class AdvantageConfig:
       continuous, a group with nearly equal ones would be as loud as any other.
   """
 
-  baseline: Literal[
-    'shared', 'free_separate', 'guided_separate', 'separate'
-  ] = 'shared'
+  baseline: Baseline = 'shared'
   leave_one_out: bool = False
   divide_by_std: bool = False
   min_std: float = 0.0

@@ -52,6 +52,29 @@ class Views(NamedTuple):
   context: Int[Array, 'B K S'] | None = None
 
 
+def one_view(
+  prompt_ids: Int[Array, 'B P'],
+  prompt_mask: Bool[Array, 'B P'],
+  canvas: Int[Array, 'B L'],
+  target: Int[Array, 'B L'],
+  credit: Bool[Array, 'B L'],
+  mask: Bool[Array, 'B L'] | None = None,
+) -> Views:
+  """Views with K = 1, Q = L and weight 1; `mask` is of the canvas."""
+  rows, length = target.shape
+  if mask is None:
+    mask = jnp.ones(target.shape, bool)
+  slot = jnp.broadcast_to(jnp.arange(length)[None], target.shape)
+  return Views(
+    tokens=jnp.concatenate([prompt_ids, canvas], 1)[:, None],
+    attention_mask=jnp.concatenate([prompt_mask, mask], 1)[:, None],
+    slot=slot[:, None],
+    target=target[:, None],
+    credit=credit[:, None],
+    weight=jnp.ones((rows, 1)),
+  )
+
+
 class Reading(NamedTuple):
   """Log-probabilities and entropies in nats; 0 at slots without credit.
 
@@ -108,7 +131,6 @@ class OneStep:
     batch: types.RolloutBatch,
     vocab: types.Vocabulary,
   ) -> Views:
-    rows, length = batch.tokens.shape
     size = batch.prompt_ids.shape[1]
     draw = lambda key: jax.random.uniform(key, (size,))
     uniform = jax.vmap(draw)(streams.row_keys(key, batch.row_id))
@@ -118,14 +140,8 @@ class OneStep:
     masked = batch.maskable & (uniform < self.mask_prob)
     prompt = jnp.where(masked, vocab.need_mask(), batch.prompt_ids)
     blank = jnp.full_like(batch.tokens, vocab.need_mask())
-    slot = jnp.broadcast_to(jnp.arange(length)[None], (rows, length))
-    return Views(
-      tokens=jnp.concatenate([prompt, blank], 1)[:, None],
-      attention_mask=_canvas_mask(batch)[:, None],
-      slot=slot[:, None],
-      target=batch.tokens[:, None],
-      credit=batch.completion_mask[:, None],
-      weight=jnp.ones((rows, 1)),
+    return one_view(
+      prompt, batch.prompt_mask, blank, batch.tokens, batch.completion_mask
     )
 
 
@@ -180,10 +196,8 @@ class SampledSteps:
       (rows, self.num_steps, batch.prompt_ids.shape[1]),
     )
     canvas = schedules.replay(tokens, commit, step, vocab.need_mask())
-    mask = jnp.broadcast_to(
-      _canvas_mask(batch)[:, None],
-      (rows, self.num_steps, prompt.shape[-1] + length),
-    )
+    ones = jnp.ones_like(batch.completion_mask)
+    mask = jnp.concatenate([batch.prompt_mask, ones], axis=1)[:, None]
     now = (commit == step[..., None]) & batch.completion_mask[:, None]
     slots = min(self.max_commits, length)
     slot = jnp.argsort(~now, axis=-1, stable=True)[..., :slots]
@@ -191,7 +205,9 @@ class SampledSteps:
     weight = batch.num_steps / jnp.maximum(num_drawn, 1)
     return Views(
       tokens=jnp.concatenate([prompt, canvas], -1),
-      attention_mask=mask,
+      attention_mask=jnp.broadcast_to(
+        mask, (rows, self.num_steps, mask.shape[-1])
+      ),
       slot=slot,
       target=jnp.take_along_axis(tokens, slot, axis=-1),
       credit=jnp.take_along_axis(now, slot, axis=-1),
@@ -218,11 +234,6 @@ class SampledSteps:
     exists = chosen < total[:, None]
     # Not `total`: it is the commit_step of tokens that no step committed.
     return jnp.where(exists, chosen, total[:, None] + 1)
-
-
-def _canvas_mask(batch: types.RolloutBatch) -> Bool[Array, 'B S']:
-  ones = jnp.ones_like(batch.completion_mask)
-  return jnp.concatenate([batch.prompt_mask, ones], axis=1)
 
 
 def read_views(

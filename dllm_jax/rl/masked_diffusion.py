@@ -83,17 +83,12 @@ def masked_views(
   masked = uniform < t[:, None]
   if learnt is not None:
     masked &= learnt
-  if mask is None:
-    mask = jnp.ones(tokens.shape, bool)
   canvas = jnp.where(masked, vocab.need_mask(), tokens)
-  slot = jnp.broadcast_to(jnp.arange(length)[None], tokens.shape)
   clean = jnp.concatenate([prompt_ids, tokens], 1)[:, None]
-  return logprobs.Views(
-    tokens=jnp.concatenate([prompt_ids, canvas], 1)[:, None],
-    attention_mask=jnp.concatenate([prompt_mask, mask], 1)[:, None],
-    slot=slot[:, None],
-    target=tokens[:, None],
-    credit=masked[:, None],
+  views = logprobs.one_view(
+    prompt_ids, prompt_mask, canvas, tokens, masked, mask
+  )
+  return views._replace(
     weight=(1.0 / t)[:, None],
     context=clean if has_context else None,
   )

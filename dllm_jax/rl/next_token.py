@@ -5,7 +5,6 @@ Dims: B rows, P prompt columns, L completion columns.
 
 import dataclasses
 
-import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, Key
 
 from dllm_jax import types
@@ -47,15 +46,4 @@ def teacher_forced(
   Returns:
     Views with K = 1, Q = L and weight 1.
   """
-  rows, length = tokens.shape
-  slot = jnp.broadcast_to(jnp.arange(length)[None], tokens.shape)
-  return logprobs.Views(
-    tokens=jnp.concatenate([prompt_ids, tokens], 1)[:, None],
-    attention_mask=jnp.concatenate(
-      [prompt_mask, jnp.ones(tokens.shape, bool)], 1
-    )[:, None],
-    slot=slot[:, None],
-    target=tokens[:, None],
-    credit=credit[:, None],
-    weight=jnp.ones((rows, 1)),
-  )
+  return logprobs.one_view(prompt_ids, prompt_mask, tokens, tokens, credit)

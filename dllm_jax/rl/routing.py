@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from dllm_jax import types
+from dllm_jax import checks, types
 from dllm_jax.ops import masked, streams
 from dllm_jax.rl import paths as paths_lib
 
@@ -49,10 +49,7 @@ class ExploreConfig:
       )
     if not 0 <= self.alpha <= 1:
       raise ValueError(f'alpha {self.alpha} is not in [0, 1]')
-    if self.replacement not in REPLACEMENTS:
-      raise ValueError(
-        f'replacement {self.replacement!r}: expected one of {REPLACEMENTS}'
-      )
+    checks.choices(self, replacement=REPLACEMENTS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,15 +76,12 @@ class CreditConfig:
   shuffle: bool = False
 
   def __post_init__(self):
-    for name, known in (
-      ('advantage', ADVANTAGES),
-      ('baseline', ('top1', 'mean')),
-      ('loss', ('reinforce', 'ppo')),
-    ):
-      if getattr(self, name) not in known:
-        raise ValueError(
-          f'{name} {getattr(self, name)!r}: expected one of {known}'
-        )
+    checks.choices(
+      self,
+      advantage=ADVANTAGES,
+      baseline=('top1', 'mean'),
+      loss=('reinforce', 'ppo'),
+    )
     if self.eps <= 0 or self.max_weight < 0:
       raise ValueError(
         f'eps {self.eps} must be positive, max_weight {self.max_weight} not '

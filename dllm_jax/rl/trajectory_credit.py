@@ -14,7 +14,7 @@ References:
 """
 
 import dataclasses
-from typing import Literal
+from typing import Literal, get_args
 
 import chex
 import jax
@@ -23,7 +23,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dllm_jax.ops import masked
 
-FORMS = ('published', 'clamped', 'recentred', 'additive')
+Form = Literal['published', 'clamped', 'recentred', 'additive']
+FORMS = get_args(Form)
 # AUCs with a smaller relative deviation are tied: they are float32 sums.
 RELATIVE_TIE = 1e-6
 
@@ -43,7 +44,7 @@ class CreditConfig:
   """
 
   delta: float
-  form: Literal['published', 'clamped', 'recentred', 'additive'] = 'clamped'
+  form: Form = 'clamped'
   use_auc: bool = True
   use_time: bool = True
   max_multiplier: float = 2.0

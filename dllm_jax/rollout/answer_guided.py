@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int, Key
 
-from dllm_jax import types
+from dllm_jax import checks, types
 from dllm_jax.decoding import fixed, guidance
 from dllm_jax.ops import streams
 from dllm_jax.rollout import prompts, sharded
@@ -79,8 +79,8 @@ class GuidedConfig:
   credit: Literal['all', 'reasoning'] = 'all'
 
   def __post_init__(self):
-    if self.num_guided < 0:
-      raise ValueError(f'num_guided {self.num_guided} is negative')
+    checks.not_negative(self, 'num_guided', 'anneal_steps')
+    checks.choices(self, 'groups', 'credit')
     if self.template not in TEMPLATES:
       raise ValueError(
         f'template {self.template!r}: expected one of {tuple(TEMPLATES)}'
@@ -90,18 +90,8 @@ class GuidedConfig:
         f'num_steps {self.num_steps}, max_anchor {self.max_anchor} and margin '
         f'{self.margin} must be positive, positive and not negative'
       )
-    if self.anneal_steps < 0:
-      raise ValueError(f'anneal_steps {self.anneal_steps} is negative')
-    for name, known in (
-      ('groups', ('all', 'failed')),
-      ('credit', ('all', 'reasoning')),
-    ):
-      if getattr(self, name) not in known:
-        raise ValueError(
-          f'{name} {getattr(self, name)!r}: expected one of {known}'
-        )
-    if self.answer_steps is not None and self.answer_steps < 1:
-      raise ValueError(f'answer_steps {self.answer_steps} is not positive')
+    if self.answer_steps is not None:
+      checks.positive(self, 'answer_steps')
 
   def num_at(self, step: int) -> int:
     """Guided rows of a group in a step: ceil((1 - t / n) k), not below 0."""

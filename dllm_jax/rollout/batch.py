@@ -7,7 +7,7 @@ rewards back once. Dims: B rows, P prompt columns, L completion columns.
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +15,13 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from dllm_jax import types
+from dllm_jax import checks, types
 from dllm_jax.rl import advantages
 from dllm_jax.rollout import context, prompts, score
 from dllm_jax.runtime import process_rows, sharding
 from dllm_jax.tasks import task as task_lib
+
+Rows = TypeVar('Rows', prompts.RowPrompts, types.Trajectory)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,9 +42,7 @@ class RolloutConfig:
   decoder: types.Decoder
 
   def __post_init__(self):
-    for name in ('num_prompts', 'group_size', 'max_prompt_length'):
-      if getattr(self, name) < 1:
-        raise ValueError(f'{name} {getattr(self, name)} is not positive')
+    checks.positive(self, 'num_prompts', 'group_size', 'max_prompt_length')
 
 
 class Requests(NamedTuple):
@@ -152,16 +152,13 @@ def request(
 
 
 def take(
-  rows: prompts.RowPrompts,
-  index: Int[np.ndarray, ' b'],
-  num_rows: int,
-  mesh: Mesh,
-) -> prompts.RowPrompts:
+  rows: Rows, index: Int[np.ndarray, ' b'], num_rows: int, mesh: Mesh
+) -> Rows:
   """Selects rows, and repeats the last one up to `num_rows`.
 
   Args:
-    rows: prompts on the mesh.
-    index: rows to select.
+    rows: prompts or completions on the mesh.
+    index: rows to select, some of them several times.
     num_rows: number of rows of the result, which is sharded over the mesh.
     mesh: device mesh.
   """
@@ -192,13 +189,6 @@ def merge(
   of_second = np.cumsum(is_second) - 1 + first.num_steps.shape[0]
   index = np.where(is_second, of_second, of_first)
   return _take(sharding.rows(mesh))((first, second), index)
-
-
-def repeat(
-  trajectory: types.Trajectory, index: Int[np.ndarray, ' B'], mesh: Mesh
-) -> types.Trajectory:
-  """Rows of a trajectory, of which some may be taken several times."""
-  return _take(sharding.rows(mesh))((trajectory,), index)
 
 
 @functools.cache
@@ -281,14 +271,8 @@ def verdicts(
   """Whether each row is right, of the whole batch; NaN without a verdict."""
   prompt_id = rollouts.requests.prompt_id
   own = process_rows.share(ctx.mesh, len(prompt_id))
-  scored = score.score(
-    ctx.task,
-    ctx.tokenizer,
-    [rows[i] for i in prompt_id[own]],
-    process_rows.fetch(rollouts.trajectory.tokens),
-    cfg,
-    prefill=ctx.prefill,
-  )
+  tokens = process_rows.fetch(rollouts.trajectory.tokens)
+  scored = score.score(ctx, [rows[i] for i in prompt_id[own]], tokens, cfg)
   return process_rows.gather(scored.right(), own, len(prompt_id))
 
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
-from dllm_jax import types
+from dllm_jax import errors, types
 from dllm_jax.rollout import prompts
 from dllm_jax.tasks import task as task_lib
-from dllm_jax.text import chat
+from dllm_jax.text import chat, pieces
 from dllm_jax.text import tokenizer as tokenizer_lib
 
 
@@ -43,18 +43,42 @@ class Context:
 
   def prompt_lengths(self, rows: Sequence[task_lib.Row]) -> list[int]:
     """Number of tokens of each prompt, including template and prefill."""
-    pieces = [
-      self.template.render(self.task.prompt(row), self.prefill) for row in rows
-    ]
-    return [len(p.ids) for p in self.tokenizer.encode_pieces(pieces)]
+    return [len(prompt.ids) for prompt in self._tokenized(rows)]
 
   def encode(self, rows: Sequence[task_lib.Row]) -> prompts.Prompts:
-    """The prompts of the task's rows; see `prompts.encode`."""
-    return prompts.encode(
-      self.task,
-      self.tokenizer,
-      rows,
-      self.max_prompt_length,
-      template=self.template,
-      prefill=self.prefill,
+    """The prompts of the task's rows.
+
+    Raises:
+      errors.UserError: a prompt has more than `max_prompt_length` tokens
+        (truncation would drop instructions), or text that the tokenizer cannot
+        encode.
+    """
+    most = self.max_prompt_length
+    try:
+      encoded = self._tokenized(rows)
+    except ValueError as e:
+      raise errors.UserError(
+        f'cannot encode a prompt of task {self.task.name!r}: {e}; raise the '
+        'bounds in the config group task'
+      ) from e
+    for row, prompt in zip(rows, encoded, strict=True):
+      if len(prompt.ids) > most:
+        raise errors.UserError(
+          f'prompt of row {row["id"]!r} has {len(prompt.ids)} tokens, more '
+          f'than rollout.max_prompt_length={most}: increase it'
+        )
+    longest = max((len(prompt.ids) for prompt in encoded), default=0)
+    return prompts.pad_left(
+      [prompt.ids for prompt in encoded],
+      prompts.width_for(longest, most),
+      self.tokenizer.special.pad,
+      content=[prompt.is_content for prompt in encoded],
+    )
+
+  def _tokenized(self, rows: Sequence[task_lib.Row]) -> list[pieces.Encoded]:
+    return self.tokenizer.encode_pieces(
+      [
+        self.template.render(self.task.prompt(row), self.prefill)
+        for row in rows
+      ]
     )

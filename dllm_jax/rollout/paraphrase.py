@@ -259,7 +259,25 @@ def own_pairs(
     ctx: the run.
     rollouts: the candidates.
   """
-  return _unscored(ctx, rollouts.requests, rollouts.trajectory)
+  requests, rows = rollouts.requests, len(rollouts.requests.group_id)
+  group = advantages.Advantages(
+    np.zeros(rows, np.float32),
+    np.zeros(requests.num_groups, bool),
+    np.ones(rows, bool),
+  )
+  group, group_id, guided = process_rows.replicate(
+    (group, requests.group_id, np.zeros(rows, bool)), ctx.mesh
+  )
+  return batch.assemble(
+    requests.prompts,
+    requests.maskable,
+    rollouts.trajectory,
+    group,
+    group_id,
+    guided,
+    vocab=ctx.vocab,
+    mesh=ctx.mesh,
+  )
 
 
 def all_pairs(
@@ -314,34 +332,8 @@ def _pairs(
 ) -> types.RolloutBatch:
   """Candidate m of set n after prompt `view` of the sets."""
   count = len(rollouts.requests.prompt_id) // sets.num_sets
-  return _unscored(
-    ctx,
-    batch.request(ctx.mesh, sets.encoded, view, group_id=n),
-    batch.repeat(rollouts.trajectory, n * count + m, ctx.mesh),
+  requests = batch.request(ctx.mesh, sets.encoded, view, group_id=n)
+  trajectory = batch.take(
+    rollouts.trajectory, n * count + m, len(view), ctx.mesh
   )
-
-
-def _unscored(
-  ctx: context.Context,
-  requests: batch.Requests,
-  trajectory: types.Trajectory,
-) -> types.RolloutBatch:
-  rows = len(requests.group_id)
-  group = advantages.Advantages(
-    np.zeros(rows, np.float32),
-    np.zeros(requests.num_groups, bool),
-    np.ones(rows, bool),
-  )
-  group, group_id, guided = process_rows.replicate(
-    (group, requests.group_id, np.zeros(rows, bool)), ctx.mesh
-  )
-  return batch.assemble(
-    requests.prompts,
-    requests.maskable,
-    trajectory,
-    group,
-    group_id,
-    guided,
-    vocab=ctx.vocab,
-    mesh=ctx.mesh,
-  )
+  return own_pairs(ctx, batch.Rollouts(requests, trajectory))

@@ -1,4 +1,4 @@
-"""Prompt texts as left-padded id arrays. Prompts are never truncated.
+"""Prompts as left-padded id arrays; they are never truncated.
 
 A batch is as wide as its longest prompt, rounded up to one of a few widths to
 limit the number of compilations. Results do not depend on the width. With
@@ -15,10 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from dllm_jax import errors, types
-from dllm_jax.tasks import task as task_lib
-from dllm_jax.text import chat
-from dllm_jax.text import tokenizer as tokenizer_lib
+from dllm_jax import types
 
 MIN_WIDTH = 32
 
@@ -89,53 +86,6 @@ def pad_left(
       mask[i, -len(sequence) :] = True
       maskable[i, -len(sequence) :] = True if content is None else content[i]
   return Prompts(ids, mask, maskable)
-
-
-def encode(
-  task: task_lib.Task,
-  tokenizer: tokenizer_lib.Tokenizer,
-  rows: Sequence[dict],
-  max_length: int,
-  *,
-  template: chat.ChatTemplate = chat.PLAIN,
-  prefill: str = '',
-) -> Prompts:
-  """Tokenizes the prompts of `rows`.
-
-  Args:
-    task: writes the user's message.
-    tokenizer: encodes text.
-    rows: the task's rows.
-    max_length: largest number of prompt tokens.
-    template: chat template around the message.
-    prefill: text that the completion starts with; part of the prompt.
-
-  Raises:
-    errors.UserError: a prompt has more than `max_length` tokens (truncation
-      would drop instructions), or text that the tokenizer cannot encode.
-  """
-  try:
-    encoded = tokenizer.encode_pieces(
-      [template.render(task.prompt(row), prefill) for row in rows]
-    )
-  except ValueError as e:
-    raise errors.UserError(
-      f'cannot encode a prompt of task {task.name!r}: {e}; raise the bounds in '
-      'the config group task'
-    ) from e
-  for row, sequence in zip(rows, encoded, strict=True):
-    if len(sequence.ids) > max_length:
-      raise errors.UserError(
-        f'prompt of row {row["id"]!r} has {len(sequence.ids)} tokens, more '
-        f'than rollout.max_prompt_length={max_length}: increase it'
-      )
-  longest = max((len(sequence.ids) for sequence in encoded), default=0)
-  return pad_left(
-    [sequence.ids for sequence in encoded],
-    width_for(longest, max_length),
-    tokenizer.special.pad,
-    content=[sequence.is_content for sequence in encoded],
-  )
 
 
 def canvas(

@@ -31,6 +31,9 @@ class RewardConfig:
   past_eos: bool = False
 
 
+NO_REWARD = RewardConfig(weights=())
+
+
 class Scored(NamedTuple):
   """Verdicts of a batch, with one entry per row.
 
@@ -82,15 +85,10 @@ class Samples(NamedTuple):
 Reward = Callable[[Samples], Scored]
 
 
-def task_reward(ctx: context.Context, cfg: RewardConfig) -> Reward:
+def task_reward(ctx: context.Context, cfg: RewardConfig = NO_REWARD) -> Reward:
   """The reward function of the task's verifier; see `score`."""
   return lambda samples: score(
-    ctx.task,
-    ctx.tokenizer,
-    samples.rows,
-    samples.trajectory.tokens,
-    cfg,
-    prefill=ctx.prefill,
+    ctx, samples.rows, samples.trajectory.tokens, cfg
   )
 
 
@@ -157,29 +155,26 @@ def finite_mean(values: np.ndarray) -> float:
 
 
 def score(
-  task: task_lib.Task,
-  tokenizer: tokenizer_lib.Tokenizer,
+  ctx: context.Context,
   rows: Sequence[task_lib.Row],
   tokens: Int[np.ndarray, 'B L'],
-  cfg: RewardConfig,
-  *,
-  prefill: str = '',
+  cfg: RewardConfig = NO_REWARD,
 ) -> Scored:
   """Judges every completion.
 
   Args:
-    task: the verifier.
-    tokenizer: decodes the ids.
+    ctx: the run: the verifier, the tokenizer, and the prefill, which precedes
+      every completion that is judged.
     rows: the task's row of each completion.
     tokens: completion ids.
     cfg: weights of the reward terms.
-    prefill: text prepended to every completion before it is judged.
 
   Raises:
     errors.UserError: a weight names a term that the task does not have.
   """
-  decoded = texts(tokenizer, tokens, past_eos=cfg.past_eos)
-  judged_texts = [prefill + text for text in decoded]
+  task = ctx.task
+  decoded = texts(ctx.tokenizer, tokens, past_eos=cfg.past_eos)
+  judged_texts = [ctx.prefill + text for text in decoded]
   verdicts = task_lib.score_all(task, rows, judged_texts)
   column = lambda field, name: np.array(
     [getattr(verdict, field)[name] for verdict in verdicts], np.float32

@@ -24,7 +24,7 @@ def given(ctx: context.Context, reward: Float[Array, ' B']) -> score.Reward:
   """
   whole = _replicate(sharding.replicated(ctx.mesh))(reward)
   values = process_rows.fetch(whole)
-  verdicts = score.task_reward(ctx, score.RewardConfig(weights=()))
+  verdicts = score.task_reward(ctx)
 
   def judge(samples):
     own = process_rows.share(ctx.mesh, len(values))
@@ -43,7 +43,7 @@ def majority(
     num_rows: B; the rows of a set are neighbours.
     group_size: M.
   """
-  verdicts = score.task_reward(ctx, score.RewardConfig(weights=()))
+  verdicts = score.task_reward(ctx)
 
   def judge(samples):
     scored = verdicts(samples)

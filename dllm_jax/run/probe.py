@@ -229,7 +229,7 @@ def success(
   own_draws = dataclasses.replace(
     ctx, root=streams.step_key(ctx.root, 'eval', 0)
   )
-  reward = getattr(cfg.method, 'reward', score.RewardConfig(weights=()))
+  reward = getattr(cfg.method, 'reward', score.NO_REWARD)
   correct, failed = [], []
   for number in range(num_rounds):
     rollouts = answer_free.groups(own_draws, params, rows, number, cfg.rollout)

@@ -124,14 +124,7 @@ def _sample(
 ) -> dict[str, Any]:
   ctx = run.ctx
   length = score.completion_mask(made.tokens[i : i + 1], ctx.vocab.stop_tokens)
-  scored = score.score(
-    ctx.task,
-    ctx.tokenizer,
-    [row],
-    made.tokens[i : i + 1],
-    score.RewardConfig(weights=()),
-    prefill=ctx.prefill,
-  )
+  scored = score.score(ctx, [row], made.tokens[i : i + 1])
   sample = {
     'policy': 'final',
     'decoding': name,

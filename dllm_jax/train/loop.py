@@ -177,8 +177,8 @@ def run(
       progress.train_seconds += took
       history, host = jax.device_get((row.device, row.host))
       row = row._replace(host={k: float(v) for k, v in host.items()})
-      progress.skipped, progress.skipped_in_a_row = skipping.judge(
-        skipping.Skips(progress.skipped, progress.skipped_in_a_row),
+      skipping.judge(
+        progress,
         history,
         skipping.Step(skipped, phase, row.step, row.rows, row.batch),
         screen.line,
@@ -292,12 +292,6 @@ def _write(
 
   Metrics of the update are those of the first inner step, whose ratio is
   on-policy; those of the last are logged with the prefix `last_`.
-
-  Args:
-    log: receives the row.
-    phase: phase of the row.
-    row: the step.
-    history: metrics of each of its inner steps.
   """
   values = {k: float(v) for k, v in history[0].items()}
   if len(history) > 1:

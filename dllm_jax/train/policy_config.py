@@ -196,4 +196,4 @@ class GroupConfig(MethodConfig):
   ) -> None:
     """Checks that the task has the reward terms that the config names."""
     empty = np.full((1, 1), ctx.vocab.eos_token, np.int32)
-    score.score(ctx.task, ctx.tokenizer, rows[:1], empty, self.reward)
+    score.score(ctx, rows[:1], empty, self.reward)

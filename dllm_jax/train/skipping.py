@@ -14,6 +14,7 @@ import numpy as np
 from dllm_jax import errors
 from dllm_jax.runtime import process_rows
 from dllm_jax.tasks import task as task_lib
+from dllm_jax.train import progress as progress_lib
 
 # Suffix of the metric that is 1 for a skipped update.
 METRIC = '/skipped_updates'
@@ -21,18 +22,6 @@ MAX_IN_A_ROW = 10
 MAX_SHARE = 0.01
 MIN_COUNT = 10  # skipped steps that are allowed whatever their share
 MAX_KEPT = 20  # steps whose batch is written
-
-
-class Skips(NamedTuple):
-  """Numbers of steps in which an update was skipped.
-
-  Attributes:
-    total: all of them.
-    in_a_row: consecutive ones, up to the last step.
-  """
-
-  total: int = 0
-  in_a_row: int = 0
 
 
 class Step(NamedTuple):
@@ -64,15 +53,15 @@ def count(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def judge(
-  before: Skips,
+  progress: progress_lib.Progress,
   history: Sequence[Mapping[str, Any]],
   step: Step,
   say: Callable[[str], None],
-) -> Skips:
-  """Updates the counts by a step, and keeps its batch if one was skipped.
+) -> None:
+  """Counts a step in `progress`, and keeps its batch if one was skipped.
 
   Args:
-    before: counts before the step.
+    progress: counts the skipped steps.
     history: metrics of each update of the step.
     step: the step.
     say: prints one line; called if an update was skipped.
@@ -83,8 +72,10 @@ def judge(
   """
   skipped = sum(count(history).values())
   if not skipped:
-    return Skips(before.total, 0)
-  skips = Skips(before.total + 1, before.in_a_row + 1)
+    progress.skipped_in_a_row = 0
+    return
+  progress.skipped += 1
+  progress.skipped_in_a_row += 1
   at = f'{step.phase} step {step.number}'
   line = f'{at}: {skipped:.0f} update(s) not finite and skipped'
   try:
@@ -92,12 +83,12 @@ def judge(
     say(f'{line}; batch written to {path}' if path else line)
   except OSError as e:
     say(f'{line}; the batch could not be written: {e.strerror}')
-  if skips.in_a_row >= MAX_IN_A_ROW:
-    where = f'the last {skips.in_a_row} steps'
-  elif skips.total > max(MIN_COUNT, MAX_SHARE * step.number):
-    where = f'{skips.total} of {step.number} steps'
+  if progress.skipped_in_a_row >= MAX_IN_A_ROW:
+    where = f'the last {progress.skipped_in_a_row} steps'
+  elif progress.skipped > max(MIN_COUNT, MAX_SHARE * step.number):
+    where = f'{progress.skipped} of {step.number} steps'
   else:
-    return skips
+    return
   raise errors.UserError(
     f'{at}: stopped because the loss, gradient or update was not finite in '
     f'{where}; the last checkpoint is unchanged. Use a lower learning rate or '

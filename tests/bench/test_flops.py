@@ -52,10 +52,15 @@ def test_frozen_weights_have_no_gradient():
 
 
 def test_an_inner_step_is_three_reads_of_all_views():
-  shape = {'rows': 6, 'views': 2, 'columns': 10, 'slots': 3}
+  case = cases.make_case('', CFG, 6, 7, 3, 3, 1)
+  policy = dataclasses.replace(case.policy, estimator='trajectory', num_views=2)
+  case = dataclasses.replace(case, policy=policy)
   forward = flops.forward(CFG, 10, 10, 3)
-  assert flops.read(CFG, **shape) == 12 * forward
-  assert flops.inner_step(CFG, **shape) == 36 * forward
+  assert case.minimum() == {
+    'rollout': 6 * forward,
+    'read': 12 * forward,
+    'inner_step': 36 * forward,
+  }
 
 
 def test_llada_has_the_published_numbers():
@@ -63,5 +68,6 @@ def test_llada_has_the_published_numbers():
   assert flops.num_params(cases.LLADA) == pytest.approx(8.016e9, rel=1e-3)
   found = flops.forward(cases.LLADA, 512, 512, 512)
   assert found == pytest.approx(7.81e12, rel=1e-3)
-  step = flops.decode_step(cases.LLADA, rows=3, columns=512, block=512)
-  assert step == 3 * found
+  case = cases.make_case('', cases.LLADA, 3, 256, 256, 256, 1)
+  step = flops.forward(cases.LLADA, 512, 512, 256)
+  assert case.minimum()['rollout'] == 3 * step

@@ -77,12 +77,10 @@ def test_recorded_hidden_states(folder):
   np.testing.assert_array_equal(x[0], want['hidden_states'][0])
   middle, _ = stack.run_layers(
     cfg,
-    params['layers'],
+    jax.tree.map(lambda leaf: leaf[:1], params['layers']),
     x,
     attention.visible(position, position, mask, block=cfg.attention_block),
     position,
-    0,
-    1,
   )
   final = network.Transformer(cfg).apply(
     {'params': params}, tokens, mask, method=network.Transformer.hidden

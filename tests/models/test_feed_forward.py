@@ -68,8 +68,10 @@ def test_the_dict_gives_the_part_that_a_block_uses(monkeypatch):
   whole, outputs = stack.run_layers(cfg, layers, x, allowed, position)
   assert outputs.kv is None and outputs.feed_forward['sum'].shape == (2, 2)
   # A run of layers gives the outputs of its own layers.
-  first, one = stack.run_layers(cfg, layers, x, allowed, position, 0, 1)
-  last, two = stack.run_layers(cfg, layers, first, allowed, position, 1, 2)
+  head = jax.tree.map(lambda leaf: leaf[:1], layers)
+  tail = jax.tree.map(lambda leaf: leaf[1:], layers)
+  first, one = stack.run_layers(cfg, head, x, allowed, position)
+  last, two = stack.run_layers(cfg, tail, first, allowed, position)
   np.testing.assert_allclose(last, whole, rtol=1e-6)
   np.testing.assert_allclose(
     np.concatenate([one.feed_forward['sum'], two.feed_forward['sum']]),

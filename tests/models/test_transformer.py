@@ -52,9 +52,11 @@ def test_llada_hidden_states(llada):
   np.testing.assert_array_equal(x[0], want['hidden_states'][0])
   position = schedules.positions(mask)
   allowed = attention.visible(position, position, mask, block=0)
-  run = lambda x, *segment: stack.run_layers(
-    cfg, params['layers'], x, allowed, position, *segment
-  )[0]
+
+  def run(x, start=0, stop=None):
+    layers = jax.tree.map(lambda leaf: leaf[start:stop], params['layers'])
+    return stack.run_layers(cfg, layers, x, allowed, position)[0]
+
   middle = run(x, 0, 1)
   close = functools.partial(np.testing.assert_allclose, atol=5e-4, rtol=0)
   close(middle[0], want['hidden_states'][1])

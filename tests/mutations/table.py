@@ -363,10 +363,10 @@ MUTATIONS = (
     'rl/test_masked_diffusion.py',
   ),
   Mutation(
-    'rl/next_token.py',
+    'rl/logprobs.py',
     'credit=credit[:, None],',
     'credit=jnp.ones_like(credit)[:, None],',
-    'rl/test_next_token.py',
+    'rl/test_logprobs.py rl/test_next_token.py',
   ),
   Mutation(
     'models/attention.py',

@@ -1,5 +1,6 @@
 """Prompts are padded on the left, never cut, and refused in one line."""
 
+import dataclasses
 import json
 
 import jax.numpy as jnp
@@ -15,6 +16,9 @@ from tests import tiny, tiny_run, tiny_text
 
 TASK = countdown.Countdown(count=3, max_number=9, max_target=20)
 TOKENIZER = tokenizer_lib.Tokenizer.from_words(TASK.words())
+CTX = dataclasses.replace(
+  tiny.context_of(tiny.DENOISER), task=TASK, tokenizer=TOKENIZER
+)
 
 
 def test_pad_left_by_hand():
@@ -84,8 +88,9 @@ def test_encode_is_as_wide_as_the_longest_prompt():
   assert encode(rows + wider, 40).ids.shape == (3, 40)
 
 
-def encode(rows, max_length):
-  return prompts.encode(TASK, TOKENIZER, rows, max_length)
+def encode(rows, max_length, **changes):
+  ctx = dataclasses.replace(CTX, max_prompt_length=max_length, **changes)
+  return ctx.encode(rows)
 
 
 def test_encode_by_hand():
@@ -107,9 +112,7 @@ def test_encode_by_hand():
 def test_encode_marks_the_template_unmaskable():
   row = tiny_run.rows('x')[0]
   template = chat.ChatTemplate(before='<|eos|> 1 2', after='<|eos|> =')
-  got = prompts.encode(
-    TASK, TOKENIZER, [row], 14, template=template, prefill=' 3'
-  )
+  got = encode([row], 14, template=template, prefill=' 3')
   plain = encode([row], 6).ids[0].tolist()
   word = lambda text: TOKENIZER.encode(text)[0]
   eos = TOKENIZER.eos_token
@@ -125,8 +128,12 @@ def test_encode_real_prompts_with_a_real_tokenizer(shared_dir):
   lines = path.read_text('utf-8').splitlines()[:100]
   rows = [{'id': i} | json.loads(line) for i, line in enumerate(lines)]
 
-  got = prompts.encode(
-    tiny.Task(), tokenizer, rows, 300, template=chat.FAMILIES['dream']
+  got = encode(
+    rows,
+    300,
+    task=tiny.Task(),
+    tokenizer=tokenizer,
+    template=chat.FAMILIES['dream'],
   )
   pad = tokenizer.special.pad
   np.testing.assert_array_equal(got.ids[~got.mask], pad)

@@ -12,9 +12,11 @@ from dllm_jax.rollout import score
 from dllm_jax.tasks import countdown
 from dllm_jax.tasks import task as task_lib
 from dllm_jax.text import tokenizer as tokenizer_lib
+from tests import tiny
 
 TOKENIZER = tokenizer_lib.Tokenizer.from_words(['a', 'b', 'c'])
 A, B, C, EOS, MASK = range(5)
+CTX = dataclasses.replace(tiny.context_of(tiny.DENOISER), tokenizer=TOKENIZER)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +52,7 @@ ROWS = [{'id': 'x', 'gold': 'ab'}, {'id': 'y', 'gold': 'ca'}]
 
 def judge(tokens, rows=ROWS, weights=(('a', 1.0),), **changes):
   return score.score(
-    Letters(),
-    TOKENIZER,
+    dataclasses.replace(CTX, task=Letters()),
     rows,
     np.array(tokens, np.int32),
     score.RewardConfig(weights=weights, **changes),
@@ -125,6 +126,7 @@ def test_score_refuses_unequal_numbers_of_rows_and_completions():
 
 COUNTDOWN = countdown.Countdown(count=3, max_number=9, max_target=20)
 WORDS = tokenizer_lib.Tokenizer.from_words(COUNTDOWN.words())
+COUNTING = dataclasses.replace(CTX, task=COUNTDOWN, tokenizer=WORDS)
 ROW = {
   'id': 'r',
   'numbers': [5, 3, 1],
@@ -140,8 +142,7 @@ def test_score_judges_arbitrary_tokens(ids):
   tokens = np.array([ids], np.int32)
   for past_eos in (False, True):
     found = score.score(
-      COUNTDOWN,
-      WORDS,
+      COUNTING,
       [ROW],
       tokens,
       score.RewardConfig(weights=(('solution', 1.0),), past_eos=past_eos),
@@ -156,14 +157,14 @@ def test_score_judges_constant_completions(fill):
   token = special[fill] if fill in special else WORDS.encode(fill)[0]
   tokens = np.full((1, 4000), token, np.int32)
   cfg = score.RewardConfig(weights=(('solution', 1.0),))
-  found = score.score(COUNTDOWN, WORDS, [ROW], tokens, cfg)
+  found = score.score(COUNTING, [ROW], tokens, cfg)
   assert not found.correct[0] and found.reward[0] == 0
 
 
 def test_right_answers_are_correct_in_every_task():
   ids = WORDS.encode(COUNTDOWN.demonstration(ROW)) + [WORDS.eos_token] * 3
   cfg = score.RewardConfig(weights=(('solution', 1.0), ('valid', 0.5)))
-  found = score.score(COUNTDOWN, WORDS, [ROW], np.array([ids], np.int32), cfg)
+  found = score.score(COUNTING, [ROW], np.array([ids], np.int32), cfg)
   assert found.correct[0] and found.reward[0] == 1.5 and not found.leaked[0]
 
 
@@ -186,8 +187,7 @@ class Together(Letters):
 def test_batch_is_judged_in_one_call_and_failures_are_nan():
   Together.calls = 0
   found = score.score(
-    Together(),
-    TOKENIZER,
+    dataclasses.replace(CTX, task=Together()),
     ROWS,
     np.array([[A, B, EOS], [EOS, A, B]], np.int32),
     score.RewardConfig(weights=(('a', 1.0),)),
@@ -203,7 +203,8 @@ def test_batch_is_judged_in_one_call_and_failures_are_nan():
 def test_prefill_is_judged_but_not_in_texts():
   tokens = np.array([[B, EOS], [A, B]], np.int32)
   reward = score.RewardConfig(weights=(('a', 1.0),))
-  got = score.score(Letters(), TOKENIZER, ROWS, tokens, reward, prefill='a')
+  ctx = dataclasses.replace(CTX, task=Letters(), prefill='a')
+  got = score.score(ctx, ROWS, tokens, reward)
   assert got.texts == ['b', 'ab']
   assert got.reward.tolist() == [1.0, 2.0]
   assert got.correct.tolist() == [True, False]

@@ -96,7 +96,8 @@ def test_score_steps_equals_scores_of_stored_canvases(seed, past_eos):
 
 def test_final_reward_is_that_of_the_completion():
   trajectory = trajectories()
-  whole = score.score(Counting(), WORDS, ROWS, trajectory.tokens, REWARD)
+  ctx = dataclasses.replace(CTX, task=Counting())
+  whole = score.score(ctx, ROWS, trajectory.tokens, REWARD)
   np.testing.assert_allclose(run(trajectory).final, whole.reward)
 
 

@@ -370,13 +370,13 @@ def test_a_completion_ends_with_its_turn(folder):
   wrong = ctx.tokenizer.encode('<answer>\n 9\n</answer>')
   tokens = np.array([[*right, ids[stop], *wrong] for stop in STOPS])
   reward = score.RewardConfig(weights=(('solution', 1.0),))
-  found = score.score(ctx.task, ctx.tokenizer, asked, tokens, reward)
+  found = score.score(ctx, asked, tokens, reward)
   assert found.reward.tolist() == [1.0, 1.0]
   length = score.completion_mask(tokens, ctx.vocab.stop_tokens).sum(1)
   assert length.tolist() == [len(right) + 1] * 2
   # Judged to the end, the later answer counts, and it is wrong.
   past = dataclasses.replace(reward, past_eos=True)
-  found = score.score(ctx.task, ctx.tokenizer, asked, tokens, past)
+  found = score.score(ctx, asked, tokens, past)
   assert found.reward.tolist() == pytest.approx([0.1, 0.1])
 
 

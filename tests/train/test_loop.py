@@ -509,12 +509,13 @@ def test_skipped_steps_are_counted_over_restarts(run):
 def test_one_percent_of_skipped_steps_is_allowed(tmp_path, step, stops):
   this = skipping.Step(tmp_path, 'rl', step, (), {})
   history = [{'policy/skipped_updates': 1.0}]
-  before = skipping.Skips(10, 0)
+  counts = progress.Progress(skipped=10)
   if stops:
     with pytest.raises(errors.UserError, match='in 11 of 1099 steps'):
-      skipping.judge(before, history, this, print)
+      skipping.judge(counts, history, this, print)
   else:
-    assert skipping.judge(before, history, this, print) == (11, 1)
+    skipping.judge(counts, history, this, print)
+    assert (counts.skipped, counts.skipped_in_a_row) == (11, 1)
 
 
 def test_batches_of_at_most_max_kept_steps_are_written(tmp_path, monkeypatch):

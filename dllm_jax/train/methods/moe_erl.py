@@ -25,7 +25,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Key
 
-from dllm_jax import errors, types
+from dllm_jax import checks, errors, types
 from dllm_jax.ops import streams
 from dllm_jax.rl import paths as paths_lib
 from dllm_jax.rl import routing
@@ -35,8 +35,6 @@ from dllm_jax.runtime import sharding
 from dllm_jax.tasks import task as task_lib
 from dllm_jax.train import grad
 from dllm_jax.train import state as state_lib
-
-STARTS = ('', 'merged', 'upcycled', 'trained')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,15 +83,13 @@ class MoeErlConfig:
     for name in ('explore', 'study'):
       if not getattr(self, name).alpha:
         raise ValueError(f'{name}.alpha 0.0 is not in (0, 1]')
-    for name in (field.name for field in dataclasses.fields(self)):
-      if name.endswith('_weight') and getattr(self, name) < 0:
-        raise ValueError(f'{name} {getattr(self, name)} is negative')
+    names = [field.name for field in dataclasses.fields(self)]
+    weights = [name for name in names if name.endswith('_weight')]
+    checks.not_negative(self, *weights)
     if not 0 <= self.jitter <= 1:
       raise ValueError(f'jitter {self.jitter} is not in [0, 1]')
-    if self.num_micro < 1:
-      raise ValueError(f'num_micro {self.num_micro} is not positive')
-    if self.start not in STARTS:
-      raise ValueError(f'start {self.start!r}: expected one of {STARTS}')
+    checks.positive(self, 'num_micro')
+    checks.choices(self, start=('', 'merged', 'upcycled', 'trained'))
 
   @property
   def explores(self) -> bool:
