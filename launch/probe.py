@@ -31,6 +31,7 @@ def main(config) -> int:
   cli.setup_jax(values['mesh']['cpu_devices'])
   from dllm_jax.run import probe
   from dllm_jax.runtime import console  # Late: --help answers at once.
+  from dllm_jax.state import workdir
 
   screen = console.Console()
   found = probe.probe(
@@ -40,7 +41,7 @@ def main(config) -> int:
   )
   probe.show(found, screen)
   if out is not None:
-    probe.save(found, out)
+    workdir.write_json(out, found)
   return 0
 
 

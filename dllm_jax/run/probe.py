@@ -12,7 +12,6 @@ sampled as the rollouts of the run, with the model of the arm.
 """
 
 import dataclasses
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -340,8 +339,3 @@ def show(found: Mapping[str, Any], screen: console.Console) -> None:
 
 def _signed(part: Mapping[str, float]) -> str:
   return f'{100 * part["gain"]:+.1f} ± {100 * part["error"]:.1f}'
-
-
-def save(found: Mapping[str, Any], out: pathlib.Path) -> None:
-  """Writes the result of `probe` as JSON."""
-  workdir.write_json(out, found)

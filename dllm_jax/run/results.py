@@ -4,7 +4,7 @@ import functools
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from dllm_jax import errors, types
 from dllm_jax.analysis import policies as names_lib
@@ -22,18 +22,6 @@ from dllm_jax.tasks import task as task_lib
 from dllm_jax.train import loop
 
 EVAL_FILE = 'eval.json'
-
-
-class Chosen(NamedTuple):
-  """The decoder settings that were chosen on validation rows.
-
-  Attributes:
-    setting: key of the plain decoder with which the base is best.
-    threshold: gate of the final policy; None if no gate is evaluated.
-  """
-
-  setting: int | str
-  threshold: float | None
 
 
 def sweep_all(
@@ -105,7 +93,8 @@ def evaluate_all(
   run: setup.Run,
   policies: Mapping[str, types.Params],
   arms: Mapping[str, setup.Trained],
-  chosen: Chosen,
+  setting: int | str,
+  threshold: float | None,
 ) -> dict[str, Any]:
   """Test accuracy of every policy at every setting: what eval.json says.
 
@@ -114,8 +103,17 @@ def evaluate_all(
   open-ended task there is 'agreement' (`eval.views.agreement`) alone, and of
   conversations 'loss'. Verdicts and a few trajectories are written to files of
   their own.
+
+  Args:
+    run: the run.
+    policies: parameters by name.
+    arms: the arms by name.
+    setting: key of the plain decoder with which the base is best on validation
+      rows.
+    threshold: gate of the final policy, chosen there too; None if no gate is
+      evaluated.
   """
-  decoder = run.cfg.plain_decoders()[chosen.setting]
+  decoder = run.cfg.plain_decoders()[setting]
   models = {name: (run.ctx, params) for name, params in policies.items()}
   of_arms = {name: (arm.run.ctx, arm.params) for name, arm in arms.items()}
   about = {
@@ -123,7 +121,7 @@ def evaluate_all(
     'method': run.cfg.method_name,
     'decode': run.cfg.decode,
     'num': len(run.rows.test),
-    'chosen_steps': chosen.setting,
+    'chosen_steps': setting,
   }
   if conversations.applies(run.cfg):
     return about | conversations.evaluate(run, policies) | {'arms': {}}
@@ -155,19 +153,18 @@ def evaluate_all(
   run.watch.pause()  # Nothing is waited for from here on, and plots are slow.
   for name in policies:
     own = summary[name]
-    own |= own['sweep'][str(chosen.setting)]
-    if name == 'final' and chosen.threshold is not None:
-      threshold = str(chosen.threshold)
-      own['at_threshold'] = {'threshold': threshold} | own['thresholds'][
-        threshold
-      ]
+    own |= own['sweep'][str(setting)]
+    if name == 'final' and threshold is not None:
+      gate = str(threshold)
+      own['at_threshold'] = {'threshold': gate} | own['thresholds'][gate]
     run.log.write(
       'eval',
       run.cfg.loop.num_steps if name == 'final' else 0,
       {f'{name}/accuracy': own['accuracy']},
     )
   if processes.is_first():
-    _keep_completions(run, evaluations, chosen)
+    shown = trajectories.choose(evaluations, setting, threshold)
+    _keep_completions(run, evaluations, shown)
   return about | summary
 
 
@@ -193,11 +190,12 @@ def _evaluate_arms(
 
 
 def _keep_completions(
-  run: setup.Run, evaluations: trajectories.Evaluations, chosen: Chosen
+  run: setup.Run,
+  evaluations: trajectories.Evaluations,
+  shown: Sequence[trajectories.Shown],
 ) -> None:
   """Writes what the report replays and pairs; results do not wait for it."""
   place, rows = run.directory, run.rows.test
-  shown = trajectories.choose(evaluations, chosen.setting, chosen.threshold)
   try:
     trajectories.write_verdicts(
       place / trajectories.VERDICTS_FILE, rows, evaluations

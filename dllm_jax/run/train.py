@@ -60,21 +60,18 @@ def train(
     if run is None:
       screen.line(f'{directory} holds a finished run; its results:')
       finished = results.read(eval_file)
-      results.show(finished, screen)
-      speculation.show(directory, screen)
-      routing.show(directory, screen)
-      if (directory / report.FILE).exists():
-        screen.line(f'report: {directory / report.FILE}')
-      return finished
-    finished = _stages(run)
-    if processes.is_first():
-      workdir.write_json(eval_file, finished)
-      if run.cfg.gated_decoders():
-        frontier_plot.draw(finished, directory / 'frontier.png')
+    else:
+      finished = _stages(run)
+      if processes.is_first():
+        workdir.write_json(eval_file, finished)
+        if run.cfg.gated_decoders():
+          frontier_plot.draw(finished, directory / 'frontier.png')
     results.show(finished, screen)
     speculation.show(directory, screen)
     routing.show(directory, screen)
-    if processes.is_first():
+    if run is None and (directory / report.FILE).exists():
+      screen.line(f'report: {directory / report.FILE}')
+    if run is not None and processes.is_first():
       _report(directory, screen)
     return finished
 
@@ -110,9 +107,7 @@ def _stages(run: setup.Run) -> dict[str, Any]:
   threshold = None
   if cfg.gated_decoders():
     threshold = choices.choose_threshold(run, policies['final'], best.accuracy)
-  summary = results.evaluate_all(
-    run, policies, arms, results.Chosen(best.setting, threshold)
-  )
+  summary = results.evaluate_all(run, policies, arms, best.setting, threshold)
   seconds['eval'] = time.perf_counter() - began
   if cfg.speculation.num_prompts:
     began = time.perf_counter()
