@@ -6,7 +6,6 @@ twice, so that is checked here. Tensor names are only ever keys of a dict.
 
 import contextlib
 import json
-import math
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -94,13 +93,14 @@ def list_file(folder: pathlib.Path, name: str) -> dict[str, Tensor]:
         'in the folder, or download the file again'
       )
     length = int.from_bytes(start[:8], 'little')
-    if length > folder_lib.MAX_JSON_BYTES:
+    if length > json_file.MAX_CONFIG_BYTES:
       raise _damaged(where, f'its header of {length} bytes is too long')
     f.seek(8)
     header = f.read(length)
   tensors = {}
   with _reading(where), safetensors.safe_open(path, 'np') as f:
-    _check_keys(header, where)
+    # Refuses a key twice, of which the library takes the last.
+    json_file.parse_object(header, where)
     for key in f.keys():  # noqa: SIM118 (it is no mapping)
       part = f.get_slice(key)
       kind, shape = part.get_dtype(), tuple(part.get_shape())
@@ -113,14 +113,6 @@ def list_file(folder: pathlib.Path, name: str) -> dict[str, Tensor]:
   if not tensors:
     raise _damaged(where, 'it holds no tensor')
   return tensors
-
-
-def _check_keys(header: bytes, where: pathlib.Path) -> None:
-  """Refuses a header with a key twice, of which the library takes the last."""
-  try:
-    json_file.parse_object(header.decode(), where)
-  except ValueError as e:
-    raise errors.UserError(folder_lib.short(e, 400)) from None
 
 
 @contextlib.contextmanager
@@ -194,7 +186,7 @@ def write_file(
   """
   header, end = {'__metadata__': {'format': 'pt'}}, 0
   for name, wanted in like.items():
-    begin, end = end, end + _num_bytes(wanted)
+    begin, end = end, end + wanted.size * wanted.dtype.itemsize
     header[name] = {
       'dtype': _FORMAT[str(wanted.dtype)],
       'shape': list(wanted.shape),
@@ -219,17 +211,13 @@ def _plan(
   """The names of each file."""
   files, room = [], 0
   for name, wanted in like.items():
-    size = _num_bytes(wanted)
+    size = wanted.size * wanted.dtype.itemsize
     if not files or size > room:
       files.append([])
       room = max_bytes
     files[-1].append(name)
     room -= size
   return files
-
-
-def _num_bytes(like: jax.ShapeDtypeStruct) -> int:
-  return math.prod(like.shape) * like.dtype.itemsize
 
 
 def _file_name(value: Any) -> str:

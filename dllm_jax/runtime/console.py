@@ -110,7 +110,7 @@ class Console:
   @contextlib.contextmanager
   def stage(self, title: str, total: int, done: int = 0) -> Iterator[Bar]:
     """A bar from `done` to `total` for the time of the block."""
-    if not self._rich.is_terminal:
+    if self._rich.quiet or not self._rich.is_terminal:
       yield Bar(_Lines(self, title, total, done), total, done)
       return
     columns = (

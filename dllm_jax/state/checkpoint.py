@@ -17,7 +17,6 @@ file system, and the first writes all but the arrays.
 
 import contextlib
 import json
-import math
 import os
 import pathlib
 import shutil
@@ -60,7 +59,8 @@ class Checkpoints:
         that the last one took (for the first: its own), or it refuses.
     """
     path = self._directory / str(step)
-    size = sum(_num_bytes(leaf) for leaf in _savable(state).values())
+    leaves = _savable(state).values()
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
     processes.from_first(
       'the room for a checkpoint', lambda: self._check_room(path, size)
     )
@@ -242,10 +242,6 @@ def _leaves_by_path(tree: PyTree) -> dict[str, Any]:
   if len(leaves) != len(pairs):
     raise ValueError('two leaves of the tree have the same dotted path')
   return leaves
-
-
-def _num_bytes(leaf: jax.Array) -> int:
-  return math.prod(leaf.shape) * leaf.dtype.itemsize
 
 
 def _write_synced(path: pathlib.Path, obj: Any) -> None:
