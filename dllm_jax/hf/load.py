@@ -67,9 +67,8 @@ def read(path: pathlib.Path) -> Folder:
   if any((path / name).exists() for name in _OLD):
     raise errors.UserError(
       f'{path} was written by an older version of this program, in a layout '
-      'that is no longer read. If it is a model of a run: move it away, with '
-      'final/ and eval.json, and rerun launch/train.py, which writes it again '
-      'from its checkpoints. If it was converted: take the original folder'
+      'that is no longer read: take the original folder if it was converted, '
+      'and train a model of a run anew, in another --workdir'
     )
   if not peft.is_folder(path):
     return Folder(path, path, hf_config.read(path), path)
@@ -277,7 +276,7 @@ def _leaves(
       names[slot.path].append((name, slot))
   with screen.stage('reading', sum(map(len, names.values()))) as bar:
     for path, leaf in leaves.items():
-      yield path, _leaf(leaf, names[path], tensors, bar.step)
+      yield path, _leaf(leaf, names[path], tensors, bar.add)
 
 
 def _leaf(

@@ -107,7 +107,7 @@ def save_leaves(
       for name, (slot, *_) in slots.items()
     }
     with screen.stage('writing', len(slots)) as bar:
-      counted = _counted(arrays, bar.step)
+      counted = _counted(arrays, bar.add)
       shards.write(work, wanted, counted, max_bytes=MAX_SHARD_BYTES)
     _write_json(work / hf_config.CONFIG_FILE, config)
 

@@ -8,7 +8,7 @@ import contextlib
 import json
 import pathlib
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -59,7 +59,9 @@ def list_tensors(folder: pathlib.Path) -> dict[str, Tensor]:
   index = folder_lib.read_json(folder, INDEX_FILE).get('weight_map')
   if not isinstance(index, dict) or not index:
     raise errors.UserError(f'{where} has no object weight_map; refused')
-  files = list(dict.fromkeys(map(_file_name, index.values())))
+  # `folder.member` judges the names.
+  names = (v if isinstance(v, str) else repr(v) for v in index.values())
+  files = list(dict.fromkeys(names))
   for name in files:
     if not name.endswith(_SUFFIX):
       raise errors.UserError(
@@ -218,11 +220,6 @@ def _plan(
     files[-1].append(name)
     room -= size
   return files
-
-
-def _file_name(value: Any) -> str:
-  """For sorting alone; `folder.member` judges it."""
-  return value if isinstance(value, str) else repr(value)
 
 
 _HOW_TO_CONVERT = (

@@ -167,11 +167,12 @@ def start(
     ctx.encode(rows)
     checks.check_verifier(ctx, rows)
   ids = [row['id'] for row in examples]
+  profile = cfg.eval.profile or None
   about = {
     'task': cfg.task_name,
     'num': len(rows),
     'seed': cfg.seed,
-    'profile': _record(cfg),
+    'profile': profile and profiles.PROFILES[profile].record(cfg.task_name),
     'few_shot': dataclasses.asdict(shots) | {'ids': ids},
     'weights': {n: hub.origin(m.folder.path) for n, m in models.items()},
   }
@@ -233,13 +234,6 @@ def tell(about: Mapping[str, Any], screen: console.Console) -> None:
     values |= record['fields']
     said = ', '.join(f'{k} {v}' for k, v in values.items() if v is not None)
     screen.line(f'profile: {said}')
-
-
-def _record(cfg: settings.Settings) -> dict[str, Any] | None:
-  """What the profile fixes."""
-  if not cfg.eval.profile:
-    return None
-  return profiles.PROFILES[cfg.eval.profile].record(cfg.task_name)
 
 
 def _check_has_answers(cfg: settings.Settings) -> None:

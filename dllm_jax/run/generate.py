@@ -81,7 +81,7 @@ def generate(
       with screen.stage('generating', len(rows)) as bar:
         for row in written:
           write(row)
-          bar.step()
+          bar.add()
   if out is not None:
     screen.line(f'written: {out}')
 

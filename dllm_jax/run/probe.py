@@ -120,7 +120,10 @@ def probe(
       before[denoiser] = _measure(
         own, own.base, cfg.num_rounds, 'before', screen
       )
-    found[name] = _probe_arm(own, arm, before[denoiser], cfg, name, screen)
+    params, metrics = _train(own, arm, cfg.num_updates, name, screen)
+    after = _measure(own, params, cfg.num_rounds, f'after {name}', screen)
+    gains = {part: _gain(before[denoiser][part], after[part]) for part in PARTS}
+    found[name] = gains | {'updates': metrics}
   return {
     'about': workdir.flatten(config)
     | dataclasses.asdict(cfg)
@@ -176,20 +179,6 @@ def _start(config: Mapping[str, Any], screen: console.Console) -> _Started:
   return _Started(cfg, ctx, base, parts)
 
 
-def _probe_arm(
-  started: _Started,
-  arm: settings.Settings,
-  before: Mapping[str, Success],
-  cfg: ProbeConfig,
-  name: str,
-  screen: console.Console,
-) -> dict[str, Any]:
-  params, metrics = _train(started, arm, cfg.num_updates, name, screen)
-  after = _measure(started, params, cfg.num_rounds, f'after {name}', screen)
-  gains = {part: _gain(before[part], after[part]) for part in PARTS}
-  return gains | {'updates': metrics}
-
-
 def _measure(
   started: _Started,
   params: types.Params,
@@ -239,7 +228,7 @@ def success(
         verdicts, rollouts.requests.group_id, np.ones(len(verdicts), bool)
       )
     )
-    bar.step()
+    bar.add()
   share = [score.finite_mean(own) for own in np.concatenate(correct, axis=1)]
   return Success(np.array(share), score.finite_mean(np.array(failed)))
 
@@ -271,7 +260,9 @@ def _train(
       state, inner = method.update(state, rollouts, step)
       state = jax.device_put(state, layout)
       history.append(jax.device_get(metrics | inner[0]))
-      bar.step({k: float(v) for k, v in history[-1].items() if k in METRICS})
+      bar.add(
+        metrics={k: float(v) for k, v in history[-1].items() if k in METRICS}
+      )
   means = {
     key: score.finite_mean(np.array([row.get(key, np.nan) for row in history]))
     for key in METRICS

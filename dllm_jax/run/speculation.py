@@ -90,7 +90,7 @@ def run_study(run: setup.Run, params: types.Params) -> None:
       name = f'{row["decode"]} {row["compression"]}, m = {row["m"]}'
       if row['compression'] == cfg.compressions[0] and row['m'] == m:
         shown.setdefault(name, made)  # with a cache: those come first
-      bar.step()
+      bar.add()
   if processes.is_first():
     result = study.summary() | {'rows': table}
     workdir.write_json(run.directory / FILE, result)

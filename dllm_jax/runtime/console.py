@@ -68,18 +68,14 @@ class Bar:
   def __init__(self, advance, total: int, done: int):
     self._advance, self._total, self._done = advance, total, done
 
-  def step(self, metrics: Mapping[str, float] | None = None) -> None:
-    """One more unit done; `metrics` replace those shown."""
-    signals.check_interrupt()
-    self._done += 1
-    self._advance(self._done, metrics)
-
-  def add(self, count: int) -> None:
-    """Several more units done; 0 changes nothing."""
+  def add(
+    self, count: int = 1, metrics: Mapping[str, float] | None = None
+  ) -> None:
+    """More units done; 0 changes nothing. `metrics` replace those shown."""
     signals.check_interrupt()
     if count:
       self._done += count
-      self._advance(self._done, None)
+      self._advance(self._done, metrics)
 
 
 class Console:

@@ -194,7 +194,7 @@ STREAMS = """
       if args[1:]:
         from dllm_jax.runtime import console
         with console.Console().stage('work', 1) as bar:
-          bar.step()
+          bar.add()
         print('went on')
     elif args[0] == 'memory':
       raise MemoryError(*args[1:])
