@@ -35,9 +35,7 @@ def main(config) -> int:
 
   screen = console.Console()
   found = probe.probe(
-    values,
-    probe.ProbeConfig(num_updates=UPDATES.value, num_rounds=ROUNDS.value),
-    screen,
+    values, screen, num_updates=UPDATES.value, num_rounds=ROUNDS.value
   )
   probe.show(found, screen)
   if out is not None:

@@ -43,27 +43,6 @@ METRICS = (
 PARTS = ('seen', 'held_out')
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ProbeConfig:
-  """Size of a probe.
-
-  Attributes:
-    num_updates: n, updates on the same prompts.
-    num_rounds: groups of `rollout.group_size` completions that are sampled of
-      every prompt, before and after.
-  """
-
-  num_updates: int
-  num_rounds: int
-
-  def __post_init__(self):
-    if self.num_updates < 0 or self.num_rounds < 1:
-      raise ValueError(
-        f'num_updates {self.num_updates} is negative, or num_rounds '
-        f'{self.num_rounds} is not positive'
-      )
-
-
 class Success(NamedTuple):
   """How often answer-free completions are right.
 
@@ -87,7 +66,11 @@ class _Started(NamedTuple):
 
 
 def probe(
-  config: Mapping[str, Any], cfg: ProbeConfig, screen: console.Console
+  config: Mapping[str, Any],
+  screen: console.Console,
+  *,
+  num_updates: int,
+  num_rounds: int,
 ) -> dict[str, Any]:
   """Probes the method of a config and its arms, from the model `base.path`.
 
@@ -96,8 +79,10 @@ def probe(
 
   Args:
     config: nested dicts.
-    cfg: size of the probe.
     screen: where progress goes.
+    num_updates: n, updates on the same prompts.
+    num_rounds: groups of `rollout.group_size` completions that are sampled of
+      every prompt, before and after.
 
   Returns:
     'about', what was run, and 'arms': for 'rl', the method itself, and for
@@ -109,6 +94,11 @@ def probe(
   Raises:
     errors.UserError: something that the user can correct, in one line.
   """
+  if num_updates < 0 or num_rounds < 1:
+    raise ValueError(
+      f'num_updates {num_updates} is negative, or num_rounds {num_rounds} is '
+      'not positive'
+    )
   started = _start(config, screen)
   before, found = {}, {}
   for name, arm in {'rl': started.cfg, **started.cfg.arms}.items():
@@ -117,16 +107,14 @@ def probe(
       ctx=dataclasses.replace(started.ctx, denoiser=denoiser)
     )
     if denoiser not in before:
-      before[denoiser] = _measure(
-        own, own.base, cfg.num_rounds, 'before', screen
-      )
-    params, metrics = _train(own, arm, cfg.num_updates, name, screen)
-    after = _measure(own, params, cfg.num_rounds, f'after {name}', screen)
+      before[denoiser] = _measure(own, own.base, num_rounds, 'before', screen)
+    params, metrics = _train(own, arm, num_updates, name, screen)
+    after = _measure(own, params, num_rounds, f'after {name}', screen)
     gains = {part: _gain(before[denoiser][part], after[part]) for part in PARTS}
     found[name] = gains | {'updates': metrics}
   return {
     'about': workdir.flatten(config)
-    | dataclasses.asdict(cfg)
+    | {'num_updates': num_updates, 'num_rounds': num_rounds}
     | provenance.code(),
     'arms': found,
   }

@@ -65,8 +65,8 @@ def discard(file) -> None:
 class Bar:
   """Progress of one stage; raises the KeyboardInterrupt that got lost."""
 
-  def __init__(self, advance, total: int, done: int):
-    self._advance, self._total, self._done = advance, total, done
+  def __init__(self, advance, done: int):
+    self._advance, self._done = advance, done
 
   def add(
     self, count: int = 1, metrics: Mapping[str, float] | None = None
@@ -107,7 +107,7 @@ class Console:
   def stage(self, title: str, total: int, done: int = 0) -> Iterator[Bar]:
     """A bar from `done` to `total` for the time of the block."""
     if self._rich.quiet or not self._rich.is_terminal:
-      yield Bar(_Lines(self, title, total, done), total, done)
+      yield Bar(_Lines(self, title, total, done), done)
       return
     columns = (
       progress.TextColumn('{task.description}'),
@@ -128,7 +128,7 @@ class Console:
         fields = {'metrics': self.brief(metrics, room)} if metrics else {}
         live.update(bar, completed=done, **fields)
 
-      yield Bar(advance, total, done)
+      yield Bar(advance, done)
 
   @contextlib.contextmanager
   def frames(

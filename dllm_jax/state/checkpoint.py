@@ -132,9 +132,9 @@ class Checkpoints:
     while steps:
       path = self._directory / str(steps[-1])
       try:
-        saved = manifest.read(path)
-        manifest.check_files(path, saved)
-        manifest.check_same_tree(path, saved.leaves, _leaves_by_path(like))
+        leaves, files = manifest.read(path)
+        manifest.check_files(path, files)
+        manifest.check_same_tree(path, leaves, _leaves_by_path(like))
         return steps[-1]
       except manifest.Damaged as e:
         steps.pop()

@@ -670,7 +670,7 @@ MUTATIONS = (
   ),
   Mutation(
     'state/checkpoint.py',
-    'manifest.check_files(path, saved)',
+    'manifest.check_files(path, files)',
     'manifest.read(path)',
     'state/test_checkpoint.py',
   ),
