@@ -42,7 +42,7 @@ def run(
   description: str,
   *,
   example: str,
-  takes: Sequence[str] = ('config', 'workdir'),
+  takes: Sequence[str] = ('config',),
 ) -> NoReturn:
   """Parses the command line, calls `main`, and exits.
 
@@ -51,14 +51,17 @@ def run(
     description: one sentence for --help.
     example: the rest of a command line, for --help: 'launch/x.py --flag ...'.
     takes: what `main` is given, in this order. 'config': the loaded ConfigDict
-      of --config FILE[:preset]; 'workdir': the --workdir, None where it is not
-      given; 'args': the list of arguments that are not flags; 'overrides': the
-      'a.b=value' of --config.a.b=value, where a command loads configs itself.
+      of --config FILE[:preset]; 'args': the list of arguments that are not
+      flags; 'overrides': the 'a.b=value' of --config.a.b=value, where a command
+      loads configs itself.
   """
   if sys.stdout is not None:  # None: whoever started us closed it
     sys.stdout.reconfigure(errors='replace')
   try:
-    _define_flags(takes)
+    if 'config' in takes:
+      flags.DEFINE_string(
+        'config', None, 'FILE[:preset]; --config.a.b=VALUE sets'
+      )
     if any(a in ('-h', '-help', '--help', '--helpfull') for a in sys.argv[1:]):
       print(_help(description, example))
       code = 0
@@ -166,17 +169,6 @@ def setup_jax(cpu_devices: int) -> None:
     jax.config.update('jax_num_cpu_devices', cpu_devices)
 
 
-def _define_flags(takes: Sequence[str]) -> None:
-  if 'config' in takes:
-    flags.DEFINE_string(
-      'config', None, 'FILE[:preset]; --config.a.b=VALUE sets'
-    )
-  if 'workdir' in takes:
-    flags.DEFINE_string(
-      'workdir', None, 'the directory of the run; default: runs/METHOD'
-    )
-
-
 def _parse(
   argv: Sequence[str], example: str, takes: Sequence[str]
 ) -> list[Any]:
@@ -207,8 +199,6 @@ def _parse(
   given = {'args': args, 'overrides': overrides}
   if 'config' in takes:
     given['config'] = config_file.load_config(flags.FLAGS.config, overrides)
-  if 'workdir' in takes:
-    given['workdir'] = flags.FLAGS.workdir
   return [given[name] for name in takes]
 
 

@@ -49,5 +49,4 @@ if __name__ == '__main__':
     'Shows what a few RL updates on the same prompts teach.',
     example='launch/probe.py --config configs/ag_grpo.py:equations,variants '
     '--config.base.path=runs/equations/base',
-    takes=('config',),
   )

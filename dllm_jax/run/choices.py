@@ -7,7 +7,6 @@ from dllm_jax import types
 from dllm_jax.eval import accuracy, frontier
 from dllm_jax.run import setup
 from dllm_jax.tasks import task as task_lib
-from dllm_jax.train import loop
 
 
 def choose_setting(
@@ -49,11 +48,5 @@ def _validate(
     run.rows.validation,
     decoders,
     batch_size=run.cfg.eval.batch_size,
-    advance=lambda count: _check_interrupt(run),
+    advance=lambda count: run.beat('validation'),
   )
-
-
-def _check_interrupt(run: setup.Run) -> None:
-  """Stops between two batches of a validation, where nothing is to save."""
-  run.watch.beat('validation')
-  loop.check_stop(run.stop)

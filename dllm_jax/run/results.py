@@ -3,7 +3,7 @@
 import functools
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from dllm_jax import errors, types
@@ -17,9 +17,8 @@ from dllm_jax.run import (
   setup,
   trajectories,
 )
-from dllm_jax.runtime import console, processes, signals, watchdog
+from dllm_jax.runtime import console, processes
 from dllm_jax.tasks import task as task_lib
-from dllm_jax.train import loop
 
 EVAL_FILE = 'eval.json'
 
@@ -31,10 +30,11 @@ def sweep_all(
   policies: Mapping[str, types.Params],
   *,
   screen: console.Console,
-  stop: signals.StopRequest,
-  watch: watchdog.Watchdog | None = None,
+  beat: Callable[[str], None] = lambda decoder: None,
 ) -> tuple[dict[str, Any], trajectories.Evaluations]:
   """Every policy under every decoding of the config, on the same rows.
+
+  `beat` is called with a decoder's name before its sweep and after each batch.
 
   Returns:
     What eval.json says, and the evaluations themselves. The first has by
@@ -51,9 +51,7 @@ def sweep_all(
 
     def advance(decoder, count):
       bar.add(count)
-      if watch is not None:
-        watch.beat(f'evaluation, {decoder}')
-      loop.check_stop(stop)
+      beat(decoder)
 
     def sweep(params, decoder, decodings):
       advance(decoder, 0)
@@ -139,8 +137,7 @@ def evaluate_all(
     run.rows.test,
     policies,
     screen=run.screen,
-    stop=run.stop,
-    watch=run.watch,
+    beat=lambda decoder: run.beat(f'evaluation, {decoder}'),
   )
   summary['arms'] = _evaluate_arms(run, arms, decoder)
   if isinstance(run.ctx.task, task_lib.Paraphrased):

@@ -19,8 +19,9 @@ COMMAND = """
 
   SIZE = flags.DEFINE_integer('size', 3, 'how large')
   PROMPT = flags.DEFINE_string('prompt', None, 'a text')
+  WORKDIR = flags.DEFINE_string('workdir', None, 'a directory')
 
-  def main(config, workdir):
+  def main(config):
     what = config.train.num_steps
     if what == 13:
       raise errors.UserError('thirteen is unlucky;\\nuse another')
@@ -28,7 +29,7 @@ COMMAND = """
       raise RuntimeError('a bug')
     if what == 15:
       raise KeyboardInterrupt
-    print(config.seed, what, workdir, SIZE.value, config.train.double)
+    print(config.seed, what, WORKDIR.value, SIZE.value, config.train.double)
     return what - 4
 
   if __name__ == '__main__':
