@@ -43,7 +43,7 @@ def sweep_all(
     each of its thresholds against all decodings of the base
     (`eval.frontier.compare`).
   """
-  plain, gated, other = {}, {}, {}
+  plain, gated, summary = {}, {}, {}
   plains, gates = cfg.plain_decoders(), cfg.gated_decoders()
   others = cfg.other_decoders()
   decodings = len(plains) + len(gates) + len(others)
@@ -69,21 +69,15 @@ def sweep_all(
         params, 'autoregressive' if cfg.is_causal else 'fixed', plains
       )
       gated[name] = sweep(params, 'gated', gates)
-      other[name] = sweep(params, cfg.decode, others)
-  summary = {
-    name: {'sweep': _summaries(plain[name])} | _summaries(other[name])
-    for name in policies
-  }
-  if gates:
-    for name in policies:
-      summary[name]['thresholds'] = _summaries(gated[name])
-    if 'base' in policies and len(policies) > 1:
-      base = [*plain['base'].values(), *gated['base'].values()]
-      summary['frontier'] = {
-        name: _frontier(gated[name], base)
-        for name in policies
-        if name != 'base'
-      }
+      other = sweep(params, cfg.decode, others)
+      summary[name] = {'sweep': _summaries(plain[name])} | _summaries(other)
+      if gates:
+        summary[name]['thresholds'] = _summaries(gated[name])
+  if gates and 'base' in policies and len(policies) > 1:
+    base = [*plain['base'].values(), *gated['base'].values()]
+    summary['frontier'] = {
+      name: _frontier(gated[name], base) for name in policies if name != 'base'
+    }
   return summary, trajectories.Evaluations(plain, gated)
 
 
