@@ -83,5 +83,5 @@ if __name__ == '__main__':
     main,
     'Writes a model folder anew: merged, cast, checked.',
     example='launch/convert.py --from runs/lora/final --to out --merge_lora',
-    takes=(),
+    takes=None,
   )

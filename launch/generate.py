@@ -84,5 +84,5 @@ if __name__ == '__main__':
     main,
     'Decodes prompts with a language model.',
     example="launch/generate.py --model models/llada --prompt 'Hello' --watch",
-    takes=(),
+    takes=None,
   )

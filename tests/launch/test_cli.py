@@ -213,7 +213,7 @@ STREAMS = """
   signal.signal(signal.SIGINT, signal.default_int_handler)
   sys.modules.pop('interrupts')
   import interrupts
-  cli.run(main, 'Prints.', example='launch/streams.py', takes=('args',))
+  cli.run(main, 'Prints.', example='launch/streams.py', takes='args')
 """
 
 
@@ -405,7 +405,7 @@ def test_an_interrupt_is_one_line(checkout):
       def main():
         print('ready', flush=True)
         time.sleep(60)
-      cli.run(main, 'Sleeps.', example='launch/slow.py', takes=())
+      cli.run(main, 'Sleeps.', example='launch/slow.py', takes=None)
     """)
   )
   with subprocess.Popen(
