@@ -839,8 +839,8 @@ MUTATIONS = (
   ),
   Mutation(
     'run/probe.py',
-    'params, metrics = _train(started, arm, cfg.num_updates, name, screen)',
-    'params, metrics = started.base, {}',
+    'params, metrics = _train(own, arm, num_updates, name, screen)',
+    'params, metrics = own.base, {}',
     'run/test_probe.py',
   ),
   Mutation(
