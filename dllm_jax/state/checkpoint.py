@@ -132,9 +132,7 @@ class Checkpoints:
     while steps:
       path = self._directory / str(steps[-1])
       try:
-        leaves, files = manifest.read(path)
-        manifest.check_files(path, files)
-        manifest.check_same_tree(path, leaves, _leaves_by_path(like))
+        _check(path, like)
         return steps[-1]
       except manifest.Damaged as e:
         steps.pop()
@@ -214,6 +212,13 @@ def _load(path: pathlib.Path, like: PyTree) -> tuple[PyTree, dict]:
       f'cannot read checkpoint {path}: {e.strerror or e}; look at the disk'
     ) from e
   return jax.tree.unflatten(jax.tree.structure(like), leaves.values()), meta
+
+
+def _check(path: pathlib.Path, like: PyTree) -> None:
+  """Refuses files that are not as they were written, and another tree."""
+  leaves, files = manifest.read(path)
+  manifest.check_files(path, files)
+  manifest.check_same_tree(path, leaves, _leaves_by_path(like))
 
 
 def _savable(tree: PyTree) -> dict[str, jax.Array]:

@@ -479,7 +479,7 @@ MUTATIONS = (
   Mutation(
     'hf/families/qwen2_moe.py',
     'derive=family.defaults(qkv_bias=True),',
-    'derive=family.same,',
+    'derive=dict,',
     'hf/test_config.py',
   ),
   Mutation(
