@@ -208,7 +208,7 @@ def _samples(
       'steps': paths[i].steps,
       'rewards': [_number(value) for value in paths[i].rewards],
     }
-    for i, correct in enumerate(evaluation.correct[index].tolist())
+    for i, correct in enumerate(evaluation.correct[index].astype(bool).tolist())
   ]
 
 
