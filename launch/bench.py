@@ -333,5 +333,5 @@ if __name__ == '__main__':
     'Measures speed, or plans what a step costs on a mesh.',
     example='launch/bench.py --plan llada_8b --mesh data=8,fsdp=8 '
     '--device tpu_v5e',
-    takes=('overrides',),
+    takes='overrides',
   )

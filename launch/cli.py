@@ -42,23 +42,26 @@ def run(
   description: str,
   *,
   example: str,
-  takes: Sequence[str] = ('config', 'workdir'),
+  takes: str | None = 'config',
 ) -> NoReturn:
   """Parses the command line, calls `main`, and exits.
 
   Args:
-    main: called with what `takes` names; returns an exit code (None: 0).
+    main: called with what `takes` names, if anything; returns an exit code
+      (None: 0).
     description: one sentence for --help.
     example: the rest of a command line, for --help: 'launch/x.py --flag ...'.
-    takes: what `main` is given, in this order. 'config': the loaded ConfigDict
-      of --config FILE[:preset]; 'workdir': the --workdir, None where it is not
-      given; 'args': the list of arguments that are not flags; 'overrides': the
-      'a.b=value' of --config.a.b=value, where a command loads configs itself.
+    takes: 'config', the loaded ConfigDict of --config FILE[:preset]; 'args',
+      the list of arguments that are not flags; or 'overrides', the 'a.b=value'
+      of --config.a.b=value, where a command loads configs itself.
   """
   if sys.stdout is not None:  # None: whoever started us closed it
     sys.stdout.reconfigure(errors='replace')
   try:
-    _define_flags(takes)
+    if takes == 'config':
+      flags.DEFINE_string(
+        'config', None, 'FILE[:preset]; --config.a.b=VALUE sets'
+      )
     if any(a in ('-h', '-help', '--help', '--helpfull') for a in sys.argv[1:]):
       print(_help(description, example))
       code = 0
@@ -166,29 +169,15 @@ def setup_jax(cpu_devices: int) -> None:
     jax.config.update('jax_num_cpu_devices', cpu_devices)
 
 
-def _define_flags(takes: Sequence[str]) -> None:
-  if 'config' in takes:
-    flags.DEFINE_string(
-      'config', None, 'FILE[:preset]; --config.a.b=VALUE sets'
-    )
-  if 'workdir' in takes:
-    flags.DEFINE_string(
-      'workdir', None, 'the directory of the run; default: runs/METHOD'
-    )
-
-
-def _parse(
-  argv: Sequence[str], example: str, takes: Sequence[str]
-) -> list[Any]:
+def _parse(argv: Sequence[str], example: str, takes: str | None) -> list[Any]:
   """The arguments of `main`."""
-  changes = 'config' in takes or 'overrides' in takes
   overrides, rest = [], argv[:1]
   flags.FLAGS.set_gnu_getopt(True)
   try:
     # A --flagfile may set config keys too.
     for arg in flags.FLAGS.read_flags_from_files(argv[1:]):
-      match = re.match(r'--?config\.(.*)', arg) if changes else None
-      if match:
+      match = re.match(r'--?config\.(.*)', arg)
+      if match and takes in ('config', 'overrides'):
         overrides.append(match[1])
       else:
         rest.append(arg)
@@ -200,16 +189,13 @@ def _parse(
     ) from None
   except flags.Error as e:
     raise errors.UsageError(f'{e}; see --help') from None
-  if args and 'args' not in takes:
+  if args and takes != 'args':
     raise errors.UsageError(f'unexpected argument {args[0]!r}; see --help')
-  if 'config' in takes and not flags.FLAGS.config:
+  if takes != 'config':
+    return {'args': [args], 'overrides': [overrides]}.get(takes, [])
+  if not flags.FLAGS.config:
     raise errors.UsageError(f'--config FILE is missing; for example: {example}')
-  given = {'args': args, 'overrides': overrides}
-  if 'config' in takes:
-    given['config'] = config_file.load_config(flags.FLAGS.config, overrides)
-  if 'workdir' in takes:
-    given['workdir'] = flags.FLAGS.workdir
-  return [given[name] for name in takes]
+  return [config_file.load_config(flags.FLAGS.config, overrides)]
 
 
 def _flags() -> dict[str, flags.Flag]:

@@ -42,12 +42,9 @@ def main() -> int:
     if flag.present and not UPCYCLE.value:
       raise errors.UsageError(f'--{flag.name} is read with --upcycle alone')
   cli.setup_jax(1)
-  from dllm_jax import model as model_lib
+  from dllm_jax import model as model_lib  # Late: --help answers at once.
   from dllm_jax.hf import hub, save, upcycled
-  from dllm_jax.runtime import (
-    console,
-    sharding,  # Late: --help answers at once.
-  )
+  from dllm_jax.runtime import console, sharding
 
   screen = console.Console()
   source = hub.locate(FROM.value)
@@ -86,5 +83,5 @@ if __name__ == '__main__':
     main,
     'Writes a model folder anew: merged, cast, checked.',
     example='launch/convert.py --from runs/lora/final --to out --merge_lora',
-    takes=(),
+    takes=None,
   )

@@ -145,5 +145,4 @@ if __name__ == '__main__':
     main,
     "Evaluates a model on a task's held-out problems.",
     example='launch/eval.py --config configs/ag_grpo.py --model runs/ag_grpo',
-    takes=('config',),
   )

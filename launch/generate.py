@@ -60,11 +60,8 @@ def main() -> int:
   if (PROMPT.value is None) == (PROMPTS.value is None):
     raise errors.UsageError('give one of --prompt TEXT and --prompts FILE')
   cli.setup_jax(1)
-  from dllm_jax.run import generate, prompt_file
-  from dllm_jax.runtime import (
-    console,
-    sharding,  # Late: --help answers at once.
-  )
+  from dllm_jax.run import generate, prompt_file  # Late, as --help.
+  from dllm_jax.runtime import console, sharding
 
   if PROMPTS.value is not None:
     requests = prompt_file.read(pathlib.Path(PROMPTS.value))
@@ -75,15 +72,13 @@ def main() -> int:
   generate.generate(
     MODEL.value,
     requests,
-    generate.Options(
-      decode=decoding_flags.DECODE.value,
-      overrides=decoding_flags.overrides(),
-      seed=SEED.value,
-      batch_size=BATCH_SIZE.value,
-      unroll=UNROLL.value,
-    ),
+    overrides=decoding_flags.overrides(),
     mesh=sharding.make_mesh(sharding.MeshConfig()),
     screen=console.Console(file=sys.stderr if apart else None),
+    decode=decoding_flags.DECODE.value,
+    seed=SEED.value,
+    batch_size=BATCH_SIZE.value,
+    unroll=UNROLL.value,
     params=PARAMS.value,
     use_chat=CHAT.value,
     out=pathlib.Path(OUT.value) if OUT.value else None,
@@ -97,5 +92,5 @@ if __name__ == '__main__':
     main,
     'Decodes prompts with a language model.',
     example="launch/generate.py --model models/llada --prompt 'Hello' --watch",
-    takes=(),
+    takes=None,
   )

@@ -31,16 +31,15 @@ def main(config) -> int:
   cli.setup_jax(values['mesh']['cpu_devices'])
   from dllm_jax.run import probe
   from dllm_jax.runtime import console  # Late: --help answers at once.
+  from dllm_jax.state import workdir
 
   screen = console.Console()
   found = probe.probe(
-    values,
-    probe.ProbeConfig(num_updates=UPDATES.value, num_rounds=ROUNDS.value),
-    screen,
+    values, screen, num_updates=UPDATES.value, num_rounds=ROUNDS.value
   )
   probe.show(found, screen)
   if out is not None:
-    probe.save(found, out)
+    workdir.write_json(out, found)
   return 0
 
 
@@ -50,5 +49,4 @@ if __name__ == '__main__':
     'Shows what a few RL updates on the same prompts teach.',
     example='launch/probe.py --config configs/ag_grpo.py:equations,variants '
     '--config.base.path=runs/equations/base',
-    takes=('config',),
   )

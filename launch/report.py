@@ -69,5 +69,5 @@ if __name__ == '__main__':
     main,
     'Writes a page about a run, or compares several, or two evaluations.',
     example='launch/report.py runs/ag_grpo',
-    takes=('args',),
+    takes='args',
   )

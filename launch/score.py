@@ -101,5 +101,5 @@ if __name__ == '__main__':
     main,
     "Scores recorded completions with a task's verifier.",
     example='launch/score.py --task gsm8k --generations FILE.jsonl.gz',
-    takes=(),
+    takes=None,
   )

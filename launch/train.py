@@ -7,11 +7,17 @@ The same command continues a run that was stopped.
 
 import pathlib
 
+from absl import flags
+
 import cli
 import process_flags
 
+WORKDIR = flags.DEFINE_string(
+  'workdir', None, 'the directory of the run; default: runs/METHOD'
+)
 
-def main(config, workdir: str | None) -> int:
+
+def main(config) -> int:
   cli.setup_jax(config.mesh.cpu_devices)
   process_flags.start()
   from dllm_jax import metric_names  # Late: --help answers at once.
@@ -19,7 +25,7 @@ def main(config, workdir: str | None) -> int:
   from dllm_jax.runtime import console, processes
   from dllm_jax.train import loop
 
-  directory = pathlib.Path(workdir or f'runs/{config.method.name}')
+  directory = pathlib.Path(WORKDIR.value or f'runs/{config.method.name}')
   screen = console.Console(
     show=metric_names.LIVE, quiet=not processes.is_first()
   )

@@ -9,7 +9,7 @@ REPO = pathlib.Path(__file__).resolve().parents[1]
 RANK = {
   'types': 0,
   'errors': 0,
-  'checks': 0,
+  'validation': 0,
   'metric_names': 0,
   'ops': 1,
   'runtime': 1,

@@ -221,7 +221,7 @@ def rows_of(name, prompts, out, **overrides):
       prompt_file.Request(str(i), 'here', text, None)
       for i, text in enumerate(prompts)
     ],
-    generate.Options(overrides=overrides),
+    overrides=overrides,
     mesh=mesh(),
     screen=console.Console(file=io.StringIO()),
     out=out,

@@ -59,5 +59,5 @@ def speculative(
     )
     for decoder in decoders:
       rows.append(study.compare(decoder)[0])
-      bar.step()
+      bar.add()
   return study.summary() | {'rows': rows}

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from dllm_jax import checks, types
+from dllm_jax import types, validation
 from dllm_jax.decoding import fields
 from dllm_jax.decoding import lockstep as lockstep_lib
 from dllm_jax.ops import schedules
@@ -65,13 +65,13 @@ class BlockConfig:
         f'gen_length {length} is not a positive multiple of block_length '
         f'{width}'
       )
-    checks.finite(self, 'temperature')
+    validation.finite(self, 'temperature')
     if self.cfg_scale is not None:
-      checks.finite(self, 'cfg_scale')
+      validation.finite(self, 'cfg_scale')
     if self.cfg_scale == 0:  # No leaf, so that nothing is computed for it.
       object.__setattr__(self, 'cfg_scale', None)
-    checks.choices(self, 'cache', 'published')
-    checks.not_negative(self, 'refresh_every', 'vicinity')
+    validation.choices(self, 'cache', 'published')
+    validation.not_negative(self, 'refresh_every', 'vicinity')
     for name in ('refresh_every', 'vicinity', 'published'):
       value = getattr(self, name)
       if value not in (0, 'none') and self.cache not in ('prefix', 'dual'):

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from dllm_jax import checks, types
+from dllm_jax import types, validation
 from dllm_jax.decoding import block_decoder, blocks, fields
 from dllm_jax.ops import sampling, schedules
 
@@ -82,8 +82,8 @@ class Fixed(block_decoder.BlockDecoder):
 
   def __post_init__(self):
     super().__post_init__()
-    checks.choices(self, 'order', 'schedule', 'eos_rule')
-    checks.nucleus(self)
+    validation.choices(self, 'order', 'schedule', 'eos_rule')
+    validation.nucleus(self)
     if self.eos_rule == 'confidence' and (
       self.tempered or self.order != 'confidence'
     ):

@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from dllm_jax import checks, errors, types
+from dllm_jax import errors, types, validation
 from dllm_jax.decoding import fields, rounds, speculative
 from dllm_jax.ops import sampling
 
@@ -55,8 +55,8 @@ class Fractal(speculative.SelfSpeculative):
 
   def __post_init__(self):
     super().__post_init__()
-    checks.positive(self, 'num_modules')
-    checks.not_negative(self, 'num_placeholders')
+    validation.positive(self, 'num_modules')
+    validation.not_negative(self, 'num_placeholders')
     if self.layers not in ('even', 'late'):
       chosen = _numbers(self.layers)
       if len(chosen) != self.num_modules:

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from dllm_jax import checks, types
+from dllm_jax import types, validation
 from dllm_jax.decoding import block_decoder, blocks, fields
 from dllm_jax.ops import sampling
 
@@ -79,13 +79,13 @@ class Gated(block_decoder.BlockDecoder):
       )
     if self.inclusive and self.gate != 'threshold':
       raise ValueError("inclusive is read with gate 'threshold' alone")
-    checks.positive(self, 'min_commits')
-    checks.nucleus(self)
+    validation.positive(self, 'min_commits')
+    validation.nucleus(self)
     if not -float('inf') < self.threshold <= 1:
       raise ValueError(
         f'threshold {self.threshold} must be finite and at most 1'
       )
-    checks.finite(self, 'exponent')
+    validation.finite(self, 'exponent')
 
   def largest_commit(self) -> int:
     """A whole block."""

@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from dllm_jax import checks, types
+from dllm_jax import types, validation
 from dllm_jax.decoding import fields
 from dllm_jax.decoding import lockstep as lockstep_lib
 from dllm_jax.ops import sampling, schedules
@@ -62,10 +62,10 @@ class CausalDecoder:
   )
 
   def __post_init__(self):
-    checks.positive(self, 'gen_length')
-    checks.not_negative(self, 'top_k')
-    checks.nucleus(self)
-    checks.finite(self, 'temperature')
+    validation.positive(self, 'gen_length')
+    validation.not_negative(self, 'top_k')
+    validation.nucleus(self)
+    validation.finite(self, 'temperature')
 
   @property
   def num_drafts(self) -> int:

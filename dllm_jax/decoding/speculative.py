@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from dllm_jax import checks, errors, types
+from dllm_jax import errors, types, validation
 from dllm_jax.decoding import fields, rounds
 from dllm_jax.ops import sampling
 
@@ -37,7 +37,7 @@ class SelfSpeculative(rounds.CausalDecoder):
 
   def __post_init__(self):
     super().__post_init__()
-    checks.choices(self, 'compression')
+    validation.choices(self, 'compression')
 
   def prepare(
     self, denoiser: types.Denoiser, params: types.Params
@@ -74,7 +74,7 @@ class Draft(SelfSpeculative):
 
   def __post_init__(self):
     super().__post_init__()
-    checks.positive(self, 'draft_length')
+    validation.positive(self, 'draft_length')
 
   @property
   def num_drafts(self) -> int:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from dllm_jax import checks, types
+from dllm_jax import types, validation
 from dllm_jax.decoding import guidance
 from dllm_jax.ops import sampling
 
@@ -38,8 +38,8 @@ class Estimate:
   cfg_scale: float | None = None
 
   def __post_init__(self):
-    checks.choices(self, masking=('count', 'bernoulli', 'left_to_right'))
-    checks.positive(self, 'num_samples')
+    validation.choices(self, masking=('count', 'bernoulli', 'left_to_right'))
+    validation.positive(self, 'num_samples')
     if self.cfg_scale is not None and not 0 <= self.cfg_scale < float('inf'):
       raise ValueError(f'cfg_scale {self.cfg_scale} must be finite, at least 0')
 

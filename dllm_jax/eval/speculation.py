@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from dllm_jax import checks, types
+from dllm_jax import types, validation
 from dllm_jax.decoding import autoregressive, fractal, rounds, speculative
 from dllm_jax.ops import sampling
 from dllm_jax.rollout import answer_free, prompts, score, sharded
@@ -52,7 +52,7 @@ class StudyConfig:
   repeats: int = 2
 
   def __post_init__(self):
-    checks.not_negative(self, 'num_prompts', 'repeats')
+    validation.not_negative(self, 'num_prompts', 'repeats')
     for name in ('modules', 'compressions', 'placeholders'):
       if not getattr(self, name):
         raise ValueError(f'{name} is empty')

@@ -218,11 +218,8 @@ def render(record: Record, dtype: str) -> dict[str, Any]:
   Raises:
     UserError: the model has no such form in its family.
   """
-  if record.config:
-    key = 'dtype' if 'dtype' in record.config else 'torch_dtype'
-    config = {**record.config, key: dtype}
-  else:
-    config = _new_config(record) | {'torch_dtype': dtype}
+  config = dict(record.config or _new_config(record))
+  config['dtype' if 'dtype' in config else 'torch_dtype'] = dtype
   if record.family == NATIVE:
     return config
   again = parse(config, f'the {record.family} config of this model')
@@ -240,18 +237,12 @@ def _new_config(record: Record) -> dict[str, Any]:
     group = {'name': 'transformer', **dataclasses.asdict(plain(model))}
     return native(group, group.pop('vocab_size'), record.special)
   family, scaling = FAMILIES[record.family], model.rope_scaling
-  sizes = {
-    theirs: getattr(model, ours) for ours, theirs in family.sizes.items()
-  }
-  more = {
-    theirs: getattr(model, ours) for theirs, ours in family.writes.items()
-  }
   config = {
     'architectures': [family.architectures[0]],
     'model_type': family.model_type,
     **family.must,
-    **sizes,
-    **more,
+    **{theirs: getattr(model, ours) for ours, theirs in family.sizes.items()},
+    **{theirs: getattr(model, ours) for theirs, ours in family.writes.items()},
     **{
       theirs: getattr(model, ours) == yes
       for theirs, (ours, yes, _) in family.flags.items()

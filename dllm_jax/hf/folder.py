@@ -17,8 +17,6 @@ from dllm_jax import errors
 from dllm_jax.text import json_file
 
 _PLAIN_NAME = re.compile(r'[A-Za-z0-9_][A-Za-z0-9._-]{0,199}')
-MAX_JSON_BYTES = 4 * 2**20
-MAX_COPY_BYTES = json_file.MAX_BYTES  # what is copied can be read there
 
 
 def member(folder: pathlib.Path, name: str) -> pathlib.Path:
@@ -57,20 +55,13 @@ def has(folder: pathlib.Path, name: str) -> bool:
 
 
 def read_json(folder: pathlib.Path, name: str) -> dict[str, Any]:
-  """The JSON object in one file of the folder, of at most `MAX_JSON_BYTES`.
+  """The JSON object in one file of the folder.
 
   Raises:
-    UserError: as `member`, or it is no such object.
+    UserError: as `member` and `json_file.read_object`.
   """
   member(folder, name)
-  try:
-    return json_file.read_object(folder / name, MAX_JSON_BYTES)
-  except OSError as e:
-    raise errors.UserError(
-      f'cannot read {folder / name}: {e.strerror}; check the disk'
-    ) from None
-  except ValueError as e:
-    raise errors.UserError(short(e, 400)) from None
+  return json_file.read_object(folder / name)
 
 
 def short(what: Any, room: int = 120) -> str:
@@ -146,8 +137,8 @@ def check_space(target: pathlib.Path, num_bytes: int) -> None:
 def copy(source: pathlib.Path, name: str, target: pathlib.Path) -> None:
   """Copies one small file from folder to folder; see `member`."""
   path = member(source, name)
-  if path.stat().st_size > MAX_COPY_BYTES:
+  if path.stat().st_size > json_file.MAX_BYTES:  # or it could not be read there
     raise errors.UserError(
-      f'{source / name} is larger than {MAX_COPY_BYTES} bytes; refused'
+      f'{source / name} is larger than {json_file.MAX_BYTES} bytes; refused'
     )
   shutil.copyfile(path, target / name)

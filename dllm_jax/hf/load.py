@@ -7,7 +7,6 @@ place: the host never holds more than its own shards and one tensor. Kernels are
 """
 
 import collections
-import contextlib
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -68,9 +67,8 @@ def read(path: pathlib.Path) -> Folder:
   if any((path / name).exists() for name in _OLD):
     raise errors.UserError(
       f'{path} was written by an older version of this program, in a layout '
-      'that is no longer read. If it is a model of a run: move it away, with '
-      'final/ and eval.json, and rerun launch/train.py, which writes it again '
-      'from its checkpoints. If it was converted: take the original folder'
+      'that is no longer read: take the original folder if it was converted, '
+      'and train a model of a run anew, in another --workdir'
     )
   if not peft.is_folder(path):
     return Folder(path, path, hf_config.read(path), path)
@@ -188,7 +186,7 @@ def load(
   flat = dict(leaves)
   params = flax.traverse_util.unflatten_dict(flat, sep='/')
   if folder.base != folder.path:
-    _, adapters = peft.load(folder.path, record.family, record.model, mesh)
+    adapters = peft.load(folder.path, record.family, record.model, mesh)
     params = lora.join(params, adapters)
   if dtype or record.model:
     record = record.replace(dtype=dtype or record.model.param_dtype)
@@ -210,7 +208,8 @@ def iterate(
   """
   check(folder, mesh)
   record = folder.record
-  for notice in record.notices if screen else ():
+  screen = screen or console.Console(quiet=True)
+  for notice in record.notices:
     screen.line(notice)
   tensors = _list_tensors(folder)
   if param_dtype or record.model:
@@ -268,17 +267,16 @@ def _leaves(
   tensors: Mapping[str, shards.Tensor],
   family: str,
   leaves: Mapping[str, jax.ShapeDtypeStruct],
-  screen: console.Console | None,
+  screen: console.Console,
 ) -> Iterator[tuple[str, jax.Array]]:
   names = collections.defaultdict(list)
   wanted = table_lib.tensors(family, leaves)
   for name, slots in wanted.items():
     for slot in slots:
       names[slot.path].append((name, slot))
-  with stage(screen, 'reading', sum(map(len, names.values()))) as advance:
-    # The tables first: they are the largest tensors, and there is room yet.
-    for path in sorted(leaves, key=lambda path: path.startswith('layers/')):
-      yield path, _leaf(leaves[path], names[path], tensors, advance)
+  with screen.stage('reading', sum(map(len, names.values()))) as bar:
+    for path, leaf in leaves.items():
+      yield path, _leaf(leaf, names[path], tensors, bar.add)
 
 
 def _leaf(
@@ -299,7 +297,7 @@ def _leaf(
     value.block_until_ready()
     advance()
     return value
-  blank = jax.jit(_blank, static_argnums=(0, 1), out_shardings=place)
+  blank = jax.jit(jnp.zeros, static_argnums=(0, 1), out_shardings=place)
   put = jax.jit(
     _put,
     static_argnames='is_transposed',
@@ -314,18 +312,6 @@ def _leaf(
     value.block_until_ready()  # else tensors pile up on the host
     advance()
   return value
-
-
-@contextlib.contextmanager
-def stage(
-  screen: console.Console | None, title: str, total: int
-) -> Iterator[Callable[[], None]]:
-  """A function to call after each of `total` tensors."""
-  if screen is None:
-    yield lambda: None
-    return
-  with screen.stage(title, total) as bar:
-    yield bar.step
 
 
 def _fetch(
@@ -349,10 +335,6 @@ def _fetch(
 
 def _convert(tensor, *, is_transposed: bool, dtype):
   return (tensor.T if is_transposed else tensor).astype(dtype)
-
-
-def _blank(shape, dtype):
-  return jnp.zeros(shape, dtype)
 
 
 def _put(leaf, tensor, index, *, is_transposed: bool):

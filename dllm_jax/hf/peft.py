@@ -139,7 +139,7 @@ def load(
   family: str,
   cfg: model_config.ModelConfig,
   mesh: Mesh,
-) -> tuple[model_config.ModelConfig, lora.Adapters]:
+) -> lora.Adapters:
   """Reads adapters in PEFT's layout for a model without any.
 
   A module that target_modules does not name gets zeros, and so stays as it
@@ -151,15 +151,12 @@ def load(
     cfg: config of the model without adapters.
     mesh: devices for the factors.
 
-  Returns:
-    The config of the adapted model, and its adapters.
-
   Raises:
     UserError: names the field or the tensor that is not right.
   """
   config, rank, alpha = _read_config(folder)
-  cfg = dataclasses.replace(cfg, lora_rank=rank, lora_alpha=alpha)
-  denoiser = transformer.of_config(cfg)
+  adapted = dataclasses.replace(cfg, lora_rank=rank, lora_alpha=alpha)
+  denoiser = transformer.of_config(adapted)
   leaves = {
     path: leaf
     for path, leaf in table_lib.targets(denoiser, mesh).items()
@@ -196,7 +193,7 @@ def load(
     path, layer = names[name]
     every = (slice(None), slice(None))
     values[path][layer] = shards.read(tensor, every).T.astype(np.float32)
-  return cfg, {
+  return {
     path: jax.make_array_from_callback(
       value.shape, leaves[path].sharding, value.__getitem__
     )

@@ -94,6 +94,7 @@ def save_leaves(
     kept: as in `save`.
     screen: shows a progress bar.
   """
+  screen = screen or console.Console(quiet=True)
   dtype = str(jnp.result_type(*(leaf.dtype for leaf in like.values())))
   config = hf_config.render(record, dtype)
   slots = table_lib.tensors(record.family, like)
@@ -105,13 +106,9 @@ def save_leaves(
       name: jax.ShapeDtypeStruct(slot.tensor_shape, like[slot.path].dtype)
       for name, (slot, *_) in slots.items()
     }
-    with load.stage(screen, 'writing', len(slots)) as advance:
-      shards.write(
-        work,
-        wanted,
-        _counted(arrays, advance),
-        max_bytes=MAX_SHARD_BYTES,
-      )
+    with screen.stage('writing', len(slots)) as bar:
+      counted = _counted(arrays, bar.add)
+      shards.write(work, wanted, counted, max_bytes=MAX_SHARD_BYTES)
     _write_json(work / hf_config.CONFIG_FILE, config)
 
   _write(target, _arrays(leaves, slots), fill, text, kept)
@@ -277,7 +274,7 @@ def convert(
     )
   record, leaves = load.iterate(folder, mesh, param_dtype=dtype, screen=screen)
   if has:
-    _, adapters = peft.load(folder.path, record.family, record.model, mesh)
+    adapters = peft.load(folder.path, record.family, record.model, mesh)
   if has and not merge:
     base = peft.base_of(folder.path, folder.base)
     save_adapters(target, adapters, record, base=base, text=folder.text)
@@ -286,15 +283,4 @@ def convert(
     leaves = lora.merge_leaves(leaves, adapters, record.model)
     record = record.replace(lora_rank=0)
   like = table_lib.targets(record.denoiser, mesh)
-  # `load.iterate` reads the stacked layers last.
-  like = {
-    p: like[p] for p in sorted(like, key=lambda p: p.startswith('layers/'))
-  }
-  save_leaves(
-    target,
-    leaves,
-    like,
-    record,
-    text=folder.text,
-    screen=screen,
-  )
+  save_leaves(target, leaves, like, record, text=folder.text, screen=screen)

@@ -6,10 +6,9 @@ twice, so that is checked here. Tensor names are only ever keys of a dict.
 
 import contextlib
 import json
-import math
 import pathlib
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -60,7 +59,9 @@ def list_tensors(folder: pathlib.Path) -> dict[str, Tensor]:
   index = folder_lib.read_json(folder, INDEX_FILE).get('weight_map')
   if not isinstance(index, dict) or not index:
     raise errors.UserError(f'{where} has no object weight_map; refused')
-  files = list(dict.fromkeys(map(_file_name, index.values())))
+  # `folder.member` judges the names.
+  names = (v if isinstance(v, str) else repr(v) for v in index.values())
+  files = list(dict.fromkeys(names))
   for name in files:
     if not name.endswith(_SUFFIX):
       raise errors.UserError(
@@ -94,13 +95,14 @@ def list_file(folder: pathlib.Path, name: str) -> dict[str, Tensor]:
         'in the folder, or download the file again'
       )
     length = int.from_bytes(start[:8], 'little')
-    if length > folder_lib.MAX_JSON_BYTES:
+    if length > json_file.MAX_CONFIG_BYTES:
       raise _damaged(where, f'its header of {length} bytes is too long')
     f.seek(8)
     header = f.read(length)
   tensors = {}
   with _reading(where), safetensors.safe_open(path, 'np') as f:
-    _check_keys(header, where)
+    # Refuses a key twice, of which the library takes the last.
+    json_file.parse_object(header, where)
     for key in f.keys():  # noqa: SIM118 (it is no mapping)
       part = f.get_slice(key)
       kind, shape = part.get_dtype(), tuple(part.get_shape())
@@ -113,14 +115,6 @@ def list_file(folder: pathlib.Path, name: str) -> dict[str, Tensor]:
   if not tensors:
     raise _damaged(where, 'it holds no tensor')
   return tensors
-
-
-def _check_keys(header: bytes, where: pathlib.Path) -> None:
-  """Refuses a header with a key twice, of which the library takes the last."""
-  try:
-    json_file.parse_object(header.decode(), where)
-  except ValueError as e:
-    raise errors.UserError(folder_lib.short(e, 400)) from None
 
 
 @contextlib.contextmanager
@@ -194,7 +188,7 @@ def write_file(
   """
   header, end = {'__metadata__': {'format': 'pt'}}, 0
   for name, wanted in like.items():
-    begin, end = end, end + _num_bytes(wanted)
+    begin, end = end, end + wanted.size * wanted.dtype.itemsize
     header[name] = {
       'dtype': _FORMAT[str(wanted.dtype)],
       'shape': list(wanted.shape),
@@ -219,22 +213,13 @@ def _plan(
   """The names of each file."""
   files, room = [], 0
   for name, wanted in like.items():
-    size = _num_bytes(wanted)
+    size = wanted.size * wanted.dtype.itemsize
     if not files or size > room:
       files.append([])
       room = max_bytes
     files[-1].append(name)
     room -= size
   return files
-
-
-def _num_bytes(like: jax.ShapeDtypeStruct) -> int:
-  return math.prod(like.shape) * like.dtype.itemsize
-
-
-def _file_name(value: Any) -> str:
-  """For sorting alone; `folder.member` judges it."""
-  return value if isinstance(value, str) else repr(value)
 
 
 _HOW_TO_CONVERT = (

@@ -62,13 +62,18 @@ def targets(
 ) -> dict[str, jax.ShapeDtypeStruct]:
   """{'layers/.../kernel': shape, dtype and sharding} of every leaf.
 
+  The tables come first: they are the largest tensors, and while they are read
+  there is room yet.
+
   Raises:
     UserError: the mesh does not divide the model.
   """
   if isinstance(denoiser, types.Divisible):
     denoiser.part(mesh)
   leaves = sharding.param_targets(denoiser, mesh)
-  return flax.traverse_util.flatten_dict(leaves, sep='/')
+  flat = flax.traverse_util.flatten_dict(leaves, sep='/')
+  order = sorted(flat, key=lambda path: path.startswith('layers/'))
+  return {path: flat[path] for path in order}
 
 
 def tensors(

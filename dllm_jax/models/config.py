@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from dllm_jax import checks
+from dllm_jax import validation
 from dllm_jax.ops import dispatch
 
 
@@ -134,7 +134,7 @@ class ModelConfig:
   embed_init_std: float = 0.02
 
   def __post_init__(self):
-    checks.positive(
+    validation.positive(
       self,
       'vocab_size',
       'hidden_size',
@@ -144,7 +144,7 @@ class ModelConfig:
       'head_dim',
       'mlp_size',
     )
-    checks.not_negative(
+    validation.not_negative(
       self,
       'max_positions',
       'block_causal',
@@ -272,7 +272,7 @@ class ModelConfig:
         f'capacity_factor {self.capacity_factor} is not positive: no expert '
         'would serve a token; None sets no bound'
       )
-    checks.choices(
+    validation.choices(
       self,
       gate_scale=('probability', 'normalized', 'none'),
       dispatch=('auto', *dispatch.DISPATCHES),

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from dllm_jax import checks, types
+from dllm_jax import types, validation
 from dllm_jax.ops import masked, streams
 from dllm_jax.rl import paths as paths_lib
 
@@ -49,7 +49,7 @@ class ExploreConfig:
       )
     if not 0 <= self.alpha <= 1:
       raise ValueError(f'alpha {self.alpha} is not in [0, 1]')
-    checks.choices(self, replacement=REPLACEMENTS)
+    validation.choices(self, replacement=REPLACEMENTS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ class CreditConfig:
   shuffle: bool = False
 
   def __post_init__(self):
-    checks.choices(
+    validation.choices(
       self,
       advantage=ADVANTAGES,
       baseline=('top1', 'mean'),

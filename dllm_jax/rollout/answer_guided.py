@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int, Key
 
-from dllm_jax import checks, types
+from dllm_jax import types, validation
 from dllm_jax.decoding import fixed, guidance
 from dllm_jax.ops import streams
 from dllm_jax.rollout import prompts, sharded
@@ -79,8 +79,8 @@ class GuidedConfig:
   credit: Literal['all', 'reasoning'] = 'all'
 
   def __post_init__(self):
-    checks.not_negative(self, 'num_guided', 'anneal_steps')
-    checks.choices(self, 'groups', 'credit')
+    validation.not_negative(self, 'num_guided', 'anneal_steps')
+    validation.choices(self, 'groups', 'credit')
     if self.template not in TEMPLATES:
       raise ValueError(
         f'template {self.template!r}: expected one of {tuple(TEMPLATES)}'
@@ -91,7 +91,7 @@ class GuidedConfig:
         f'{self.margin} must be positive, positive and not negative'
       )
     if self.answer_steps is not None:
-      checks.positive(self, 'answer_steps')
+      validation.positive(self, 'answer_steps')
 
   def num_at(self, step: int) -> int:
     """Guided rows of a group in a step: ceil((1 - t / n) k), not below 0."""

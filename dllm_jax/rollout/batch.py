@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from dllm_jax import checks, types
+from dllm_jax import types, validation
 from dllm_jax.rl import advantages
 from dllm_jax.rollout import context, prompts, score
 from dllm_jax.runtime import process_rows, sharding
@@ -42,7 +42,7 @@ class RolloutConfig:
   decoder: types.Decoder
 
   def __post_init__(self):
-    checks.positive(self, 'num_prompts', 'group_size', 'max_prompt_length')
+    validation.positive(self, 'num_prompts', 'group_size', 'max_prompt_length')
 
 
 class Requests(NamedTuple):

@@ -3,8 +3,9 @@
 A group of it is an arm, and has the keys in which the arm differs from the run.
 """
 
+import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dllm_jax import errors
@@ -50,6 +51,17 @@ def configs(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     name: _merged(config, changes) | {'arms': {}}
     for name, changes in arms.items()
   }
+
+
+@contextlib.contextmanager
+def named(arm: str) -> Iterator[None]:
+  """Says which arm an error is of; '' is the run itself."""
+  try:
+    yield
+  except errors.UserError as e:
+    if not arm:
+      raise
+    raise errors.UserError(f'config group arms.{arm}: {e}') from e
 
 
 def _check(

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dllm_jax import errors
-
-DTYPES = ('float32', 'bfloat16', 'float16')
+from dllm_jax.hf import table
 
 # '*' is any one group.
 _POSITIVE = (
@@ -67,7 +66,7 @@ def check(flat: Mapping[str, Any]) -> None:
     if wrong:
       raise errors.UserError(f'config key {key} is {value}; {wrong}')
   for key in ('model.dtype', 'model.param_dtype'):
-    if key in flat and flat[key] not in DTYPES:
+    if key in flat and flat[key] not in table.DTYPES:
       raise errors.UserError(
-        f'config key {key} is {flat[key]!r}: expected one of {DTYPES}'
+        f'config key {key} is {flat[key]!r}: expected one of {table.DTYPES}'
       )

@@ -1,14 +1,20 @@
 """What is refused before any work: what does not fit together."""
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import jax
 
 from dllm_jax import errors, types
 from dllm_jax.rollout import context
-from dllm_jax.run import conversations, routing, settings, setup, speculation
+from dllm_jax.run import (
+  arms,
+  conversations,
+  routing,
+  settings,
+  setup,
+  speculation,
+)
 from dllm_jax.runtime import processes, sharding
 from dllm_jax.tasks import rows as rows_lib
 from dllm_jax.tasks import task as task_lib
@@ -33,9 +39,9 @@ def check_rows(
   if routing.applies(cfg):  # learns those of all rows
     for part in (rows.prompts, rows.validation, rows.test):
       _check_demonstrations(ctx, part, cfg.base_sft.gen_length)
-  for name, arm in _trainings(cfg):
+  for name, arm in {'': cfg, **cfg.arms}.items():
     if arm.method is not None:
-      with _named(name):
+      with arms.named(name):
         if isinstance(ctx.task, rows_lib.Problems):  # any may lack an answer
           arm.method.check_rows(ctx, [*rows.prompts, *rows.validation])
         elif not isinstance(ctx.task, task_lib.Paraphrased):
@@ -102,9 +108,9 @@ def check_shapes(cfg: settings.Settings, ctx: context.Context) -> None:
   grad.check_micro_batches(
     cfg.base.batch_size, cfg.base_sft.num_micro, ctx.mesh, 'base.num_micro'
   )
-  for name, arm in _trainings(cfg):
+  for name, arm in {'': cfg, **cfg.arms}.items():
     if arm.method is not None:
-      with _named(name):
+      with arms.named(name):
         denoiser = setup.arm_denoiser(ctx.denoiser, cfg, arm)
         arm.rollout.decoder.check(denoiser)
         own = dataclasses.replace(ctx, denoiser=denoiser)
@@ -117,7 +123,7 @@ def _check_open_ended(cfg: settings.Settings) -> None:
     'config key base.path is empty': not cfg.base.path,
     'config key train.control is True': cfg.control,
   }
-  for name, arm in _trainings(cfg):
+  for name, arm in {'': cfg, **cfg.arms}.items():
     of, method = f'arms.{name}.' if name else '', arm.method
     needs |= {
       f'config group {of}method ({arm.method_name}) reads them': method is None
@@ -132,21 +138,3 @@ def _check_open_ended(cfg: settings.Settings) -> None:
         f'task {cfg.task_name!r} has no right answers, but {wanted}; see '
         'configs/cpc_grpo.py:paraphrases'
       )
-
-
-def _trainings(
-  cfg: settings.Settings,
-) -> list[tuple[str, settings.Settings]]:
-  """The run, whose name is '', and its arms."""
-  return [('', cfg), *cfg.arms.items()]
-
-
-@contextlib.contextmanager
-def _named(arm: str) -> Iterator[None]:
-  """Says which arm an error is of."""
-  try:
-    yield
-  except errors.UserError as e:
-    if not arm:
-      raise
-    raise errors.UserError(f'config group arms.{arm}: {e}') from e

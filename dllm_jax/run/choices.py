@@ -1,38 +1,31 @@
 """Settings that are chosen on validation rows."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from dllm_jax import types
 from dllm_jax.eval import accuracy, frontier
 from dllm_jax.run import setup
 from dllm_jax.tasks import task as task_lib
-from dllm_jax.train import loop
 
 
-class Choice(NamedTuple):
-  """The decoder that was chosen on validation rows.
+def choose_setting(
+  run: setup.Run, base: types.Params
+) -> tuple[int | str, float]:
+  """The plain decoder with which the base is best on validation rows.
 
-  Attributes:
-    setting: its key in `Settings.plain_decoders`.
-    accuracy: accuracy of the base on the validation rows, in 0..1; NaN where
-      there was no choice.
+  Returns:
+    Its key in `Settings.plain_decoders`, and the accuracy of the base on these
+    rows, in 0..1; NaN where there was no choice.
   """
-
-  setting: int | str
-  accuracy: float
-
-
-def choose_setting(run: setup.Run, base: types.Params) -> Choice:
-  """The plain decoder with which the base is best on validation rows."""
   decoders = run.cfg.plain_decoders()
   is_open_ended = isinstance(run.ctx.task, task_lib.OpenEnded)
   # Of causal models there is but one, and no gate to compare it with.
   if run.cfg.is_causal or is_open_ended:
-    return Choice(next(iter(decoders)), float('nan'))
+    return next(iter(decoders)), float('nan')
   evaluations = _validate(run, base, decoders)
   setting = max(evaluations, key=lambda key: evaluations[key].accuracy)
-  return Choice(setting, evaluations[setting].accuracy)
+  return setting, evaluations[setting].accuracy
 
 
 def choose_threshold(
@@ -55,11 +48,5 @@ def _validate(
     run.rows.validation,
     decoders,
     batch_size=run.cfg.eval.batch_size,
-    advance=lambda count: _check_interrupt(run),
+    advance=lambda count: run.beat('validation'),
   )
-
-
-def _check_interrupt(run: setup.Run) -> None:
-  """Stops between two batches of a validation, where nothing is to save."""
-  run.watch.beat('validation')
-  loop.check_stop(run.stop)

@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from dllm_jax import decoding, errors, types
 from dllm_jax import model as model_lib
@@ -31,22 +31,6 @@ _NOT_OF_MODEL = (
   'model.remat',
   'model.unroll',
 )
-
-
-class Start(NamedTuple):
-  """What an evaluation starts from.
-
-  Attributes:
-    ctx: the models' context, which shows the examples.
-    rows: the held-out rows.
-    examples: the rows of the examples.
-    about: what the results file says of all this.
-  """
-
-  ctx: context.Context
-  rows: Sequence[task_lib.Row]
-  examples: Sequence[task_lib.Row]
-  about: dict[str, Any]
 
 
 def with_profile(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -120,7 +104,12 @@ def start(
   *,
   given: Mapping[str, Any],
   generates: bool = True,
-) -> Start:
+) -> tuple[
+  context.Context,
+  Sequence[task_lib.Row],
+  Sequence[task_lib.Row],
+  dict[str, Any],
+]:
   """Everything but the parameters, once all checks have passed.
 
   Args:
@@ -133,6 +122,10 @@ def start(
     given: what else the user gave, JSON values by the name of a flag or field;
       the same in all processes.
     generates: whether completions are judged.
+
+  Returns:
+    The models' context, which shows the examples; the held-out rows; the rows
+    of the examples; and what the results file says of all this.
 
   Raises:
     errors.UserError: as `evaluate.evaluate_model`.
@@ -167,15 +160,16 @@ def start(
     ctx.encode(rows)
     checks.check_verifier(ctx, rows)
   ids = [row['id'] for row in examples]
+  profile = cfg.eval.profile or None
   about = {
     'task': cfg.task_name,
     'num': len(rows),
     'seed': cfg.seed,
-    'profile': _record(cfg),
+    'profile': profile and profiles.PROFILES[profile].record(cfg.task_name),
     'few_shot': dataclasses.asdict(shots) | {'ids': ids},
     'weights': {n: hub.origin(m.folder.path) for n, m in models.items()},
   }
-  return Start(ctx, rows, examples, about | provenance.code())
+  return ctx, rows, examples, about | provenance.code()
 
 
 def _template(
@@ -233,13 +227,6 @@ def tell(about: Mapping[str, Any], screen: console.Console) -> None:
     values |= record['fields']
     said = ', '.join(f'{k} {v}' for k, v in values.items() if v is not None)
     screen.line(f'profile: {said}')
-
-
-def _record(cfg: settings.Settings) -> dict[str, Any] | None:
-  """What the profile fixes."""
-  if not cfg.eval.profile:
-    return None
-  return profiles.PROFILES[cfg.eval.profile].record(cfg.task_name)
 
 
 def _check_has_answers(cfg: settings.Settings) -> None:

@@ -22,7 +22,7 @@ from dllm_jax.run import (
   settings,
   setup,
 )
-from dllm_jax.runtime import console, processes, signals
+from dllm_jax.runtime import console, processes
 from dllm_jax.state import workdir
 from dllm_jax.tasks import task as task_lib
 
@@ -172,7 +172,6 @@ def sweep_models(
       for name, model in models.items()
     },
     screen=screen,
-    stop=signals.StopRequest(),
   )
   summary = about | summary
   results.show_plain(summary, screen)

@@ -1,7 +1,6 @@
 """Everything that `launch/generate.py` does."""
 
 import contextlib
-import dataclasses
 import json
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,31 +15,17 @@ from dllm_jax.runtime import console
 from dllm_jax.text import chat
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
-  """How to decode, as far as the user says.
-
-  Attributes:
-    overrides: fields of the decoder, over those of the model's.
-    decode: name of the decoder; None is the model's.
-    seed: seed of the draws; a row's depend on its place in the file.
-    batch_size: rows decoded together.
-  """
-
-  overrides: Mapping[str, Any]
-  decode: str | None = None
-  seed: int = 0
-  batch_size: int = 8
-  unroll: int | None = None
-
-
 def generate(
   name: str | pathlib.Path,
   requests: Sequence[prompt_file.Request],
-  options: Options,
   *,
+  overrides: Mapping[str, Any],
   mesh: Mesh,
   screen: console.Console,
+  decode: str | None = None,
+  seed: int = 0,
+  batch_size: int = 8,
+  unroll: int | None = None,
   params: str | None = None,
   use_chat: bool | None = None,
   out: pathlib.Path | None = None,
@@ -51,9 +36,13 @@ def generate(
   Args:
     name: the model, as `Model.open` takes it.
     requests: the prompts.
-    options: how to decode.
+    overrides: fields of the decoder, over those of the model's.
     mesh: `data` and `fsdp` split the rows of a batch.
     screen: where progress, and the canvas, go.
+    decode: name of the decoder; None is the model's.
+    seed: seed of the draws; a row's depend on its place in the file.
+    batch_size: rows decoded together.
+    unroll: see `Model.open`.
     params: which model of a run; None is 'final'.
     use_chat: whether text gets the chat template; see `Model.prompt_template`.
     out: a new file of rows; None: rows go to the standard output, unless the
@@ -66,7 +55,7 @@ def generate(
   """
   model = model_lib.Model.describe(name, params=params)
   try:
-    decoder = model.decoder(options.decode, options.overrides)
+    decoder = model.decoder(decode, overrides)
   except errors.UsageError as e:
     raise errors.UsageError(f'{e}; see --help') from e
   decoder.check(model.denoiser)
@@ -78,9 +67,9 @@ def generate(
   rows = [_encode(request, model, template) for request in requests]
   model.check_window(rows, decoder)
   with _outlet(out, watch) as write:
-    loaded = model.load(mesh, unroll=options.unroll, console=screen)
+    loaded = model.load(mesh, unroll=unroll, console=screen)
     completions = loaded.complete(
-      rows, decoder, seed=options.seed, batch_size=options.batch_size
+      rows, decoder, seed=seed, batch_size=batch_size
     )
     written = (
       {'id': request.id} | completion.row()
@@ -95,7 +84,7 @@ def generate(
       with screen.stage('generating', len(rows)) as bar:
         for row in written:
           write(row)
-          bar.step()
+          bar.add()
   if out is not None:
     screen.line(f'written: {out}')
 

@@ -12,7 +12,6 @@ sampled as the rollouts of the run, with the model of the arm.
 """
 
 import dataclasses
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -44,27 +43,6 @@ METRICS = (
 PARTS = ('seen', 'held_out')
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ProbeConfig:
-  """Size of a probe.
-
-  Attributes:
-    num_updates: n, updates on the same prompts.
-    num_rounds: groups of `rollout.group_size` completions that are sampled of
-      every prompt, before and after.
-  """
-
-  num_updates: int
-  num_rounds: int
-
-  def __post_init__(self):
-    if self.num_updates < 0 or self.num_rounds < 1:
-      raise ValueError(
-        f'num_updates {self.num_updates} is negative, or num_rounds '
-        f'{self.num_rounds} is not positive'
-      )
-
-
 class Success(NamedTuple):
   """How often answer-free completions are right.
 
@@ -88,7 +66,11 @@ class _Started(NamedTuple):
 
 
 def probe(
-  config: Mapping[str, Any], cfg: ProbeConfig, screen: console.Console
+  config: Mapping[str, Any],
+  screen: console.Console,
+  *,
+  num_updates: int,
+  num_rounds: int,
 ) -> dict[str, Any]:
   """Probes the method of a config and its arms, from the model `base.path`.
 
@@ -97,8 +79,10 @@ def probe(
 
   Args:
     config: nested dicts.
-    cfg: size of the probe.
     screen: where progress goes.
+    num_updates: n, updates on the same prompts.
+    num_rounds: groups of `rollout.group_size` completions that are sampled of
+      every prompt, before and after.
 
   Returns:
     'about', what was run, and 'arms': for 'rl', the method itself, and for
@@ -110,6 +94,11 @@ def probe(
   Raises:
     errors.UserError: something that the user can correct, in one line.
   """
+  if num_updates < 0 or num_rounds < 1:
+    raise ValueError(
+      f'num_updates {num_updates} is negative, or num_rounds {num_rounds} is '
+      'not positive'
+    )
   started = _start(config, screen)
   before, found = {}, {}
   for name, arm in {'rl': started.cfg, **started.cfg.arms}.items():
@@ -118,13 +107,14 @@ def probe(
       ctx=dataclasses.replace(started.ctx, denoiser=denoiser)
     )
     if denoiser not in before:
-      before[denoiser] = _measure(
-        own, own.base, cfg.num_rounds, 'before', screen
-      )
-    found[name] = _probe_arm(own, arm, before[denoiser], cfg, name, screen)
+      before[denoiser] = _measure(own, own.base, num_rounds, 'before', screen)
+    params, metrics = _train(own, arm, num_updates, name, screen)
+    after = _measure(own, params, num_rounds, f'after {name}', screen)
+    gains = {part: _gain(before[denoiser][part], after[part]) for part in PARTS}
+    found[name] = gains | {'updates': metrics}
   return {
     'about': workdir.flatten(config)
-    | dataclasses.asdict(cfg)
+    | {'num_updates': num_updates, 'num_rounds': num_rounds}
     | provenance.code(),
     'arms': found,
   }
@@ -177,20 +167,6 @@ def _start(config: Mapping[str, Any], screen: console.Console) -> _Started:
   return _Started(cfg, ctx, base, parts)
 
 
-def _probe_arm(
-  started: _Started,
-  arm: settings.Settings,
-  before: Mapping[str, Success],
-  cfg: ProbeConfig,
-  name: str,
-  screen: console.Console,
-) -> dict[str, Any]:
-  params, metrics = _train(started, arm, cfg.num_updates, name, screen)
-  after = _measure(started, params, cfg.num_rounds, f'after {name}', screen)
-  gains = {part: _gain(before[part], after[part]) for part in PARTS}
-  return gains | {'updates': metrics}
-
-
 def _measure(
   started: _Started,
   params: types.Params,
@@ -240,7 +216,7 @@ def success(
         verdicts, rollouts.requests.group_id, np.ones(len(verdicts), bool)
       )
     )
-    bar.step()
+    bar.add()
   share = [score.finite_mean(own) for own in np.concatenate(correct, axis=1)]
   return Success(np.array(share), score.finite_mean(np.array(failed)))
 
@@ -272,7 +248,9 @@ def _train(
       state, inner = method.update(state, rollouts, step)
       state = jax.device_put(state, layout)
       history.append(jax.device_get(metrics | inner[0]))
-      bar.step({k: float(v) for k, v in history[-1].items() if k in METRICS})
+      bar.add(
+        metrics={k: float(v) for k, v in history[-1].items() if k in METRICS}
+      )
   means = {
     key: score.finite_mean(np.array([row.get(key, np.nan) for row in history]))
     for key in METRICS
@@ -340,8 +318,3 @@ def show(found: Mapping[str, Any], screen: console.Console) -> None:
 
 def _signed(part: Mapping[str, float]) -> str:
   return f'{100 * part["gain"]:+.1f} ± {100 * part["error"]:.1f}'
-
-
-def save(found: Mapping[str, Any], out: pathlib.Path) -> None:
-  """Writes the result of `probe` as JSON."""
-  workdir.write_json(out, found)

@@ -3,8 +3,8 @@
 import functools
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from dllm_jax import errors, types
 from dllm_jax.analysis import policies as names_lib
@@ -17,23 +17,10 @@ from dllm_jax.run import (
   setup,
   trajectories,
 )
-from dllm_jax.runtime import console, processes, signals, watchdog
+from dllm_jax.runtime import console, processes
 from dllm_jax.tasks import task as task_lib
-from dllm_jax.train import loop
 
 EVAL_FILE = 'eval.json'
-
-
-class Chosen(NamedTuple):
-  """The decoder settings that were chosen on validation rows.
-
-  Attributes:
-    setting: key of the plain decoder with which the base is best.
-    threshold: gate of the final policy; None if no gate is evaluated.
-  """
-
-  setting: int | str
-  threshold: float | None
 
 
 def sweep_all(
@@ -43,10 +30,11 @@ def sweep_all(
   policies: Mapping[str, types.Params],
   *,
   screen: console.Console,
-  stop: signals.StopRequest,
-  watch: watchdog.Watchdog | None = None,
+  beat: Callable[[str], None] = lambda decoder: None,
 ) -> tuple[dict[str, Any], trajectories.Evaluations]:
   """Every policy under every decoding of the config, on the same rows.
+
+  `beat` is called with a decoder's name before its sweep and after each batch.
 
   Returns:
     What eval.json says, and the evaluations themselves. The first has by
@@ -55,7 +43,7 @@ def sweep_all(
     each of its thresholds against all decodings of the base
     (`eval.frontier.compare`).
   """
-  plain, gated, other = {}, {}, {}
+  plain, gated, summary = {}, {}, {}
   plains, gates = cfg.plain_decoders(), cfg.gated_decoders()
   others = cfg.other_decoders()
   decodings = len(plains) + len(gates) + len(others)
@@ -63,9 +51,7 @@ def sweep_all(
 
     def advance(decoder, count):
       bar.add(count)
-      if watch is not None:
-        watch.beat(f'evaluation, {decoder}')
-      loop.check_stop(stop)
+      beat(decoder)
 
     def sweep(params, decoder, decodings):
       advance(decoder, 0)
@@ -83,21 +69,15 @@ def sweep_all(
         params, 'autoregressive' if cfg.is_causal else 'fixed', plains
       )
       gated[name] = sweep(params, 'gated', gates)
-      other[name] = sweep(params, cfg.decode, others)
-  summary = {
-    name: {'sweep': _summaries(plain[name])} | _summaries(other[name])
-    for name in policies
-  }
-  if gates:
-    for name in policies:
-      summary[name]['thresholds'] = _summaries(gated[name])
-    if 'base' in policies and len(policies) > 1:
-      base = [*plain['base'].values(), *gated['base'].values()]
-      summary['frontier'] = {
-        name: _frontier(gated[name], base)
-        for name in policies
-        if name != 'base'
-      }
+      other = sweep(params, cfg.decode, others)
+      summary[name] = {'sweep': _summaries(plain[name])} | _summaries(other)
+      if gates:
+        summary[name]['thresholds'] = _summaries(gated[name])
+  if gates and 'base' in policies and len(policies) > 1:
+    base = [*plain['base'].values(), *gated['base'].values()]
+    summary['frontier'] = {
+      name: _frontier(gated[name], base) for name in policies if name != 'base'
+    }
   return summary, trajectories.Evaluations(plain, gated)
 
 
@@ -105,7 +85,8 @@ def evaluate_all(
   run: setup.Run,
   policies: Mapping[str, types.Params],
   arms: Mapping[str, setup.Trained],
-  chosen: Chosen,
+  setting: int | str,
+  threshold: float | None,
 ) -> dict[str, Any]:
   """Test accuracy of every policy at every setting: what eval.json says.
 
@@ -114,8 +95,17 @@ def evaluate_all(
   open-ended task there is 'agreement' (`eval.views.agreement`) alone, and of
   conversations 'loss'. Verdicts and a few trajectories are written to files of
   their own.
+
+  Args:
+    run: the run.
+    policies: parameters by name.
+    arms: the arms by name.
+    setting: key of the plain decoder with which the base is best on validation
+      rows.
+    threshold: gate of the final policy, chosen there too; None if no gate is
+      evaluated.
   """
-  decoder = run.cfg.plain_decoders()[chosen.setting]
+  decoder = run.cfg.plain_decoders()[setting]
   models = {name: (run.ctx, params) for name, params in policies.items()}
   of_arms = {name: (arm.run.ctx, arm.params) for name, arm in arms.items()}
   about = {
@@ -123,7 +113,7 @@ def evaluate_all(
     'method': run.cfg.method_name,
     'decode': run.cfg.decode,
     'num': len(run.rows.test),
-    'chosen_steps': chosen.setting,
+    'chosen_steps': setting,
   }
   if conversations.applies(run.cfg):
     return about | conversations.evaluate(run, policies) | {'arms': {}}
@@ -141,8 +131,7 @@ def evaluate_all(
     run.rows.test,
     policies,
     screen=run.screen,
-    stop=run.stop,
-    watch=run.watch,
+    beat=lambda decoder: run.beat(f'evaluation, {decoder}'),
   )
   summary['arms'] = _evaluate_arms(run, arms, decoder)
   if isinstance(run.ctx.task, task_lib.Paraphrased):
@@ -155,19 +144,18 @@ def evaluate_all(
   run.watch.pause()  # Nothing is waited for from here on, and plots are slow.
   for name in policies:
     own = summary[name]
-    own |= own['sweep'][str(chosen.setting)]
-    if name == 'final' and chosen.threshold is not None:
-      threshold = str(chosen.threshold)
-      own['at_threshold'] = {'threshold': threshold} | own['thresholds'][
-        threshold
-      ]
+    own |= own['sweep'][str(setting)]
+    if name == 'final' and threshold is not None:
+      gate = str(threshold)
+      own['at_threshold'] = {'threshold': gate} | own['thresholds'][gate]
     run.log.write(
       'eval',
       run.cfg.loop.num_steps if name == 'final' else 0,
       {f'{name}/accuracy': own['accuracy']},
     )
   if processes.is_first():
-    _keep_completions(run, evaluations, chosen)
+    shown = trajectories.choose(evaluations, setting, threshold)
+    _keep_completions(run, evaluations, shown)
   return about | summary
 
 
@@ -193,11 +181,12 @@ def _evaluate_arms(
 
 
 def _keep_completions(
-  run: setup.Run, evaluations: trajectories.Evaluations, chosen: Chosen
+  run: setup.Run,
+  evaluations: trajectories.Evaluations,
+  shown: Sequence[trajectories.Shown],
 ) -> None:
   """Writes what the report replays and pairs; results do not wait for it."""
   place, rows = run.directory, run.rows.test
-  shown = trajectories.choose(evaluations, chosen.setting, chosen.threshold)
   try:
     trajectories.write_verdicts(
       place / trajectories.VERDICTS_FILE, rows, evaluations

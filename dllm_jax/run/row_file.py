@@ -40,7 +40,11 @@ def new(path: pathlib.Path) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     _claim(file, partial)
     try:
       yield lambda row: _write(file, row, path)
-      _name(file, partial, path)
+      try:
+        os.fsync(file.fileno())
+        partial.rename(path)
+      except OSError as e:
+        raise _cannot(path, e) from e
     finally:
       if partial.exists() and not partial.stat().st_size:
         partial.unlink()
@@ -59,14 +63,6 @@ def _claim(file, partial: pathlib.Path) -> None:
       f'{partial} holds the rows of a command that was stopped; move it away, '
       'or name another --out'
     )
-
-
-def _name(file, partial: pathlib.Path, path: pathlib.Path) -> None:
-  try:
-    os.fsync(file.fileno())
-    partial.rename(path)
-  except OSError as e:
-    raise _cannot(path, e) from e
 
 
 def _write(file, row: Mapping[str, Any], path: pathlib.Path) -> None:

@@ -32,6 +32,8 @@ T = TypeVar('T')
 BATCH_KEYS = ('num_prompts', 'group_size', 'max_prompt_length')
 # Of the config group `method`, what is no group of its own.
 _METHOD_KEYS = ('name', 'reward_past_eos')
+# Of `train` and `base`, fields of a `LoopConfig`.
+_SCHEDULE = ('num_steps', 'eval_every', 'patience')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -336,12 +338,12 @@ def from_config(config: Mapping[str, Any]) -> Settings:
   Raises:
     errors.UserError: one line that names the group and what is wrong.
   """
-  arms = {
-    name: _arm(own, name) for name, own in arms_lib.configs(config).items()
-  }
+  arms = {}
+  for name, own in arms_lib.configs(config).items():
+    with arms_lib.named(name):
+      arms[name] = from_config(own)
   bounds.check(workdir.flatten(config))
   base, train = config['base'], config['train']
-  every = config['checkpoint']['every']
   rollout = dict(config['rollout'])
   prefill = rollout.pop('prefill')
   decode = rollout.pop('decode')
@@ -362,18 +364,10 @@ def from_config(config: Mapping[str, Any]) -> Settings:
   name = config['method']['name']
   method = _choose('method.name', name, methods.METHODS)
 
-  def schedule(group, values, floor_patience=0):
-    return _make(
-      group,
-      loop.LoopConfig,
-      {
-        'num_steps': values['num_steps'],
-        'eval_every': values['eval_every'],
-        'patience': values['patience'],
-        'floor_patience': floor_patience,
-        'checkpoint_every': every,
-      },
-    )
+  def schedule(group, *names):
+    values = {name: config[group][name] for name in (*_SCHEDULE, *names)}
+    values['checkpoint_every'] = config['checkpoint']['every']
+    return _make(group, loop.LoopConfig, values)
 
   made = Settings(
     seed=config['seed'],
@@ -393,7 +387,7 @@ def from_config(config: Mapping[str, Any]) -> Settings:
     decode=decode,
     decoders=decoders,
     optim=_make('train.optim', optim.OptimConfig, train['optim']),
-    loop=schedule('train', train, train['floor_patience']),
+    loop=schedule('train', 'floor_patience'),
     base=BaseConfig(path=base['path'], batch_size=base['batch_size']),
     base_sft=sft.SftConfig(
       gen_length=rollout['gen_length'],
@@ -402,7 +396,7 @@ def from_config(config: Mapping[str, Any]) -> Settings:
       eos_padding=base['eos_padding'],
     ),
     base_optim=_make('base.optim', optim.OptimConfig, base['optim']),
-    base_loop=schedule('base', base),
+    base_loop=schedule('base'),
     eval=_make('eval', EvalConfig, _tuples(config['eval'])),
     speculation=_make(
       'speculation',
@@ -417,14 +411,6 @@ def from_config(config: Mapping[str, Any]) -> Settings:
   return made
 
 
-def _arm(config: Mapping[str, Any], name: str) -> Settings:
-  """The settings of an arm; what does not fit is one line with its name."""
-  try:
-    return from_config(config)
-  except errors.UserError as e:
-    raise errors.UserError(f'config group arms.{name}: {e}') from e
-
-
 def _make_method(cls: type, values: Mapping[str, Any]) -> Any:
   """The config group of a method: its fields are keys and groups."""
   groups = {k: v for k, v in values.items() if k not in _METHOD_KEYS}
@@ -433,7 +419,9 @@ def _make_method(cls: type, values: Mapping[str, Any]) -> Any:
       'weights': tuple(sorted(values['reward'].items())),
       'past_eos': values.get('reward_past_eos', False),
     }
-  if unknown := sorted(groups.keys() - _names(cls)):
+  if unknown := sorted(
+    groups.keys() - inspect.signature(cls).parameters.keys()
+  ):
     raise errors.UserError(
       f'config key method.{unknown[0]} is not read by {values["name"]}; remove '
       'it, or set method.name in a config file of that method'
@@ -476,10 +464,6 @@ def _choose(key: str, name: str, choices: Mapping[str, T]) -> T:
       f'config key {key} is {name!r}; expected one of {", ".join(choices)}'
     )
   return choices[name]
-
-
-def _names(cls: type) -> set[str]:
-  return {field.name for field in dataclasses.fields(cls)}
 
 
 def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -58,11 +58,15 @@ class Run:
     """Those of one stage."""
     return stage_checkpoints(self.directory, stage, self.cfg.keep)
 
-  def advance(self, bar: console.Bar, count: int) -> None:
-    """An evaluation went on by some rows; stops it if that is wanted."""
-    bar.add(count)
-    self.watch.beat('evaluation')
+  def beat(self, what: str) -> None:
+    """Something goes on that keeps no state; stops it if that is wanted."""
+    self.watch.beat(what)
     loop.check_stop(self.stop)
+
+  def advance(self, bar: console.Bar, count: int) -> None:
+    """An evaluation went on by some rows; see `beat`."""
+    bar.add(count)
+    self.beat('evaluation')
 
 
 class Trained(NamedTuple):

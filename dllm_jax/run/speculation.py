@@ -11,14 +11,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from dllm_jax import errors, types
 from dllm_jax.analysis import speculation_charts
 from dllm_jax.eval import speculation
 from dllm_jax.rollout import score
-from dllm_jax.run import replay, setup, trajectories
+from dllm_jax.run import setup, trajectories
 from dllm_jax.runtime import console, processes, sharding
 from dllm_jax.state import workdir
 from dllm_jax.tasks import task as task_lib
@@ -91,7 +90,7 @@ def run_study(run: setup.Run, params: types.Params) -> None:
       name = f'{row["decode"]} {row["compression"]}, m = {row["m"]}'
       if row['compression'] == cfg.compressions[0] and row['m'] == m:
         shown.setdefault(name, made)  # with a cache: those come first
-      bar.step()
+      bar.add()
   if processes.is_first():
     result = study.summary() | {'rows': table}
     workdir.write_json(run.directory / FILE, result)
@@ -106,37 +105,18 @@ def _keep_completions(
   """Writes problems, each under greedy, drafted and fractal decoding."""
   with (run.directory / trajectories.FILE).open('w', encoding='utf-8') as file:
     for i, row in enumerate(rows[: 2 * trajectories.NUM_EACH]):
-      record = {
-        'id': row['id'],
-        'kind': KIND,
-        'prompt': run.ctx.task.prompt(row) + run.ctx.prefill,
-        'gold': run.ctx.task.gold(row),
-        'block_length': run.cfg.rollout.decoder.gen_length,
-        'samples': [
-          _sample(run, row, name, made, i) for name, made in shown.items()
-        ],
-      }
-      file.write(json.dumps(record) + '\n')
+      length = run.cfg.rollout.decoder.gen_length
+      samples = [_sample(run, row, *item, i) for item in shown.items()]
+      file.write(trajectories.line(run.ctx, row, KIND, length, samples))
 
 
 def _sample(
   run: setup.Run, row: task_lib.Row, name: str, made: types.Trajectory, i: int
 ) -> dict[str, Any]:
   ctx = run.ctx
-  length = score.completion_mask(made.tokens[i : i + 1], ctx.vocab.stop_tokens)
   scored = score.score(ctx, [row], made.tokens[i : i + 1])
-  sample = {
-    'policy': 'final',
-    'decoding': name,
-    'pieces': replay.pieces(ctx.tokenizer, made.tokens[i].tolist()),
-    'commit_step': made.commit_step[i].tolist(),
-    'confidence': np.exp(made.logp[i]).round(4).tolist(),
-    'num_steps': int(made.num_steps[i]),
-    'length': int(length.sum()),
-    'correct': bool(scored.correct[0]),
-    'steps': [],
-    'rewards': [],
-  }
+  correct = bool(scored.correct[0])
+  sample = trajectories.sample(ctx, 'final', name, made, i, correct)
   drafted = [-1] * len(sample['pieces'])
   if made.drafted is not None:
     drafted = made.drafted[i].tolist()

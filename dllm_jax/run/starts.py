@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
 
 import optax
 
@@ -14,22 +13,17 @@ from dllm_jax.train import loop
 from dllm_jax.train.methods import moe_erl, sft, specialists
 
 
-class Start(NamedTuple):
-  """How a base is trained.
+def of(
+  run: setup.Run, optimizer: optax.GradientTransformation
+) -> tuple[
+  context.Context, loop.Method, Callable[[types.Params], types.Params]
+]:
+  """The start that the config names; supervised training of most methods.
 
-  Attributes:
-    ctx: the run, with the model that is trained.
-    method: of the loop.
-    finish: what the base is made of, once the loop has ended.
+  Returns:
+    The run's context with the model that is trained; the method of the loop;
+    and what makes the base of its parameters, once the loop has ended.
   """
-
-  ctx: context.Context
-  method: loop.Method
-  finish: Callable[[types.Params], types.Params]
-
-
-def of(run: setup.Run, optimizer: optax.GradientTransformation) -> Start:
-  """The start that the config names; supervised training of most methods."""
   cfg, ctx = run.cfg, run.ctx
   own = cfg.method if isinstance(cfg.method, moe_erl.MoeErlConfig) else None
   name = own.start if own else ''
@@ -43,7 +37,7 @@ def of(run: setup.Run, optimizer: optax.GradientTransformation) -> Start:
       num_micro=cfg.base_sft.num_micro,
     )
     finish = lambda params: run.ctx.denoiser.with_routers(params, new())
-    return Start(ctx, method, finish)
+    return ctx, method, finish
   if name == 'trained':
     method = moe_erl.MoeErl(
       cfg=dataclasses.replace(own, rl_weight=0.0, path_weight=0.0),
@@ -52,12 +46,10 @@ def of(run: setup.Run, optimizer: optax.GradientTransformation) -> Start:
       optimizer=optimizer,
       reference={},
     )
-    return Start(ctx, method, lambda params: params)
+    return ctx, method, lambda params: params
   finish = lambda params: params
   if name == 'upcycled':
     dense = transformer.config_of(ctx.denoiser).dense()
     ctx = dataclasses.replace(ctx, denoiser=transformer.of_config(dense))
     finish = lambda params: upcycle.upcycle(params, new())
-  return Start(
-    ctx, sft.Sft(ctx=ctx, optimizer=optimizer, cfg=cfg.base_sft), finish
-  )
+  return ctx, sft.Sft(ctx=ctx, optimizer=optimizer, cfg=cfg.base_sft), finish

@@ -60,21 +60,18 @@ def train(
     if run is None:
       screen.line(f'{directory} holds a finished run; its results:')
       finished = results.read(eval_file)
-      results.show(finished, screen)
-      speculation.show(directory, screen)
-      routing.show(directory, screen)
-      if (directory / report.FILE).exists():
-        screen.line(f'report: {directory / report.FILE}')
-      return finished
-    finished = _stages(run)
-    if processes.is_first():
-      workdir.write_json(eval_file, finished)
-      if run.cfg.gated_decoders():
-        frontier_plot.draw(finished, directory / 'frontier.png')
+    else:
+      finished = _stages(run)
+      if processes.is_first():
+        workdir.write_json(eval_file, finished)
+        if run.cfg.gated_decoders():
+          frontier_plot.draw(finished, directory / 'frontier.png')
     results.show(finished, screen)
     speculation.show(directory, screen)
     routing.show(directory, screen)
-    if processes.is_first():
+    if run is None and (directory / report.FILE).exists():
+      screen.line(f'report: {directory / report.FILE}')
+    if run is not None and processes.is_first():
       _report(directory, screen)
     return finished
 
@@ -83,11 +80,11 @@ def _stages(run: setup.Run) -> dict[str, Any]:
   """Runs the stages in order; the content of eval.json."""
   cfg = run.cfg
   base, base_progress = train_base(run)
-  best = choices.choose_setting(run, base)
+  setting, accuracy_of_base = choices.choose_setting(run, base)
   policies = {'base': base, 'final': base}
   seconds, trained = {'base': base_progress.seconds}, {}
   if cfg.method is not None or cfg.tunes_base:
-    policies['final'], progress = train_policy(run, base, best.setting)
+    policies['final'], progress = train_policy(run, base, setting)
     seconds['rl' if cfg.method else 'sft'] = progress.seconds
     trained['trained_steps'] = progress.step
     trained['kept_step'] = loop.kept_step(progress, cfg.loop)
@@ -101,18 +98,16 @@ def _stages(run: setup.Run) -> dict[str, Any]:
   arms = {}
   for name, arm in cfg.arms.items():
     own = setup.arm_of(run, arm)
-    arms[name] = setup.Trained(
-      own, *train_policy(own, base, best.setting, name)
-    )
+    arms[name] = setup.Trained(own, *train_policy(own, base, setting, name))
     seconds[name] = arms[name].progress.seconds
     keep(own, f'{ARMS}/{name}', *arms[name][1:])
   began = time.perf_counter()
   threshold = None
   if cfg.gated_decoders():
-    threshold = choices.choose_threshold(run, policies['final'], best.accuracy)
-  summary = results.evaluate_all(
-    run, policies, arms, results.Chosen(best.setting, threshold)
-  )
+    threshold = choices.choose_threshold(
+      run, policies['final'], accuracy_of_base
+    )
+  summary = results.evaluate_all(run, policies, arms, setting, threshold)
   seconds['eval'] = time.perf_counter() - began
   if cfg.speculation.num_prompts:
     began = time.perf_counter()
@@ -144,10 +139,10 @@ def train_base(run: setup.Run) -> tuple[types.Params, progress_lib.Progress]:
       run.screen.line(f'base model from {kept}')
       return loaded
   optimizer = optim.make(cfg.base_optim)
-  begin = starts.of(run, optimizer)
+  ctx, method, finish = starts.of(run, optimizer)
   params, progress = loop.run(
-    begin.method,
-    state_lib.create(setup.fresh_params(begin.ctx), optimizer),
+    method,
+    state_lib.create(setup.fresh_params(ctx), optimizer),
     pipeline.Batches(
       run.rows.demonstrations, seed=cfg.seed, batch_size=cfg.base.batch_size
     ),
@@ -155,12 +150,12 @@ def train_base(run: setup.Run) -> tuple[types.Params, progress_lib.Progress]:
     phase='sft',
     cfg=cfg.base_loop,
     score=_scorer(
-      dataclasses.replace(run, ctx=begin.ctx),
+      dataclasses.replace(run, ctx=ctx),
       next(iter(cfg.plain_decoders().values())),
     ),
     **_outlets(run, 'sft'),
   )
-  params = begin.finish(params)
+  params = finish(params)
   keep(run, 'base', params, progress)
   return params, progress
 

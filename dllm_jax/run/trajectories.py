@@ -127,15 +127,52 @@ def write(
   ]
   with (directory / FILE).open('w', encoding='utf-8') as file:
     for place, (row, kind) in enumerate(picked):
-      record = {
-        'id': rows[row]['id'],
-        'kind': kind,
-        'prompt': ctx.task.prompt(rows[row]) + ctx.prefill,
-        'gold': ctx.task.gold(rows[row]),
-        'block_length': width,
-        'samples': [part[place] for part in samples],
-      }
-      file.write(json.dumps(record) + '\n')
+      own = [part[place] for part in samples]
+      file.write(line(ctx, rows[row], kind, width, own))
+
+
+def line(
+  ctx: context.Context,
+  row: task_lib.Row,
+  kind: str,
+  block_length: int,
+  samples: Sequence[Mapping[str, Any]],
+) -> str:
+  """The line of one problem."""
+  record = {
+    'id': row['id'],
+    'kind': kind,
+    'prompt': ctx.task.prompt(row) + ctx.prefill,
+    'gold': ctx.task.gold(row),
+    'block_length': block_length,
+    'samples': samples,
+  }
+  return json.dumps(record) + '\n'
+
+
+def sample(
+  ctx: context.Context,
+  policy: str,
+  decoding: str,
+  made: types.Trajectory,
+  i: int,
+  correct: bool,
+) -> dict[str, Any]:
+  """Row `i` of a trajectory as a sample, without rewards."""
+  tokens = made.tokens[i]
+  length = score.completion_mask(tokens[None], ctx.vocab.stop_tokens)
+  return {
+    'policy': policy,
+    'decoding': decoding,
+    'pieces': replay.pieces(ctx.tokenizer, tokens.tolist()),
+    'commit_step': made.commit_step[i].tolist(),
+    'confidence': np.exp(made.logp[i]).round(4).tolist(),
+    'num_steps': int(made.num_steps[i]),
+    'length': int(length.sum()),
+    'correct': correct,
+    'steps': [],
+    'rewards': [],
+  }
 
 
 def _samples(
@@ -165,21 +202,13 @@ def _samples(
       reward,
       max_scores=MAX_BATCH_SCORES if is_batch else MAX_SCORES,
     )
-  length = score.completion_mask(trajectory.tokens, ctx.vocab.stop_tokens)
   return [
-    {
-      'policy': shown.policy,
-      'decoding': shown.decoding,
-      'pieces': replay.pieces(ctx.tokenizer, trajectory.tokens[i].tolist()),
-      'commit_step': trajectory.commit_step[i].tolist(),
-      'confidence': np.exp(trajectory.logp[i]).round(4).tolist(),
-      'num_steps': int(trajectory.num_steps[i]),
-      'length': int(length[i].sum()),
-      'correct': bool(evaluation.correct[row]),
+    sample(ctx, shown.policy, shown.decoding, trajectory, i, correct)
+    | {
       'steps': paths[i].steps,
       'rewards': [_number(value) for value in paths[i].rewards],
     }
-    for i, row in enumerate(index)
+    for i, correct in enumerate(evaluation.correct[index].astype(bool).tolist())
   ]
 
 

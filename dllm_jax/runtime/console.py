@@ -65,21 +65,17 @@ def discard(file) -> None:
 class Bar:
   """Progress of one stage; raises the KeyboardInterrupt that got lost."""
 
-  def __init__(self, advance, total: int, done: int):
-    self._advance, self._total, self._done = advance, total, done
+  def __init__(self, advance, done: int):
+    self._advance, self._done = advance, done
 
-  def step(self, metrics: Mapping[str, float] | None = None) -> None:
-    """One more unit done; `metrics` replace those shown."""
-    signals.check_interrupt()
-    self._done += 1
-    self._advance(self._done, metrics)
-
-  def add(self, count: int) -> None:
-    """Several more units done; 0 changes nothing."""
+  def add(
+    self, count: int = 1, metrics: Mapping[str, float] | None = None
+  ) -> None:
+    """More units done; 0 changes nothing. `metrics` replace those shown."""
     signals.check_interrupt()
     if count:
       self._done += count
-      self._advance(self._done, None)
+      self._advance(self._done, metrics)
 
 
 class Console:
@@ -110,8 +106,8 @@ class Console:
   @contextlib.contextmanager
   def stage(self, title: str, total: int, done: int = 0) -> Iterator[Bar]:
     """A bar from `done` to `total` for the time of the block."""
-    if not self._rich.is_terminal:
-      yield Bar(_Lines(self, title, total, done), total, done)
+    if self._rich.quiet or not self._rich.is_terminal:
+      yield Bar(_Lines(self, title, total, done), done)
       return
     columns = (
       progress.TextColumn('{task.description}'),
@@ -132,7 +128,7 @@ class Console:
         fields = {'metrics': self.brief(metrics, room)} if metrics else {}
         live.update(bar, completed=done, **fields)
 
-      yield Bar(advance, total, done)
+      yield Bar(advance, done)
 
   @contextlib.contextmanager
   def frames(

@@ -16,7 +16,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -236,13 +236,9 @@ def leave(code: int, *, find_dead: bool = False) -> None:
     _wait('leaving', 'the end', wait + LEAVING_SECONDS)
   except errors.AbsentError as e:
     print(f'{prefix()}{e}', file=sys.stderr)
-    _end(code)
-
-
-def _end(code: int) -> NoReturn:
-  sys.stdout.flush()
-  sys.stderr.flush()
-  os._exit(code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _wait(key: str, name: str, seconds: float | None = None) -> None:

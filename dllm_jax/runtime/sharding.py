@@ -174,7 +174,12 @@ def param_shardings(tree: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
 
   def place(path, leaf, spec):
     name = jax.tree_util.keystr(path, simple=True, separator='/')
-    _check_leaf(name, leaf.shape, spec, mesh)
+    for size, axis in zip(leaf.shape, spec, strict=False):
+      if axis is not None and size % mesh.shape[axis]:
+        raise errors.UserError(
+          f'mesh.{axis}={mesh.shape[axis]} does not divide {size}, a dimension '
+          f'of parameter {name}: change mesh.{axis} or the model.* keys'
+        )
     return NamedSharding(mesh, spec)
 
   return jax.tree_util.tree_map_with_path(place, tree, specs(tree, rules))
@@ -220,15 +225,6 @@ def constrain(tree: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
   return jax.lax.with_sharding_constraint(
     tree, param_shardings(tree, mesh, rules)
   )
-
-
-def _check_leaf(path: str, shape: tuple[int, ...], spec: P, mesh: Mesh) -> None:
-  for size, axis in zip(shape, spec, strict=False):
-    if axis is not None and size % mesh.shape[axis]:
-      raise errors.UserError(
-        f'mesh.{axis}={mesh.shape[axis]} does not divide {size}, a dimension '
-        f'of parameter {path}: change mesh.{axis} or the model.* keys'
-      )
 
 
 def rows(mesh: Mesh) -> NamedSharding:

@@ -7,7 +7,6 @@ what was written.
 import contextlib
 import functools
 import logging
-import math
 import os
 import pathlib
 import re
@@ -96,12 +95,11 @@ def _batches(
   room.
   """
   batch, room = {}, _BATCH_BYTES
-  nbytes = lambda item: math.prod(item[1].shape) * item[1].dtype.itemsize
-  for name, leaf in sorted(leaves.items(), key=nbytes, reverse=True):
-    size = nbytes((name, leaf))
+  sizes = {k: leaf.size * leaf.dtype.itemsize for k, leaf in leaves.items()}
+  for name, size in sorted(sizes.items(), key=lambda x: x[1], reverse=True):
     if batch and size > room:
       yield batch
       batch, room = {}, _BATCH_BYTES
-    batch[name] = leaf
+    batch[name] = leaves[name]
     room -= size
   yield batch

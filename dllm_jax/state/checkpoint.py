@@ -17,7 +17,6 @@ file system, and the first writes all but the arrays.
 
 import contextlib
 import json
-import math
 import os
 import pathlib
 import shutil
@@ -60,7 +59,8 @@ class Checkpoints:
         that the last one took (for the first: its own), or it refuses.
     """
     path = self._directory / str(step)
-    size = sum(_num_bytes(leaf) for leaf in _savable(state).values())
+    leaves = _savable(state).values()
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
     processes.from_first(
       'the room for a checkpoint', lambda: self._check_room(path, size)
     )
@@ -216,9 +216,9 @@ def _load(path: pathlib.Path, like: PyTree) -> tuple[PyTree, dict]:
 
 def _check(path: pathlib.Path, like: PyTree) -> None:
   """Refuses files that are not as they were written, and another tree."""
-  saved = manifest.read(path)
-  manifest.check_files(path, saved)
-  manifest.check_same_tree(path, saved.leaves, _leaves_by_path(like))
+  leaves, files = manifest.read(path)
+  manifest.check_files(path, files)
+  manifest.check_same_tree(path, leaves, _leaves_by_path(like))
 
 
 def _savable(tree: PyTree) -> dict[str, jax.Array]:
@@ -242,10 +242,6 @@ def _leaves_by_path(tree: PyTree) -> dict[str, Any]:
   if len(leaves) != len(pairs):
     raise ValueError('two leaves of the tree have the same dotted path')
   return leaves
-
-
-def _num_bytes(leaf: jax.Array) -> int:
-  return math.prod(leaf.shape) * leaf.dtype.itemsize
 
 
 def _write_synced(path: pathlib.Path, obj: Any) -> None:

@@ -6,7 +6,7 @@ manifest is of its content, however its text is laid out.
 
 import json
 import pathlib
-from typing import Any, NamedTuple
+from typing import Any
 
 from dllm_jax import errors
 from dllm_jax.runtime import digests
@@ -28,18 +28,6 @@ class Damaged(errors.UserError):
     super().__init__(f'{self.reason}; remove it to go on from an older one')
 
 
-class Manifest(NamedTuple):
-  """What `make` put down.
-
-  Attributes:
-    leaves: (shape, dtype) by path in the tree.
-    files: digests by path in the directory.
-  """
-
-  leaves: dict[str, tuple]
-  files: dict[str, str]
-
-
 def make(directory: pathlib.Path, leaves: dict[str, Any]) -> dict[str, Any]:
   """The JSON of a manifest: arrays by path, and all files that are there."""
   saved = {k: [list(v.shape), str(v.dtype)] for k, v in leaves.items()}
@@ -52,8 +40,11 @@ def make(directory: pathlib.Path, leaves: dict[str, Any]) -> dict[str, Any]:
   }
 
 
-def read(path: pathlib.Path) -> Manifest:
+def read(path: pathlib.Path) -> tuple[dict[str, tuple], dict[str, str]]:
   """The manifest of the checkpoint `path`.
+
+  Returns:
+    (shape, dtype) by path in the tree, and digests by path in the directory.
 
   Raises:
     Damaged: it is missing, or not as it was written.
@@ -65,7 +56,7 @@ def read(path: pathlib.Path) -> Manifest:
     if manifest != {'digest': _KIND, 'sha256': _seal(leaves, files)}:
       raise ValueError('it is not what its digest says')
     saved = {k: (tuple(shape), dtype) for k, (shape, dtype) in leaves.items()}
-    return Manifest(saved, files)
+    return saved, files
   except FileNotFoundError:
     if not path.exists():
       raise errors.UserError(f'no checkpoint {path}; check the path') from None
@@ -83,7 +74,7 @@ def _seal(leaves: dict[str, list], files: dict[str, str]) -> str:
   return digests.of_text(json.dumps([leaves, files], sort_keys=True))
 
 
-def check_files(path: pathlib.Path, saved: Manifest) -> None:
+def check_files(path: pathlib.Path, files: dict[str, str]) -> None:
   """Raises `Damaged` where files are missing or have other digests.
 
   A file that is there and cannot be read (too many open files, a file server
@@ -91,16 +82,15 @@ def check_files(path: pathlib.Path, saved: Manifest) -> None:
 
   Args:
     path: folder of the checkpoint.
-    saved: its manifest.
+    files: their digests, of its manifest.
   """
-  names = list(saved.files)
-  found = digests.of_files([path / name for name in names])
-  for name, digest in zip(names, found, strict=True):
+  found = digests.of_files([path / name for name in files])
+  for name, digest in zip(files, found, strict=True):
     if isinstance(digest, _MISSING):
       raise Damaged(path, f'{name} is missing')
     if isinstance(digest, OSError):
       raise _unreadable(path, name, digest) from digest
-    if digest != saved.files.get(name):
+    if digest != files[name]:
       raise Damaged(path, f'{name} is not as it was written')
 
 

@@ -213,60 +213,12 @@ def check_data(workdir: str | os.PathLike, digests: Mapping[str, str]) -> None:
   """
   path = pathlib.Path(workdir)
   old = (_earlier(path) or {}).get('data', {}) if path.is_dir() else {}
-  if not old.keys() & digests.keys():
-    return  # Older versions digested files, by other names.
   changed = [name for name in old if digests.get(name) != old[name]]
   if changed:
     raise errors.UserError(
       f'the data of workdir {path} have changed since the run began '
       f'({", ".join(changed)}): restore them, or use another --workdir'
     )
-
-
-# What runs of older versions were, in keys that they lack.
-_ADDED = {
-  'base.eos_padding': True,
-  'data.held_out': 0.1,
-  'data.test': '',
-  'data.train': '',
-  'eval.profile': '',
-  'method.guided.anneal_steps': 0,
-  'method.guided.credit': 'all',
-  'method.guided.groups': 'all',
-  'method.jitter': 0.0,
-  'method.policy.max_sampler_ratio': None,
-  'model.block_causal': 0,
-  'model.feed_forward': 'swiglu',
-  'model.max_positions': 0,
-  'model.name': 'transformer',
-  'model.norm': 'rms',
-  'model.output_bias': False,
-  'model.shared_size': 0,
-  'model.sparse_every': 1,
-  'model.unroll': 4,
-  'rollout.cache': 'none',
-  'rollout.published': 'none',
-  'rollout.refresh_every': 0,
-  'rollout.vicinity': 0,
-}
-
-
-def _upgraded(
-  old: Mapping[str, Any], config: Mapping[str, Any]
-) -> dict[str, Any]:
-  """The flat config of an older version as this version writes it.
-
-  Older ones had fewer keys, and the groups of all methods.
-  """
-  was, now = flatten(old), flatten(config)
-  groups = config.get('method') or {}
-  is_other = lambda key: (
-    key.startswith('method.')
-    and key.count('.') > 1
-    and key.split('.')[1] not in groups
-  )
-  kept = {key: value for key, value in was.items() if not is_other(key)}
-  return {k: v for k, v in _ADDED.items() if k in now} | kept
 
 
 def _free_changes(
@@ -276,13 +228,16 @@ def _free_changes(
   free: tuple[str, ...],
 ) -> list[str]:
   """Differences in free keys; raises a UserError about any others."""
-  keys = changes(_upgraded(old['config'], config), config)
-  is_free = lambda key: any(key == f or key.startswith(f + '.') for f in free)
+  keys = changes(old['config'], config)
+  one_sided = flatten(old['config']).keys() ^ flatten(config).keys()
+  groups = tuple(f'{name}.' for name in free)
+  is_free = lambda k: k not in one_sided and f'{k}.'.startswith(groups)
   fixed = [change for key, change in keys.items() if not is_free(key)]
   if fixed:
     more = len(fixed) - _KEYS_SHOWN
+    by = ' or by another version of this program' if one_sided else ''
     raise errors.UserError(
-      f'workdir {path} was begun with another config: '
+      f'workdir {path} was begun with another config{by}: '
       f'{", ".join(fixed[:_KEYS_SHOWN])}{f" and {more} more" * (more > 0)}; '
       'use another --workdir'
     )

@@ -183,7 +183,7 @@ def run(
         skipping.Step(skipped, phase, row.step, row.rows, row.batch),
         screen.line,
       )
-      bar.step(_write(log, phase, row, history))
+      bar.add(metrics=_write(log, phase, row, history))
 
   def settle():
     """Waits for the update, so that it is not timed with what follows."""

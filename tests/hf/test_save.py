@@ -374,7 +374,9 @@ def test_other_folders_are_refused(tmp_path):
 def test_folders_of_older_versions_are_refused(tmp_path, old):
   (tmp_path / old).parent.mkdir(exist_ok=True)
   (tmp_path / old).write_text('{}')
-  with pytest.raises(errors.UserError, match='older version .*move it away'):
+  with pytest.raises(
+    errors.UserError, match='older version .*another --workdir'
+  ):
     load.read(tmp_path)
 
 

@@ -19,8 +19,9 @@ COMMAND = """
 
   SIZE = flags.DEFINE_integer('size', 3, 'how large')
   PROMPT = flags.DEFINE_string('prompt', None, 'a text')
+  WORKDIR = flags.DEFINE_string('workdir', None, 'a directory')
 
-  def main(config, workdir):
+  def main(config):
     what = config.train.num_steps
     if what == 13:
       raise errors.UserError('thirteen is unlucky;\\nuse another')
@@ -28,7 +29,7 @@ COMMAND = """
       raise RuntimeError('a bug')
     if what == 15:
       raise KeyboardInterrupt
-    print(config.seed, what, workdir, SIZE.value, config.train.double)
+    print(config.seed, what, WORKDIR.value, SIZE.value, config.train.double)
     return what - 4
 
   if __name__ == '__main__':
@@ -194,7 +195,7 @@ STREAMS = """
       if args[1:]:
         from dllm_jax.runtime import console
         with console.Console().stage('work', 1) as bar:
-          bar.step()
+          bar.add()
         print('went on')
     elif args[0] == 'memory':
       raise MemoryError(*args[1:])
@@ -212,7 +213,7 @@ STREAMS = """
   signal.signal(signal.SIGINT, signal.default_int_handler)
   sys.modules.pop('interrupts')
   import interrupts
-  cli.run(main, 'Prints.', example='launch/streams.py', takes=('args',))
+  cli.run(main, 'Prints.', example='launch/streams.py', takes='args')
 """
 
 
@@ -404,7 +405,7 @@ def test_an_interrupt_is_one_line(checkout):
       def main():
         print('ready', flush=True)
         time.sleep(60)
-      cli.run(main, 'Sleeps.', example='launch/slow.py', takes=())
+      cli.run(main, 'Sleeps.', example='launch/slow.py', takes=None)
     """)
   )
   with subprocess.Popen(

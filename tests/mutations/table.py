@@ -479,7 +479,7 @@ MUTATIONS = (
   Mutation(
     'hf/families/qwen2_moe.py',
     'derive=family.defaults(qkv_bias=True),',
-    'derive=family.same,',
+    'derive=dict,',
     'hf/test_config.py',
   ),
   Mutation(
@@ -670,7 +670,7 @@ MUTATIONS = (
   ),
   Mutation(
     'state/checkpoint.py',
-    'manifest.check_files(path, saved)',
+    'manifest.check_files(path, files)',
     'manifest.read(path)',
     'state/test_checkpoint.py',
   ),
@@ -839,8 +839,8 @@ MUTATIONS = (
   ),
   Mutation(
     'run/probe.py',
-    'params, metrics = _train(started, arm, cfg.num_updates, name, screen)',
-    'params, metrics = started.base, {}',
+    'params, metrics = _train(own, arm, num_updates, name, screen)',
+    'params, metrics = own.base, {}',
     'run/test_probe.py',
   ),
   Mutation(

@@ -582,7 +582,7 @@ def test_generate_decodes_as_the_run_was_evaluated(folder, tmp_path):
   generate.generate(
     out,
     [request],
-    generate.Options(overrides={'num_steps': 4}),
+    overrides={'num_steps': 4},
     mesh=sharding.make_mesh(sharding.MeshConfig(data=1)),
     screen=QUIET,
     out=tmp_path / 'rows.jsonl',

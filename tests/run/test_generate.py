@@ -39,11 +39,9 @@ def run(folder, out, rows, *, changes, devices=1, use_chat=None, **kwargs):
   generate.generate(
     folder,
     rows,
-    generate.Options(
-      decode=changes.get('decode'),
-      overrides={k: v for k, v in changes.items() if k != 'decode'},
-      **kwargs,
-    ),
+    decode=changes.get('decode'),
+    overrides={k: v for k, v in changes.items() if k != 'decode'},
+    **kwargs,
     mesh=sharding.make_mesh(sharding.MeshConfig(data=devices)),
     screen=console.Console(file=screen),
     use_chat=use_chat,

@@ -32,7 +32,7 @@ def config_of(base, **changes):
 def probed(config, **sizes):
   sizes = {'num_updates': 2, 'num_rounds': 2} | sizes
   screen = console.Console(file=io.StringIO())
-  return probe.probe(config, probe.ProbeConfig(**sizes), screen)['arms']
+  return probe.probe(config, screen, **sizes)['arms']
 
 
 @pytest.fixture(scope='module')
@@ -66,14 +66,12 @@ def test_a_probe_trains_every_arm_from_the_same_base(base, found):
   assert alone['rl'] == found['free']
 
 
-def test_results_are_shown_and_saved(found, tmp_path):
+def test_results_are_shown(found):
   screen = io.StringIO()
   results = {'about': {'num_updates': 2}, 'arms': found}
   probe.show(results, console.Console(file=screen))
   assert 'held-out gain' in screen.getvalue()
   assert 'gap, guided' in screen.getvalue()
-  probe.save(results, tmp_path / 'probe.json')
-  assert json.loads((tmp_path / 'probe.json').read_text()) == results
 
 
 def test_without_updates_nothing_changes(base):
@@ -118,7 +116,7 @@ def test_shares_by_hand(monkeypatch):
   params = jax.jit(ctx.denoiser.init)(jax.random.key(0))
   rows = tiny_run.rows('5+3-1', '3-1+5', '5-1+3')
   got = probe.success(
-    ctx, params, rows, cfg, 2, console.Bar(lambda *_: None, 2, 0)
+    ctx, params, rows, cfg, 2, console.Bar(lambda *_: None, 0)
   )
   np.testing.assert_allclose(got.share, [2 / 3, 0.0, nan])
   assert got.failed == 0.5  # the second prompt, in both rounds
@@ -159,7 +157,7 @@ def test_sft_has_no_rollouts(base):
 @pytest.mark.parametrize('sizes', [{'num_updates': -1}, {'num_rounds': 0}])
 def test_sizes_are_checked(sizes):
   with pytest.raises(ValueError, match='num_updates'):
-    probe.ProbeConfig(**({'num_updates': 1, 'num_rounds': 1} | sizes))
+    probed({}, **sizes)
 
 
 def test_the_command(base, commands, tmp_path):

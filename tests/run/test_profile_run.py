@@ -116,7 +116,7 @@ def test_the_template_is_the_profiles(folder, tmp_path, monkeypatch):
 
   def start(*args, **kwargs):
     made = real(*args, **kwargs)
-    seen.append(made.ctx.template)
+    seen.append(made[0].template)
     return made
 
   monkeypatch.setattr(eval_start, 'start', start)

@@ -20,7 +20,7 @@ def test_a_narrow_screen_cuts_the_metrics_not_the_count(width):
     file=io.StringIO(), force_terminal=True, width=width
   )
   with screen.stage('control (more sft)', 6300, 3000) as bar:
-    bar.step(dict.fromkeys(SHOWN, 0.0312))
+    bar.add(metrics=dict.fromkeys(SHOWN, 0.0312))
   seen = re.sub(r'\x1b\[[0-9;?]*[A-Za-z]', '', screen._rich.file.getvalue())
   line = [x for x in re.split(r'[\r\n]', seen) if '3001' in x][-1]
   assert line.startswith('control (more sft) ')
@@ -58,7 +58,7 @@ def test_a_pipe_without_a_reader_stops_the_output_and_not_the_run():
   for _ in range(2):
     screen.line('x' * 100_000)
     with screen.stage('work', 1) as bar:
-      bar.step()
+      bar.add()
   file.close()  # nothing is left that could not be written
 
 
@@ -79,7 +79,7 @@ def test_a_closed_output_shows_nothing(monkeypatch):
 def test_a_bar_raises_an_interrupt_that_got_lost(monkeypatch):
   monkeypatch.setattr(signals, '_interrupts', [signal.SIGINT])
   with console.Console(quiet=True).stage('work', 2) as bar:
-    for step in (bar.step, lambda: bar.add(0)):
+    for step in (bar.add, lambda: bar.add(0)):
       with pytest.raises(KeyboardInterrupt):
         step()
 

@@ -230,58 +230,27 @@ def test_nonfinite_values_are_strings_and_resume(tmp_path):
 
 
 @pytest.mark.parametrize('method', ['ta_grpo_d', 'ag_grpo', 'sft'])
-def test_runs_without_the_newest_keys_are_resumed(tmp_path, method):
+def test_a_run_of_an_older_version_is_refused(tmp_path, method):
+  """It lacks the newest keys, free ones too, and has some that are no more."""
   module = importlib.import_module(f'configs.{method}')
   now = module.get_config().to_dict()
   old = copy.deepcopy(now)
-  for name in ('cache', 'refresh_every', 'vicinity', 'published'):
-    del old['rollout'][name]
-  for name in ('block_causal', 'norm', 'max_positions', 'output_bias'):
-    del old['model'][name]
-  del old['method']['policy']['max_sampler_ratio']
+  del old['rollout']['cache']
+  del old['model']['unroll']
+  old['method']['group'] = {'delta': 0.5}
   with workdir.claim(tmp_path, old, extra={}):
     pass
-  if method == 'ag_grpo':  # older ones had no weights
-    with pytest.raises(errors.UserError, match='ratio: null -> 2.0'):
-      workdir.check_resumable(tmp_path, now, free=())
-  now['method']['policy']['max_sampler_ratio'] = None
-  workdir.check_resumable(tmp_path, now, free=())
-  now['rollout']['cache'] = 'dual'
-  with pytest.raises(errors.UserError, match='rollout.cache: "none" -> "dual"'):
-    workdir.check_resumable(tmp_path, now, free=())
+  with pytest.raises(errors.UserError) as refused:
+    workdir.check_resumable(tmp_path, now, free=('model.unroll',))
+  assert str(refused.value) == (
+    f'workdir {tmp_path} was begun with another config or by another version '
+    'of this program: method.group.delta: 0.5 -> absent, model.unroll: absent '
+    '-> 4, rollout.cache: absent -> "none"; use another --workdir'
+  )
 
 
-def test_a_run_of_an_older_version_is_resumed(tmp_path):
-  """It had no model.name, the groups of all methods, and digests of files."""
-  now = {
-    'seed': 1,
-    'model': {'name': 'transformer', 'feed_forward': 'swiglu', 'size': 8},
-    'method': {'name': 'ag_grpo', 'guided': {'margin': 1}},
-  }
-  old = {
-    'seed': 1,
-    'model': {'size': 8},
-    'method': {
-      'name': 'ag_grpo',
-      'guided': {'margin': 1},
-      'credit': {'delta': 0.5},
-    },
-  }
-  with workdir.claim(tmp_path, old, extra={'data': {'rows.array': 'aa'}}):
+def test_data_with_digests_of_other_names_are_refused(tmp_path):
+  with workdir.claim(tmp_path, CONFIG, extra={'data': {'rows.array': 'aa'}}):
     pass
-  workdir.check_resumable(tmp_path, now, free=())
-  workdir.check_data(tmp_path, {'train': 'bb', 'test': 'cc'})
-  newer = {
-    'norm': 'rms',
-    'max_positions': 0,
-    'sparse_every': 1,
-    'shared_size': 0,
-  }
-  later = now | {'model': now['model'] | newer}
-  workdir.check_resumable(tmp_path, later, free=())
-  gpt2 = now | {'model': now['model'] | newer | {'max_positions': 64}}
-  with pytest.raises(errors.UserError, match='max_positions: 0 -> 64'):
-    workdir.check_resumable(tmp_path, gpt2, free=())
-  other = now | {'method': {'name': 'ag_grpo', 'guided': {'margin': 2}}}
-  with pytest.raises(errors.UserError, match='margin: 1 -> 2'):
-    workdir.check_resumable(tmp_path, other, free=())
+  with pytest.raises(errors.UserError, match=r'have changed .*\(rows.array\)'):
+    workdir.check_data(tmp_path, {'train': 'bb', 'test': 'cc'})

@@ -125,11 +125,6 @@ def defaults(
   )
 
 
-def same(config: Mapping[str, Any]) -> Mapping[str, Any]:
-  """A config.json from which nothing is derived."""
-  return config
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Family:
   """How one `model_type` maps to a `ModelConfig` and its parameters.
@@ -165,7 +160,7 @@ class Family:
   tie: str = 'tie_word_embeddings'
   norm_eps: str = 'rms_norm_eps'
   ignored: frozenset[str] = frozenset()
-  derive: Callable[[Mapping[str, Any]], Mapping[str, Any]] = same
+  derive: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
   head_dim: int | None = None
   writes: Mapping[str, str] = dataclasses.field(
     default_factory=lambda: {'head_dim': 'head_dim'}

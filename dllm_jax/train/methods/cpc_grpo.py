@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from dllm_jax import checks, errors, types
+from dllm_jax import errors, types, validation
 from dllm_jax.decoding import ensemble
 from dllm_jax.ops import masked, sampling, streams
 from dllm_jax.rl import consensus, intrinsic, logprobs
@@ -106,7 +106,7 @@ class CpcGrpoConfig(policy_config.MethodConfig):
       )
     if not 0.0 <= self.cross_negative <= 1.0:
       raise ValueError(f'cross_negative {self.cross_negative} is not in [0, 1]')
-    checks.not_negative(self, 'prefix')
+    validation.not_negative(self, 'prefix')
     if self.subtract_unrelated and self.aggregate == 'probability':
       raise ValueError(
         'subtract_unrelated is of log-probabilities, and aggregate '

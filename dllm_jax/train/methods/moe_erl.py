@@ -25,7 +25,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Key
 
-from dllm_jax import checks, errors, types
+from dllm_jax import errors, types, validation
 from dllm_jax.ops import streams
 from dllm_jax.rl import paths as paths_lib
 from dllm_jax.rl import routing
@@ -85,11 +85,11 @@ class MoeErlConfig:
         raise ValueError(f'{name}.alpha 0.0 is not in (0, 1]')
     names = [field.name for field in dataclasses.fields(self)]
     weights = [name for name in names if name.endswith('_weight')]
-    checks.not_negative(self, *weights)
+    validation.not_negative(self, *weights)
     if not 0 <= self.jitter <= 1:
       raise ValueError(f'jitter {self.jitter} is not in [0, 1]')
-    checks.positive(self, 'num_micro')
-    checks.choices(self, start=('', 'merged', 'upcycled', 'trained'))
+    validation.positive(self, 'num_micro')
+    validation.choices(self, start=('', 'merged', 'upcycled', 'trained'))
 
   @property
   def explores(self) -> bool:

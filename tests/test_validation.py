@@ -5,7 +5,7 @@ from typing import Literal
 
 import pytest
 
-from dllm_jax import checks
+from dllm_jax import validation
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -17,10 +17,10 @@ class Record:
   top_p: float = 1.0
 
   def __post_init__(self):
-    checks.choices(self, 'kind', name=('x', 'y'))
-    checks.positive(self, 'count')
-    checks.finite(self, 'rate')
-    checks.nucleus(self)
+    validation.choices(self, 'kind', name=('x', 'y'))
+    validation.positive(self, 'count')
+    validation.finite(self, 'rate')
+    validation.nucleus(self)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_bounds_are_allowed():
 
 
 def test_the_first_negative_field_is_named():
-  checks.not_negative(Record(), 'count', 'rate')
+  validation.not_negative(Record(), 'count', 'rate')
   record = dataclasses.make_dataclass('Pair', ['left', 'right'])(0, -2)
   with pytest.raises(ValueError, match='^right -2 is negative$'):
-    checks.not_negative(record, 'left', 'right')
+    validation.not_negative(record, 'left', 'right')
