@@ -97,8 +97,8 @@ class Model:
       param_dtype: dtype of the parameters; None is the run's, or else the
         stored one.
       unroll: `ModelConfig.unroll`; None is the run's, or else 4. With the
-        model's number of layers few rows are decoded faster, and compiling
-        takes longer.
+        model's number of layers few rows are decoded faster, compiling takes
+        longer, and decoding has a second copy of the layers.
       console: shows progress; None is silent.
 
     Raises:

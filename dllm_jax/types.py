@@ -364,7 +364,8 @@ class Stacked(Protocol):
   def unstack(self, params: Params) -> Params:
     """The parameters for calls in a loop, where copies out of the stack cost.
 
-    The denoiser takes either. Call this inside `jax.jit`, before the loop.
+    All calls of the denoiser take either but those that run ranges of layers
+    (`LayeredLM.run_layers`). Call this inside `jax.jit`, before the loop.
     """
     ...
 

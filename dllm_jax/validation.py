@@ -4,7 +4,7 @@ Each raises a ValueError that names the field, its value and what is wrong.
 """
 
 import dataclasses
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 
 def choices(record: Any, *names: str, **known: tuple[str, ...]) -> None:
@@ -16,6 +16,7 @@ def choices(record: Any, *names: str, **known: tuple[str, ...]) -> None:
     **known: values of other fields, by name.
   """
   types = {field.name: field.type for field in dataclasses.fields(record)}
+  assert all(get_origin(types[name]) is Literal for name in names)
   for name, values in ({n: get_args(types[n]) for n in names} | known).items():
     value = getattr(record, name)
     if value not in values:
@@ -36,7 +37,7 @@ def not_negative(record: Any, *names: str) -> None:
       raise ValueError(f'{name} {getattr(record, name)} is negative')
 
 
-def finite(record: Any, *names: str) -> None:
+def finite_not_negative(record: Any, *names: str) -> None:
   """Each field is 0 or more, and finite."""
   for name in names:
     value = getattr(record, name)

@@ -60,7 +60,10 @@ def main() -> int:
   if (PROMPT.value is None) == (PROMPTS.value is None):
     raise errors.UsageError('give one of --prompt TEXT and --prompts FILE')
   cli.setup_jax(1)
-  from dllm_jax.run import generate, prompt_file  # Late, as --help.
+  from dllm_jax.run import (  # Late: --help answers at once.
+    generate,
+    prompt_file,
+  )
   from dllm_jax.runtime import console, sharding
 
   if PROMPTS.value is not None:

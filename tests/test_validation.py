@@ -19,7 +19,7 @@ class Record:
   def __post_init__(self):
     validation.choices(self, 'kind', name=('x', 'y'))
     validation.positive(self, 'count')
-    validation.finite(self, 'rate')
+    validation.finite_not_negative(self, 'rate')
     validation.nucleus(self)
 
 

@@ -65,9 +65,9 @@ class BlockConfig:
         f'gen_length {length} is not a positive multiple of block_length '
         f'{width}'
       )
-    validation.finite(self, 'temperature')
+    validation.finite_not_negative(self, 'temperature')
     if self.cfg_scale is not None:
-      validation.finite(self, 'cfg_scale')
+      validation.finite_not_negative(self, 'cfg_scale')
     if self.cfg_scale == 0:  # No leaf, so that nothing is computed for it.
       object.__setattr__(self, 'cfg_scale', None)
     validation.choices(self, 'cache', 'published')

@@ -86,6 +86,8 @@ def decode(
     before = (x.reshape(-1, width)[:, :-1] for x in prompts)
     _, cache = lm.prefill(params, *before, cache)
 
+  params = types.unstacked(lm, params)
+
   def step(state):
     mask = jnp.repeat(~state.done, num_views)[:, None]
     new = state.last.reshape(-1, 1)

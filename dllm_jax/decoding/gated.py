@@ -73,10 +73,7 @@ class Gated(block_decoder.BlockDecoder):
 
   def __post_init__(self):
     super().__post_init__()
-    if self.gate not in ('bernoulli', 'threshold'):
-      raise ValueError(
-        f"gate {self.gate!r}: expected one of 'bernoulli', 'threshold'"
-      )
+    validation.choices(self, gate=('bernoulli', 'threshold'))
     if self.inclusive and self.gate != 'threshold':
       raise ValueError("inclusive is read with gate 'threshold' alone")
     validation.positive(self, 'min_commits')
@@ -85,7 +82,7 @@ class Gated(block_decoder.BlockDecoder):
       raise ValueError(
         f'threshold {self.threshold} must be finite and at most 1'
       )
-    validation.finite(self, 'exponent')
+    validation.finite_not_negative(self, 'exponent')
 
   def largest_commit(self) -> int:
     """A whole block."""

@@ -65,7 +65,7 @@ class CausalDecoder:
     validation.positive(self, 'gen_length')
     validation.not_negative(self, 'top_k')
     validation.nucleus(self)
-    validation.finite(self, 'temperature')
+    validation.finite_not_negative(self, 'temperature')
 
   @property
   def num_drafts(self) -> int:
@@ -84,7 +84,7 @@ class CausalDecoder:
 
     Args:
       lm: the model.
-      params: the result of `prepare`.
+      params: the result of `unstacked`.
       state: state before the round; its cache may be read.
       prompt: prompt columns of the canvas.
       vocab: special ids.
@@ -101,6 +101,14 @@ class CausalDecoder:
     """`{'model': params}`, and what the drafter adds to it."""
     del denoiser
     return {'model': params}
+
+  def unstacked(self, lm: types.CausalLM, params: types.Params) -> types.Params:
+    """What rounds take: the result of `prepare`, and 'read'.
+
+    That is the model for the call that verifies the drafts. A drafter may run
+    ranges of layers, which need the stack.
+    """
+    return {**params, 'read': types.unstacked(lm, params['model'])}
 
   def largest_commit(self) -> int:
     """All drafts and the token behind them."""
@@ -131,10 +139,9 @@ class CausalDecoder:
     """
     prompt = types.Canvas(*(x[:, : -self.gen_length] for x in canvas))
 
-    # The drafter may run ranges of layers, which need the stack.
-    read = types.unstacked(denoiser, params['model'])
+    looped = self.unstacked(denoiser, params)
     step = lambda state: self.round(
-      denoiser, {**params, 'read': read}, row_keys, state, prompt, vocab=vocab
+      denoiser, looped, row_keys, state, prompt, vocab=vocab
     )
     state = lockstep_lib.loop_while(
       lambda state: ~jnp.all(state.done),
@@ -192,7 +199,7 @@ class CausalDecoder:
     *,
     vocab: types.Vocabulary,
   ) -> 'RoundState':
-    """One round of every row that is not done."""
+    """One round of every row that is not done, with `unstacked` parameters."""
     live = ~state.done
     drafts = self.draft(lm, params, state, prompt, vocab)
     logits, cache = self.read(lm, params['read'], state, drafts, prompt)

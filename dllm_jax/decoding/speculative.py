@@ -81,6 +81,13 @@ class Draft(SelfSpeculative):
     """See `CausalDecoder`."""
     return self.draft_length
 
+  def unstacked(
+    self, lm: types.LayeredLM, params: types.Params
+  ) -> types.Params:
+    """See `CausalDecoder`; the copy is read whole, too."""
+    draft = types.unstacked(lm, params['draft'])
+    return {**super().unstacked(lm, params), 'draft': draft}
+
   def draft(
     self,
     lm: types.LayeredLM,

@@ -40,8 +40,8 @@ class Estimate:
   def __post_init__(self):
     validation.choices(self, masking=('count', 'bernoulli', 'left_to_right'))
     validation.positive(self, 'num_samples')
-    if self.cfg_scale is not None and not 0 <= self.cfg_scale < float('inf'):
-      raise ValueError(f'cfg_scale {self.cfg_scale} must be finite, at least 0')
+    if self.cfg_scale is not None:
+      validation.finite_not_negative(self, 'cfg_scale')
 
 
 class Pairs(NamedTuple):
@@ -93,6 +93,7 @@ def score(
     vocab: special ids.
     estimate: which, and its samples.
   """
+  params = types.unstacked(denoiser, params)
   denoiser, params = guidance.guided(
     denoiser,
     params,

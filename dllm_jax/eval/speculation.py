@@ -368,6 +368,7 @@ def _calls(
   They follow the prompts in the cache; without one, each reads prompts and
   completions as well.
   """
+  params = types.unstacked(lm, params)  # as decoding reads them
   rows, length = inputs.tokens.shape
   start = jnp.broadcast_to(inputs.tokens[:, :1], (rows, width))
   ones = jnp.ones((rows, width), bool)

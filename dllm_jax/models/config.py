@@ -163,16 +163,12 @@ class ModelConfig:
       raise ValueError(
         f'causal=True and block_causal {self.block_causal} exclude each other'
       )
-    if self.norm not in ('rms', 'layer'):
-      raise ValueError(f"norm {self.norm!r}: expected one of 'rms', 'layer'")
-    if self.remat not in ('none', 'block', 'dots'):
-      raise ValueError(
-        f"remat {self.remat!r}: expected one of 'none', 'block', 'dots'"
-      )
-    if self.attention not in ('xla', 'cudnn'):
-      raise ValueError(
-        f"attention {self.attention!r}: expected one of 'xla', 'cudnn'"
-      )
+    validation.choices(
+      self,
+      norm=('rms', 'layer'),
+      remat=('none', 'block', 'dots'),
+      attention=('xla', 'cudnn'),
+    )
     if self.attention == 'cudnn':
       if self.dtype not in ('bfloat16', 'float16'):
         raise ValueError(

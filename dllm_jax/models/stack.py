@@ -160,8 +160,9 @@ def run_layers(
   Args:
     cfg: config of the part that this device computes; `cfg.remat` says what the
       backward pass recomputes, `cfg.unroll` which models are no loop.
-    params: the stacked blocks, `model_params['layers']`, of which a slice is a
-      run of layers; or `unstack` of them, whose `cfg.remat` is not read.
+    params: the stacked blocks, `model_params['layers']`, of which a slice (of
+      one stack) is a run of layers; or `unstack` of them, for which `cfg.remat`
+      is not read.
     x: input of the first block.
     allowed: which keys each query reads: those of `past`, then those of `x`.
     position: position ids of the columns of `x`.

@@ -72,10 +72,11 @@ class TransformerDenoiser:
 
   def unstack(self, params: types.Params) -> types.Params:
     """See `types.Stacked`; only for models of at most `cfg.unroll` layers."""
-    cfg = self.cfg
-    if cfg.num_layers > cfg.unroll or cfg.sparse_every > 1:
+    cfg, layers = self.cfg, params['layers']
+    is_looped = cfg.num_layers > cfg.unroll or cfg.sparse_every > 1
+    if is_looped or isinstance(layers, tuple):
       return params
-    return {**params, 'layers': stack.unstack(params['layers'])}
+    return {**params, 'layers': stack.unstack(layers)}
 
   def __call__(
     self,

@@ -19,6 +19,7 @@ import chex
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from dllm_jax import validation
 from dllm_jax.ops import masked
 
 # Rewards with a smaller difference are tied: they are float32 sums of terms.
@@ -51,12 +52,8 @@ class AdvantageConfig:
   min_std: float = 0.0
 
   def __post_init__(self):
-    if not 0.0 <= self.min_std < float('inf'):
-      raise ValueError(f'min_std {self.min_std} must be finite and at least 0')
-    if self.baseline not in BASELINES:
-      raise ValueError(
-        f'baseline: expected one of {BASELINES}, got {self.baseline!r}'
-      )
+    validation.finite_not_negative(self, 'min_std')
+    validation.choices(self, 'baseline')
 
 
 class Advantages(NamedTuple):

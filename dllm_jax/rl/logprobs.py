@@ -60,7 +60,16 @@ def one_view(
   credit: Bool[Array, 'B L'],
   mask: Bool[Array, 'B L'] | None = None,
 ) -> Views:
-  """Views with K = 1, Q = L and weight 1; `mask` is of the canvas."""
+  """The views of estimators that read one canvas: K = 1, Q = L, weight 1.
+
+  Args:
+    prompt_ids: prompts, padded on the left.
+    prompt_mask: True on real tokens of the prompts.
+    canvas: what the completion columns hold.
+    target: the tokens whose log-probability counts.
+    credit: of which columns.
+    mask: True on completion columns that are read; None is all.
+  """
   rows, length = target.shape
   if mask is None:
     mask = jnp.ones(target.shape, bool)

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from dllm_jax import validation
 from dllm_jax.ops import masked
 
 Form = Literal['published', 'clamped', 'recentred', 'additive']
@@ -51,8 +52,7 @@ class CreditConfig:
   max_step_scores: int = 0
 
   def __post_init__(self):
-    if self.form not in FORMS:
-      raise ValueError(f'form: expected one of {FORMS}, got {self.form!r}')
+    validation.choices(self, 'form')
     if self.delta < 0 or self.max_multiplier < 1 or self.max_step_scores < 0:
       raise ValueError(
         'expected delta >= 0, max_step_scores >= 0 and max_multiplier >= 1, '

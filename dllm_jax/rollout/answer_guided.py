@@ -80,11 +80,7 @@ class GuidedConfig:
 
   def __post_init__(self):
     validation.not_negative(self, 'num_guided', 'anneal_steps')
-    validation.choices(self, 'groups', 'credit')
-    if self.template not in TEMPLATES:
-      raise ValueError(
-        f'template {self.template!r}: expected one of {tuple(TEMPLATES)}'
-      )
+    validation.choices(self, 'groups', 'credit', template=tuple(TEMPLATES))
     if self.num_steps < 1 or self.max_anchor < 1 or self.margin < 0:
       raise ValueError(
         f'num_steps {self.num_steps}, max_anchor {self.max_anchor} and margin '

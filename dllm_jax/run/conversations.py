@@ -144,8 +144,9 @@ def evaluate(
     advance = functools.partial(run.advance, bar)
     for name, params in policies.items():
       found[name] = {'loss': loss(run, params, rows, advance)}
-      step = run.cfg.loop.num_steps if name == 'final' else 0
-      run.log.write('eval', step, {f'{name}/loss': found[name]['loss']})
+  for name, of in found.items():
+    step = run.cfg.loop.num_steps if name == 'final' else 0
+    run.log.write('eval', step, {f'{name}/loss': of['loss']})
   return found
 
 

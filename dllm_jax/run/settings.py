@@ -12,7 +12,7 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from dllm_jax import decoding, errors, models, tasks, types
+from dllm_jax import decoding, errors, models, tasks, types, validation
 from dllm_jax.data import own_rows
 from dllm_jax.eval import profiles, speculation
 from dllm_jax.hf import config as hf_config
@@ -106,8 +106,7 @@ class EvalConfig:
         raise ValueError(
           f'threshold {threshold!r} is not a finite number of 1 at most'
         )
-    if self.num_samples < 1:
-      raise ValueError(f'num_samples {self.num_samples} is not positive')
+    validation.positive(self, 'num_samples')
     if self.profile and self.profile not in profiles.PROFILES:
       raise ValueError(
         f'profile {self.profile!r}: expected one of '

@@ -103,10 +103,12 @@ def _keep_completions(
   shown: Mapping[str, types.Trajectory],
 ) -> None:
   """Writes problems, each under greedy, drafted and fractal decoding."""
+  length = run.cfg.rollout.decoder.gen_length
   with (run.directory / trajectories.FILE).open('w', encoding='utf-8') as file:
     for i, row in enumerate(rows[: 2 * trajectories.NUM_EACH]):
-      length = run.cfg.rollout.decoder.gen_length
-      samples = [_sample(run, row, *item, i) for item in shown.items()]
+      samples = [
+        _sample(run, row, name, made, i) for name, made in shown.items()
+      ]
       file.write(trajectories.line(run.ctx, row, KIND, length, samples))
 
 

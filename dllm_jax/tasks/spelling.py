@@ -151,10 +151,10 @@ def _is_group(text: str) -> bool:
 def closing(text: str) -> int:
   """Where the bracket that a text begins with is closed, or -1."""
   opening = text[0]
-  closing = {'(': ')', '{': '}'}[opening]
+  last = {'(': ')', '{': '}'}[opening]
   depth = 0
   for position, character in enumerate(text):
-    depth += (character == opening) - (character == closing)
+    depth += (character == opening) - (character == last)
     if not depth:
       return position
   return -1

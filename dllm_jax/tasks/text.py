@@ -14,6 +14,7 @@ import string
 import unicodedata
 from collections.abc import Iterable
 
+from dllm_jax import validation
 from dllm_jax.tasks import tags, task
 
 # Letters, digits, punctuation, the space and the end of a line.
@@ -48,9 +49,7 @@ class Text:
   name = 'wikitext-2'
 
   def __post_init__(self):
-    for name in ('num_given', 'length'):
-      if getattr(self, name) < 1:
-        raise ValueError(f'{name} {getattr(self, name)} is not positive')
+    validation.positive(self, 'num_given', 'length')
 
   def pieces(self, rows: Iterable[task.Row]) -> list[task.Row]:
     """The pieces of all articles, in order; see `task.Cut`."""

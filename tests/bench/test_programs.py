@@ -1,6 +1,7 @@
 """What decode steps and updates cost, from the compiled programs."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,8 @@ import pytest
 
 from dllm_jax import types
 from dllm_jax.bench import cases, hlo, hlo_counts, programs
-from dllm_jax.models import config
+from dllm_jax.decoding import autoregressive, speculative
+from dllm_jax.models import config, transformer
 from dllm_jax.runtime import sharding
 from tests.bench import buffers, counts
 
@@ -78,22 +80,51 @@ def test_a_decode_step_moves_few_bytes(mesh):
   assert counts.copied(program) < 36e6  # 34 MB at the time of writing
 
 
-@pytest.mark.parametrize('unroll', [7, 8])
-def test_the_decode_loop_reads_unrolled_weights_in_place(mesh, unroll):
-  model = dataclasses.replace(MODEL, num_layers=8, unroll=unroll)
-  program = compiled(
-    programs.rollout(dataclasses.replace(CASE, model=model), mesh)
-  )
-  wide = sorted((model.hidden_size, model.mlp_size))
-  copies = [
-    op.name
+def copies_weights_in_a_loop(program):
+  wide = sorted((MODEL.hidden_size, MODEL.mlp_size))
+  return any(
+    hlo_counts.kind(op, scope, program) == 'copies'
+    and any(sorted(shape.dims)[-2:] == wide for shape in op.shapes)
     for name, scope in program.computations.items()
     if name not in hlo.fused(program) and name != program.entry
     for op in scope.values()
-    if hlo_counts.kind(op, scope, program) == 'copies'
-    and any(sorted(shape.dims)[-2:] == wide for shape in op.shapes)
-  ]
-  assert bool(copies) == (unroll < 8)  # a loop over layers copies them
+  )
+
+
+@pytest.mark.parametrize('unroll', [7, 8])
+def test_a_denoising_loop_reads_unrolled_weights_in_place(mesh, unroll):
+  model = dataclasses.replace(MODEL, num_layers=8, unroll=unroll)
+  case = dataclasses.replace(CASE, model=model)
+  program = compiled(programs.rollout(case, mesh))
+  assert copies_weights_in_a_loop(program) == (unroll < 8)
+
+
+@pytest.mark.parametrize('unroll', [7, 8])
+@pytest.mark.parametrize(
+  'decoder',
+  [
+    autoregressive.Autoregressive(gen_length=8),
+    speculative.Draft(gen_length=8, draft_length=2, compression='none'),
+  ],
+)
+def test_a_causal_loop_reads_unrolled_weights_in_place(decoder, unroll):
+  """The drafter's too. The prompt is read before the loop, from the stack."""
+  cfg = dataclasses.replace(MODEL, num_layers=8, unroll=unroll, causal=True)
+  lm = transformer.of_config(cfg)
+  params = jax.eval_shape(lm.init, jax.random.key(0))
+  shape = (2, 1 + decoder.gen_length)  # prompts of one token are not read
+  canvas = types.Canvas(
+    jax.ShapeDtypeStruct(shape, jnp.int32), jax.ShapeDtypeStruct(shape, bool)
+  )
+  decode = jax.jit(functools.partial(decoder, lm, vocab=CASE.vocab))
+  program = compiled(
+    decode.lower(
+      {'model': params, 'draft': params},
+      jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2)),
+      canvas,
+    )
+  )
+  assert copies_weights_in_a_loop(program) == (unroll < 8)
 
 
 @pytest.mark.parametrize('sizes', [{'data': 8}, {'data': 2, 'fsdp': 4}])

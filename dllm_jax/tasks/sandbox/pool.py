@@ -17,7 +17,7 @@ from dllm_jax.tasks.sandbox import (
   worker,
 )
 
-ROTATE_AFTER = 1000  # programs; a worker's processes are then replaced
+ROTATE_AFTER = 1000  # programs of a worker, whose processes are then replaced
 MAX_CODE_CHARS = 2**17
 _MAX_WORKERS = 8
 _TRIES = 2

@@ -86,20 +86,15 @@ class CpcGrpoConfig(policy_config.MethodConfig):
   prefix: int = 0
 
   def __post_init__(self):
-    choices = {
-      'signal': SIGNALS,
-      'pairs': ('all', 'own'),
-      'aggregate': consensus.AGGREGATES,
-      'scorer': ('policy', 'reference'),
-      'candidates': paraphrase.CANDIDATES,
-      'ensemble_mean': ensemble.MEANS,
-    }
-    for name, allowed in choices.items():
-      if getattr(self, name) not in allowed:
-        raise ValueError(
-          f'{name} {getattr(self, name)!r}: expected one of '
-          f'{", ".join(allowed)}'
-        )
+    validation.choices(
+      self,
+      signal=SIGNALS,
+      pairs=('all', 'own'),
+      aggregate=consensus.AGGREGATES,
+      scorer=('policy', 'reference'),
+      candidates=paraphrase.CANDIDATES,
+      ensemble_mean=ensemble.MEANS,
+    )
     if self.num_views < 2:
       raise ValueError(
         f'num_views is {self.num_views}, and agreement takes 2 views or more'
