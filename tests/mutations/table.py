@@ -790,6 +790,18 @@ MUTATIONS = (
     'models/test_transformer.py',
   ),
   Mutation(
+    'models/stack.py',
+    'state = jax.tree.map(lambda leaf: leaf[i], (past, override))',
+    'state = jax.tree.map(lambda leaf: leaf[0], (past, override))',
+    'models/test_transformer.py',
+  ),
+  Mutation(
+    'decoding/rounds.py',
+    "'read': types.unstacked(lm, params['model'])",
+    "'read': params['model']",
+    'bench/test_programs.py',
+  ),
+  Mutation(
     'train/progress.py',
     'new[0] < old[0] and new[1] > old[1] for old, new in pairs',
     'new[1] > old[1] for old, new in pairs',
