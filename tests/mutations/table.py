@@ -791,14 +791,14 @@ MUTATIONS = (
   ),
   Mutation(
     'models/stack.py',
-    'state = jax.tree.map(lambda leaf: leaf[i], (past, override))',
+    'state = jax.tree.map(lambda leaf: leaf[i], (past, override))  # noqa: B023',
     'state = jax.tree.map(lambda leaf: leaf[0], (past, override))',
     'models/test_transformer.py',
   ),
   Mutation(
     'decoding/rounds.py',
-    "'read': types.unstacked(lm, params['model'])",
-    "'read': params['model']",
+    "return {**params, 'read': types.unstacked(lm, params['model'])}",
+    "return {**params, 'read': params['model']}",
     'bench/test_programs.py',
   ),
   Mutation(
