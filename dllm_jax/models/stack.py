@@ -133,10 +133,11 @@ def unstack(layers: types.Params) -> tuple[types.Params, ...]:
   and writes once more.
   """
   num_layers = len(jax.tree.leaves(layers)[0])
-  return tuple(
-    jax.tree.map(lambda leaf: leaf[i], layers)  # noqa: B023
-    for i in range(num_layers)
-  )
+  return tuple(_layer(layers, i) for i in range(num_layers))
+
+
+def _layer(tree, i):
+  return jax.tree.map(lambda leaf: leaf[i], tree)
 
 
 def run_layers(
@@ -190,20 +191,17 @@ def run_layers(
     params, past, override = layers
     kv = []
     for i in range(cfg.sparse_every - 1):
-      own = jax.tree.map(lambda leaf: leaf[i], (params['dense'], past))  # noqa: B023
-      own, own_past = own
+      own, own_past = _layer((params['dense'], past), i)
       x, outputs = block(cfg.dense(), own, x, own_past)
       kv.append(outputs.kv)
-    last = jax.tree.map(lambda leaf: leaf[-1], past)
-    x, outputs = block(cfg, params['sparse'], x, last, override)
+    x, outputs = block(cfg, params['sparse'], x, _layer(past, -1), override)
     kv = jax.tree.map(lambda *leaves: jnp.stack(leaves), *kv, outputs.kv)
     return x, outputs._replace(kv=kv)
 
   if isinstance(params, tuple):
     by_layer = []
     for i, own in enumerate(params):
-      state = jax.tree.map(lambda leaf: leaf[i], (past, override))  # noqa: B023
-      x, outputs = block(cfg, own, x, *state)
+      x, outputs = block(cfg, own, x, *_layer((past, override), i))
       by_layer.append(outputs)
     return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *by_layer)
   if cfg.sparse_every > 1:

@@ -791,8 +791,8 @@ MUTATIONS = (
   ),
   Mutation(
     'models/stack.py',
-    'state = jax.tree.map(lambda leaf: leaf[i], (past, override))  # noqa: B023',
-    'state = jax.tree.map(lambda leaf: leaf[0], (past, override))',
+    'x, outputs = block(cfg, own, x, *_layer((past, override), i))',
+    'x, outputs = block(cfg, own, x, *_layer((past, override), 0))',
     'models/test_transformer.py',
   ),
   Mutation(
