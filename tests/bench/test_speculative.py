@@ -54,7 +54,8 @@ def test_a_round_has_the_operations_of_the_cost_model(
   state = jax.eval_shape(start, params, prompt)
   keys = jax.random.split(jax.random.key(0), ROWS)
   step = jax.jit(functools.partial(decoder.round, LM, vocab=VOCAB))
-  compiled = step.lower(params, keys, state, prompt).compile()
+  looped = decoder.unstacked(LM, params)
+  compiled = step.lower(looped, keys, state, prompt).compile()
   counted = counts.products(hlo.parse(compiled.as_text()))
   # With a cache, all of whose slots are read: 1 + m calls of W columns, and one
   # that is a column wider.

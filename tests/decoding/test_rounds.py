@@ -173,6 +173,7 @@ def test_finished_rows_are_frozen(use_cache):
   params = {'model': COUNTING, 'script': wide}
   step = jax.jit(functools.partial(decoder.round, TABLE, vocab=CHAIN))
   state = decoder.init_state(TABLE, params, prompt, vocab=CHAIN)
+  params = decoder.unstacked(TABLE, params)
   ended = {}
   for number in range(8):
     done = np.asarray(state.done)
