@@ -60,10 +60,8 @@ def main() -> int:
   if (PROMPT.value is None) == (PROMPTS.value is None):
     raise errors.UsageError('give one of --prompt TEXT and --prompts FILE')
   cli.setup_jax(1)
-  from dllm_jax.run import (  # Late: --help answers at once.
-    generate,
-    prompt_file,
-  )
+  # Late: --help answers at once.
+  from dllm_jax.run import generate, prompt_file
   from dllm_jax.runtime import console, sharding
 
   if PROMPTS.value is not None:

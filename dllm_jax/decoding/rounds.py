@@ -139,9 +139,9 @@ class CausalDecoder:
     """
     prompt = types.Canvas(*(x[:, : -self.gen_length] for x in canvas))
 
-    looped = self.unstacked(denoiser, params)
+    unstacked = self.unstacked(denoiser, params)
     step = lambda state: self.round(
-      denoiser, looped, row_keys, state, prompt, vocab=vocab
+      denoiser, unstacked, row_keys, state, prompt, vocab=vocab
     )
     state = lockstep_lib.loop_while(
       lambda state: ~jnp.all(state.done),

@@ -13,7 +13,7 @@ References:
 
 import dataclasses
 import functools
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import chex
 import jax.numpy as jnp
@@ -26,7 +26,6 @@ from dllm_jax.ops import masked
 TIE = 1e-6
 
 Baseline = Literal['shared', 'free_separate', 'guided_separate', 'separate']
-BASELINES = get_args(Baseline)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ References:
 """
 
 import dataclasses
-from typing import Literal, get_args
+from typing import Literal
 
 import chex
 import jax
@@ -25,7 +25,6 @@ from dllm_jax import validation
 from dllm_jax.ops import masked
 
 Form = Literal['published', 'clamped', 'recentred', 'additive']
-FORMS = get_args(Form)
 # AUCs with a smaller relative deviation are tied: they are float32 sums.
 RELATIVE_TIE = 1e-6
 
@@ -36,7 +35,7 @@ class CreditConfig:
 
   Attributes:
     delta: strength of the shaping, >= 0; 0 disables it.
-    form: one of `FORMS`; see `token_advantages`.
+    form: see `token_advantages`.
     use_auc: False sets z = 1: only the time of a token matters.
     use_time: False sets w = 1: all tokens of a row are treated alike.
     max_multiplier: c >= 1, the upper limit of 'clamped' and 'recentred'.

@@ -1,6 +1,7 @@
 """Group-relative advantages: hand-computed, recordings, invariants."""
 
 import functools
+import typing
 
 import jax
 import numpy as np
@@ -47,7 +48,7 @@ def compute(reward=REWARD, prompt=PROMPT, guided=GUIDED, n=2, **cfg):
   )
 
 
-@pytest.mark.parametrize('baseline', advantages.BASELINES)
+@pytest.mark.parametrize('baseline', typing.get_args(advantages.Baseline))
 def test_every_baseline_by_hand(baseline):
   got = compute(baseline=baseline)
   np.testing.assert_allclose(got.advantage, BY_HAND[baseline], atol=1e-5)
@@ -73,7 +74,7 @@ def test_divide_by_std_uses_the_std_of_the_group():
     np.testing.assert_allclose(np.asarray(got)[rows], want, rtol=1e-5)
 
 
-@pytest.mark.parametrize('baseline', advantages.BASELINES)
+@pytest.mark.parametrize('baseline', typing.get_args(advantages.Baseline))
 def test_advantages_do_not_depend_on_the_order_of_rows(baseline):
   order = np.random.default_rng(0).permutation(8)
   want = compute(baseline=baseline).advantage
@@ -82,7 +83,7 @@ def test_advantages_do_not_depend_on_the_order_of_rows(baseline):
 
 
 @pytest.mark.parametrize('bad', [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize('baseline', advantages.BASELINES)
+@pytest.mark.parametrize('baseline', typing.get_args(advantages.Baseline))
 def test_rewards_that_are_not_finite_are_ignored(baseline, bad):
   reward = REWARD.copy()
   reward[[0, 4]] = bad
@@ -104,7 +105,7 @@ def test_rewards_that_are_not_finite_are_ignored(baseline, bad):
 
 @pytest.mark.parametrize('divide_by_std', [False, True])
 @pytest.mark.parametrize('leave_one_out', [False, True])
-@pytest.mark.parametrize('baseline', advantages.BASELINES)
+@pytest.mark.parametrize('baseline', typing.get_args(advantages.Baseline))
 def test_rows_without_a_comparison_get_0(
   baseline, leave_one_out, divide_by_std
 ):
@@ -126,7 +127,7 @@ def test_rows_without_a_comparison_get_0(
 @given(
   st.floats(-30, 30, width=32),
   st.integers(1, 64),
-  st.sampled_from(advantages.BASELINES),
+  st.sampled_from(typing.get_args(advantages.Baseline)),
 )
 def test_tied_rewards_give_exactly_0(reward, size, baseline):
   # Rows beyond `size` are a second group, so that one shape is compiled.
@@ -156,7 +157,7 @@ def test_advantages_sum_to_0_and_ignore_a_shift_of_rewards(rewards, shift):
 def test_baselines_agree_without_guided_rows():
   plain = np.zeros(8, bool)
   want = compute(guided=plain).advantage
-  for baseline in advantages.BASELINES:
+  for baseline in typing.get_args(advantages.Baseline):
     got = compute(guided=plain, baseline=baseline)
     np.testing.assert_allclose(got.advantage, want, atol=1e-6)
 

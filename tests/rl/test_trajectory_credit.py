@@ -1,6 +1,7 @@
 """Trajectory-aware token advantages: recordings, hand-computed, relations."""
 
 import dataclasses
+import typing
 
 import jax
 import jax.numpy as jnp
@@ -164,7 +165,7 @@ def test_use_auc_and_use_time_switch_off_one_factor():
   np.testing.assert_allclose(shaped(use_auc=False), A[:, None] * (1 + W))
 
 
-@pytest.mark.parametrize('form', credit.FORMS)
+@pytest.mark.parametrize('form', typing.get_args(credit.Form))
 def test_forms_change_nothing_without_delta_mask_or_signal(form):
   flat = np.repeat(np.asarray(A)[:, None], 2, 1)
   if form != 'recentred':
@@ -190,7 +191,7 @@ def test_forms_change_nothing_without_delta_mask_or_signal(form):
 
 
 def test_only_the_additive_form_acts_on_tied_rewards():
-  for form in credit.FORMS:
+  for form in typing.get_args(credit.Form):
     cfg = dataclasses.replace(PUBLISHED, form=form)
     got = token_advantages(jnp.zeros(4), Z, W, ALL, ONE, num_groups=1, cfg=cfg)
     assert np.asarray(got).any() == (form == 'additive')
@@ -212,7 +213,7 @@ def test_mean_is_positive_for_published_and_not_for_additive():
     jnp.asarray(rng.integers(0, 4, (groups * size, length)))
   )
   push = {}
-  for form in credit.FORMS:
+  for form in typing.get_args(credit.Form):
     got = token_advantages(
       jnp.asarray(reward - mean),
       z,

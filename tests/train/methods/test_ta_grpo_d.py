@@ -1,6 +1,7 @@
 """TA-GRPO-d: the advantages are those of the path, built from its parts."""
 
 import dataclasses
+import typing
 
 import jax
 import jax.numpy as jnp
@@ -55,7 +56,7 @@ def test_delta_0_gives_the_group_advantage(method):
   np.testing.assert_allclose(sums, 0, atol=1e-6)
 
 
-@pytest.mark.parametrize('form', trajectory_credit.FORMS)
+@pytest.mark.parametrize('form', typing.get_args(trajectory_credit.Form))
 def test_advantages_follow_from_the_trajectory(method, form):
   flat, _ = collect(method, delta=0.0)
   got, metrics = collect(method, form=form)
