@@ -16,9 +16,9 @@ Both need --config.data_dir=DATA, with DATA/wikitext-2/valid.txt and test.txt.
 scitldr (summaries of abstracts, ROUGE) and squad (questions, exact matches and
 F1) continue a folder with experts, --config.base.path=DIR
 (docs/methods/moe_erl.md); they have not been run on a useful model.
-On two shared CPU cores: 4 min 41 s, with one arm less. MRR .998 (chance .0515) against .067 of
-auxiliary losses at equal compute; docs/methods/moe_erl.md has all arms. The
-paper reports up to 8.9 times its baselines.
+On two shared CPU cores: 4 min 41 s, with one arm less. MRR .998 (chance .0515)
+against .067 of auxiliary losses at equal compute; docs/methods/moe_erl.md has
+all arms. The paper reports up to 8.9 times its baselines.
 """
 
 from ml_collections import config_dict
